@@ -1,0 +1,60 @@
+"""How sure a measured accuracy is: Wilson's interval, and McNemar's exact test for two prompts."""
+
+import math
+from statistics import NormalDist
+
+
+def wilson_interval(
+    num_correct: int, num_rows: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, (low, high) in [0, 1].
+
+    With p = num_correct / n and z the normal quantile of (1 + confidence) / 2:
+    (p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n). Raises ValueError for impossible counts.
+    """
+    _check_count("num_correct", num_correct)
+    _check_count("num_rows", num_rows)
+    if not 0 < num_rows >= num_correct:
+        raise ValueError(
+            f"got {num_correct} correct of {num_rows} rows; expected at least one row, and no more "
+            "correct than rows; check the counts"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(
+            f"confidence: got {confidence}; expected above 0 and below 1; pass 0.95 for 95%"
+        )
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    proportion = num_correct / num_rows
+    shrink = 1 + z * z / num_rows
+    centre = (proportion + z * z / (2 * num_rows)) / shrink
+    variance = proportion * (1 - proportion) / num_rows + z * z / (4 * num_rows * num_rows)
+    half_width = z * math.sqrt(variance) / shrink
+    # At the ends the exact bounds are 0 and 1, which rounding misses.
+    low = 0.0 if num_correct == 0 else max(0.0, centre - half_width)
+    high = 1.0 if num_correct == num_rows else min(1.0, centre + half_width)
+    return low, high
+
+
+def mcnemar_exact(num_only_first: int, num_only_second: int) -> float:
+    """P value of McNemar's exact two-sided test, from the rows only one of two prompts gets right.
+
+    p = min(1, 2 P(X <= min(b, c))) with X ~ Binomial(b + c, 1/2); 1 when the prompts agree on every
+    row. Raises ValueError for impossible counts.
+    """
+    _check_count("num_only_first", num_only_first)
+    _check_count("num_only_second", num_only_second)
+    num_discordant = num_only_first + num_only_second
+    num_ways = 1
+    num_tail_ways = 1
+    for k in range(1, min(num_only_first, num_only_second) + 1):
+        num_ways = num_ways * (num_discordant - k + 1) // k  # C(n, k), exact
+        num_tail_ways += num_ways
+    # A quotient of integers is correctly rounded however many rows there are.
+    return min(1.0, 2 * num_tail_ways / (1 << num_discordant))
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(
+            f"{name}: got {value!r}; expected a whole number of rows, 0 or more; pass a count"
+        )
