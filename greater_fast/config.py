@@ -1,0 +1,129 @@
+"""The frozen settings of a run, validated once, all problems named together."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "objective": ("error", "loss"),
+    "accept": ("improve", "best"),
+    "shortlist": ("gradient", "random"),
+    "prompt_placement": ("after", "before"),
+    "on_long": ("error", "drop"),
+    "dtype": (None, "float32", "bfloat16", "float16", "float64"),
+}
+
+
+def _setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of the method (paper, section 3, and the released defaults).
+
+    Raises:
+        ValueError: one or more values have the wrong type or lie out of range; all are named.
+    """
+
+    steps: int = _setting(105, "steps at most, one prompt position each", 0)
+    top_k: int = _setting(10, "next tokens proposed by an example (k of the paper)", 1)
+    num_proposal_examples: int = _setting(5, "examples that must agree on a candidate (q)", 1)
+    num_draws: int = _setting(5, "draws of that many examples, whose agreements are pooled", 1)
+    shortlist_size: int = _setting(3, "candidates whose reasoning is regenerated (mu)", 1)
+    objective: str = _setting(
+        "error", "error: answer error rate + a little fluency; loss: the paper's loss"
+    )
+    accept: str = _setting(
+        "improve", "improve: the incumbent competes; best: the best candidate replaces it always"
+    )
+    shortlist: str = _setting(
+        "gradient", "gradient: lowest scores first; random: the control without gradients"
+    )
+    temperature: float = _setting(0.2, "divides the answer's logits in the loss (tau)", 1e-3, 1e3)
+    fluency_weight: float = _setting(0.2, "weight of the prompt NLL in the loss (lambda)", 0.0)
+    error_fluency_weight: float = _setting(
+        0.02, "weight of the prompt NLL beside the error rate", 0.0
+    )
+    max_new_tokens: int = _setting(512, "tokens of reasoning at most", 1)
+    max_prompt_tokens: int = _setting(128, "tokens the prompt may grow to", 2)
+    num_train: int = _setting(50, "training rows used (N)", 2)
+    num_dev: int = _setting(100, "development rows used", 1)
+    num_finalists: int = _setting(10, "best prompts scored on the development rows", 1)
+    prompt_placement: str = _setting("after", "the prompt stands after or before the question")
+    extractor: str | None = _setting(
+        None, "text that asks for the answer after the reasoning; derived from the answers if unset"
+    )
+    system_prompt: str | None = _setting(None, "system message, where the template takes one")
+    chat_template_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "arguments of the chat template, as JSON", "low": None, "high": None},
+    )
+    on_long: str = _setting("error", "rows that do not fit the context: stop, or drop them")
+    batch_size: int = _setting(32, "rows generated at a time", 1)
+    gradient_batch_tokens: int = _setting(1024, "tokens of a gradient micro-batch at most", 1)
+    device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
+    dtype: str | None = _setting(
+        None, "of the weights; bfloat16 on a GPU and float32 on a CPU if unset"
+    )
+    seed: int = _setting(0, "seed of splits and draws", 0)
+
+    def __post_init__(self) -> None:
+        problems = [p for f in dataclasses.fields(self) if (p := self._problem(f))]
+        if problems:
+            raise ValueError(f"invalid settings: {'; '.join(problems)}")
+        object.__setattr__(self, "chat_template_kwargs", dict(self.chat_template_kwargs))
+
+    def _problem(self, setting: dataclasses.Field[Any]) -> str | None:
+        """What is wrong with one setting, or None."""
+        name, value = setting.name, getattr(self, setting.name)
+        if name in CHOICES:
+            if value in CHOICES[name]:
+                return None
+            return f"{name}: got {value!r}, expected one of {', '.join(map(str, CHOICES[name]))}"
+        if name == "chat_template_kwargs":
+            return None if isinstance(value, Mapping) else f"{name}: got {value!r}, expected a dict"
+        if setting.default is None:
+            if value is None or (isinstance(value, str) and value.strip()):
+                return None
+            return f"{name}: got {value!r}, expected a text that is not empty, or None"
+        kinds = (int,) if isinstance(setting.default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            kind = "a whole number" if kinds == (int,) else "a number"
+            return f"{name}: got {value!r}, expected {kind}"
+        low, high = setting.metadata["low"], setting.metadata["high"]
+        if value < low:
+            return f"{name}: got {value}, expected at least {low}"
+        if high is not None and value > high:
+            return f"{name}: got {value}, expected at most {high}"
+        return None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Settings from names and values, as a file or the shell gives them.
+
+        Raises:
+            ValueError: a name is unknown (the nearest known one is suggested) or a value is wrong.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        problems = []
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                problems.append(f"{name}: unknown" + (f", did you mean {near[0]}?" if near else ""))
+        try:
+            config = cls(**{name: value for name, value in values.items() if name in known})
+        except ValueError as error:
+            problems.append(str(error).removeprefix("invalid settings: "))
+        if problems:
+            raise ValueError(f"invalid settings: {'; '.join(problems)}")
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for JSON."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

