@@ -1,0 +1,121 @@
+"""The loop of GReaTer (paper, section 3): propose, take the gradient, score, select, move on."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+from greater_fast.config import Config
+from greater_fast.gradient import prompt_gradient
+from greater_fast.layout import Layouts
+from greater_fast.lm import LM
+from greater_fast.meter import Meter
+from greater_fast.nouns import Candidates, Position, Step, Trial
+from greater_fast.propose import propose
+from greater_fast.rollout import RolloutEngine
+from greater_fast.score import score
+from greater_fast.selection import Selection, score_prompt, select
+from greater_fast.state import LoopState
+
+OnStep = Callable[[Step], bool | None]
+
+
+def start(engine: RolloutEngine, layouts: Layouts, config: Config) -> LoopState:
+    """The state before the first step: the initial prompt, scored on all rows."""
+    scored = score_prompt(engine, layouts, layouts.prompt_ids, config)
+    assert scored is not None  # nothing bounds the first prompt
+    return LoopState(incumbent=scored)
+
+
+def run(
+    lm: LM,
+    engine: RolloutEngine,
+    layouts: Layouts,
+    config: Config,
+    state: LoopState,
+    on_step: OnStep,
+) -> str:
+    """Run the loop from `state`, which it keeps up to date, and say why it ended.
+
+    `on_step` sees every finished step; a true value from it ends the run.
+    """
+    warned = False
+    while (position := state.next_position(layouts, config)) is not None:
+        meter = Meter(engine)
+        with meter("propose"):
+            candidates = propose(lm, layouts, position, config)
+        with meter("gradient"):
+            place = _with_placeholder(position, candidates)
+            rollouts = state.incumbent.rollouts
+            gradient = prompt_gradient(lm, layouts, rollouts, place, config)
+        with meter("score"):
+            shortlist = score(gradient, lm, candidates, position, config)
+        with meter("select"):
+            selection = select(engine, layouts, shortlist, position, state.scored, config)
+        state.accept(selection.winner)
+        warned = warned or _warn_if_flat(state, config)
+        step = _record(layouts, position, candidates, selection, config)
+        if on_step(dataclasses.replace(step, **meter.readings())):
+            return "stopped by on_step"
+    return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
+
+
+def _with_placeholder(position: Position, candidates: Candidates) -> Position:
+    """Where the gradient is taken: a new place holds the likeliest proposal for it meanwhile."""
+    if not position.grows or not candidates.ids:
+        return position
+    return dataclasses.replace(position, prompt_ids=position.with_token(candidates.likeliest))
+
+
+def _record(
+    layouts: Layouts,
+    position: Position,
+    candidates: Candidates,
+    selection: Selection,
+    config: Config,
+) -> Step:
+    """A finished step as it is logged; what it cost is filled in by the meter."""
+    winner = selection.winner
+    trials = tuple(
+        Trial(
+            token_id=token_id,
+            token=layouts.vocabulary.text([token_id]),
+            score=score,
+            objective=scored.objective.value(config) if scored else None,
+            error_rate=scored.objective.error_rate if scored else None,
+        )
+        for (token_id, score), scored in zip(
+            selection.shortlist.items(), selection.scored, strict=True
+        )
+    )
+    return Step(
+        step=position.step,
+        index=position.index,
+        grows=position.grows,
+        prompt=layouts.prompt_text(winner.prompt_ids),
+        prompt_ids=winner.prompt_ids,
+        objective=winner.objective.value(config),
+        error_rate=winner.objective.error_rate,
+        candidate_ids=candidates.ids,
+        candidate_top_k=candidates.top_k,
+        trials=trials,
+        changed=winner.prompt_ids != position.prompt_ids,
+    )
+
+
+def _warn_if_flat(state: LoopState, config: Config) -> bool:
+    """Warn where the error rate cannot tell prompts apart; whether it did."""
+    counts = {s.objective.num_wrong for s in state.scored.values()}
+    num_rows = state.incumbent.objective.num_rows
+    if config.objective != "error" or len(state.scored) < 2 or counts not in ({0}, {num_rows}):
+        return False
+    found = "right" if counts == {0} else "wrong"
+    warnings.warn(
+        f"all {num_rows} training rows are {found} for every prompt so far, so fluency alone "
+        f"decides: use {'harder' if counts == {0} else 'easier'} rows, another extractor, or "
+        "objective='loss'",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return True
