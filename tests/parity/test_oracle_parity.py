@@ -1,0 +1,164 @@
+"""One step of the package is one step of the oracle: candidates, scores, objectives, winner."""
+
+import pytest
+import torch
+
+from greater_fast.config import Config
+from greater_fast.data import Example
+from greater_fast.extractor import make_extractor
+from greater_fast.gradient import prompt_gradient
+from greater_fast.layout import build_layouts
+from greater_fast.lm import LM, load_lm
+from greater_fast.nouns import Position, Step
+from greater_fast.optimizer import run, start
+from greater_fast.propose import draw_rows, propose
+from greater_fast.rollout import RolloutEngine
+from greater_fast.state import LoopState
+from tests.oracle import Oracle, Settings
+from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+FAMILIES = [("llama", "llama3"), ("gemma2", "sentencepiece"), ("qwen2", "llama3"), ("qwen3", "llama3")]
+UNFINISHED = "Use proper logical reasoning and think"
+
+
+class Case:
+    """A model, rows and settings, laid out by the package and by the oracle."""
+
+    def __init__(self, lm: LM, prompt: str, config: Config, num_rows: int = 4) -> None:
+        rows = boolean_rows(num_rows)
+        self.lm, self.config = lm, config
+        self.layouts = build_layouts(
+            lm,
+            [Example(*row) for row in rows],
+            prompt,
+            make_extractor(config.extractor or EXTRACTOR),
+            config,
+        )
+        settings = Settings(
+            top_k=config.top_k,
+            shortlist_size=config.shortlist_size,
+            temperature=config.temperature,
+            fluency_weight=config.fluency_weight,
+            error_fluency_weight=config.error_fluency_weight,
+            max_new_tokens=config.max_new_tokens,
+            objective=config.objective,
+            end_ids=lm.end_ids,
+        )
+        self.oracle = Oracle(
+            lm.model,
+            lm.tokenizer,
+            rows,
+            config.extractor or EXTRACTOR,
+            settings,
+            config.prompt_placement,
+        )
+        self.prompt_ids = self.oracle.prompt_ids(prompt)
+
+    def check(self, index: int) -> Step:
+        """Run one step at a place in both, compare all they found, and return the package's."""
+        engine = RolloutEngine(self.lm, self.config.batch_size, self.config.temperature)
+        state = start(engine, self.layouts, self.config)
+        state.index = index
+        steps: list[Step] = []
+        run(self.lm, engine, self.layouts, self.config, state, lambda s: bool(steps.append(s)) or True)
+        (step,) = steps
+        draw = lambda number: draw_rows(len(self.layouts), 0, number, self.config)  # noqa: E731
+        expected = self.oracle.step(self.prompt_ids, index, draw)
+        assert list(step.candidate_ids) == expected.candidates
+        assert [t.token_id for t in step.trials] == expected.shortlist
+        assert list(step.prompt_ids) == expected.winner
+        for trial in step.trials:
+            assert trial.score == pytest.approx(expected.scores[trial.token_id], rel=1e-3, abs=1e-5)
+        for prompt_ids, objective in expected.objectives.items():
+            if prompt_ids in state.scored:  # a pruned candidate has no objective
+                own = state.scored[prompt_ids].objective.value(self.config)
+                assert own == pytest.approx(objective, rel=1e-4, abs=1e-5)
+            else:
+                assert objective > step.objective
+        return step
+
+
+def tiny_lm(family: str, kind: str, seed: int = 0) -> LM:
+    tokenizer = tiny_tokenizer(kind)
+    return load_lm((tiny_model(family, len(tokenizer), seed=seed), tokenizer))
+
+
+def config(**settings: object) -> Config:
+    return Config.from_mapping({"max_new_tokens": 10, "num_proposal_examples": 2, **settings})
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+@pytest.mark.parametrize("objective", ["error", "loss"])
+def test_a_step_equals_the_oracles(family: str, kind: str, objective: str) -> None:
+    case = Case(tiny_lm(family, kind), PROMPT, config(objective=objective))
+    assert list(case.layouts.prompt_ids) == case.prompt_ids
+    middle = len(case.prompt_ids) // 2
+    for index in (0, middle, len(case.prompt_ids) - 1):
+        assert case.check(index).trials
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+def test_growth_equals_the_oracles(family: str, kind: str) -> None:
+    case = Case(tiny_lm(family, kind), UNFINISHED, config(objective="loss"))
+    step = case.check(len(case.prompt_ids))
+    assert step.grows
+    assert step.trials
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])
+def test_prompt_before_the_question_equals_the_oracles(family: str, kind: str) -> None:
+    case = Case(tiny_lm(family, kind), PROMPT, config(prompt_placement="before", objective="loss"))
+    for index in (0, 5):
+        case.check(index)
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES[:3])
+@pytest.mark.parametrize("index", [0, 4])
+def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: int) -> None:
+    case = Case(tiny_lm(family, kind), PROMPT, config(gradient_batch_tokens=200))
+    engine = RolloutEngine(case.lm, 32, case.config.temperature)
+    state = start(engine, case.layouts, case.config)
+    position = Position(0, index, case.layouts.prompt_ids)
+    rollouts = state.incumbent.rollouts
+    gradient = prompt_gradient(case.lm, case.layouts, rollouts, position, case.config)
+    own = case.lm.embed(torch.arange(case.lm.vocab_size)) @ gradient
+    expected = case.oracle.gradient(
+        case.prompt_ids, index, [list(r.reasoning_ids) for r in rollouts]
+    )
+    torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_reasonings_equal_the_oracles() -> None:
+    case = Case(tiny_lm("llama", "llama3", seed=3), PROMPT, config(max_new_tokens=24))
+    engine = RolloutEngine(case.lm, 3, case.config.temperature)
+    rollouts = start(engine, case.layouts, case.config).incumbent.rollouts
+    expected = case.oracle.reasonings(case.prompt_ids)
+    assert [list(r.reasoning_ids) for r in rollouts] == expected
+
+
+def test_proposals_widen_until_enough_survive() -> None:
+    case = Case(tiny_lm("llama", "llama3"), PROMPT, config(top_k=1, shortlist_size=4, num_draws=1))
+    position = Position(7, 3, case.layouts.prompt_ids)
+    found = propose(case.lm, case.layouts, position, case.config)
+    draw = lambda number: draw_rows(len(case.layouts), 7, number, case.config)  # noqa: E731
+    assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, draw)
+    assert found.top_k > 1
+    assert len(found.ids) >= 8
+
+
+def test_a_second_step_follows_from_the_first() -> None:
+    """The loop goes on from the winner with its rollouts; the oracle regenerates everything."""
+    case = Case(tiny_lm("qwen3", "llama3"), PROMPT, config(objective="loss", steps=3))
+    engine = RolloutEngine(case.lm, 32, case.config.temperature)
+    state: LoopState = start(engine, case.layouts, case.config)
+    steps: list[Step] = []
+    run(case.lm, engine, case.layouts, case.config, state, lambda s: steps.append(s))
+    prompt_ids = case.prompt_ids
+    for number, step in enumerate(steps):
+        draw = lambda r, n=number: draw_rows(len(case.layouts), n, r, case.config)  # noqa: E731
+        expected = case.oracle.step(prompt_ids, step.index, draw)
+        assert [t.token_id for t in step.trials] == expected.shortlist
+        prompt_ids = expected.winner
+        assert list(step.prompt_ids) == prompt_ids
+    assert len(steps) == 3

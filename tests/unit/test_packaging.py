@@ -1,0 +1,121 @@
+"""The distributions and the repository's root are what users and transformers expect."""
+
+import importlib.metadata
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import greater_fast.cli
+from greater_fast.version import __version__
+
+ROOT = Path(__file__).parents[2]
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".benchmarks", "__pycache__", "*.egg-info", "build", "dist", "runs"
+)
+# Building must not need torch, not even for the version.
+BUILD = """
+import sys
+sys.modules["torch"] = None
+from setuptools import build_meta
+getattr(build_meta, "build_" + sys.argv[1])(sys.argv[2])
+"""
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    command = [sys.executable, "-c", BUILD, kind, str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist, built from a copy of the repository."""
+    work = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, work / "source", symlinks=True, ignore=NOT_SOURCE)
+    archive = build("sdist", work / "source", work / "dist")
+    with tarfile.open(archive) as tar:
+        tar.extractall(work, filter="data")
+    return work / f"greater_fast-{__version__}"
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from nothing but the sdist."""
+    return zipfile.ZipFile(build("wheel", sdist_tree, tmp_path_factory.mktemp("wheel")))
+
+
+def python_files(folder: Path) -> set[str]:
+    paths = (
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+    return {str(path.relative_to(folder)) for path in paths if path.suffix == ".py"}
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+    package = {f"greater_fast/{name}" for name in python_files(ROOT / "greater_fast")}
+    assert names == package | {"greater_fast/py.typed"}
+
+
+def test_wheel_kernels_are_real_files(wheel: zipfile.ZipFile) -> None:
+    source = (ROOT / "greater_fast/kernels/reference.py").read_bytes()
+    assert wheel.read("greater_fast/kernels/reference.py") == source
+
+
+def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
+    info = f"greater_fast-{__version__}.dist-info"
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    assert f"\nVersion: {__version__}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "Apache License" in wheel.read(f"{info}/licenses/LICENSE").decode()
+    assert "greater-fast = greater_fast.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+
+
+def test_sdist_holds_what_building_and_testing_need(sdist_tree: Path) -> None:
+    for name in ["pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"]:
+        assert (sdist_tree / name).is_file(), name
+    for folder in ["greater_fast", "tests", "benchmarks"]:
+        assert python_files(sdist_tree / folder) == python_files(ROOT / folder), folder
+
+
+@pytest.mark.skipif(not (ROOT / "kernels").exists(), reason="an sdist has no top-level kernels/")
+def test_kernels_at_the_root_do_not_disturb_transformers() -> None:
+    assert (ROOT / "greater_fast/kernels").resolve() == ROOT / "kernels"
+    assert (ROOT / "kernels/__init__.py").read_bytes() == b""
+    code = """
+import importlib.util, os, sys
+assert importlib.util.find_spec("kernels").origin == os.path.abspath("kernels/__init__.py")
+from transformers import AutoModelForCausalLM
+from transformers.utils import is_kernels_available
+assert not is_kernels_available()
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_installed_version_is_the_source_version() -> None:
+    try:
+        installed = importlib.metadata.version("greater-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("greater-fast is not installed here")
+    assert installed == __version__
+
+
+def test_python_dash_m_runs_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greater_fast.cli, "main", lambda: 3)
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_module("greater_fast", run_name="__main__")
+    assert exit_info.value.code == 3
