@@ -40,7 +40,9 @@ $(VENV)/model.stamp: constraints.txt | $(VENV)/python.stamp
 	@touch $@
 
 demo: $(VENV)/demo.stamp $(VENV)/model.stamp
-	$(BIN)/greater-fast optimize --model smollm2-135m --task object_counting --train-rows 16 --dev-rows 32 --steps 4 --max-new-tokens 64 --run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/greater-fast optimize --model smollm2-135m --task object_counting \
+		--num-train 16 --num-dev 32 --num-finalists 3 --steps 4 --max-new-tokens 64 \
+		--run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: venv
 	$(BIN)/pytest --cov --cov-report=term
