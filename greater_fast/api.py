@@ -57,7 +57,7 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
 
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
-        FloatingPointError: a loss or gradient is not finite; the state is saved in `run_dir`.
+        FloatingPointError: a loss or gradient is not finite; what was found so far is in `run_dir`.
     """
     config = _as_config(config)
     _check_prompt(prompt)
@@ -142,7 +142,7 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
-    return Report(evaluations[0], second, comparison, extractor.text, laid_out[0].notes)
+    return Report(evaluations[0], second, comparison, extractor.in_config(), laid_out[0].notes)
 
 
 def _as_config(config: Config | Mapping[str, Any] | None) -> Config:

@@ -108,7 +108,7 @@ def _add_shared_options(command: argparse.ArgumentParser) -> None:
             dest=f"config.{setting.name}",
             default=argparse.SUPPRESS,
             type=_setting_type(setting),
-            choices=CHOICES.get(setting.name),
+            choices=[c for c in CHOICES.get(setting.name, ()) if c] or None,
             metavar=None if setting.name in CHOICES else "VALUE",
             help=f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
         )

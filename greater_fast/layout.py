@@ -144,8 +144,9 @@ def _around(lm: LM, question: str, config: Config) -> tuple[str, str]:
         message, space = f"{_SENTINEL} {question}", ""
     else:
         message, space = f"{question} {_SENTINEL}", " "
-    before, found, after = _render(lm, message, config).partition(_SENTINEL)
-    if not found or _SENTINEL in after or not before.endswith(space):
+    text = _render(lm, message, config)
+    before, _, after = text.partition(_SENTINEL)
+    if message not in text or _SENTINEL in after:
         raise ValueError(
             f"the chat template of {lm.name} changes the user's message, so the prompt cannot be "
             "placed in it"

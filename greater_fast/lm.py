@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from greater_fast.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.vocabulary import Vocabulary
@@ -157,12 +157,15 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
                 f"got {type(model).__name__}, expected a model name, a folder, a GGUF file or a "
                 "loaded transformers model"
             )
-        name = getattr(model, "name_or_path", "") or type(model).__name__
+        name = getattr(model, "name_or_path", "")
+        if tokenizer is None and not name:
+            raise ValueError("no usable tokenizer for a nameless model: pass (model, tokenizer)")
         tokenizer = tokenizer if tokenizer is not None else _tokenizer(name)
+        name = name or type(model).__name__
     model.requires_grad_(False)
     model.eval()
     vocabulary = Vocabulary(tokenizer)
-    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, tokenizer))
+    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary))
     _check(lm)
     return lm
 
@@ -210,30 +213,36 @@ def _tokenizer(name: str, **extra: str) -> Any:
 def _clear_load_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(f"cannot load the model {name}: {error}") from error
 
 
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:
     """Ids that end the assistant's turn: of the generation settings, tokenizer and template."""
     found: set[int] = set()
+    tokenizer = vocabulary.tokenizer
     for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
         ids = getattr(holder, "eos_token_id", None)
         found.update([ids] if isinstance(ids, int) else ids or [])
     if getattr(tokenizer, "chat_template", None):
-        found.update(_turn_end(tokenizer))
+        found.update(_turn_end(vocabulary))
     if not found:
         raise ValueError("neither the model nor its tokenizer names an end-of-text id")
     return frozenset(found)
 
 
-def _turn_end(tokenizer: Any) -> list[int]:
+def _turn_end(vocabulary: Vocabulary) -> list[int]:
     """The special id that the chat template writes behind an assistant's message, if any."""
+    from jinja2.exceptions import TemplateError
+
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zyx"}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    _, _, behind = text.rpartition("zyx")
-    ids = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"][:1]
-    return [i for i in ids if i in tokenizer.all_special_ids]
+    try:
+        text = vocabulary.tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, TypeError, ValueError):  # it needs arguments, or refuses the role
+        return []
+    _, found, behind = text.rpartition("zyx")
+    (ids,) = vocabulary.encode([behind.strip() if found else ""], special_tokens=False)
+    return [i for i in ids[:1] if i in vocabulary.special_ids]
 
 
 def _check(lm: LM) -> None:
@@ -242,17 +251,27 @@ def _check(lm: LM) -> None:
     Raises:
         ValueError: says what was found.
     """
+    for part in ("get_decoder", "get_output_embeddings"):
+        if getattr(lm.model, part, lambda: None)() is None:
+            what = part.removeprefix("get_").replace("_", " ")
+            raise ValueError(f"{lm.name} has no {what}: expected a causal language model")
+    if getattr(lm.model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{lm.name} has an encoder: expected a causal language model")
     base = lm.vocabulary.ids(" the answer is")
     one, other = (torch.tensor([[*base, i]], device=lm.device) for i in (base[0], base[-1]))
-    if int(one.max()) >= lm.vocab_size:
+    # Special tokens may be added past the embedding (Gemma 3), plain ones may not.
+    if lm.tokenizer.vocab_size > lm.vocab_size:
         raise ValueError(
             f"the tokenizer's ids exceed the model's vocabulary of {lm.vocab_size}: "
             "they do not belong together"
         )
     with torch.no_grad():
-        if getattr(lm.model, "get_decoder", lambda: None)() is None:
-            raise ValueError(f"{lm.name} has no decoder: expected a causal language model")
         states = lm.hidden(input_ids=one)
+        if not torch.isfinite(states).all():
+            raise ValueError(
+                f"the states of {lm.name} are not finite: its weights are damaged, or too large "
+                f"for {lm.dtype}"
+            )
         if not torch.allclose(states[:, :-1], lm.hidden(input_ids=other)[:, :-1], atol=1e-2):
             raise ValueError(
                 f"{lm.name} is no causal language model: a later token changes earlier states"

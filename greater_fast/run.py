@@ -121,7 +121,7 @@ class Run:
             finalists=tuple(finalists),
             steps=tuple(self._steps),
             stopped=stopped,
-            extractor=self._layouts["train"].extractor.text,
+            extractor=self._layouts["train"].extractor.in_config(),
             notes=self._notes,
             run_dir=self._directory.path,
             dev_comparison=_comparison(best.dev, baseline.dev),

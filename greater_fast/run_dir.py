@@ -41,6 +41,9 @@ class RunDirectory:
             )
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"run_dir {self.path} is a file: name a folder")
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ValueError(f"run_dir {self.path}: nothing can be written in {nearest}")
 
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:
         """Make the folder, and write down what this run is."""
@@ -101,8 +104,8 @@ def _lines(path: Path) -> list[Any]:
     """Whole lines of a JSONL file; a last line that was cut off by a kill is left out."""
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in whole if line.endswith("\n")]
+    # As bytes: the cut may be inside a character, and text would be split at U+2028 as well.
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 def _fresh_path() -> Path:

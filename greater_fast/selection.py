@@ -68,7 +68,7 @@ def score_prompt(
     config: Config,
     bound: float = math.inf,
 ) -> Scored | None:
-    """A prompt's rollouts and objective on all rows; None once the objective is over `bound`.
+    """A prompt's rollouts and objective on all rows; None where it is given up over `bound`.
 
     Raises:
         FloatingPointError: a loss is not finite; names the example.
@@ -92,6 +92,7 @@ def score_prompt(
                 raise FloatingPointError(
                     f"the loss of example {row} is not finite: try dtype float32"
                 )
-        if objective_of(rollouts, len(layouts)).value(config) > bound:
+        partial = objective_of(rollouts, len(layouts)).value(config)
+        if len(rollouts) < len(requests) and partial > bound:
             return None
     return Scored(prompt_ids, objective_of(rollouts, len(layouts)), tuple(rollouts))

@@ -82,14 +82,18 @@ class Vocabulary:
         return text.strip()
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text: named by the tokenizer, or added to it as special."""
+        added = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        return frozenset(added.union(self.tokenizer.all_special_ids))
+
+    @cached_property
     def candidate_mask(self) -> torch.Tensor:
         """Ids that a prompt may be changed to: ASCII letters and spaces, or one of ". ,".
 
         [V] bool, on the CPU; V is the tokenizer's size, special ids are False (GREATER, step 1).
         """
-        size = len(self.tokenizer)
-        special = set(self.tokenizer.all_special_ids)
-        special |= {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        size, special = len(self.tokenizer), self.special_ids
         texts = self._decode([[*self._anchor_ids, i] for i in range(size)])
         return torch.tensor(
             [i not in special and bool(_CANDIDATE.fullmatch(t)) for i, t in enumerate(texts)]

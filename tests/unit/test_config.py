@@ -1,0 +1,124 @@
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from greater_fast.config import CHOICES, Config
+
+OUT_OF_RANGE = [
+    ("steps", -1, "expected at least 0"),
+    ("top_k", 0, "expected at least 1"),
+    ("num_proposal_examples", 0, "expected at least 1"),
+    ("num_draws", 0, "expected at least 1"),
+    ("shortlist_size", 0, "expected at least 1"),
+    ("temperature", 0.0, "expected at least 0.001"),
+    ("temperature", 1e4, "expected at most 1000.0"),
+    ("fluency_weight", -0.1, "expected at least 0.0"),
+    ("error_fluency_weight", -1, "expected at least 0.0"),
+    ("max_new_tokens", 0, "expected at least 1"),
+    ("max_prompt_tokens", 1, "expected at least 2"),
+    ("num_train", 1, "expected at least 2"),
+    ("num_dev", 0, "expected at least 1"),
+    ("num_finalists", 0, "expected at least 1"),
+    ("batch_size", 0, "expected at least 1"),
+    ("gradient_batch_tokens", 0, "expected at least 1"),
+    ("seed", -1, "expected at least 0"),
+]
+WRONG_KIND = [
+    ("steps", 2.0, "expected a whole number"),
+    ("steps", "20", "expected a whole number"),
+    ("steps", None, "expected a whole number"),
+    ("seed", True, "expected a whole number"),
+    ("temperature", "warm", "expected a number"),
+    ("temperature", math.inf, "expected a number"),
+    ("fluency_weight", math.nan, "expected a number"),
+    ("objective", "accuracy", "expected one of error, loss"),
+    ("accept", None, "expected one of improve, best"),
+    ("shortlist", 3, "expected one of gradient, random"),
+    ("prompt_placement", "inside", "expected one of after, before"),
+    ("on_long", "cut", "expected one of error, drop"),
+    ("dtype", "int8", "expected one of None, float32, bfloat16, float16, float64"),
+    ("extractor", "", "expected a text that is not empty, or None"),
+    ("system_prompt", 5, "expected a text that is not empty, or None"),
+    ("device", " ", "expected a text that is not empty, or None"),
+    ("chat_template_kwargs", [], "expected a dict"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), OUT_OF_RANGE + WRONG_KIND)
+def test_a_wrong_value_is_named(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match="invalid settings: ") as caught:
+        Config(**{name: value})
+    assert f"{name}: got {value!r}, {expected}" in str(caught.value)
+
+
+def test_every_number_has_a_lower_bound_that_is_tested() -> None:
+    numbers = {f.name for f in dataclasses.fields(Config) if isinstance(f.default, int | float)}
+    assert numbers == {name for name, _, _ in OUT_OF_RANGE}
+
+
+def test_bounds_themselves_are_allowed() -> None:
+    for field in dataclasses.fields(Config):
+        for bound in (field.metadata["low"], field.metadata["high"]):
+            if bound is not None:
+                assert getattr(Config(**{field.name: bound}), field.name) == bound
+    for name, choices in CHOICES.items():
+        for choice in choices:
+            assert getattr(Config(**{name: choice}), name) == choice
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="invalid settings") as caught:
+        Config(steps=-1, objective="best", temperature=0, num_train=0)
+    message = str(caught.value)
+    assert [message.count(name) for name in ("steps", "objective", "temperature", "num_train")] == [
+        1
+    ] * 4
+
+
+def test_unknown_and_wrong_settings_are_named_together() -> None:
+    with pytest.raises(ValueError, match="invalid settings") as caught:
+        Config.from_mapping({"max_new_token": 5, "zzz": 1, "steps": -3, "seed": 2})
+    message = str(caught.value)
+    assert message.count("invalid settings") == 1
+    assert "max_new_token: unknown, did you mean max_new_tokens?" in message
+    assert "zzz: unknown;" in message
+    assert "steps: got -3, expected at least 0" in message
+    assert "seed" not in message
+
+
+def test_released_defaults() -> None:
+    config = Config()
+    assert (config.top_k, config.num_proposal_examples, config.shortlist_size) == (10, 5, 3)
+    assert (config.temperature, config.fluency_weight, config.error_fluency_weight) == (
+        0.2,
+        0.2,
+        0.02,
+    )
+    assert (config.steps, config.num_train, config.num_dev) == (105, 50, 100)
+    assert config.max_new_tokens == 512
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    assert Config(temperature=1, fluency_weight=0).temperature == 1
+
+
+def test_round_trip_through_json() -> None:
+    config = Config(steps=3, dtype="float32", chat_template_kwargs={"enable_thinking": False})
+    assert Config.from_mapping(json.loads(json.dumps(config.to_dict()))) == config
+    assert Config.from_mapping({}) == Config()
+
+
+def test_frozen_and_independent_of_the_given_dict() -> None:
+    given = {"enable_thinking": True}
+    config = Config(chat_template_kwargs=given)
+    given["enable_thinking"] = False
+    assert config.chat_template_kwargs == {"enable_thinking": True}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 3  # type: ignore[misc]
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert all(field.metadata["help"] for field in dataclasses.fields(Config))

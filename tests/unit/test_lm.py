@@ -1,0 +1,188 @@
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, LlamaForCausalLM
+
+from greater_fast import lm as lm_module
+from greater_fast.lm import LM, load_lm
+from tests.cases import plain_logits, tiny_lm, tokenizer
+from tests.tiny import END_ID, tiny_model, tiny_tokenizer
+
+FAMILIES = ["llama", "gemma2", "qwen3", "cohere", "granite"]
+SEQUENCES = [[0, 5, 60, 7], [0, 9], [0, 300, 301, 302, 900, 31, 44], [0, 77, 78]]
+
+
+@functools.cache
+def any_lm(family: str) -> LM:
+    """A tiny model; Cohere's and Granite's scale their logits."""
+    if family not in ("cohere", "granite"):
+        return tiny_lm(family)
+    found = tokenizer("llama3")
+    shape: dict[str, Any] = {
+        "vocab_size": len(found),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.5,
+        "bos_token_id": 0,
+        "eos_token_id": END_ID,
+        "pad_token_id": 2,
+    }
+    config = (
+        CohereConfig(**shape, logit_scale=0.25)
+        if family == "cohere"
+        else GraniteConfig(**shape, logits_scaling=8.0, embedding_multiplier=3.0)
+    )
+    torch.manual_seed(0)
+    return load_lm((AutoModelForCausalLM.from_config(config), found))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_models_own(family: str) -> None:
+    lm = any_lm(family)
+    for ids in SEQUENCES:
+        with torch.no_grad():
+            ours = lm.logits(lm.hidden(input_ids=torch.tensor([ids]))[0])
+        torch.testing.assert_close(ours, plain_logits(lm, ids))
+    if family == "gemma2":
+        assert ours.abs().max() < 8.0  # the cap
+    assert ours.std() > 0.2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_from_embeddings_are_those_from_ids(family: str) -> None:
+    lm, ids = any_lm(family), torch.tensor([SEQUENCES[2]])
+    with torch.no_grad():
+        expected = lm.hidden(input_ids=ids)
+        torch.testing.assert_close(lm.hidden(inputs_embeds=lm.embed(ids)), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_at_equals_sequences_alone(family: str) -> None:
+    """Padding on the right changes nothing; order and repetition of the rows are kept."""
+    lm = any_lm(family)
+    rows = [[3, 0], [1], [], [2, 2, 1]]
+    found = lm.hidden_at(SEQUENCES, rows)
+    expected = []
+    for ids, positions in zip(SEQUENCES, rows, strict=True):
+        with torch.no_grad():
+            output = lm.model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+        expected += [output.hidden_states[-1][0, i] for i in positions]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_behind_and_an_end_id() -> None:
+    padded = tiny_lm().pad_right([[5, 6, 7], [8]])
+    assert padded.dtype == torch.int64
+    assert padded.tolist() == [[5, 6, 7], [8, END_ID, END_ID]]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere"])
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+def test_logprobs_are_log_softmax(
+    family: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, ids = any_lm(family), [0, *range(100, 120)]
+    targets = torch.tensor([*ids[1:], 5])
+    logits = plain_logits(lm, ids)
+    targets[3] = int(logits[3].argmax())
+    hidden = lm.hidden_at([ids], [range(len(ids))])
+    expected = (logits / temperature).log_softmax(-1)[range(len(ids)), targets]
+    for rows in (1, 2, 7, 1000):
+        monkeypatch.setattr(lm_module, "_LOGIT_FLOATS", rows * lm.vocab_size)
+        seen = count_logit_rows(lm, monkeypatch)
+        values, hits = lm.logprobs(hidden, targets, temperature)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+        assert hits.tolist() == (logits.argmax(-1) == targets).tolist()
+        assert max(seen) == min(rows, len(ids))
+    assert hits[3]
+
+
+def count_logit_rows(lm: LM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every call of `LM.logits` from here on."""
+    seen: list[int] = []
+    own = LM.logits.__get__(lm)
+
+    def counted(self: LM, hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(len(hidden))
+        logits: torch.Tensor = own(hidden)
+        return logits
+
+    monkeypatch.setattr(LM, "logits", counted)
+    return seen
+
+
+def test_logprobs_of_nothing() -> None:
+    values, hits = tiny_lm().logprobs(torch.zeros(0, 48), torch.zeros(0, dtype=torch.int64))
+    assert values.shape == hits.shape == (0,)
+
+
+def test_logprobs_carry_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("gemma2")
+    targets = torch.tensor([4, 9, 16])
+    hidden = torch.randn(3, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits = lm.model.lm_head(hidden)
+    logits = 8.0 * torch.tanh(logits / 8.0)
+    expected = torch.autograd.grad(
+        -torch.nn.functional.cross_entropy(logits / 0.5, targets, reduction="sum"), hidden
+    )
+    monkeypatch.setattr(lm_module, "_LOGIT_FLOATS", lm.vocab_size)
+    values, _ = lm.logprobs(hidden, targets, 0.5)
+    torch.testing.assert_close(torch.autograd.grad(values.sum(), hidden), expected)
+
+
+def test_the_candidate_mask_reaches_the_embeddings_end() -> None:
+    found = tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(found) + 40), found))
+    assert lm.vocab_size == len(found) + 40
+    assert lm.candidate_mask.shape == (lm.vocab_size,)
+    assert torch.equal(lm.candidate_mask[: len(found)], lm.vocabulary.candidate_mask)
+    assert not lm.candidate_mask[len(found) :].any()
+
+
+def test_a_loaded_pair_and_an_lm() -> None:
+    found = tokenizer("llama3")
+    model = tiny_model("llama", len(found), torch.float64).train().requires_grad_(True)
+    lm = load_lm((model, found), device="meta", dtype="bfloat16")
+    assert lm.model is model
+    assert lm.tokenizer is found
+    assert (lm.dtype, lm.device) == (torch.float64, torch.device("cpu"))
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert lm.name == "LlamaForCausalLM"
+    assert lm.max_context == 512
+    assert load_lm(lm) is lm
+
+
+@pytest.mark.parametrize("dtype", [None, "float64", "bfloat16"])
+def test_a_folder(model_folder: Path, dtype: str | None) -> None:
+    for source in (model_folder, str(model_folder)):
+        lm = load_lm(source, "cpu", dtype)
+    assert lm.name == str(model_folder)
+    assert lm.dtype == getattr(torch, dtype or "float32")
+    assert lm.end_ids == tiny_lm().end_ids
+    assert lm.tokenizer.chat_template == tiny_lm().tokenizer.chat_template
+    if dtype is None:
+        ids = SEQUENCES[2]
+        torch.testing.assert_close(plain_logits(lm, ids), plain_logits(tiny_lm(), ids))
+    logits = lm.logits(torch.zeros(1, 48, dtype=lm.dtype))
+    assert logits.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+
+
+def test_a_loaded_model_finds_its_tokenizer_by_its_name(model_folder: Path) -> None:
+    lm = load_lm(LlamaForCausalLM.from_pretrained(model_folder))
+    assert len(lm.tokenizer) == len(tokenizer("llama3"))
+    assert lm.name == str(model_folder)
+
+
+def test_generation_settings_of_a_model_are_left_as_they_are(model_folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    before = copy.deepcopy(model.generation_config.to_dict())
+    load_lm((model, tiny_tokenizer("llama3")))
+    assert model.generation_config.to_dict() == before
