@@ -1,0 +1,1 @@
+"""Procedures that the benchmarks compare with; none of them imports greater_fast."""
