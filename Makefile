@@ -4,8 +4,9 @@ RUNS ?= runs
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-INSTALL_INPUTS := pyproject.toml constraints.txt greater_fast/version.py
-SOURCES := greater_fast kernels benchmarks tests
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
+INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
+SOURCES := greater_fast kernels benchmarks tests setup.py
 
 .PHONY: help venv demo test lint format bench clean
 
@@ -52,10 +53,12 @@ lint: venv
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
 format: venv
 	$(BIN)/ruff check --fix-only $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: venv
 	$(BIN)/pytest benchmarks/ --benchmark-only

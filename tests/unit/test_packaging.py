@@ -62,11 +62,16 @@ def python_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in paths if path.suffix == ".py"}
 
 
+STUB = "greater_fast/_core.pyi"
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
     package = {f"greater_fast/{name}" for name in python_files(ROOT / "greater_fast")}
-    assert names == package | {"greater_fast/py.typed"}
+    extensions = {name for name in names if name.startswith("greater_fast/_core.")} - {STUB}
+    assert len(extensions) == 1
+    assert names == package | extensions | {"greater_fast/py.typed", STUB}
 
 
 def test_wheel_kernels_are_real_files(wheel: zipfile.ZipFile) -> None:
@@ -86,6 +91,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
 def test_sdist_holds_what_building_and_testing_need(sdist_tree: Path) -> None:
     for name in ["pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"]:
         assert (sdist_tree / name).is_file(), name
+    assert (sdist_tree / "csrc/CMakeLists.txt").is_file()
     for folder in ["greater_fast", "tests", "benchmarks"]:
         assert python_files(sdist_tree / folder) == python_files(ROOT / folder), folder
 

@@ -1,0 +1,240 @@
+// The Python side of the extension; the only file that knows pybind11.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "attention.h"
+#include "scheduler.h"
+
+namespace py = pybind11;
+
+namespace greater_fast {
+
+namespace {
+
+// The data of an array that must be what it is said to be; nothing is converted or copied.
+template <typename T>
+T* data_of(const py::array& array, int64_t least, const char* name) {
+  const std::string got = py::str(array.dtype());
+  if (!py::isinstance<py::array_t<T>>(array)) {
+    throw std::invalid_argument(std::string(name) + ": got dtype " + got + ", expected " +
+                                std::string(py::str(py::dtype::of<T>())));
+  }
+  if (!(array.flags() & py::array::c_style)) {
+    throw std::invalid_argument(std::string(name) + ": expected a contiguous array");
+  }
+  if (array.size() < least) {
+    throw std::invalid_argument(std::string(name) + ": got " + std::to_string(array.size()) +
+                                " elements, expected at least " + std::to_string(least));
+  }
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+// A scheduler and the buffers it plans into, which Python allocated and reads.
+class PyScheduler {
+ public:
+  PyScheduler(const SchedulerConfig& config, py::dict buffers)
+      : scheduler_(config), buffers_(std::move(buffers)) {
+    const int64_t tokens = config.max_tokens;
+    const int64_t sequences = config.max_sequences;
+    const auto buffer = [this](const char* name, int64_t size) {
+      if (!buffers_.contains(name)) {
+        throw std::invalid_argument(std::string("buffers: ") + name + " is missing");
+      }
+      return data_of<int32_t>(buffers_[name].cast<py::array>(), size, name);
+    };
+    plan_ = {
+        buffer("tokens", tokens),          buffer("positions", tokens),
+        buffer("slots", tokens),           buffer("query_starts", sequences + 1),
+        buffer("context_lens", sequences), buffer("block_tables", sequences * config.table_width),
+        buffer("logit_rows", tokens),      buffer("targets", tokens),
+        buffer("target_kinds", tokens),    buffer("row_keys", tokens),
+        buffer("copies", 2 * sequences)};
+  }
+
+  py::tuple plan() {
+    PlanCounts counts;
+    {
+      py::gil_scoped_release release;
+      counts = scheduler_.plan(plan_);
+    }
+    return py::make_tuple(counts.num_tokens, counts.num_sequences, counts.num_logit_rows,
+                          counts.num_copies, counts.num_padding);
+  }
+
+  void commit(const py::array& argmax, const py::array& logprobs) {
+    const int64_t num_rows = argmax.size();
+    const int32_t* ids = data_of<int32_t>(argmax, num_rows, "argmax");
+    const float* values = data_of<float>(logprobs, num_rows, "logprobs");
+    py::gil_scoped_release release;
+    scheduler_.commit(ids, values, static_cast<int32_t>(num_rows));
+  }
+
+  py::list take_finished() {
+    py::list finished;
+    for (Outcome& o : scheduler_.take_finished()) {
+      finished.append(py::make_tuple(
+          o.key, py::tuple(py::cast(o.reasoning_ids)), py::tuple(py::cast(o.answer_ids)),
+          py::tuple(py::cast(o.prompt_nll)), py::tuple(py::cast(o.target_logprobs)),
+          py::tuple(py::cast(o.target_hits))));
+    }
+    return finished;
+  }
+
+  py::dict statistics() const {
+    const Statistics& s = scheduler_.statistics();
+    py::dict values;
+    values["steps"] = s.steps;
+    values["computed_tokens"] = s.computed_tokens;
+    values["padding_tokens"] = s.padding_tokens;
+    values["prompt_tokens"] = s.prompt_tokens;
+    values["shared_tokens"] = s.shared_tokens;
+    values["generated_tokens"] = s.generated_tokens;
+    values["drafted_tokens"] = s.drafted_tokens;
+    values["accepted_tokens"] = s.accepted_tokens;
+    values["preemptions"] = s.preemptions;
+    values["logit_rows"] = s.logit_rows;
+    return values;
+  }
+
+  Scheduler& scheduler() { return scheduler_; }
+
+ private:
+  Scheduler scheduler_;
+  py::dict buffers_;  // keeps the arrays alive
+  PlanBuffers plan_;
+};
+
+template <typename T>
+void attention(const py::array& queries, const py::array& new_keys, const py::array& new_values,
+               const py::array& keys, const py::array& values, const py::array& output,
+               const py::array& slots, const py::array& query_starts, const py::array& context_lens,
+               const py::array& block_tables, int32_t num_sequences, double scale, double soft_cap,
+               int32_t window) {
+  if (queries.ndim() != 3 || new_keys.ndim() != 3 || keys.ndim() != 4 || block_tables.ndim() != 2) {
+    throw std::invalid_argument(
+        "attention: expected queries [M, H, D], new_keys [M, KV, D], keys [blocks, KV, S, D] and "
+        "block_tables [B, T]");
+  }
+  AttentionArgs<T> args;
+  args.num_tokens = static_cast<int32_t>(queries.shape(0));
+  args.num_heads = static_cast<int32_t>(queries.shape(1));
+  args.head_size = static_cast<int32_t>(queries.shape(2));
+  args.num_kv_heads = static_cast<int32_t>(keys.shape(1));
+  args.block_size = static_cast<int32_t>(keys.shape(2));
+  args.table_width = static_cast<int32_t>(block_tables.shape(1));
+  args.num_sequences = num_sequences;
+  args.window = window;
+  args.scale = static_cast<T>(scale);
+  args.soft_cap = static_cast<T>(soft_cap);
+  if (args.head_size > kMaxHeadSize || keys.shape(3) != args.head_size || args.num_kv_heads < 1 ||
+      args.num_heads % args.num_kv_heads != 0) {
+    throw std::invalid_argument("attention: head sizes or counts do not fit together");
+  }
+  const int64_t new_size = int64_t{args.num_tokens} * args.num_kv_heads * args.head_size;
+  args.queries = data_of<T>(queries, queries.size(), "queries");
+  args.new_keys = data_of<T>(new_keys, new_size, "new_keys");
+  args.new_values = data_of<T>(new_values, new_size, "new_values");
+  args.keys = data_of<T>(keys, keys.size(), "keys");
+  args.values = data_of<T>(values, keys.size(), "values");
+  args.output = data_of<T>(output, queries.size(), "output");
+  args.slots = data_of<int32_t>(slots, args.num_tokens, "slots");
+  args.query_starts = data_of<int32_t>(query_starts, int64_t{num_sequences} + 1, "query_starts");
+  args.context_lens = data_of<int32_t>(context_lens, num_sequences, "context_lens");
+  args.block_tables = data_of<int32_t>(block_tables, block_tables.size(), "block_tables");
+  py::gil_scoped_release release;
+  paged_attention(args);
+}
+
+void any_attention(const py::array& queries, const py::array& new_keys, const py::array& new_values,
+                   const py::array& keys, const py::array& values, const py::array& output,
+                   const py::array& slots, const py::array& query_starts,
+                   const py::array& context_lens, const py::array& block_tables,
+                   int32_t num_sequences, double scale, double soft_cap, int32_t window) {
+  const auto run =
+      py::isinstance<py::array_t<double>>(queries) ? attention<double> : attention<float>;
+  run(queries, new_keys, new_values, keys, values, output, slots, query_starts, context_lens,
+      block_tables, num_sequences, scale, soft_cap, window);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Scheduler, block pool and CPU attention of greater_fast's rollout engine.";
+  using namespace py::literals;
+
+  py::class_<PyScheduler>(module, "Scheduler")
+      .def(
+          py::init([](py::dict buffers, int32_t num_blocks, int32_t block_size, int32_t table_width,
+                      int32_t max_tokens, int32_t min_tokens, bool fixed_tokens,
+                      int32_t max_sequences, int32_t draft_tokens, bool share_prefixes) {
+            SchedulerConfig config;
+            config.num_blocks = num_blocks;
+            config.block_size = block_size;
+            config.table_width = table_width;
+            config.max_tokens = max_tokens;
+            config.min_tokens = min_tokens;
+            config.fixed_tokens = fixed_tokens;
+            config.max_sequences = max_sequences;
+            config.draft_tokens = draft_tokens;
+            config.share_prefixes = share_prefixes;
+            return std::make_unique<PyScheduler>(config, std::move(buffers));
+          }),
+          "buffers"_a, py::kw_only(), "num_blocks"_a, "block_size"_a, "table_width"_a,
+          "max_tokens"_a, "min_tokens"_a = 1, "fixed_tokens"_a = false, "max_sequences"_a,
+          "draft_tokens"_a = 0, "share_prefixes"_a = true)
+      .def(
+          "submit",
+          [](PyScheduler& self, int64_t key, int64_t group, std::vector<int32_t> prompt_ids,
+             std::pair<int32_t, int32_t> prompt_span, std::vector<int32_t> draft_ids,
+             std::vector<int32_t> target_ids, int32_t num_scored, int32_t max_new_tokens,
+             int32_t max_answer_tokens, std::vector<int32_t> end_ids) {
+            Request request;
+            request.key = key;
+            request.group = group;
+            request.prompt_ids = std::move(prompt_ids);
+            request.span_start = prompt_span.first;
+            request.span_stop = prompt_span.second;
+            request.draft_ids = std::move(draft_ids);
+            request.target_ids = std::move(target_ids);
+            request.num_scored = num_scored;
+            request.max_new_tokens = max_new_tokens;
+            request.max_answer_tokens = max_answer_tokens;
+            request.end_ids = std::move(end_ids);
+            self.scheduler().submit(std::move(request));
+          },
+          py::kw_only(), "key"_a, "group"_a = 0, "prompt_ids"_a,
+          "prompt_span"_a = std::pair<int32_t, int32_t>{0, 0},
+          "draft_ids"_a = std::vector<int32_t>{}, "target_ids"_a = std::vector<int32_t>{},
+          "num_scored"_a = 0, "max_new_tokens"_a, "max_answer_tokens"_a = 0,
+          "end_ids"_a = std::vector<int32_t>{})
+      .def(
+          "cancel", [](PyScheduler& self, int64_t key) { return self.scheduler().cancel(key); },
+          "key"_a)
+      .def(
+          "cancel_group",
+          [](PyScheduler& self, int64_t group) { return self.scheduler().cancel_group(group); },
+          "group"_a)
+      .def("abort", [](PyScheduler& self) { self.scheduler().abort(); })
+      .def("plan", &PyScheduler::plan)
+      .def("commit", &PyScheduler::commit, "argmax"_a, "logprobs"_a)
+      .def("take_finished", &PyScheduler::take_finished)
+      .def("statistics", &PyScheduler::statistics)
+      .def("check_integrity", [](PyScheduler& self) { self.scheduler().check_integrity(); })
+      .def_property_readonly("idle", [](PyScheduler& self) { return self.scheduler().idle(); })
+      .def_property_readonly("num_running",
+                             [](PyScheduler& self) { return self.scheduler().num_running(); })
+      .def_property_readonly("num_waiting",
+                             [](PyScheduler& self) { return self.scheduler().num_waiting(); })
+      .def_property_readonly("num_free_blocks",
+                             [](PyScheduler& self) { return self.scheduler().num_free_blocks(); });
+
+  module.def("paged_attention", &any_attention, "queries"_a, "new_keys"_a, "new_values"_a, "keys"_a,
+             "values"_a, "output"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
+             "block_tables"_a, "num_sequences"_a, "scale"_a, "soft_cap"_a, "window"_a);
+}
+
+}  // namespace greater_fast

@@ -1,0 +1,494 @@
+#include "scheduler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace greater_fast {
+
+namespace {
+
+// Requests that wait for a prefix being computed and are passed over in one step, at most.
+constexpr size_t kMostPending = 64;
+constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+void require_ids(const std::vector<int32_t>& ids, const char* name) {
+  require(std::all_of(ids.begin(), ids.end(), [](int32_t id) { return id >= 0; }),
+          std::string(name) + " holds a negative id");
+}
+
+int32_t size_of(const std::vector<int32_t>& ids) { return static_cast<int32_t>(ids.size()); }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config)
+    : config_(config), pool_(std::max(config.num_blocks, 1), std::max(config.block_size, 1)) {
+  require(config.block_size >= 1, "block_size: expected at least 1");
+  require(config.num_blocks >= 2, "num_blocks: expected at least 2, block 0 is kept for padding");
+  require(config.max_tokens >= 1, "max_tokens: expected at least 1");
+  require(config.min_tokens >= 0 && config.min_tokens <= config.max_tokens,
+          "min_tokens: expected 0 to max_tokens");
+  require(config.max_sequences >= 1 && config.max_sequences <= config.max_tokens,
+          "max_sequences: expected 1 to max_tokens");
+  require(config.draft_tokens >= 0 && config.draft_tokens <= config.max_tokens,
+          "draft_tokens: expected 0 to max_tokens");
+}
+
+int32_t Scheduler::blocks_for(int64_t num_tokens) const {
+  return static_cast<int32_t>((num_tokens + config_.block_size - 1) / config_.block_size);
+}
+
+void Scheduler::submit(Request request) {
+  const int32_t num_prompt = size_of(request.prompt_ids);
+  require(num_prompt >= 1, "prompt_ids is empty");
+  require_ids(request.prompt_ids, "prompt_ids");
+  require_ids(request.draft_ids, "draft_ids");
+  require_ids(request.target_ids, "target_ids");
+  require(request.span_start <= request.span_stop && request.span_stop <= num_prompt &&
+              (request.span_start >= 1 || request.span_stop == request.span_start),
+          "prompt span: expected 1 <= start <= stop <= length of the prompt");
+  require(request.num_scored >= 0 && request.num_scored <= size_of(request.target_ids),
+          "num_scored: expected 0 to the length of target_ids");
+  require(request.max_new_tokens >= 0 && request.max_answer_tokens >= 0,
+          "max_new_tokens and max_answer_tokens: expected 0 or more");
+  require(request.max_answer_tokens == 0 || !request.target_ids.empty(),
+          "max_answer_tokens: an answer needs target_ids before it");
+  require(request.max_new_tokens > 0 || request.num_scored > 0 || request.max_answer_tokens > 0,
+          "max_new_tokens: nothing to generate and nothing to score");
+  const int64_t longest = static_cast<int64_t>(num_prompt) + request.max_new_tokens +
+                          size_of(request.target_ids) + request.max_answer_tokens;
+  const int64_t room = static_cast<int64_t>(config_.num_blocks - 1) * config_.block_size;
+  require(longest <= room, "a sequence of up to " + std::to_string(longest) +
+                               " tokens does not fit the K/V pool of " + std::to_string(room));
+  require(blocks_for(longest) <= config_.table_width,
+          "a sequence of up to " + std::to_string(longest) + " tokens does not fit a table of " +
+              std::to_string(config_.table_width) + " blocks");
+
+  auto sequence = std::make_unique<Sequence>();
+  Sequence& s = *sequence;
+  s.tokens = request.prompt_ids;
+  s.tokens.reserve(longest);
+  s.prompt_nll.assign(request.span_stop - request.span_start, kUnknown);
+  s.target_logprobs.assign(request.num_scored, kUnknown);
+  s.target_hits.assign(request.num_scored, 0);
+  s.drafter = Drafter(std::move(request.draft_ids));
+  s.request = std::move(request);
+  if (s.request.max_new_tokens == 0) end_generation(s);
+  waiting_.push_back(std::move(sequence));
+}
+
+int32_t Scheduler::cancel(int64_t key) {
+  return cancel_if([key](const Request& request) { return request.key == key; });
+}
+
+int32_t Scheduler::cancel_group(int64_t group) {
+  return cancel_if([group](const Request& request) { return request.group == group; });
+}
+
+template <typename Predicate>
+int32_t Scheduler::cancel_if(Predicate matches) {
+  if (in_step_) throw std::invalid_argument("cancel: the step is not committed");
+  const auto dropped = [&](const SequencePtr& s) { return matches(s->request); };
+  const size_t before = waiting_.size() + running_.size();
+  waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), dropped), waiting_.end());
+  for (const SequencePtr& s : running_) {
+    if (dropped(s)) drop_blocks(*s);
+  }
+  running_.erase(std::remove_if(running_.begin(), running_.end(), dropped), running_.end());
+  return static_cast<int32_t>(before - waiting_.size() - running_.size());
+}
+
+void Scheduler::abort() {
+  in_step_ = false;
+  for (const BlockId id : copy_sources_) pool_.release(id);
+  copy_sources_.clear();
+  copies_.clear();
+  waiting_.clear();
+  for (const SequencePtr& s : running_) drop_blocks(*s);
+  running_.clear();
+  finished_.clear();
+}
+
+// ---- What a sequence still needs -----------------------------------------------------------
+
+int32_t Scheduler::goal(const Sequence& s) const {
+  // Behind the last scored token nothing follows: its own K/V is not needed.
+  return size_of(s.tokens) - (s.phase == Phase::kTarget ? 1 : 0);
+}
+
+float* Scheduler::wanted_at(Sequence& s, int32_t position) const {
+  const int32_t next = position + 1;
+  if (next >= s.request.span_start && next < s.request.span_stop) {
+    float& nll = s.prompt_nll[next - s.request.span_start];
+    return std::isnan(nll) ? &nll : nullptr;
+  }
+  const int32_t scored = next - s.first_scored;
+  if (s.first_scored > 0 && scored >= 0 && scored < s.request.num_scored) {
+    float& logprob = s.target_logprobs[scored];
+    return std::isnan(logprob) ? &logprob : nullptr;
+  }
+  return nullptr;
+}
+
+// ---- Blocks ---------------------------------------------------------------------------------
+
+Scheduler::Admission Scheduler::admit(Sequence& s) {
+  const int32_t size = config_.block_size;
+  const int32_t num_known = size_of(s.tokens);
+  // The last token is computed in any case, and so is the row of the first scored one: their
+  // logits are what is asked for.
+  const int32_t limit =
+      s.request.num_scored > 0 && s.first_scored > 0 ? s.first_scored - 1 : num_known - 1;
+  PrefixMatch found;
+  if (config_.share_prefixes) found = pool_.match(s.tokens.data(), limit);
+  if (found.pending) return Admission::kPrefixPending;
+  int32_t shared = static_cast<int32_t>(found.shared.size()) * size + found.copy_tokens;
+  std::vector<float> known_nll = s.prompt_nll;
+  for (int32_t i = s.request.span_start; i < std::min(shared, s.request.span_stop); ++i) {
+    const BlockId block = i / size < static_cast<int32_t>(found.shared.size())
+                              ? found.shared[i / size]
+                              : found.copy_from;
+    float& nll = known_nll[i - s.request.span_start];
+    if (std::isnan(nll)) nll = pool_.nll(block * size + i % size);
+  }
+  for (int32_t i = s.request.span_start; i < s.request.span_stop; ++i) {
+    // The row before the first unknown one is computed again, for its logits.
+    if (std::isnan(known_nll[i - s.request.span_start])) {
+      shared = std::min(shared, i - 1);
+      break;
+    }
+  }
+  const int32_t num_whole = shared / size;
+  BlockId copy_from = -1;
+  if (shared % size > 0) {
+    copy_from = num_whole < static_cast<int32_t>(found.shared.size()) ? found.shared[num_whole]
+                                                                      : found.copy_from;
+  }
+  for (int32_t i = 0; i < num_whole; ++i) pool_.retain(found.shared[i]);
+  if (copy_from >= 0) pool_.retain(copy_from);
+  const int32_t missing = blocks_for(num_known + 1) - num_whole;
+  if (copy_from >= 0 && running_.empty() && missing > pool_.num_available()) {
+    pool_.release(copy_from);  // alone, a sequence must get in: without the copy it does
+    copy_from = -1;
+    shared = num_whole * size;
+  }
+  if (std::min(missing, config_.num_blocks - 1 - num_whole) > pool_.num_available()) {
+    if (copy_from >= 0) pool_.release(copy_from);
+    for (int32_t i = num_whole - 1; i >= 0; --i) pool_.release(found.shared[i]);
+    return Admission::kNoRoom;
+  }
+  s.blocks.assign(found.shared.begin(), found.shared.begin() + num_whole);
+  s.num_announced = s.num_published = num_whole;
+  s.announcing = config_.share_prefixes;
+  s.num_computed = shared;
+  s.prompt_nll = std::move(known_nll);
+  if (copy_from >= 0) {
+    reserve(s, shared);
+    const BlockId to = s.blocks.back();
+    for (int32_t i = 0; i < shared % size; ++i) {
+      pool_.nll(to * size + i) = pool_.nll(copy_from * size + i);
+    }
+    copies_.emplace_back(copy_from, to);
+    copy_sources_.push_back(copy_from);
+  }
+  statistics_.prompt_tokens += num_known;
+  statistics_.shared_tokens += shared;
+  return Admission::kAdmitted;
+}
+
+bool Scheduler::reserve(Sequence& s, int32_t num_tokens) {
+  const int32_t size = config_.block_size;
+  const int32_t num_prompt = size_of(s.request.prompt_ids);
+  while (static_cast<int32_t>(s.blocks.size()) < blocks_for(num_tokens)) {
+    const BlockId id = pool_.allocate();
+    if (id < 0) return false;
+    const int32_t index = static_cast<int32_t>(s.blocks.size());
+    const int32_t start = index * size;
+    s.blocks.push_back(id);
+    if (s.announcing && start < num_prompt) {
+      const BlockId parent = index > 0 ? s.blocks[index - 1] : -1;
+      s.announcing =
+          pool_.announce(id, parent, s.tokens.data() + start, std::min(size, num_prompt - start));
+      if (s.announcing) s.num_announced = index + 1;
+    }
+  }
+  return true;
+}
+
+void Scheduler::publish(Sequence& s) {
+  const int32_t num_prompt = size_of(s.request.prompt_ids);
+  while (s.num_published < s.num_announced &&
+         std::min((s.num_published + 1) * config_.block_size, num_prompt) <= s.num_computed) {
+    pool_.publish(s.blocks[s.num_published++]);
+  }
+}
+
+void Scheduler::drop_blocks(Sequence& s) {
+  // Last block first: the far end of a prefix is the first to be evicted.
+  for (auto id = s.blocks.rbegin(); id != s.blocks.rend(); ++id) pool_.release(*id);
+  s.blocks.clear();
+  s.num_computed = s.num_announced = s.num_published = 0;
+}
+
+// ---- One step -------------------------------------------------------------------------------
+
+PlanCounts Scheduler::plan(const PlanBuffers& buffers) {
+  if (in_step_) throw std::invalid_argument("plan: the last step is not committed");
+  int32_t budget = config_.max_tokens;
+  for (const bool prefill : {false, true}) {
+    for (size_t i = 0; i < running_.size(); ++i) {
+      Sequence& s = *running_[i];
+      const bool in_prompt = s.num_computed + 1 < size_of(s.request.prompt_ids);
+      if (in_prompt != prefill || budget == 0) continue;
+      budget -= schedule(s, budget);
+    }
+  }
+  for (size_t i = 0; i < std::min(waiting_.size(), kMostPending) && budget > 0;) {
+    if (static_cast<int32_t>(running_.size()) >= config_.max_sequences) break;
+    const Admission admission = admit(*waiting_[i]);
+    if (admission == Admission::kNoRoom) break;  // in order: nobody overtakes for want of room
+    if (admission == Admission::kPrefixPending) {
+      ++i;
+      continue;
+    }
+    running_.push_back(std::move(waiting_[i]));
+    waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(i));
+    budget -= schedule(*running_.back(), budget);
+  }
+  schedule_drafts(std::min(budget, config_.draft_tokens - (config_.max_tokens - budget)));
+
+  PlanCounts counts;
+  for (const SequencePtr& s : running_) {
+    if (s->num_queries > 0) write(*s, buffers, counts);
+  }
+  if (counts.num_tokens == 0 && !idle()) throw std::logic_error("plan: no sequence can go on");
+  buffers.query_starts[counts.num_sequences] = counts.num_tokens;
+  statistics_.computed_tokens += counts.num_tokens;
+  const int32_t least = config_.fixed_tokens ? config_.max_tokens : config_.min_tokens;
+  if (config_.fixed_tokens) {
+    for (int32_t i = counts.num_sequences; i < config_.max_sequences; ++i) {
+      buffers.query_starts[i + 1] = counts.num_tokens;
+      buffers.context_lens[i] = 0;
+    }
+  }
+  for (; counts.num_tokens < least && counts.num_sequences > 0; ++counts.num_padding) {
+    const int32_t i = counts.num_tokens++;
+    buffers.tokens[i] = buffers.positions[i] = 0;
+    buffers.slots[i] = counts.num_padding % config_.block_size;
+  }
+  for (const auto& [from, to] : copies_) {
+    buffers.copies[2 * counts.num_copies] = from;
+    buffers.copies[2 * counts.num_copies++ + 1] = to;
+  }
+  statistics_.padding_tokens += counts.num_padding;
+  statistics_.logit_rows += counts.num_logit_rows;
+  statistics_.steps += counts.num_sequences > 0;
+  num_rows_ = counts.num_logit_rows;
+  in_step_ = true;
+  return counts;
+}
+
+int32_t Scheduler::schedule(Sequence& s, int32_t budget) {
+  const int32_t wanted = std::min(goal(s) - s.num_computed, budget);
+  const int32_t stop = s.num_computed + wanted;
+  // With the block of the next known token: its NLL is kept there.
+  while (!reserve(s, std::min(stop + 1, size_of(s.tokens)))) {
+    Sequence& youngest = *running_.back();
+    preempt_last();
+    if (&youngest == &s) return 0;
+  }
+  s.num_queries = wanted;
+  return wanted;
+}
+
+void Scheduler::preempt_last() {
+  SequencePtr victim = std::move(running_.back());
+  running_.pop_back();
+  drop_blocks(*victim);
+  victim->num_queries = 0;
+  waiting_.push_front(std::move(victim));
+  ++statistics_.preemptions;
+}
+
+void Scheduler::schedule_drafts(int32_t budget) {
+  int32_t num_left = 0;
+  const auto can_draft = [this](const Sequence& s) {
+    return s.phase == Phase::kReasoning && s.num_queries > 0 &&
+           s.num_computed + s.num_queries == size_of(s.tokens);
+  };
+  for (const SequencePtr& s : running_) num_left += can_draft(*s);
+  for (const SequencePtr& s : running_) {
+    if (budget <= 0) return;
+    if (!can_draft(*s)) continue;
+    const int32_t share = std::max(1, budget / num_left--);
+    const int32_t still = s->request.max_new_tokens - s->num_reasoning - 1;
+    const std::vector<int32_t> draft = s->drafter.propose(s->tokens, size_of(s->request.prompt_ids),
+                                                          std::min({share, budget, still}));
+    const int32_t count = size_of(draft);
+    if (count == 0) continue;
+    const size_t num_blocks = s->blocks.size();
+    const int32_t needed = blocks_for(size_of(s->tokens) + count);
+    if (needed - static_cast<int32_t>(num_blocks) > pool_.num_available()) continue;
+    reserve(*s, size_of(s->tokens) + count);
+    s->tokens.insert(s->tokens.end(), draft.begin(), draft.end());
+    s->num_drafted = count;
+    s->num_queries += count;
+    budget -= count;
+  }
+}
+
+void Scheduler::write(Sequence& s, const PlanBuffers& buffers, PlanCounts& counts) {
+  const int32_t size = config_.block_size;
+  const int32_t num_known = size_of(s.tokens) - s.num_drafted;
+  const int32_t index = counts.num_sequences++;
+  buffers.query_starts[index] = counts.num_tokens;
+  buffers.context_lens[index] = s.num_computed + s.num_queries;
+  std::copy(s.blocks.begin(), s.blocks.end(),
+            buffers.block_tables + static_cast<ptrdiff_t>(index) * config_.table_width);
+  s.first_row = counts.num_logit_rows;
+  for (int32_t i = 0; i < s.num_queries; ++i) {
+    const int32_t position = s.num_computed + i;
+    const int32_t token = counts.num_tokens++;
+    buffers.tokens[token] = s.tokens[position];
+    buffers.positions[token] = position;
+    buffers.slots[token] = s.blocks[position / size] * size + position % size;
+    const bool wanted = position + 1 < num_known && wanted_at(s, position) != nullptr;
+    const bool generates = s.phase != Phase::kTarget && position >= num_known - 1;
+    if (!wanted && !generates) continue;
+    const int32_t row = counts.num_logit_rows++;
+    buffers.logit_rows[row] = token;
+    buffers.targets[row] = wanted ? s.tokens[position + 1] : -1;
+    buffers.row_keys[row] = static_cast<int32_t>(s.request.key);
+    buffers.target_kinds[row] = wanted && position + 1 >= s.request.span_stop;
+  }
+}
+
+void Scheduler::commit(const int32_t* argmax, const float* logprobs, int32_t num_rows) {
+  if (!in_step_) throw std::invalid_argument("commit: there is no step to commit");
+  require(num_rows == num_rows_, "commit: got " + std::to_string(num_rows) + " rows, expected " +
+                                     std::to_string(num_rows_));
+  in_step_ = false;
+  for (const BlockId id : copy_sources_) pool_.release(id);
+  copy_sources_.clear();
+  copies_.clear();
+  for (const SequencePtr& s : running_) {
+    if (s->num_queries > 0) commit_sequence(*s, argmax + s->first_row, logprobs + s->first_row);
+  }
+  running_.erase(std::remove_if(running_.begin(), running_.end(),
+                                [](const SequencePtr& s) { return s->done; }),
+                 running_.end());
+}
+
+void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float* logprobs) {
+  const int32_t size = config_.block_size;
+  const int32_t num_known = size_of(s.tokens) - s.num_drafted;
+  const std::vector<int32_t> drafts(s.tokens.begin() + num_known, s.tokens.end());
+  s.tokens.resize(num_known);
+  const int32_t stop = s.num_computed + s.num_queries - s.num_drafted;
+  for (int32_t position = s.num_computed; position < stop; ++position) {
+    if (position + 1 >= num_known) break;
+    float* const wanted = wanted_at(s, position);
+    if (wanted == nullptr) continue;
+    const int32_t next = position + 1;
+    if (next < s.request.span_stop) {
+      *wanted = -*logprobs;
+      pool_.nll(s.blocks[next / size] * size + next % size) = *wanted;
+    } else {
+      *wanted = *logprobs;
+      s.target_hits[next - s.first_scored] = *argmax == s.tokens[next];
+    }
+    ++argmax;
+    ++logprobs;
+  }
+  s.num_computed = stop;
+  publish(s);
+  const bool generates = s.phase != Phase::kTarget && stop == num_known;
+  const int32_t num_drafted = std::exchange(s.num_drafted, 0);
+  s.num_queries = 0;
+  if (generates) {
+    int32_t accepted = 0;
+    while (append_generated(s, argmax[accepted]) && accepted < num_drafted &&
+           drafts[accepted] == s.tokens.back()) {
+      s.num_computed = num_known + ++accepted;
+    }
+    s.drafter.learn(num_drafted, accepted);
+    statistics_.drafted_tokens += num_drafted;
+    statistics_.accepted_tokens += accepted;
+  }
+  if (s.phase == Phase::kTarget && s.num_computed >= goal(s)) s.done = true;
+  if (s.done) finish(s);
+}
+
+bool Scheduler::append_generated(Sequence& s, int32_t token) {
+  ++statistics_.generated_tokens;
+  const std::vector<int32_t>& ends = s.request.end_ids;
+  const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
+  const bool reasons = s.phase == Phase::kReasoning;
+  int32_t& count = reasons ? s.num_reasoning : s.num_answer;
+  if (!ended) {
+    s.tokens.push_back(token);
+    ++count;
+  }
+  if (!ended && count < (reasons ? s.request.max_new_tokens : s.request.max_answer_tokens)) {
+    return true;
+  }
+  end_generation(s);
+  return false;
+}
+
+void Scheduler::end_generation(Sequence& s) {
+  const bool reasons = s.phase == Phase::kReasoning;
+  const std::vector<int32_t>& target = s.request.target_ids;
+  if (reasons && (s.request.num_scored > 0 || s.request.max_answer_tokens > 0)) {
+    s.tokens.insert(s.tokens.end(), target.begin(), target.end());
+    s.first_scored = size_of(s.tokens) - s.request.num_scored;
+    s.phase = s.request.max_answer_tokens > 0 ? Phase::kAnswer : Phase::kTarget;
+  } else {
+    s.done = true;
+  }
+}
+
+void Scheduler::finish(Sequence& s) {
+  Outcome outcome;
+  outcome.key = s.request.key;
+  const auto reasoning = s.tokens.begin() + size_of(s.request.prompt_ids);
+  outcome.reasoning_ids.assign(reasoning, reasoning + s.num_reasoning);
+  outcome.answer_ids.assign(s.tokens.end() - s.num_answer, s.tokens.end());
+  outcome.prompt_nll = std::move(s.prompt_nll);
+  outcome.target_logprobs = std::move(s.target_logprobs);
+  outcome.target_hits = std::move(s.target_hits);
+  finished_.push_back(std::move(outcome));
+  drop_blocks(s);
+}
+
+std::vector<Outcome> Scheduler::take_finished() { return std::exchange(finished_, {}); }
+
+void Scheduler::check_integrity() const {
+  std::vector<int32_t> holders(pool_.num_blocks(), 0);
+  for (const BlockId id : copy_sources_) ++holders[id];
+  for (const SequencePtr& s : running_) {
+    for (const BlockId id : s->blocks) ++holders[id];
+    if (s->num_computed + s->num_queries >
+        static_cast<int32_t>(s->blocks.size()) * config_.block_size) {
+      throw std::logic_error("a sequence has tokens without a block");
+    }
+    if (s->num_computed > size_of(s->tokens)) throw std::logic_error("computed unknown tokens");
+    if (s->done) throw std::logic_error("a finished sequence is still running");
+  }
+  for (const SequencePtr& s : waiting_) {
+    if (!s->blocks.empty() || s->num_computed != 0) {
+      throw std::logic_error("a waiting sequence holds blocks");
+    }
+  }
+  if (!in_step_ && !copies_.empty()) throw std::logic_error("copies outlive their step");
+  pool_.check_integrity(holders);
+}
+
+}  // namespace greater_fast

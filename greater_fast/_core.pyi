@@ -1,0 +1,75 @@
+"""Scheduler, block pool and CPU attention of the rollout engine (csrc/)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Outcome = tuple[
+    int, tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[int, ...]
+]
+
+class Scheduler:
+    def __init__(
+        self,
+        buffers: dict[str, Ints],
+        *,
+        num_blocks: int,
+        block_size: int,
+        table_width: int,
+        max_tokens: int,
+        min_tokens: int = 1,
+        fixed_tokens: bool = False,
+        max_sequences: int,
+        draft_tokens: int = 0,
+        share_prefixes: bool = True,
+    ) -> None: ...
+    def submit(
+        self,
+        *,
+        key: int,
+        group: int = 0,
+        prompt_ids: Sequence[int],
+        prompt_span: tuple[int, int] = (0, 0),
+        draft_ids: Sequence[int] = (),
+        target_ids: Sequence[int] = (),
+        num_scored: int = 0,
+        max_new_tokens: int,
+        max_answer_tokens: int = 0,
+        end_ids: Sequence[int] = (),
+    ) -> None: ...
+    def cancel(self, key: int) -> int: ...
+    def cancel_group(self, group: int) -> int: ...
+    def abort(self) -> None: ...
+    def plan(self) -> tuple[int, int, int, int, int]: ...
+    def commit(self, argmax: Ints, logprobs: NDArray[np.float32]) -> None: ...
+    def take_finished(self) -> list[Outcome]: ...
+    def statistics(self) -> dict[str, int]: ...
+    def check_integrity(self) -> None: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+    @property
+    def num_free_blocks(self) -> int: ...
+
+def paged_attention(
+    queries: NDArray[Any],
+    new_keys: NDArray[Any],
+    new_values: NDArray[Any],
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    output: NDArray[Any],
+    slots: Ints,
+    query_starts: Ints,
+    context_lens: Ints,
+    block_tables: Ints,
+    num_sequences: int,
+    scale: float,
+    soft_cap: float,
+    window: int,
+) -> None: ...
