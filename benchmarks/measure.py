@@ -26,13 +26,13 @@ from benchmarks.machine import PeakMemory, device_name, versions
 from greater_fast import optimizer
 from greater_fast.config import Config
 from greater_fast.data import load_examples
+from greater_fast.engine import make_engine
 from greater_fast.extractor import derive_extractor
 from greater_fast.layout import Layouts, build_layouts
 from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Position, Step
 from greater_fast.optimizer import start
 from greater_fast.propose import draw_rows
-from greater_fast.rollout import RolloutEngine
 from greater_fast.tasks import TASKS, generate
 
 PROMPT = (
@@ -173,7 +173,7 @@ def reference_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
 def ours_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
     """One step of the package, ready to run; it knows the incumbent from the step before."""
     lm, layouts, config = inputs.lm, inputs.layouts, replace(inputs.config, steps=1)
-    engine = RolloutEngine(lm, config.batch_size, config.temperature)
+    engine = make_engine(lm, config)
     state = start(engine, layouts, config)
     state.index = inputs.position.index
     incumbent, tokens_before = state.incumbent, engine.num_forward_tokens

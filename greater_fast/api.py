@@ -12,13 +12,13 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.data import load_examples
+from greater_fast.engine import make_engine
 from greater_fast.evaluation import Evaluation, compare, evaluate_prompt
 from greater_fast.extractor import Extractor, derive_extractor, make_extractor
 from greater_fast.layout import Layouts, build_layouts
 from greater_fast.lm import LM, load_lm
 from greater_fast.optimizer import OnStep
 from greater_fast.result import Report, Result
-from greater_fast.rollout import RolloutEngine
 from greater_fast.run import Run
 from greater_fast.run_dir import RunDirectory
 from greater_fast.splits import Splits, make_splits
@@ -127,7 +127,7 @@ def evaluate(
     examples = load_examples(data)
     extractor = _extractor(config, [e.answer for e in examples])
     lm = load_lm(model, config.device, config.dtype)
-    engine = RolloutEngine(lm, config.batch_size, config.temperature)
+    engine = make_engine(lm, config)
     laid_out = [
         build_layouts(lm, examples, text, extractor, config)
         for text in (prompt, against)

@@ -15,6 +15,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "shortlist": ("gradient", "random"),
     "prompt_placement": ("after", "before"),
     "on_long": ("error", "drop"),
+    "engine": ("auto", "paged", "generate"),
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
 
@@ -65,7 +66,16 @@ class Config:
         metadata={"help": "arguments of the chat template, as JSON", "low": None, "high": None},
     )
     on_long: str = _setting("error", "rows that do not fit the context: stop, or drop them")
-    batch_size: int = _setting(32, "rows generated at a time", 1)
+    engine: str = _setting(
+        "auto",
+        "paged: one continuous batch over a paged K/V cache; generate: transformers' generate; "
+        "auto: paged where it runs (on a CPU so far)",
+    )
+    kv_cache_bytes: int = _setting(2 << 30, "memory of the paged engine's K/V pool", 1)
+    draft_tokens: int = _setting(
+        0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
+    )
+    batch_size: int = _setting(32, "rows generated at a time by the generate engine", 1)
     gradient_batch_tokens: int = _setting(1024, "tokens of a gradient micro-batch at most", 1)
     device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
     dtype: str | None = _setting(

@@ -9,7 +9,7 @@ from typing import Any
 from greater_fast.answers import answers_match
 from greater_fast.config import Config
 from greater_fast.layout import Layouts
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.rollout import Engine, RolloutRequest
 from greater_fast.statistics import mcnemar_exact, wilson_interval
 
 _SPARE_ANSWER_TOKENS = 8
@@ -99,7 +99,7 @@ def longest_answer(layouts: Layouts) -> int:
 
 
 def evaluate_prompt(
-    engine: RolloutEngine,
+    engine: Engine,
     layouts: Layouts,
     prompt_ids: Sequence[int],
     config: Config,
@@ -117,27 +117,16 @@ def evaluate_prompt(
                 prompt_ids=layouts.context_ids(row, prompt_ids),
                 max_new_tokens=config.max_new_tokens,
                 end_ids=engine.lm.end_ids,
+                target_ids=layouts.extractor_ids,
+                max_answer_tokens=longest + _SPARE_ANSWER_TOKENS,
             )
             for row in range(len(layouts))
         ]
     )
-    answers = engine.run(
-        [
-            RolloutRequest(
-                prompt_ids=(
-                    *layouts.context_ids(row, prompt_ids),
-                    *rollout.reasoning_ids,
-                    *layouts.extractor_ids,
-                ),
-                max_new_tokens=longest + _SPARE_ANSWER_TOKENS,
-                end_ids=engine.lm.end_ids,
-            )
-            for row, rollout in enumerate(rollouts)
-        ]
-    )
     records = []
-    for row, rollout, answer in zip(layouts.rows, rollouts, answers, strict=True):
-        predicted = layouts.extractor.cut(layouts.vocabulary.text(answer.reasoning_ids))
+    for row, rollout in zip(layouts.rows, rollouts, strict=True):
+        assert rollout is not None  # nothing drops a row here
+        predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
         records.append(
             RowRecord(
                 question=row.example.question,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from greater_fast.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.vocabulary import Vocabulary
 
-_LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
+LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class LM:
 
         Differentiable in `hidden` [R, D]; logits exist for a chunk of rows at a time.
         """
-        chunk = max(1, _LOGIT_FLOATS // self.vocab_size)
+        chunk = max(1, LOGIT_FLOATS // self.vocab_size)
         values, hits = [], []
         for rows, targets in zip(hidden.split(chunk), ids.split(chunk), strict=True):
             logits = self.logits(rows)

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from greater_fast.rollout import RolloutEngine
+from greater_fast.rollout import Engine
 
 
 class Meter:
     """Measures one step; stages are entered one after the other."""
 
-    def __init__(self, engine: RolloutEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tokens_before = engine.num_generated_tokens
         self._seconds: dict[str, float] = {}

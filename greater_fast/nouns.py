@@ -16,6 +16,7 @@ TIE = 1e-6  # objectives closer than this are equal
 class Rollout:
     """One row's reasoning, and what the model thinks of prompt and gold answer around it.
 
+    `answer_ids` were generated behind the extractor, where that was asked for.
     `answer_logprobs` are log-softmax(logits / temperature) of the answer's tokens, `answer_hits`
     whether each is the argmax; `prompt_nll` is the mean -log p of the prompt's tokens, in nats.
     """
@@ -24,6 +25,7 @@ class Rollout:
     answer_logprobs: tuple[float, ...] = ()
     answer_hits: tuple[bool, ...] = ()
     prompt_nll: float = 0.0
+    answer_ids: tuple[int, ...] = ()
 
     @property
     def is_wrong(self) -> bool:

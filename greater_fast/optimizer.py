@@ -13,24 +13,24 @@ from greater_fast.lm import LM
 from greater_fast.meter import Meter
 from greater_fast.nouns import Candidates, Position, Step, Trial
 from greater_fast.propose import propose
-from greater_fast.rollout import RolloutEngine
+from greater_fast.rollout import Engine
 from greater_fast.score import score
-from greater_fast.selection import Selection, score_prompt, select
+from greater_fast.selection import Selection, score_prompts, select
 from greater_fast.state import LoopState
 
 OnStep = Callable[[Step], bool | None]
 
 
-def start(engine: RolloutEngine, layouts: Layouts, config: Config) -> LoopState:
+def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
     """The state before the first step: the initial prompt, scored on all rows."""
-    scored = score_prompt(engine, layouts, layouts.prompt_ids, config)
+    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
     assert scored is not None  # nothing bounds the first prompt
     return LoopState(incumbent=scored)
 
 
 def run(
     lm: LM,
-    engine: RolloutEngine,
+    engine: Engine,
     layouts: Layouts,
     config: Config,
     state: LoopState,
@@ -44,7 +44,7 @@ def run(
     while (position := state.next_position(layouts, config)) is not None:
         meter = Meter(engine)
         with meter("propose"):
-            candidates = propose(lm, layouts, position, config)
+            candidates = propose(engine, layouts, position, config)
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
             rollouts = state.incumbent.rollouts

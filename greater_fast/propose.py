@@ -13,19 +13,19 @@ import torch
 
 from greater_fast.config import Config
 from greater_fast.layout import Layouts
-from greater_fast.lm import LM
 from greater_fast.nouns import Candidates, Position
+from greater_fast.rollout import Engine
 
 _K_GROWTH = 2
 
 
-def propose(lm: LM, layouts: Layouts, position: Position, config: Config) -> Candidates:
+def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
     """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed."""
-    mask = lm.candidate_mask.clone()
+    mask = engine.lm.candidate_mask.clone()
     if position.index > 0:
         mask[position.prompt_ids[position.index - 1]] = False  # no stutter
     num_allowed = int(mask.sum())
-    rankings = _Rankings(lm, layouts, position, mask)
+    rankings = _Rankings(engine, layouts, position, mask)
     survives: dict[int, bool] = {}
     agreed: list[int] = []
     drawn: set[int] = set()
@@ -64,8 +64,10 @@ def _round_trip(
 class _Rankings:
     """Each row's next-token distribution, and every token's rank in it, made when first drawn."""
 
-    def __init__(self, lm: LM, layouts: Layouts, position: Position, mask: torch.Tensor) -> None:
-        self._lm, self._layouts, self._mask = lm, layouts, mask
+    def __init__(
+        self, engine: Engine, layouts: Layouts, position: Position, mask: torch.Tensor
+    ) -> None:
+        self._engine, self._layouts, self._mask = engine, layouts, mask
         self._before = position.prompt_ids[: position.index]
         self._logprobs: dict[int, torch.Tensor] = {}  # row -> [V] float32
         self._ranks: dict[int, torch.Tensor] = {}  # row -> [V] int64
@@ -75,10 +77,7 @@ class _Rankings:
         if not new:
             return
         contexts = [(*self._layouts.rows[row].head_ids, *self._before) for row in new]
-        hidden = self._lm.hidden_at(contexts, [[len(ids) - 1] for ids in contexts])
-        for row, state in zip(new, hidden, strict=True):
-            with torch.no_grad():
-                logits = self._lm.logits(state[None])[0].cpu()  # [V]
+        for row, logits in zip(new, self._engine.next_logits(contexts).cpu(), strict=True):
             self._logprobs[row] = logits.log_softmax(-1)
             masked = logits.masked_fill(~self._mask, -torch.inf)
             order = masked.sort(descending=True, stable=True).indices

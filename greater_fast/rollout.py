@@ -1,22 +1,34 @@
-"""Rollouts: greedy reasoning for many sequences, and the log-probabilities of what follows it.
+"""Rollouts: greedy reasoning for many sequences in one continuous batch, and what follows it.
 
-This engine generates with transformers' `generate` in left-padded batches and scores with one more
-forward pass. Batches are cut from the requests of one call, in their order: a rollout is a function
-of that call alone, whatever ran before it.
+The scheduler (csrc/) says which tokens of which sequences go through the model next; Python runs
+the model on them and hands back argmax ids and log-probabilities. A sequence passes through
+prefill, decoding and scoring without waiting for any other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from greater_fast.lm import LM
+from greater_fast._core import Scheduler
+from greater_fast.kv_cache import BLOCK_SIZE, KVCache, block_bytes
+from greater_fast.lm import LM, LOGIT_FLOATS
 from greater_fast.nouns import Rollout
+from greater_fast.paged import Plan, forward, why_not
+
+# Under 12 rows a row's bits change with their number (measured: fp32 on a CPU); 16 is safe.
+MIN_ROWS = 16
+_DEFAULT_TOKENS = 256
+_DEFAULT_CACHE_BYTES = 2 << 30
+
+# Called with a request's number and its rollout; returns groups whose requests are dropped.
+OnFinished = Callable[[int, Rollout], Collection[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,9 @@ class RolloutRequest:
     """What to generate, and what to score behind it.
 
     `prompt_ids` is all text before the reasoning, `prompt_span` the part of it whose NLL is wanted
-    as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored.
+    as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
+    `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
+    its cost alone. Requests of a `group` can be dropped together.
     """
 
     prompt_ids: tuple[int, ...]
@@ -33,115 +47,225 @@ class RolloutRequest:
     prompt_span: tuple[int, int] = (0, 0)
     target_ids: tuple[int, ...] = ()
     num_scored: int = 0
+    max_answer_tokens: int = 0
+    draft_ids: tuple[int, ...] = ()
+    group: int = 0
+
+
+class Engine(Protocol):
+    """What the stages need: two implementations, the same results but for near-ties."""
+
+    lm: LM
+    num_generated_tokens: int  # end ids included
+    num_forward_tokens: int  # through the model, padding included
+
+    def run(
+        self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
+    ) -> list[Rollout | None]:
+        """Rollouts in the order of the requests; None where the group was dropped."""
+
+    def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [C, V] of the token after each context."""
 
 
 class RolloutEngine:
-    """Runs rollout requests on one model.
+    """The continuous batch. Prefixes are computed once and kept between calls.
 
-    `num_generated_tokens` counts tokens up to and with the end id; `num_forward_tokens` all tokens
-    that went through the model, padding included.
+    Args:
+        lm: the model.
+        temperature: divides the logits of scored tokens.
+        kv_cache_bytes: memory of the K/V pool.
+        max_tokens: tokens of a step (M).
+        draft_tokens: drafts fill a step up to this many tokens; 0 turns them off.
+        fixed: pad every step to M, as one captured CUDA graph needs it.
+
+    Raises:
+        ValueError: the model cannot run so; says why, and what to use instead.
     """
 
-    def __init__(self, lm: LM, batch_size: int = 32, temperature: float = 1.0) -> None:
+    def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
+        self,
+        lm: LM,
+        *,
+        temperature: float = 1.0,
+        kv_cache_bytes: int | None = None,
+        max_tokens: int = _DEFAULT_TOKENS,
+        draft_tokens: int = 0,
+        share_prefixes: bool = True,
+        fixed: bool = False,
+        poisoned: bool = False,
+    ) -> None:
+        reason = why_not(lm)
+        if reason is not None:
+            raise ValueError(
+                f"{lm.name} cannot use the rollout engine: {reason}; use engine='generate'"
+            )
         self.lm = lm
-        self.batch_size = batch_size
         self.temperature = temperature
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
+        self.block_bytes = block_bytes(lm)
+        num_blocks = 1 + (kv_cache_bytes or _DEFAULT_CACHE_BYTES) // self.block_bytes
+        self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
+        self._buffers = _buffers(max_tokens, min(num_blocks, _table_width(lm)))
+        self._scheduler = Scheduler(
+            self._buffers,
+            num_blocks=max(num_blocks, 2),
+            block_size=BLOCK_SIZE,
+            table_width=self._buffers["block_tables"].shape[1],
+            max_tokens=max_tokens,
+            min_tokens=min(MIN_ROWS, max_tokens),
+            fixed_tokens=fixed,
+            max_sequences=max_tokens,
+            draft_tokens=draft_tokens,
+            share_prefixes=share_prefixes,
+        )
 
-    def run(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
-        """Rollouts in the order of the requests. All requests of a call share their limits.
+    @property
+    def statistics(self) -> dict[str, int]:
+        """Counts since the engine was made: steps, tokens computed, shared, drafted, accepted."""
+        return self._scheduler.statistics()
+
+    def run(
+        self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
+    ) -> list[Rollout | None]:
+        """Rollouts in the order of the requests; None where `on_finished` dropped the group.
 
         Raises:
-            ValueError: requests with different `max_new_tokens` or `end_ids`.
+            ValueError: a request that can never run (ids, spans, a sequence longer than the pool).
         """
-        if len({(r.max_new_tokens, r.end_ids) for r in requests}) > 1:
-            raise ValueError("requests of one call must share max_new_tokens and end_ids")
-        rollouts: list[Rollout] = []
-        for start in range(0, len(requests), self.batch_size):
-            batch = requests[start : start + self.batch_size]
-            rollouts += self._score(batch, self._generate(batch))
+        before = self.statistics["generated_tokens"]
+        self._submit(requests)
+        rollouts: list[Rollout | None] = [None] * len(requests)
+        try:
+            while not self._scheduler.idle:
+                self._step()
+                for (
+                    number,
+                    reasoning,
+                    answer,
+                    nll,
+                    logprobs,
+                    hits,
+                ) in self._scheduler.take_finished():
+                    rollouts[number] = rollout = Rollout(
+                        reasoning_ids=reasoning,
+                        answer_ids=answer,
+                        answer_logprobs=logprobs,
+                        answer_hits=tuple(map(bool, hits)),
+                        prompt_nll=math.fsum(nll) / max(len(nll), 1),
+                    )
+                    for group in on_finished(number, rollout) if on_finished else ():
+                        self._scheduler.cancel_group(group)
+        finally:
+            self._drop_all(len(requests))
+        self.num_generated_tokens += self.statistics["generated_tokens"] - before
         return rollouts
 
-    def _generate(self, batch: Sequence[RolloutRequest]) -> list[tuple[int, ...]]:
-        """Greedy continuations without their end id."""
-        from transformers import GenerationConfig
+    def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [C, V], in at least float32, of the token after each context."""
+        nothing: frozenset[int] = frozenset()
+        self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
+        logits: dict[int, torch.Tensor] = {}
+        try:
+            while not self._scheduler.idle:
+                self._step(logits)
+                self._scheduler.take_finished()
+        finally:
+            self._drop_all(len(contexts))
+        return torch.stack([logits[number] for number in range(len(contexts))])
 
-        first = batch[0]
-        width = max(len(r.prompt_ids) for r in batch)
-        pad = min(first.end_ids)
-        gaps = [width - len(r.prompt_ids) for r in batch]
-        ids = [[*[pad] * gap, *r.prompt_ids] for gap, r in zip(gaps, batch, strict=True)]
-        mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
-        settings = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=first.max_new_tokens,
-            eos_token_id=sorted(first.end_ids),
-            pad_token_id=pad,
+    def check_integrity(self) -> None:
+        """Raise RuntimeError at the first contradiction in the scheduler's state."""
+        self._scheduler.check_integrity()
+
+    def _submit(self, requests: Sequence[RolloutRequest]) -> None:
+        try:
+            for number, request in enumerate(requests):
+                self._scheduler.submit(
+                    key=number,
+                    group=request.group,
+                    prompt_ids=request.prompt_ids,
+                    prompt_span=request.prompt_span,
+                    draft_ids=request.draft_ids,
+                    target_ids=request.target_ids,
+                    num_scored=request.num_scored,
+                    max_new_tokens=request.max_new_tokens,
+                    max_answer_tokens=request.max_answer_tokens,
+                    end_ids=sorted(request.end_ids),
+                )
+        except (ValueError, TypeError) as error:
+            self._drop_all(len(requests))
+            raise ValueError(f"request {number}: {error} (see kv_cache_bytes)") from error
+
+    def _drop_all(self, num_requests: int) -> None:
+        """Leave nothing behind, whatever stopped a run."""
+        if not self._scheduler.idle:
+            self._scheduler.abort()
+        self._scheduler.take_finished()
+
+    def _step(self, collected: dict[int, torch.Tensor] | None = None) -> None:
+        """One step of the batch; logits of generating rows go to `collected` by request number."""
+        num_tokens, num_sequences, num_rows, num_copies, _ = self._scheduler.plan()
+        buffers = self._buffers
+        if num_copies:
+            self._cache.copy(torch.from_numpy(buffers["copies"][:num_copies]))
+        plan = Plan(
+            cache=self._cache,
+            tokens=buffers["tokens"][:num_tokens],
+            positions=buffers["positions"][:num_tokens],
+            slots=buffers["slots"],
+            query_starts=buffers["query_starts"],
+            context_lens=buffers["context_lens"],
+            block_tables=buffers["block_tables"],
+            num_sequences=num_sequences,
         )
-        with _plain_generation(self.lm.model), torch.inference_mode():
-            output = self.lm.model.generate(
-                input_ids=torch.tensor(ids, device=self.lm.device),
-                attention_mask=torch.tensor(mask, device=self.lm.device),
-                generation_config=settings,
+        hidden = forward(self.lm, plan)
+        self.num_forward_tokens += num_tokens
+        argmax, logprobs = self._read(hidden, num_rows, collected)
+        self._scheduler.commit(argmax, logprobs)
+
+    @torch.inference_mode()
+    def _read(
+        self, hidden: torch.Tensor, num_rows: int, collected: dict[int, torch.Tensor] | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Argmax ids [R], and log-probabilities [R] of the targets, at the rows asked for."""
+        argmax, logprobs = np.zeros(num_rows, np.int32), np.zeros(num_rows, np.float32)
+        chunk = max(MIN_ROWS, LOGIT_FLOATS // self.lm.vocab_size)
+        for start in range(0, num_rows, chunk):
+            stop = min(start + chunk, num_rows)
+            rows, targets, kinds, keys = (
+                torch.from_numpy(self._buffers[name][start:stop]).to(self.lm.device, torch.int64)
+                for name in ("logit_rows", "targets", "target_kinds", "row_keys")
             )
-        new = output[:, width:].tolist()
-        self.num_forward_tokens += len(batch) * (width + max(len(new[0]) - 1, 0))
-        reasonings = []
-        for tokens in new:
-            length = next((i for i, t in enumerate(tokens) if t in first.end_ids), None)
-            self.num_generated_tokens += len(tokens) if length is None else length + 1
-            reasonings.append(tuple(tokens[:length]))
-        return reasonings
-
-    def _score(
-        self, batch: Sequence[RolloutRequest], reasonings: Sequence[tuple[int, ...]]
-    ) -> list[Rollout]:
-        """Rollouts with the log-probabilities that were asked for, from one forward pass."""
-        sequences, prompts, answers = [], [], []
-        for request, reasoning in zip(batch, reasonings, strict=True):
-            ids = (*request.prompt_ids, *reasoning, *request.target_ids)
-            sequences.append(ids)
-            prompts.append(range(*request.prompt_span))
-            answers.append(range(len(ids) - request.num_scored, len(ids)))
-        if not any(map(len, (*prompts, *answers))):
-            return [Rollout(reasoning) for reasoning in reasonings]
-        # The state before a token predicts it.
-        rows = [[i - 1 for i in (*p, *a)] for p, a in zip(prompts, answers, strict=True)]
-        hidden = self.lm.hidden_at(sequences, rows)
-        self.num_forward_tokens += len(batch) * max(map(len, sequences))
-        rollouts, first = [], 0
-        for ids, prompt, answer, reasoning in zip(
-            sequences, prompts, answers, reasonings, strict=True
-        ):
-            middle, last = first + len(prompt), first + len(prompt) + len(answer)
-            prompt_logprobs, _ = self._logprobs(hidden[first:middle], ids, prompt, 1.0)
-            logprobs, hits = self._logprobs(hidden[middle:last], ids, answer, self.temperature)
-            nll = -math.fsum(prompt_logprobs) / max(len(prompt), 1)
-            rollouts.append(Rollout(reasoning, tuple(logprobs), tuple(map(bool, hits)), nll))
-            first = last
-        return rollouts
-
-    def _logprobs(
-        self, hidden: torch.Tensor, ids: Sequence[int], span: range, temperature: float
-    ) -> tuple[list[float], list[bool]]:
-        """Log-probabilities and argmax hits of the tokens of `span`; `hidden` [len(span), D]."""
-        if not span:
-            return [], []
-        targets = torch.tensor(ids[span.start : span.stop], device=self.lm.device)
-        with torch.inference_mode():
-            values, hits = self.lm.logprobs(hidden, targets, temperature)
-        return values.tolist(), hits.tolist()
+            # Too few rows are filled up with the first, for the same bits as in a full batch.
+            padded = torch.cat([rows, rows.new_zeros(max(MIN_ROWS - len(rows), 0))])
+            logits = self.lm.logits(hidden[padded])[: len(rows)]  # [R, V]
+            argmax[start:stop] = logits.argmax(-1).cpu()
+            scored = (targets >= 0).nonzero().squeeze(-1)
+            if len(scored):
+                temperatures = torch.where(kinds[scored] == 1, self.temperature, 1.0)[:, None]
+                scaled = logits[scored] / temperatures
+                values = scaled.gather(-1, targets[scored, None]).squeeze(-1) - scaled.logsumexp(-1)
+                logprobs[start + scored.cpu().numpy()] = values.float().cpu()
+            if collected is not None:
+                collected.update(zip(keys.tolist(), logits.clone(), strict=True))
+        return argmax, logprobs
 
 
-@contextlib.contextmanager
-def _plain_generation(model: Any) -> Iterator[None]:
-    """Keep the model's own generation settings (sampling, penalties) out of greedy decoding."""
-    from transformers import GenerationConfig
+def _table_width(lm: LM) -> int:
+    """Blocks of the longest sequence the model was made for."""
+    return -(-(lm.max_context or 1 << 17) // BLOCK_SIZE)
 
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
+
+def _buffers(max_tokens: int, table_width: int) -> dict[str, NDArray[np.int32]]:
+    """What the scheduler plans into, allocated once; a step has at most a sequence a token."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "query_starts": (max_tokens + 1,),
+        "context_lens": (max_tokens,),
+        "block_tables": (max_tokens, table_width),
+        "copies": (max_tokens, 2),
+    }
+    by_token = ("tokens", "positions", "slots", "logit_rows", "targets", "target_kinds", "row_keys")
+    shapes |= dict.fromkeys(by_token, (max_tokens,))
+    return {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}

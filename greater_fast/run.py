@@ -6,6 +6,7 @@ import dataclasses
 import logging
 
 from greater_fast.config import Config
+from greater_fast.engine import make_engine
 from greater_fast.evaluation import (
     Comparison,
     Evaluation,
@@ -18,7 +19,6 @@ from greater_fast.lm import LM
 from greater_fast.nouns import Scored, Step
 from greater_fast.optimizer import OnStep, run, start
 from greater_fast.result import PromptResult, Result
-from greater_fast.rollout import RolloutEngine
 from greater_fast.run_dir import RunDirectory
 from greater_fast.state import LoopState
 
@@ -38,7 +38,7 @@ class Run:
     ) -> None:
         self._lm, self._layouts, self._config = lm, layouts, config
         self._directory, self._notes = directory, notes
-        self._engine = RolloutEngine(lm, config.batch_size, config.temperature)
+        self._engine = make_engine(lm, config)
         self._max_answer_tokens = longest_answer(layouts["train"])
         self._steps: list[Step] = []
 

@@ -7,13 +7,13 @@ candidate whose partial objective already exceeds the best complete one is given
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from greater_fast.config import Config
 from greater_fast.layout import Layouts
-from greater_fast.nouns import TIE, Position, Rollout, Scored, objective_of
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.nouns import TIE, Objective, Position, Rollout, Scored, objective_of
+from greater_fast.rollout import Engine, RolloutRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Selection:
 
 
 def select(
-    engine: RolloutEngine,
+    engine: Engine,
     layouts: Layouts,
     shortlist: Mapping[int, float],
     position: Position,
@@ -41,19 +41,17 @@ def select(
     `scored` holds every prompt scored so far, the incumbent among them; complete scores are added.
     """
     incumbent = scored[position.prompt_ids]
-    best = incumbent.objective.value(config) if config.accept == "improve" else math.inf
-    trials: dict[int, Scored | None] = {}
-    for token_id in shortlist:
-        prompt_ids = position.with_token(token_id)
-        result = scored.get(prompt_ids)
-        if result is None:
-            result = score_prompt(engine, layouts, prompt_ids, config, bound=best + TIE)
-        if result is not None:
-            scored[prompt_ids] = result
-            best = min(best, result.objective.value(config))
-        trials[token_id] = result
-    complete = [(token_id, result) for token_id, result in sorted(trials.items()) if result]
-    contenders = [result for _, result in complete]
+    prompts = {token_id: position.with_token(token_id) for token_id in shortlist}
+    rivals = [scored[ids] for ids in prompts.values() if ids in scored]
+    if config.accept == "improve":
+        rivals.append(incumbent)
+    best = min((r.objective.value(config) for r in rivals), default=math.inf)
+    new = [ids for ids in prompts.values() if ids not in scored]
+    drafts = [rollout.reasoning_ids for rollout in incumbent.rollouts]
+    results = dict(zip(new, score_prompts(engine, layouts, new, config, best, drafts), strict=True))
+    scored.update({ids: result for ids, result in results.items() if result is not None})
+    trials = {token_id: scored.get(prompts[token_id]) for token_id in shortlist}
+    contenders = [result for _, result in sorted(trials.items()) if result is not None]
     if config.accept == "improve" or not contenders:
         contenders.insert(0, incumbent)
     lowest = min(c.objective.value(config) for c in contenders)
@@ -61,14 +59,18 @@ def select(
     return Selection(winner, shortlist, tuple(trials.values()))
 
 
-def score_prompt(
-    engine: RolloutEngine,
+def score_prompts(
+    engine: Engine,
     layouts: Layouts,
-    prompt_ids: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
     config: Config,
-    bound: float = math.inf,
-) -> Scored | None:
-    """A prompt's rollouts and objective on all rows; None where it is given up over `bound`.
+    best: float = math.inf,
+    drafts: Sequence[tuple[int, ...]] = (),
+) -> list[Scored | None]:
+    """Rollouts and objectives of prompts on all rows, side by side in one batch.
+
+    None where a prompt was given up: its partial objective is over `best`, or over that of a prompt
+    that is done. `drafts` are guesses at each row's reasoning.
 
     Raises:
         FloatingPointError: a loss is not finite; names the example.
@@ -81,18 +83,47 @@ def score_prompt(
             prompt_span=layouts.prompt_span(row, prompt_ids),
             target_ids=layouts.target_ids(row),
             num_scored=len(layouts.rows[row].answer_ids),
+            draft_ids=drafts[row] if drafts else (),
+            group=group,
         )
+        for group, prompt_ids in enumerate(prompts)
         for row in range(len(layouts))
     ]
-    rollouts: list[Rollout] = []
-    for start in range(0, len(requests), engine.batch_size):
-        rollouts += engine.run(requests[start : start + engine.batch_size])
-        for row, rollout in enumerate(rollouts[start:], start):
-            if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
-                raise FloatingPointError(
-                    f"the loss of example {row} is not finite: try dtype float32"
-                )
-        partial = objective_of(rollouts, len(layouts)).value(config)
-        if len(rollouts) < len(requests) and partial > bound:
-            return None
-    return Scored(prompt_ids, objective_of(rollouts, len(layouts)), tuple(rollouts))
+    race = _Race(len(prompts), len(layouts), config, best)
+    engine.run(requests, race.finished)
+    return [
+        Scored(ids, race.objective(group), tuple(rollouts[row] for row in range(len(layouts))))
+        if len(rollouts) == len(layouts)
+        else None
+        for group, (ids, rollouts) in enumerate(zip(prompts, race.rollouts, strict=True))
+    ]
+
+
+class _Race:
+    """Prompts measured side by side; one that can no longer win is given up."""
+
+    def __init__(self, num_prompts: int, num_rows: int, config: Config, best: float) -> None:
+        self.rollouts: list[dict[int, Rollout]] = [{} for _ in range(num_prompts)]
+        self._num_rows, self._config, self._best = num_rows, config, best
+
+    def objective(self, group: int) -> Objective:
+        """A prompt's objective from the rows that are in: a lower bound until all are."""
+        rollouts = self.rollouts[group]
+        return objective_of([rollouts[row] for row in sorted(rollouts)], self._num_rows)
+
+    def finished(self, number: int, rollout: Rollout) -> list[int]:
+        """Take a rollout in; the prompts to give up."""
+        group, row = divmod(number, self._num_rows)
+        if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
+            raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
+        self.rollouts[group][row] = rollout
+        values = [self.objective(i).value(self._config) for i in range(len(self.rollouts))]
+        is_done = [len(rollouts) == self._num_rows for rollouts in self.rollouts]
+        self._best = min(
+            [self._best, *(v for v, done in zip(values, is_done, strict=True) if done)]
+        )
+        return [
+            i
+            for i, (value, done) in enumerate(zip(values, is_done, strict=True))
+            if not done and value > self._best + TIE
+        ]

@@ -17,7 +17,7 @@ from greater_fast.extractor import make_extractor
 from greater_fast.layout import Layouts, Row, build_layouts
 from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Rollout
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.rollout import Engine, OnFinished, RolloutRequest
 from greater_fast.smollm2 import SMOLLM2
 from greater_fast.vocabulary import Vocabulary
 from tests.tiny import END_ID, EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
@@ -121,13 +121,25 @@ class FakeEngine:
     num_generated_tokens: int = 0
     lm: Any = field(default_factory=lambda: SimpleNamespace(end_ids=frozenset([9])))
 
-    def run(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
-        """Rollouts in order."""
-        assert 0 < len(requests) <= self.batch_size
-        keys = [(r.prompt_ids[slice(*r.prompt_span)], r.prompt_ids[0] - 1000) for r in requests]
-        self.calls += keys
-        self.num_generated_tokens += 2 * len(keys)
-        return [self.rollout(*key) for key in keys]
+    def run(
+        self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
+    ) -> list[Rollout | None]:
+        """Rollouts in order, in batches that are run whole; dropped groups are run no further."""
+        found: list[Rollout | None] = [None] * len(requests)
+        dropped: set[int] = set()
+        numbers = list(range(len(requests)))
+        while numbers:
+            batch, numbers = numbers[: self.batch_size], numbers[self.batch_size :]
+            for number in batch:
+                request = requests[number]
+                prompt = request.prompt_ids[slice(*request.prompt_span)]
+                key = (prompt, request.prompt_ids[0] - 1000)
+                self.calls.append(key)
+                self.num_generated_tokens += 2
+                found[number] = rollout = self.rollout(*key)
+                dropped.update(on_finished(number, rollout) if on_finished else ())
+            numbers = [n for n in numbers if requests[n].group not in dropped]
+        return found
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -135,8 +147,8 @@ class FakeEngine:
         return list(dict.fromkeys(prompt for prompt, _ in self.calls))
 
 
-def as_engine(fake: FakeEngine) -> RolloutEngine:
-    """The fake where a RolloutEngine is asked for."""
+def as_engine(fake: FakeEngine) -> Engine:
+    """The fake where an engine is asked for."""
     engine: Any = fake
     return engine  # type: ignore[no-any-return]
 

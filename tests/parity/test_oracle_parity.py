@@ -5,6 +5,7 @@ import torch
 
 from greater_fast.config import Config
 from greater_fast.data import Example
+from greater_fast.engine import make_engine
 from greater_fast.extractor import make_extractor
 from greater_fast.gradient import prompt_gradient
 from greater_fast.layout import build_layouts
@@ -12,7 +13,6 @@ from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Position, Step
 from greater_fast.optimizer import run, start
 from greater_fast.propose import draw_rows, propose
-from greater_fast.rollout import RolloutEngine
 from greater_fast.state import LoopState
 from tests.oracle import Oracle, Settings
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
@@ -62,7 +62,7 @@ class Case:
 
     def check(self, index: int) -> Step:
         """Run one step at a place in both, compare all they found, and return the package's."""
-        engine = RolloutEngine(self.lm, self.config.batch_size, self.config.temperature)
+        engine = make_engine(self.lm, self.config)
         state = start(engine, self.layouts, self.config)
         state.index = index
         steps: list[Step] = []
@@ -101,9 +101,11 @@ def config(**settings: object) -> Config:
 
 
 @pytest.mark.parametrize(("family", "kind"), FAMILIES)
-@pytest.mark.parametrize("objective", ["error", "loss"])
-def test_a_step_equals_the_oracles(family: str, kind: str, objective: str) -> None:
-    case = Case(tiny_lm(family, kind), PROMPT, config(objective=objective))
+@pytest.mark.parametrize(
+    ("objective", "engine"), [("error", "paged"), ("loss", "paged"), ("loss", "generate")]
+)
+def test_a_step_equals_the_oracles(family: str, kind: str, objective: str, engine: str) -> None:
+    case = Case(tiny_lm(family, kind), PROMPT, config(objective=objective, engine=engine))
     assert list(case.layouts.prompt_ids) == case.prompt_ids
     middle = len(case.prompt_ids) // 2
     for index in (0, middle, len(case.prompt_ids) - 1):
@@ -129,7 +131,7 @@ def test_prompt_before_the_question_equals_the_oracles(family: str, kind: str) -
 @pytest.mark.parametrize("index", [0, 4])
 def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: int) -> None:
     case = Case(tiny_lm(family, kind), PROMPT, config(gradient_batch_tokens=200))
-    engine = RolloutEngine(case.lm, 32, case.config.temperature)
+    engine = make_engine(case.lm, case.config)
     state = start(engine, case.layouts, case.config)
     position = Position(0, index, case.layouts.prompt_ids)
     rollouts = state.incumbent.rollouts
@@ -143,7 +145,7 @@ def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: i
 
 def test_reasonings_equal_the_oracles() -> None:
     case = Case(tiny_lm("llama", "llama3", seed=3), PROMPT, config(max_new_tokens=24))
-    engine = RolloutEngine(case.lm, 3, case.config.temperature)
+    engine = make_engine(case.lm, case.config)
     rollouts = start(engine, case.layouts, case.config).incumbent.rollouts
     expected = case.oracle.reasonings(case.prompt_ids)
     assert [list(r.reasoning_ids) for r in rollouts] == expected
@@ -152,7 +154,7 @@ def test_reasonings_equal_the_oracles() -> None:
 def test_proposals_widen_until_enough_survive() -> None:
     case = Case(tiny_lm("llama", "llama3"), PROMPT, config(top_k=1, shortlist_size=4, num_draws=1))
     position = Position(7, 3, case.layouts.prompt_ids)
-    found = propose(case.lm, case.layouts, position, case.config)
+    found = propose(make_engine(case.lm, case.config), case.layouts, position, case.config)
     draw = lambda number: draw_rows(len(case.layouts), 7, number, case.config)  # noqa: E731
     assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, draw)
     assert found.top_k > 1
@@ -162,7 +164,7 @@ def test_proposals_widen_until_enough_survive() -> None:
 def test_a_second_step_follows_from_the_first() -> None:
     """The loop goes on from the winner with its rollouts; the oracle regenerates everything."""
     case = Case(tiny_lm("qwen3", "llama3"), PROMPT, config(objective="loss", steps=3))
-    engine = RolloutEngine(case.lm, 32, case.config.temperature)
+    engine = make_engine(case.lm, case.config)
     state: LoopState = start(engine, case.layouts, case.config)
     steps: list[Step] = []
     run(case.lm, engine, case.layouts, case.config, state, lambda s: steps.append(s))

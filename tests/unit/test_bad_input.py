@@ -26,7 +26,7 @@ class NoModel:
 def refused(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Call `optimize`, and give the message of its error, which must come before all generation."""
 
-    def generate(self: RolloutEngine, requests: object) -> None:
+    def generate(self: RolloutEngine, requests: object, on_finished: object = None) -> None:
         raise AssertionError("generated before the input was checked")
 
     monkeypatch.setattr(RolloutEngine, "run", generate)

@@ -25,6 +25,9 @@ OUT_OF_RANGE = [
     ("batch_size", 0, "expected at least 1"),
     ("gradient_batch_tokens", 0, "expected at least 1"),
     ("seed", -1, "expected at least 0"),
+    ("kv_cache_bytes", 0, "expected at least 1"),
+    ("draft_tokens", -1, "expected at least 0"),
+    ("draft_tokens", 257, "expected at most 256"),
 ]
 WRONG_KIND = [
     ("steps", 2.0, "expected a whole number"),

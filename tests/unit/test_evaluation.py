@@ -18,7 +18,8 @@ from greater_fast.evaluation import (
 )
 from greater_fast.layout import Layouts
 from greater_fast.nouns import Rollout
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import RolloutRequest
 from greater_fast.statistics import mcnemar_exact, wilson_interval
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm, tokenizer, tokenizer_lm
 from tests.tiny import EXTRACTOR, PROMPT
@@ -35,11 +36,13 @@ class Script:
         self.calls: list[list[RolloutRequest]] = []
 
     def run(self, requests: list[RolloutRequest]) -> list[Rollout]:
-        """Reasonings at the first call, answers at the second."""
+        """Reasonings with their answers."""
         self.calls.append(list(requests))
         ids = self.layouts.vocabulary.ids
-        texts = self.answers if len(self.calls) == 2 else [REASONING] * len(requests)
-        return [Rollout(ids(text) if text else ()) for text in texts]
+        return [
+            Rollout(ids(REASONING), answer_ids=ids(text) if text else ())
+            for _, text in zip(requests, self.answers, strict=True)
+        ]
 
 
 def evaluate(
@@ -111,32 +114,29 @@ def test_figures() -> None:
 def test_requests_follow_the_layout() -> None:
     gold = ["True", "the old man counts it", "False"]
     _, script = evaluate([" True $"] * 3, gold)
-    first, second = script.calls
+    (requests,) = script.calls
     layouts = script.layouts
     longest = max(len(row.answer_ids) for row in layouts.rows)
     assert longest == longest_answer(layouts) > len(layouts.rows[0].answer_ids)
-    reasoning = layouts.vocabulary.ids(REASONING)
-    for row, (reason, answer) in enumerate(zip(first, second, strict=True)):
-        context = layouts.context_ids(row, layouts.prompt_ids)
-        assert reason.prompt_ids == context
-        assert reason.max_new_tokens == 77
-        assert answer.prompt_ids == (*context, *reasoning, *layouts.extractor_ids)
-        assert answer.max_new_tokens == longest + 8
-        assert reason.end_ids == answer.end_ids == script.lm.end_ids
-        assert not reason.target_ids
-        assert not answer.target_ids
+    for row, request in enumerate(requests):
+        assert request.prompt_ids == layouts.context_ids(row, layouts.prompt_ids)
+        assert request.max_new_tokens == 77
+        assert request.target_ids == layouts.extractor_ids
+        assert request.num_scored == 0
+        assert request.max_answer_tokens == longest + 8
+        assert request.end_ids == script.lm.end_ids
 
 
 def test_the_longest_training_answer_may_be_given() -> None:
     _, script = evaluate([" True $"], ["True"], max_answer_tokens=30)
-    assert {r.max_new_tokens for r in script.calls[1]} == {38}
+    assert {r.max_answer_tokens for r in script.calls[0]} == {38}
 
 
 def test_with_a_model() -> None:
     """Reasoning and answer are the model's greedy tokens, and no end id is in either."""
     lm, config = tiny_lm(), small_config(max_new_tokens=6)
     layouts = layouts_of(lm, 4, max_new_tokens=6)
-    found = evaluate_prompt(RolloutEngine(lm, 3), layouts, layouts.prompt_ids, config)
+    found = evaluate_prompt(PlainRolloutEngine(lm, 3), layouts, layouts.prompt_ids, config)
     limit = longest_answer(layouts) + 8
     for number, record in enumerate(found.rows):
         ids = list(layouts.context_ids(number, layouts.prompt_ids))
@@ -153,7 +153,7 @@ def test_with_a_model() -> None:
     assert any(e.answer for e in right)
     kept = [e for e in right if e.answer]
     again = layouts_of(lm, kept, max_new_tokens=6)
-    sure = evaluate_prompt(RolloutEngine(lm, 3), again, again.prompt_ids, config, limit - 8)
+    sure = evaluate_prompt(PlainRolloutEngine(lm, 3), again, again.prompt_ids, config, limit - 8)
     assert sure.accuracy == 1.0
 
 
@@ -169,7 +169,7 @@ def greedy(ids: list[int], limit: int) -> list[int]:
 
 def test_an_evaluation_is_repeatable() -> None:
     lm, config = tiny_lm(), small_config()
-    layouts, engine = layouts_of(lm, 3), RolloutEngine(lm, 2)
+    layouts, engine = layouts_of(lm, 3), PlainRolloutEngine(lm, 2)
     first = evaluate_prompt(engine, layouts, layouts.prompt_ids, config)
     other = (*layouts.prompt_ids[:3], 500, *layouts.prompt_ids[4:])
     changed = evaluate_prompt(engine, layouts, other, config)

@@ -95,7 +95,7 @@ def test_logprobs_are_log_softmax(
     hidden = lm.hidden_at([ids], [range(len(ids))])
     expected = (logits / temperature).log_softmax(-1)[range(len(ids)), targets]
     for rows in (1, 2, 7, 1000):
-        monkeypatch.setattr(lm_module, "_LOGIT_FLOATS", rows * lm.vocab_size)
+        monkeypatch.setattr(lm_module, "LOGIT_FLOATS", rows * lm.vocab_size)
         seen = count_logit_rows(lm, monkeypatch)
         values, hits = lm.logprobs(hidden, targets, temperature)
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
@@ -132,7 +132,7 @@ def test_logprobs_carry_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = torch.autograd.grad(
         -torch.nn.functional.cross_entropy(logits / 0.5, targets, reduction="sum"), hidden
     )
-    monkeypatch.setattr(lm_module, "_LOGIT_FLOATS", lm.vocab_size)
+    monkeypatch.setattr(lm_module, "LOGIT_FLOATS", lm.vocab_size)
     values, _ = lm.logprobs(hidden, targets, 0.5)
     torch.testing.assert_close(torch.autograd.grad(values.sum(), hidden), expected)
 

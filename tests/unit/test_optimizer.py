@@ -11,7 +11,8 @@ from greater_fast import optimizer
 from greater_fast.config import Config
 from greater_fast.gradient import prompt_gradient
 from greater_fast.nouns import Candidates, Position, Rollout, Step
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import RolloutRequest
 from greater_fast.state import LoopState
 from tests.cases import (
     FakeEngine,
@@ -89,6 +90,7 @@ def test_positions_go_from_left_to_right_and_wrap(monkeypatch: pytest.MonkeyPatc
     loop.run()
     assert [p.index for p in loop.places] == [0, 1, 2, 3]
     assert [p.step for p in loop.places] == [0, 1, 2, 3]
+    assert loop.gradients_at == loop.places  # no placeholder where the prompt does not grow
     assert [p.prompt_ids for p in loop.places] == [(1, 2, 99), (6, 2, 99), (6, 6, 99), (6, 6, 6)]
 
 
@@ -260,20 +262,22 @@ def test_growth_without_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_loop_with_a_model_runs_no_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, config = tiny_lm(), small_config(steps=3, objective="loss")
     layouts = layouts_of(lm, 3, UNFINISHED)
-    engine = RolloutEngine(lm, 8, config.temperature)
+    engine = PlainRolloutEngine(lm, 8, config.temperature)
     run_prompts: list[tuple[int, ...]] = []
     gradients_at: list[Position] = []
-    own_run = RolloutEngine.run
+    own_run = PlainRolloutEngine.run
 
-    def seeing(self: RolloutEngine, requests: list[RolloutRequest]) -> list[Rollout]:
+    def seeing(
+        self: PlainRolloutEngine, requests: list[RolloutRequest], on_finished: Any = None
+    ) -> list[Rollout | None]:
         run_prompts.extend(r.prompt_ids[slice(*r.prompt_span)] for r in requests)
-        return own_run(self, requests)
+        return own_run(self, requests, on_finished)
 
     def gradient(*args: Any) -> torch.Tensor:
         gradients_at.append(args[3])
         return prompt_gradient(*args)
 
-    monkeypatch.setattr(RolloutEngine, "run", seeing)
+    monkeypatch.setattr(PlainRolloutEngine, "run", seeing)
     monkeypatch.setattr(optimizer, "prompt_gradient", gradient)
     state: LoopState = optimizer.start(engine, layouts, config)
     state.index = len(layouts.prompt_ids)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from greater_fast.config import Config
 from greater_fast.nouns import Candidates, Position
+from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.propose import draw_rows, propose
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm
 
@@ -38,13 +39,13 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def hidden_at(self, contexts: list[tuple[int, ...]], rows: list[list[int]]) -> torch.Tensor:
-        assert rows == [[len(ids) - 1] for ids in contexts]
-        self.contexts += contexts
-        return torch.tensor([[float(ids[0] - 100)] for ids in contexts])
+    @property
+    def lm(self) -> "Table":
+        return self
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.values[hidden[:, 0].long()]
+    def next_logits(self, contexts: list[tuple[int, ...]]) -> torch.Tensor:
+        self.contexts += contexts
+        return self.values[[ids[0] - 100 for ids in contexts]]
 
     def round_trips(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
         self.asked += prompts
@@ -228,7 +229,7 @@ def test_with_a_model(family: str, index: int) -> None:
     lm, layouts = real(family)
     config = small_config()
     position = Position(2, index, layouts.prompt_ids)
-    found = propose(lm, layouts, position, config)
+    found = propose(PlainRolloutEngine(lm), layouts, position, config)
     heads = [[*row.head_ids, *layouts.prompt_ids[:index]] for row in layouts.rows]
     table = Table(
         [plain_logits(lm, ids)[-1].tolist() for ids in heads],

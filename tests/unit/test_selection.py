@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from greater_fast.config import Config
 from greater_fast.nouns import Position, Rollout, Scored
-from greater_fast.selection import Selection, score_prompt, select
+from greater_fast.selection import Selection, score_prompts, select
 from tests.cases import FakeEngine, as_engine, made_up, mean, table_layouts
 
 PROMPT = (1, 2, 3)
@@ -34,7 +34,7 @@ class Trial:
         """A prompt scored in an earlier step."""
         engine = FakeEngine(lambda ids, row: self.table[ids[1]][row])
         prompt_ids = POSITION.with_token(token)
-        found = score_prompt(as_engine(engine), self.layouts, prompt_ids, self.config)
+        (found,) = score_prompts(as_engine(engine), self.layouts, [prompt_ids], self.config)
         assert found
         self.scored[prompt_ids] = found
 
@@ -137,6 +137,8 @@ def test_ties_go_to_the_incumbent_then_to_the_lower_id(objective: str) -> None:
     assert trial(table_of([1.0], t9=[0.5], t5=[0.5 + near])).winner() == 5
     assert trial(table_of([1.0], t9=[0.5], t5=[0.5 + far])).winner() == 9
     assert trial(table_of([1.0], t9=[0.5 - near], t5=[0.5])).winner([9, 5]) == 5
+    almost = table_of([2.0, 2.0], t9=[1.0, 1.0], t5=[2.0 + near, 0.0])  # tied before its last row
+    assert trial(almost, 1).winner([9, 5]) == 5
 
 
 @OBJECTIVES
@@ -207,7 +209,7 @@ def test_an_empty_shortlist_keeps_the_incumbent(accept: str) -> None:
 def test_growth_competes_with_the_ungrown() -> None:
     engine = FakeEngine(lambda ids, row: made_up(False, nll=0.5 if ids[3:] == (7,) else 2.0))
     layouts, config = table_layouts(2), Config()
-    incumbent = score_prompt(as_engine(engine), layouts, PROMPT, config)
+    (incumbent,) = score_prompts(as_engine(engine), layouts, [PROMPT], config)
     assert incumbent
     position = Position(0, 3, PROMPT)
     found = select(
@@ -221,13 +223,13 @@ def test_requests_are_laid_out_rows() -> None:
     seen: list[Any] = []
 
     class Seeing(FakeEngine):
-        def run(self, requests: Any) -> list[Rollout]:
+        def run(self, requests: Any, on_finished: Any = None) -> list[Rollout | None]:
             seen.extend(requests)
-            return super().run(requests)
+            return super().run(requests, on_finished)
 
     engine = Seeing(lambda ids, row: made_up(False))
     config = Config(max_new_tokens=17)
-    assert score_prompt(as_engine(engine), table_layouts(2), (5, 6), config)
+    assert score_prompts(as_engine(engine), table_layouts(2), [(5, 6)], config) != [None]
     for row, request in enumerate(seen):
         assert request.prompt_ids == (1000 + row, 5, 6, 2000)
         assert request.prompt_span == (1, 3)

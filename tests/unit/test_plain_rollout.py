@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig
 
 from greater_fast.lm import LM, load_lm
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import RolloutRequest
 from tests.cases import plain_logits, tiny_lm, tokenizer
 from tests.tiny import END_ID, tiny_model
 
@@ -57,7 +58,7 @@ def expected_reasonings(family: str) -> list[list[int]]:
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_reasoning_is_greedy_decoding(family: str, batch_size: int) -> None:
     lm = tiny_lm(family)
-    rollouts = RolloutEngine(lm, batch_size).run(requests(lm))
+    rollouts = PlainRolloutEngine(lm, batch_size).run(requests(lm))
     assert [list(r.reasoning_ids) for r in rollouts] == expected_reasonings(family)
     lengths = {len(r.reasoning_ids) for r in rollouts}
     assert len(lengths) > 1
@@ -71,9 +72,9 @@ def test_end_ids_and_limit_are_the_requests(family: str) -> None:
     thirds = frozenset(range(0, 1200, 3))
     for end_ids, limit in ((thirds, 12), (frozenset([7]), 5), (lm.end_ids, 1)):
         asked = requests(lm, limit, end_ids=end_ids)
-        found = [list(r.reasoning_ids) for r in RolloutEngine(lm).run(asked)]
+        found = [list(r.reasoning_ids) for r in PlainRolloutEngine(lm).run(asked)]
         assert found == [own_greedy(lm, r.prompt_ids, limit, end_ids) for r in asked]
-    never = RolloutEngine(lm).run(requests(lm, 9, end_ids=frozenset([END_ID])))
+    never = PlainRolloutEngine(lm).run(requests(lm, 9, end_ids=frozenset([END_ID])))
     assert {len(r.reasoning_ids) for r in never} == {9}
 
 
@@ -82,7 +83,7 @@ def test_end_ids_and_limit_are_the_requests(family: str) -> None:
 def test_scores_are_those_of_each_row_alone(family: str, batch_size: int) -> None:
     lm = tiny_lm(family)
     asked = requests(lm)
-    rollouts = RolloutEngine(lm, batch_size, TAU).run(asked)
+    rollouts = PlainRolloutEngine(lm, batch_size, TAU).run(asked)
     for request, rollout in zip(asked, rollouts, strict=True):
         ids = [*request.prompt_ids, *rollout.reasoning_ids, *request.target_ids]
         logits = plain_logits(lm, ids)
@@ -109,7 +110,7 @@ def test_hits_are_found() -> None:
         RolloutRequest(context, 6, lm.end_ids, target_ids=(50, 51, answer, 60), num_scored=2)
         for answer in (first, first + 1)
     ]
-    right, wrong = RolloutEngine(lm).run(asked)
+    right, wrong = PlainRolloutEngine(lm).run(asked)
     assert right.answer_hits[0]
     assert not wrong.answer_hits[0]
     assert wrong.is_wrong
@@ -118,7 +119,7 @@ def test_hits_are_found() -> None:
 def test_nothing_is_scored_where_nothing_is_asked() -> None:
     lm = tiny_lm()
     asked = [RolloutRequest(ids, 4, lm.end_ids) for ids in prompts(2)]
-    engine = RolloutEngine(lm)
+    engine = PlainRolloutEngine(lm)
     with count_forward_tokens(lm) as counted:
         rollouts = engine.run(asked)
     assert all(r.answer_logprobs == () and r.prompt_nll == 0.0 for r in rollouts)
@@ -149,7 +150,7 @@ class count_forward_tokens:  # noqa: N801
 @pytest.mark.parametrize("limit", [1, 12])
 def test_counters_are_exact(batch_size: int, limit: int) -> None:
     lm = tiny_lm()
-    engine = RolloutEngine(lm, batch_size)
+    engine = PlainRolloutEngine(lm, batch_size)
     asked = requests(lm, limit)
     with count_forward_tokens(lm) as counted:
         rollouts = engine.run(asked)
@@ -180,7 +181,7 @@ def test_the_models_own_generation_settings_stay_out_and_come_back() -> None:
     )
     model.generation_config = settings
     before = settings.to_dict()
-    rollouts = RolloutEngine(lm).run(requests(lm))
+    rollouts = PlainRolloutEngine(lm).run(requests(lm))
     assert [list(r.reasoning_ids) for r in rollouts] == expected_reasonings("llama")
     assert model.generation_config is settings
     assert settings.to_dict() == before
@@ -191,14 +192,14 @@ def test_generation_settings_come_back_after_an_error() -> None:
     lm = load_lm((model, tokenizer("llama3")))
     settings = model.generation_config
     with pytest.raises((IndexError, ValueError, RuntimeError)):
-        RolloutEngine(lm).run([RolloutRequest((0, 10**6), 3, lm.end_ids)])
+        PlainRolloutEngine(lm).run([RolloutRequest((0, 10**6), 3, lm.end_ids)])
     assert model.generation_config is settings
 
 
 @FAMILIES
 def test_a_result_does_not_depend_on_earlier_calls(family: str) -> None:
     lm = tiny_lm(family)
-    used, fresh = RolloutEngine(lm, 3, TAU), RolloutEngine(lm, 3, TAU)
+    used, fresh = PlainRolloutEngine(lm, 3, TAU), PlainRolloutEngine(lm, 3, TAU)
     used.run(requests(lm, 5)[2:])
     used.run(requests(lm, 3, end_ids=frozenset([7]))[:1])
     assert used.run(requests(lm)) == fresh.run(requests(lm))
@@ -207,9 +208,9 @@ def test_a_result_does_not_depend_on_earlier_calls(family: str) -> None:
 
 def test_a_rollout_depends_on_its_batch_by_rounding_alone() -> None:
     lm = tiny_lm()
-    together = RolloutEngine(lm, 32, TAU).run(requests(lm))
+    together = PlainRolloutEngine(lm, 32, TAU).run(requests(lm))
     for request, rollout in zip(requests(lm), together, strict=True):
-        (alone,) = RolloutEngine(lm, 32, TAU).run([request])
+        (alone,) = PlainRolloutEngine(lm, 32, TAU).run([request])
         assert alone.reasoning_ids == rollout.reasoning_ids
         assert alone.answer_logprobs == pytest.approx(rollout.answer_logprobs, rel=1e-4, abs=1e-4)
         assert alone.prompt_nll == pytest.approx(rollout.prompt_nll, rel=1e-5)
@@ -219,5 +220,5 @@ def test_a_rollout_depends_on_its_batch_by_rounding_alone() -> None:
 def test_requests_of_one_call_share_their_limits(change: dict[str, Any]) -> None:
     lm = tiny_lm()
     plain: dict[str, Any] = {"prompt_ids": (0, 5), "max_new_tokens": 3, "end_ids": lm.end_ids}
-    with pytest.raises(ValueError, match="must share max_new_tokens and end_ids"):
-        RolloutEngine(lm).run([RolloutRequest(**plain), RolloutRequest(**plain | change)])
+    with pytest.raises(ValueError, match="must share their limits and end_ids"):
+        PlainRolloutEngine(lm).run([RolloutRequest(**plain), RolloutRequest(**plain | change)])

@@ -1,0 +1,51 @@
+"""The K/V tensors behind block ids."""
+
+from __future__ import annotations
+
+import torch
+
+from greater_fast.lm import LM
+
+BLOCK_SIZE = 16
+
+
+class KVCache:
+    """Keys and values of all layers, `data` [layers, 2, num_blocks, KV heads, S, D].
+
+    Block 0 takes what padding writes. `poisoned` fills the pool with NaN first (for tests: what was
+    never written must never be read).
+    """
+
+    def __init__(self, lm: LM, num_blocks: int, *, poisoned: bool = False) -> None:
+        shape = (num_layers(lm), 2, num_blocks, *_block_shape(lm))
+        self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
+        if poisoned:
+            self.data.fill_(torch.nan)
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [num_blocks, KV heads, S, D] of a layer."""
+        return self.data[index, 0], self.data[index, 1]
+
+    def copy(self, pairs: torch.Tensor) -> None:
+        """Copy blocks, `pairs` [C, 2] of (from, to); all are read before any is written."""
+        sources, targets = pairs.to(self.data.device, torch.int64).unbind(1)
+        self.data[:, :, targets] = self.data[:, :, sources]
+
+
+def block_bytes(lm: LM) -> int:
+    """Memory of one block over all layers."""
+    kv_heads, size, width = _block_shape(lm)
+    return num_layers(lm) * 2 * kv_heads * size * width * lm.dtype.itemsize
+
+
+def num_layers(lm: LM) -> int:
+    """Decoder layers of a model."""
+    return int(lm.model.config.get_text_config().num_hidden_layers)
+
+
+def _block_shape(lm: LM) -> tuple[int, int, int]:
+    config = lm.model.config.get_text_config()
+    num_heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    return kv_heads, BLOCK_SIZE, width

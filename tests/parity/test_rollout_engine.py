@@ -1,0 +1,98 @@
+"""The continuous batch gives what transformers' generate gives, with every feature on or off."""
+
+import random
+from typing import Any
+
+import pytest
+
+from greater_fast.lm import LM, load_lm
+from greater_fast.nouns import Rollout
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import RolloutEngine, RolloutRequest
+from tests.tiny import tiny_model, tiny_tokenizer
+
+FAMILIES = [
+    ("llama", "llama3"),
+    ("gemma2", "sentencepiece"),
+    ("qwen2", "llama3"),
+    ("qwen3", "llama3"),
+]
+TEMPERATURE = 0.2
+FEATURES: list[dict[str, Any]] = [
+    {},
+    {"share_prefixes": False},
+    {"draft_tokens": 64},
+    {"max_tokens": 16},
+    {"max_tokens": 16, "draft_tokens": 16},
+    {"fixed": True},
+    {"num_blocks": 9},
+    {"num_blocks": 9, "draft_tokens": 20, "max_tokens": 20},
+]
+
+
+def tiny_lm(family: str, kind: str) -> LM:
+    tokenizer = tiny_tokenizer(kind)
+    return load_lm((tiny_model(family, len(tokenizer)), tokenizer))
+
+
+def requests(lm: LM, max_answer_tokens: int = 0) -> list[RolloutRequest]:
+    """Three prompts, one token apart, behind six heads of different lengths."""
+    rng = random.Random(0)
+    draw = lambda n: [rng.randrange(5, lm.vocab_size) for _ in range(n)]  # noqa: E731
+    heads, prompt, tail = [draw(rng.randrange(8, 40)) for _ in range(6)], draw(9), draw(3)
+    prompts = [[*prompt[:at], 17, *prompt[at + 1 :]] for at in range(3)]
+    return [
+        RolloutRequest(
+            prompt_ids=(*head, *own, *tail),
+            max_new_tokens=20,
+            end_ids=lm.end_ids,
+            prompt_span=(len(head), len(head) + len(own)),
+            target_ids=(7, 8, 9, 10, 11),
+            num_scored=3,
+            max_answer_tokens=max_answer_tokens,
+            group=group,
+        )
+        for group, own in enumerate(prompts)
+        for head in heads
+    ]
+
+
+def engine(lm: LM, features: dict[str, Any]) -> RolloutEngine:
+    given = dict(features)
+    if "num_blocks" in given:
+        one = RolloutEngine(lm, kv_cache_bytes=1)
+        given["kv_cache_bytes"] = given.pop("num_blocks") * one.block_bytes
+    return RolloutEngine(lm, temperature=TEMPERATURE, poisoned=True, **given)
+
+
+def check(found: list[Rollout | None], expected: list[Rollout | None]) -> None:
+    for own, plain in zip(found, expected, strict=True):
+        assert own is not None
+        assert plain is not None
+        assert own.reasoning_ids == plain.reasoning_ids
+        assert own.answer_ids == plain.answer_ids
+        assert own.answer_hits == plain.answer_hits
+        assert own.answer_logprobs == pytest.approx(plain.answer_logprobs, rel=1e-4, abs=1e-4)
+        assert own.prompt_nll == pytest.approx(plain.prompt_nll, rel=1e-5)
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+def test_equals_the_plain_engine(family: str, kind: str, features: dict[str, Any]) -> None:
+    lm = tiny_lm(family, kind)
+    asked = requests(lm)
+    expected = PlainRolloutEngine(lm, 32, TEMPERATURE).run(asked)
+    paged = engine(lm, features)
+    check(paged.run(asked), expected)
+    paged.check_integrity()
+    check(paged.run(asked), expected)  # from stored prefixes
+    paged.check_integrity()
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])
+def test_answers_are_generated_behind_the_target(family: str, kind: str) -> None:
+    lm = tiny_lm(family, kind)
+    asked = requests(lm, max_answer_tokens=6)
+    expected = PlainRolloutEngine(lm, 32, TEMPERATURE).run(asked)
+    assert len({r.answer_ids for r in expected if r}) > 1
+    check(engine(lm, {}).run(asked), expected)
