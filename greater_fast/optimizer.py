@@ -54,9 +54,10 @@ def run(
         with meter("select"):
             selection = select(engine, layouts, shortlist, position, state.scored, config)
         state.accept(selection.winner)
-        warned = warned or _warn_if_flat(state, config)
         step = _record(layouts, position, candidates, selection, config)
-        if on_step(dataclasses.replace(step, **meter.readings())):
+        stop = on_step(dataclasses.replace(step, **meter.readings()))
+        warned = warned or _warn_if_flat(state, selection, config)
+        if stop:
             return "stopped by on_step"
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
 
@@ -104,11 +105,13 @@ def _record(
     )
 
 
-def _warn_if_flat(state: LoopState, config: Config) -> bool:
+def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> bool:
     """Warn where the error rate cannot tell prompts apart; whether it did."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
     num_rows = state.incumbent.objective.num_rows
     if config.objective != "error" or len(state.scored) < 2 or counts not in ({0}, {num_rows}):
+        return False
+    if counts == {0} and None in selection.scored:  # what was given up had rows wrong
         return False
     found = "right" if counts == {0} else "wrong"
     warnings.warn(
