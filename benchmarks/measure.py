@@ -173,14 +173,14 @@ def reference_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
 def ours_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
     """One step of the package, ready to run; it knows the incumbent from the step before."""
     lm, layouts, config = inputs.lm, inputs.layouts, replace(inputs.config, steps=1)
-    engine = make_engine(lm, config)
+    engine, _ = make_engine(lm, config)
     state = start(engine, layouts, config)
     state.index = inputs.position.index
     incumbent, tokens_before = state.incumbent, engine.num_forward_tokens
 
     def run() -> StepOutcome:
         steps: list[Step] = []
-        optimizer.run(lm, engine, layouts, config, state, steps.append)
+        optimizer.run(engine, layouts, config, state, steps.append)
         (step,) = steps
         return StepOutcome(
             stage_seconds=step.seconds,
@@ -192,7 +192,9 @@ def ours_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
             reasonings=[list(rollout.reasoning_ids) for rollout in incumbent.rollouts],
             error=incumbent.objective.value(replace(config, objective="error")),
             loss=incumbent.objective.value(replace(config, objective="loss")),
-            objectives={str(t.token_id): t.objective for t in step.trials if t.objective},
+            objectives={
+                str(t.token_id): t.objective for t in step.trials if t.objective is not None
+            },
         )
 
     return run

@@ -5,8 +5,9 @@
 #include <cstring>
 #include <vector>
 
-// One copy of a function for each instruction set, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// One copy of a function for each instruction set, chosen when the library is loaded, where the
+// compiler can do that (the build asks it).
+#if defined(GREATER_FAST_HAS_CLONES)
 #define GREATER_FAST_CLONES \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -54,9 +55,9 @@ GREATER_FAST_INLINE float exponential(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  int32_t bits;
+  uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;
+  bits = (bits << 23) + 0x3f800000u;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <list>
-#include <unordered_map>
 #include <vector>
 
 namespace greater_fast {

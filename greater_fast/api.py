@@ -74,7 +74,9 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
     _log.info("loading %s", model if isinstance(model, str) else "the model")
     lm = load_lm(model, config.device, config.dtype)
     layouts = _layouts(lm, splits, prompt, extractor, config)
-    notes = _notes(splits, extractor, layouts)
+    longest = max(rows.longest_sequence(config) for rows in layouts.values())
+    engine, engine_note = make_engine(lm, config, longest)
+    notes = (*_notes(splits, extractor, layouts), engine_note)
     for note in notes:
         _log.info("%s", note)
     directory.begin(
@@ -94,7 +96,7 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
             for row in rows.rows
         ],
     )
-    return Run(lm, layouts, config, directory, notes).result(on_step)
+    return Run(engine, layouts, config, directory, notes).result(on_step)
 
 
 def evaluate(
@@ -127,12 +129,12 @@ def evaluate(
     examples = load_examples(data)
     extractor = _extractor(config, [e.answer for e in examples])
     lm = load_lm(model, config.device, config.dtype)
-    engine = make_engine(lm, config)
     laid_out = [
         build_layouts(lm, examples, text, extractor, config)
         for text in (prompt, against)
         if text is not None
     ]
+    engine, note = make_engine(lm, config, max(rows.longest_sequence(config) for rows in laid_out))
     evaluations = []
     for layouts in laid_out:
         _log.info("evaluating a prompt on %d rows", len(layouts))
@@ -142,7 +144,9 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
-    return Report(evaluations[0], second, comparison, extractor.in_config(), laid_out[0].notes)
+    return Report(
+        evaluations[0], second, comparison, extractor.in_config(), (*laid_out[0].notes, note)
+    )
 
 
 def _as_config(config: Config | Mapping[str, Any] | None) -> Config:
@@ -175,11 +179,16 @@ def _layouts(
         ValueError: among others, the prompt changes its ids on the way through text and back.
     """
     sets = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    layouts = {
-        name: build_layouts(lm, examples, prompt, extractor, config)
-        for name, examples in sets.items()
-        if examples
-    }
+    layouts: dict[str, Layouts] = {}
+    longest_answer = 0
+    for name, examples in sets.items():
+        if not examples:
+            continue
+        try:
+            layouts[name] = build_layouts(lm, examples, prompt, extractor, config, longest_answer)
+        except ValueError as error:
+            raise ValueError(f"{name} rows: {error}") from error
+        longest_answer = layouts["train"].longest_answer
     train = layouts["train"]
     if len(train) < 2:
         raise ValueError(f"{len(train)} training row is left, expected 2 at least: {train.notes}")

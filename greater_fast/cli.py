@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    _quiet_transformers()
     try:
-        status: int = options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _plain_warnings(warnings.showwarning)
+            _quiet_transformers()
+            status: int = options.command(options)
     except ValueError as error:
         print(f"greater-fast: {error}", file=sys.stderr)
         return 2
@@ -44,9 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"greater-fast: {error}; the steps so far are in the run directory", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("greater-fast: interrupted before the first score", file=sys.stderr)
+        print(f"greater-fast: interrupted before {options.before}", file=sys.stderr)
         return INTERRUPTED
     return status
+
+
+def _plain_warnings(show: Callable[..., None]) -> Callable[..., None]:
+    """Show the package's own warnings as one line without source code, all others as before."""
+    package = Path(__file__).parent
+
+    def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if Path(filename).is_relative_to(package):
+            print(f"greater-fast: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show(message, category, filename, *rest)
+
+    return shown
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("optimize", help="search a better prompt for a model on rows")
-    command.set_defaults(command=_optimize)
+    command.set_defaults(command=_optimize, before="the first score")
     command.add_argument("--model", required=True, help=_MODEL_HELP)
     rows = command.add_mutually_exclusive_group(required=True)
     rows.add_argument("--train", metavar="DATA", help=f"training rows: {_DATA_HELP}")
@@ -71,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared_options(command)
 
     command = commands.add_parser("evaluate", help="accuracy of a prompt on rows")
-    command.set_defaults(command=_evaluate)
+    command.set_defaults(command=_evaluate, before="the evaluation was done")
     command.add_argument("--model", help=f"{_MODEL_HELP}; that of --run if left out")
     command.add_argument("--data", required=True, help=f"rows: {_DATA_HELP}")
     command.add_argument("--prompt", help="prompt to measure; the best of --run if left out")
@@ -86,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared_options(command)
 
     command = commands.add_parser("show", help="a run directory as tables")
-    command.set_defaults(command=_show)
+    command.set_defaults(command=_show, before="all was shown")
     command.add_argument("run", metavar="RUN", help="run directory")
     command.add_argument("--json", action="store_true", help="print JSON instead")
     return parser
@@ -125,11 +141,14 @@ def _settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
     values = dict(base)
     if options.config:
         try:
-            values |= json.loads(Path(options.config).read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
+            given = json.loads(Path(options.config).read_text(encoding="utf-8"))
+            if not isinstance(given, dict):
+                raise ValueError(f"it holds a {type(given).__name__}")
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"--config: cannot read {options.config} as a JSON object: {error}"
             ) from error
+        values |= given
     for name, value in vars(options).items():
         if name.startswith("config."):
             values[name.removeprefix("config.")] = value
@@ -141,11 +160,20 @@ def _load(source: str | None, columns: str | None) -> list[Example] | None:
         return None
     if columns is None:
         return load_examples(source)
-    pairs = dict(pair.partition("=")[::2] for pair in columns.split(","))
-    return load_examples(source, {key.strip(): name.strip() for key, name in pairs.items()})
+    pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
+    if any(key not in ("question", "answer") or not name for key, _, name in pairs):
+        raise ValueError(
+            f"--columns: got {columns!r}, expected question=NAME,answer=NAME with the names of the "
+            "two columns"
+        )
+    return load_examples(source, {key: name for key, _, name in pairs})
 
 
 def _optimize(options: argparse.Namespace) -> int:
+    if options.train is not None and options.difficulty is not None:
+        raise ValueError(
+            "--difficulty is for rows that --task generates: leave it out with --train"
+        )
     config = _settings(options, {})
     train = _load(options.train, options.columns)
     if train is None:
@@ -186,14 +214,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     missing = [name for name, value in (("--model", model), ("--prompt", prompt)) if not value]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
-    report = evaluate(
-        model,
-        rows,
-        prompt=prompt,
-        against=options.against,
-        config=_settings(options, base),
-        records=options.records,
-    )
+    config = _settings(options, base)
+    with display.progress():
+        report = evaluate(
+            model,
+            rows,
+            prompt=prompt,
+            against=options.against,
+            config=config,
+            records=options.records,
+        )
     values = report.to_dict()
     if options.json:
         print(json.dumps(values, ensure_ascii=False))
@@ -235,15 +265,15 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({key: run[key] for key in ("run", "steps", "result")}, ensure_ascii=False))
         return 0
-    console = Console()
-    console.print(f"model {run['run']['model']}, started {run['run']['started']}", highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
+    model, started = run["run"]["model"], run["run"]["started"]
+    console.print(f"model {model}, started {started}", soft_wrap=True)
     console.print(display.steps_table(run["steps"]))
     if run["result"] is None:
-        console.print(f"unfinished; last prompt: {_prompt_of(run)}", highlight=False)
+        console.print(f"unfinished; last prompt: {_prompt_of(run)}", soft_wrap=True)
         return 0
     console.print(display.finalists_table(run["result"]))
-    for line in display.outcome(run["result"]):
-        console.print(line, highlight=False)
+    console.print("\n".join(display.outcome(run["result"])), soft_wrap=True)
     return 0
 
 

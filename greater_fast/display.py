@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from greater_fast.nouns import Step
 
@@ -17,20 +27,14 @@ _PROMPT_WIDTH = 60
 
 
 @contextlib.contextmanager
-def progress(num_steps: int) -> Iterator[Callable[[Step], None]]:
-    """A progress bar on standard error, fed with finished steps; silent where there is no terminal.
+def progress(num_steps: int | None = None) -> Iterator[Callable[[Step], None]]:
+    """What is being done, on standard error; silent where there is no terminal.
 
-    Between the steps it shows what the run is doing.
+    With a number of steps, a bar that is fed with finished ones; without, a spinner.
     """
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[prompt]}", style="dim"),
-        console=console,
-        disable=not console.is_terminal,
+        *_columns(num_steps is not None), console=console, disable=not console.is_terminal
     )
     with bar:
         task = bar.add_task("starting", total=num_steps or None, prompt="")
@@ -58,26 +62,39 @@ def progress(num_steps: int) -> Iterator[Callable[[Step], None]]:
             log.setLevel(level)
 
 
+def _columns(counts_steps: bool) -> list[ProgressColumn]:
+    """The parts of the progress line; a prompt or an answer is no markup."""
+    doing = TextColumn("{task.description}", markup=False)
+    if not counts_steps:
+        return [SpinnerColumn(), doing]
+    return [
+        doing,
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[prompt]}", style="dim", markup=False),
+    ]
+
+
 def shortened(prompt: str) -> str:
-    """A prompt that fits beside other columns: its end matters least."""
+    """A prompt on one line that fits beside other columns: its end matters least."""
+    prompt = " ".join(prompt.split())
     return prompt if len(prompt) <= _PROMPT_WIDTH else f"{prompt[: _PROMPT_WIDTH - 3]}..."
 
 
 def steps_table(steps: list[dict[str, Any]]) -> Table:
     """One row a step of the step log."""
-    table = Table(title="steps", title_justify="left")
-    for name in ("step", "place", "objective", "error"):
-        table.add_column(name, justify="right")
-    table.add_column("tried (score -> objective)")
-    table.add_column("prompt")
-    table.add_column("seconds", justify="right")
+    table = _table("steps", ("step", "place", "objective", "error"))
+    table.add_column("tried (score -> objective)", overflow="fold")
+    table.add_column("prompt", overflow="fold")
+    table.add_column("seconds", justify="right", overflow="fold")
     for step in steps:
         tried = "\n".join(
             f"{t['token'].strip() or t['token']!r} {t['score']:+.3f} -> "
             + ("pruned" if t["objective"] is None else f"{t['objective']:.4f}")
             for t in step["trials"]
         )
-        table.add_row(
+        cells = (
             str(step["step"]),
             f"{step['index']}{'+' if step['grows'] else ''}",
             f"{step['objective']:.4f}",
@@ -86,29 +103,38 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
             step["prompt"] if step["changed"] else "unchanged",
             f"{sum(step['seconds'].values()):.1f}",
         )
+        table.add_row(*map(Text, cells))
     return table
 
 
 def finalists_table(result: dict[str, Any]) -> Table:
     """One row a prompt that was tried on the development rows, the initial one among them."""
-    table = Table(title="prompts on the development rows", title_justify="left")
-    for name in ("", "dev accuracy", "95% interval", "train error", "objective"):
-        table.add_column(name, justify="right" if name else "left")
-    table.add_column("prompt")
+    numbers = ("dev\naccuracy", "95% interval", "train\nerror", "objective")
+    table = _table("prompts on the development rows", ("", *numbers))
+    table.add_column("prompt", overflow="fold")
     for prompt in result["finalists"]:
         role = [
-            name
-            for name in ("best", "baseline")
+            shown
+            for name, shown in (("best", "best"), ("baseline", "initial"))
             if result[name]["prompt_ids"] == prompt["prompt_ids"]
         ]
-        table.add_row(
-            ", ".join("initial" if name == "baseline" else name for name in role),
+        cells = (
+            "\n".join(role),
             percent(prompt["dev"]),
             interval(prompt["dev"]),
             f"{prompt['train_error_rate']:.1%}",
             f"{prompt['objective']:.4f}",
             prompt["prompt"],
         )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _table(title: str, numbers: Iterable[str]) -> Table:
+    """A table that begins with these columns; it cuts nothing off, however narrow it gets."""
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for name in numbers:
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
     return table
 
 
@@ -139,17 +165,60 @@ def outcome(result: dict[str, Any]) -> list[str]:
         )
     for split in ("dev", "test"):
         comparison = result[f"{split}_comparison"]
-        if comparison is not None and best["prompt_ids"] != baseline["prompt_ids"]:
+        if comparison is not None and not _same(best, baseline):
             lines.append(
                 f"{split} rows right with only the best prompt: {comparison['num_only_first']}, "
                 f"only the initial: {comparison['num_only_second']} "
                 f"(McNemar p = {comparison['p_value']:.3f})"
             )
-    if best["prompt_ids"] == baseline["prompt_ids"]:
-        lines.append("nothing was gained: the initial prompt is still the best")
-    elif best["dev"] is None:
-        lines.append("not measured on the development rows: the run was interrupted before")
+        if split == "dev":
+            lines.extend(_optimism(result))
+    return [*lines, *_verdict(result), f"run directory: {result['run_dir']}"]
+
+
+def _optimism(result: dict[str, Any]) -> list[str]:
+    """That the best of several prompts looks better on the rows it was chosen on."""
+    best, num_measured = result["best"], len(_measured(result))
+    if _same(best, result["baseline"]) or best["test"] or not best["dev"] or num_measured < 2:
+        return []
+    return [
+        f"the best prompt was chosen among {num_measured} on these dev rows, so its dev accuracy "
+        "is optimistic; an unbiased one: --test, or greater-fast evaluate --run "
+        f"{shlex.quote(str(result['run_dir']))} --data with other rows"
+    ]
+
+
+def _verdict(result: dict[str, Any]) -> list[str]:
+    """What was not gained, and what an interruption left unknown."""
+    best, baseline = result["best"], result["baseline"]
+    num_measured, num_prompts = len(_measured(result)), len(result["finalists"])
+    if best["dev"] is None:
+        return [
+            "no prompt was measured on the development rows: the run was interrupted before, so "
+            "the best prompt is that of the training rows"
+        ]
+    lines = []
+    if num_measured < num_prompts:
+        lines.append(
+            f"the run was interrupted: {num_measured} of {num_prompts} prompts were measured on "
+            "the development rows"
+        )
+    if baseline["dev"] is None:
+        lines.append(
+            "the initial prompt was not measured on them because the run was interrupted: "
+            "whether anything was gained is unknown"
+        )
+    elif _same(best, baseline):
+        so_far = " so far" if lines else ""
+        lines.append(f"nothing was gained{so_far}: the initial prompt is still the best")
     elif best["dev"]["num_correct"] <= baseline["dev"]["num_correct"]:
         lines.append("nothing was gained on the development rows")
-    lines.append(f"run directory: {result['run_dir']}")
     return lines
+
+
+def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [prompt for prompt in result["finalists"] if prompt["dev"] is not None]
+
+
+def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return bool(first["prompt_ids"] == second["prompt_ids"])

@@ -8,17 +8,34 @@ from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine, RolloutEngine
 
 
-def make_engine(lm: LM, config: Config) -> Engine:
-    """The engine that the settings name; `auto` takes the paged one where there is one.
+def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engine, str]:
+    """The engine that the settings name, and a line that says which one it is.
+
+    `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
 
     Raises:
-        ValueError: the model cannot use the paged engine; says why, and what to use instead.
+        ValueError: the model cannot use the engine that was named, or its pool is too small for a
+            sequence of `longest_sequence` tokens; says what to change.
     """
-    if config.engine == "generate" or (config.engine == "auto" and lm.device.type != "cpu"):
-        return PlainRolloutEngine(lm, config.batch_size, config.temperature)
-    return RolloutEngine(
-        lm,
-        temperature=config.temperature,
-        kv_cache_bytes=config.kv_cache_bytes,
-        draft_tokens=config.draft_tokens,
-    )
+    plain = PlainRolloutEngine(lm, config.batch_size, config.temperature)
+    if config.engine == "generate":
+        return plain, "engine: generate"
+    try:
+        paged = RolloutEngine(
+            lm,
+            temperature=config.temperature,
+            kv_cache_bytes=config.kv_cache_bytes,
+            draft_tokens=config.draft_tokens,
+        )
+    except ValueError as error:
+        if config.engine == "auto":
+            return plain, f"engine: generate ({error})"
+        raise
+    if longest_sequence > paged.max_sequence_tokens:
+        needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
+        raise ValueError(
+            f"kv_cache_bytes: the pool of {config.kv_cache_bytes} bytes holds sequences of "
+            f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
+            f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
+        )
+    return paged, "engine: paged"

@@ -8,11 +8,9 @@ from typing import Any
 
 from greater_fast.answers import answers_match
 from greater_fast.config import Config
-from greater_fast.layout import Layouts
+from greater_fast.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.rollout import Engine, RolloutRequest
 from greater_fast.statistics import mcnemar_exact, wilson_interval
-
-_SPARE_ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +91,6 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     return Comparison(only_first, only_second, mcnemar_exact(only_first, only_second))
 
 
-def longest_answer(layouts: Layouts) -> int:
-    """Tokens of the longest gold answer, its closing mark included."""
-    return max(len(row.answer_ids) for row in layouts.rows)
-
-
 def evaluate_prompt(
     engine: Engine,
     layouts: Layouts,
@@ -110,7 +103,7 @@ def evaluate_prompt(
     `max_answer_tokens` is the longest answer expected, by default the longest of these rows; 8
     tokens more are allowed.
     """
-    longest = longest_answer(layouts) if max_answer_tokens is None else max_answer_tokens
+    longest = layouts.longest_answer if max_answer_tokens is None else max_answer_tokens
     rollouts = engine.run(
         [
             RolloutRequest(
@@ -118,7 +111,7 @@ def evaluate_prompt(
                 max_new_tokens=config.max_new_tokens,
                 end_ids=engine.lm.end_ids,
                 target_ids=layouts.extractor_ids,
-                max_answer_tokens=longest + _SPARE_ANSWER_TOKENS,
+                max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
             )
             for row in range(len(layouts))
         ]

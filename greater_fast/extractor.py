@@ -46,7 +46,9 @@ class Extractor:
         closing = self.closing.strip()
         if closing == ".":  # a full stop, not a decimal point
             return re.split(r"\.(?=\s|$)", line, maxsplit=1)[0].strip()
-        return (line.split(closing, 1)[0] if closing else line).strip()
+        if closing:  # a mark that is opened once more is no answer
+            line = line.removeprefix(closing).split(closing, 1)[0]
+        return line.strip()
 
 
 def make_extractor(text: str, origin: str = "given") -> Extractor:

@@ -18,7 +18,12 @@ class KVCache:
 
     def __init__(self, lm: LM, num_blocks: int, *, poisoned: bool = False) -> None:
         shape = (num_layers(lm), 2, num_blocks, *_block_shape(lm))
-        self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
+        try:
+            self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"kv_cache_bytes: no memory for a K/V pool of {num_blocks} blocks: {error}"
+            ) from error
         if poisoned:
             self.data.fill_(torch.nan)
 

@@ -16,6 +16,7 @@ from greater_fast.extractor import Extractor
 from greater_fast.lm import LM
 from greater_fast.vocabulary import Vocabulary
 
+SPARE_ANSWER_TOKENS = 8  # a generated answer may be that much longer than the longest gold one
 _SENTINEL = "\ue000prompt\ue000"
 
 
@@ -60,6 +61,18 @@ class Layouts:
         start = len(self.rows[row].head_ids)
         return start, start + len(prompt_ids)
 
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest gold answer, its closing mark included."""
+        return max(len(row.answer_ids) for row in self.rows)
+
+    def longest_sequence(self, config: Config) -> int:
+        """Tokens of a row at most: prompt grown, reasoning in full, extractor and answer."""
+        around = max(len(row.head_ids) + len(row.tail_ids) for row in self.rows)
+        answer = self.longest_answer + SPARE_ANSWER_TOKENS
+        limits = config.max_prompt_tokens + config.max_new_tokens
+        return around + limits + len(self.extractor_ids) + answer
+
     def prompt_text(self, prompt_ids: Sequence[int]) -> str:
         """The prompt as a user writes it."""
         return self.vocabulary.text(prompt_ids).strip()
@@ -82,9 +95,14 @@ class Layouts:
 
 
 def build_layouts(
-    lm: LM, examples: Sequence[Example], prompt: str, extractor: Extractor, config: Config
+    lm: LM,
+    examples: Sequence[Example],
+    prompt: str,
+    extractor: Extractor,
+    config: Config,
+    longest_answer: int = 0,
 ) -> Layouts:
-    """Lay out examples around a prompt.
+    """Lay out examples around a prompt, with room for answers of `longest_answer` tokens at least.
 
     Raises:
         ValueError: the prompt has fewer than 2 tokens or too many; it merges with the text around
@@ -101,14 +119,14 @@ def build_layouts(
         [f"{before}{placed}{after}" for before, after in around], special_tokens=not has_template
     )
     spans = [
-        _split(ids, offsets, (len(before), len(before) + len(placed)), number)
+        _split(ids, offsets, (len(before), len(before) + len(placed)), _name(examples, number))
         for number, ((ids, offsets), (before, _)) in enumerate(zip(split, around, strict=True))
     ]
     prompt_ids = spans[0][1]
     for number, (head, middle, _) in enumerate(spans):
         if middle != prompt_ids:
             raise ValueError(
-                f"the prompt has other tokens on row {number} than on row 0: "
+                f"the prompt has other tokens on {_name(examples, number)} than on row 0: "
                 "it merges with the text around it"
             )
         if not head:
@@ -122,7 +140,7 @@ def build_layouts(
         Row(head, tail, _answer_ids(lm.vocabulary, extractor, extractor_ids, e), e, *texts)
         for (head, _, tail), e, texts in zip(spans, examples, around, strict=True)
     )
-    rows, notes = _fitting(rows, lm, len(extractor_ids), config)
+    rows, notes = _fitting(rows, lm, len(extractor_ids), longest_answer, config)
     return Layouts(
         rows=rows,
         prompt_ids=prompt_ids,
@@ -175,18 +193,24 @@ def _render(lm: LM, message: str, config: Config) -> str:
 
 
 def _split(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], span: tuple[int, int], number: int
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], span: tuple[int, int], row: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Ids before, in and behind the characters [start, stop) of `span`."""
     start, stop = span
     inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < stop]
     if not inside or any(offsets[i][0] < start or offsets[i][1] > stop for i in inside):
         raise ValueError(
-            f"on row {number} the tokenizer merges the prompt with the text around it: "
+            f"on {row} the tokenizer merges the prompt with the text around it: "
             "change the prompt's first or last word"
         )
     first, last = inside[0], inside[-1] + 1
     return tuple(ids[:first]), tuple(ids[first:last]), tuple(ids[last:])
+
+
+def _name(examples: Sequence[Example], number: int) -> str:
+    """A row for a reader: its place in the set, from 0, and how its question begins."""
+    question = " ".join(examples[number].question.split())
+    return f"row {number} ({question[:40]!r}{'...' if len(question) > 40 else ''})"
 
 
 def _check_prompt(prompt: str, prompt_ids: Sequence[int], config: Config) -> None:
@@ -220,21 +244,23 @@ def _answer_ids(
 
 
 def _fitting(
-    rows: tuple[Row, ...], lm: LM, num_extractor_ids: int, config: Config
+    rows: tuple[Row, ...], lm: LM, num_extractor_ids: int, longest_answer: int, config: Config
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """The rows that fit the model's context with prompt, reasoning and answer at their longest."""
     if lm.max_context is None:
         return rows, ()
+    answer = max(longest_answer, *(len(r.answer_ids) for r in rows)) + SPARE_ANSWER_TOKENS
     room = lm.max_context - config.max_prompt_tokens - config.max_new_tokens - num_extractor_ids
-    needs = [len(r.head_ids) + len(r.tail_ids) + max(len(r.answer_ids), 1) for r in rows]
+    needs = [len(r.head_ids) + len(r.tail_ids) + answer for r in rows]
     long = [number for number, need in enumerate(needs) if need > room]
     if not long:
         return rows, ()
-    named = ", ".join(map(str, long[:10])) + (", ..." if len(long) > 10 else "")
+    examples = [row.example for row in rows]
+    named = ", ".join(_name(examples, n) for n in long[:5]) + (", ..." if len(long) > 5 else "")
     what = (
         f"{len(long)} of {len(rows)} rows do not fit the context of {lm.max_context} tokens with "
         f"{config.max_prompt_tokens} prompt and {config.max_new_tokens} reasoning tokens: "
-        f"rows {named}; the longest needs {max(needs) - room} tokens more"
+        f"{named}; the longest needs {max(needs) - room} tokens more"
     )
     if config.on_long == "error":
         raise ValueError(f"{what}; lower max_new_tokens or max_prompt_tokens, or on_long='drop'")

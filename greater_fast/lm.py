@@ -142,6 +142,8 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
         dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
             on a CPU. A loaded model keeps its own device and dtype.
 
+    The model is put in eval mode and its weights are frozen; a loaded one stays so.
+
     Raises:
         ValueError: no such model, no causal language model, or no usable tokenizer.
     """
@@ -181,6 +183,10 @@ def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
         extra = {"gguf_file": Path(path).name}
         path = str(Path(path).parent)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: got {device!r}, which is not to be had here: {error}") from error
     kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
     with _clear_load_errors(name):
         config = AutoConfig.from_pretrained(path, **extra)

@@ -18,7 +18,7 @@ class Meter:
     """Measures one step; stages are entered one after the other."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._device = engine, engine.lm.device
         self._tokens_before = engine.num_generated_tokens
         self._seconds: dict[str, float] = {}
 
@@ -27,8 +27,8 @@ class Meter:
         """Time a stage, with the GPU's work in it."""
         begun = time.perf_counter()
         yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         self._seconds[stage] = time.perf_counter() - begun
 
     def readings(self) -> dict[str, Any]:
@@ -36,13 +36,13 @@ class Meter:
         return {
             "num_generated_tokens": self._engine.num_generated_tokens - self._tokens_before,
             "seconds": {stage: round(s, 4) for stage, s in self._seconds.items()},
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(self._device),
         }
 
 
-def peak_memory_bytes() -> int:
-    """Most memory used so far: allocated on the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from greater_fast.config import Config
 from greater_fast.gradient import prompt_gradient
 from greater_fast.layout import Layouts
-from greater_fast.lm import LM
 from greater_fast.meter import Meter
 from greater_fast.nouns import Candidates, Position, Step, Trial
 from greater_fast.propose import propose
@@ -23,13 +22,12 @@ OnStep = Callable[[Step], bool | None]
 
 def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
     """The state before the first step: the initial prompt, scored on all rows."""
-    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
+    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config).results()
     assert scored is not None  # nothing bounds the first prompt
     return LoopState(incumbent=scored)
 
 
 def run(
-    lm: LM,
     engine: Engine,
     layouts: Layouts,
     config: Config,
@@ -48,9 +46,9 @@ def run(
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
             rollouts = state.incumbent.rollouts
-            gradient = prompt_gradient(lm, layouts, rollouts, place, config)
+            gradient = prompt_gradient(engine.lm, layouts, rollouts, place, config)
         with meter("score"):
-            shortlist = score(gradient, lm, candidates, position, config)
+            shortlist = score(gradient, engine.lm, candidates, position, config)
         with meter("select"):
             selection = select(engine, layouts, shortlist, position, state.scored, config)
         state.accept(selection.winner)
@@ -109,9 +107,9 @@ def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> boo
     """Warn where the error rate cannot tell prompts apart; whether it did."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
     num_rows = state.incumbent.objective.num_rows
-    if config.objective != "error" or len(state.scored) < 2 or counts not in ({0}, {num_rows}):
+    if config.objective != "error" or not selection.scored or counts not in ({0}, {num_rows}):
         return False
-    if counts == {0} and None in selection.scored:  # what was given up had rows wrong
+    if counts == {0} and selection.gave_up_wrong:
         return False
     found = "right" if counts == {0} else "wrong"
     warnings.warn(

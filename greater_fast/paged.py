@@ -16,16 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.extension import paged_attention
 from greater_fast.kv_cache import KVCache, num_layers
 from greater_fast.lm import LM
-
-try:
-    from greater_fast._core import paged_attention
-except ImportError as error:
-    raise ImportError(
-        "the C++ extension of greater_fast is not built: run `pip install .` in its folder "
-        "(it needs a C++17 compiler; CMake and ninja come with it)"
-    ) from error
 
 _NAME = "greater_fast_paged"
 _IGNORED = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}

@@ -62,9 +62,14 @@ class PlainRolloutEngine:
 
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V] of the token after each context."""
-        with torch.inference_mode():
-            hidden = self.lm.hidden_at(contexts, [[len(ids) - 1] for ids in contexts])
-            return torch.cat([self.lm.logits(state[None]) for state in hidden])
+        logits = []
+        for start in range(0, len(contexts), self.batch_size):
+            batch = contexts[start : start + self.batch_size]
+            self.num_forward_tokens += len(batch) * max(map(len, batch))
+            with torch.inference_mode():
+                hidden = self.lm.hidden_at(batch, [[len(ids) - 1] for ids in batch])
+                logits += [self.lm.logits(state[None]) for state in hidden]
+        return torch.cat(logits)
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
         limit, end_ids = batch[0].max_new_tokens, batch[0].end_ids

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from greater_fast._core import Scheduler
+from greater_fast.extension import Scheduler
 from greater_fast.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.lm import LM, LOGIT_FLOATS
 from greater_fast.nouns import Rollout
@@ -104,8 +104,9 @@ class RolloutEngine:
         self.temperature = temperature
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
-        self.block_bytes = block_bytes(lm)
+        self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
         num_blocks = 1 + (kv_cache_bytes or _DEFAULT_CACHE_BYTES) // self.block_bytes
+        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, _table_width(lm))
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         self._buffers = _buffers(max_tokens, min(num_blocks, _table_width(lm)))
         self._scheduler = Scheduler(
@@ -196,7 +197,7 @@ class RolloutEngine:
                 )
         except (ValueError, TypeError) as error:
             self._drop_all(len(requests))
-            raise ValueError(f"request {number}: {error} (see kv_cache_bytes)") from error
+            raise ValueError(f"request {number}: {error}") from error
 
     def _drop_all(self, num_requests: int) -> None:
         """Leave nothing behind, whatever stopped a run."""

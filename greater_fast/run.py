@@ -6,19 +6,17 @@ import dataclasses
 import logging
 
 from greater_fast.config import Config
-from greater_fast.engine import make_engine
 from greater_fast.evaluation import (
     Comparison,
     Evaluation,
     compare,
     evaluate_prompt,
-    longest_answer,
 )
 from greater_fast.layout import Layouts
-from greater_fast.lm import LM
 from greater_fast.nouns import Scored, Step
 from greater_fast.optimizer import OnStep, run, start
 from greater_fast.result import PromptResult, Result
+from greater_fast.rollout import Engine
 from greater_fast.run_dir import RunDirectory
 from greater_fast.state import LoopState
 
@@ -30,16 +28,15 @@ class Run:
 
     def __init__(
         self,
-        lm: LM,
+        engine: Engine,
         layouts: dict[str, Layouts],
         config: Config,
         directory: RunDirectory,
         notes: tuple[str, ...],
     ) -> None:
-        self._lm, self._layouts, self._config = lm, layouts, config
+        self._engine, self._layouts, self._config = engine, layouts, config
         self._directory, self._notes = directory, notes
-        self._engine = make_engine(lm, config)
-        self._max_answer_tokens = longest_answer(layouts["train"])
+        self._max_answer_tokens = layouts["train"].longest_answer
         self._steps: list[Step] = []
 
     def result(self, on_step: OnStep | None) -> Result:
@@ -67,9 +64,7 @@ class Run:
             return on_step(step) if on_step else None
 
         try:
-            return run(
-                self._lm, self._engine, self._layouts["train"], self._config, state, log_step
-            )
+            return run(self._engine, self._layouts["train"], self._config, state, log_step)
         except KeyboardInterrupt:
             return "interrupted"
         finally:
@@ -105,9 +100,12 @@ class Run:
         interrupted: bool,
     ) -> Result:
         """Choose, test, and write the result; what an interruption left undone stays None."""
-        # The finalists stand in the order of their training objective: the first of equals wins.
-        best = max(finalists, key=lambda f: f.dev.num_correct if f.dev else -1)
         baseline = next(f for f in finalists if f.prompt_ids == initial_ids)
+        # They stand in the order of their training objective: the first of equals wins, but a
+        # prompt that is no better on the development rows is no reason to change.
+        best = max(finalists, key=_num_correct)
+        if baseline.dev and _num_correct(baseline) == _num_correct(best):
+            best = baseline
         if "test" in self._layouts and not interrupted:
             try:
                 _log.info("test rows, the best and the initial prompt")
@@ -132,6 +130,10 @@ class Run:
 
     def _tested(self, prompt: PromptResult) -> PromptResult:
         return dataclasses.replace(prompt, test=self._evaluate("test", prompt.prompt_ids))
+
+
+def _num_correct(prompt: PromptResult) -> int:
+    return prompt.dev.num_correct if prompt.dev else -1
 
 
 def _comparison(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:

@@ -21,7 +21,9 @@ from typing import Any
 
 from greater_fast.version import __version__
 
-_FILES = ("run.json", "steps.jsonl", "state.json", "result.json")
+_FILES = (
+    *("run.json", "examples.jsonl", "steps.jsonl", "state.json", "rows.jsonl", "result.json"),
+)
 
 
 class RunDirectory:

@@ -21,11 +21,13 @@ class Selection:
     """The winner of a step, and what each shortlisted token came to (None: given up).
 
     `shortlist` maps token ids to their first-order scores, `scored` follows its order.
+    `gave_up_wrong` says whether a candidate that was given up had a row wrong.
     """
 
     winner: Scored
     shortlist: Mapping[int, float]
     scored: tuple[Scored | None, ...]
+    gave_up_wrong: bool
 
 
 def select(
@@ -48,15 +50,15 @@ def select(
     best = min((r.objective.value(config) for r in rivals), default=math.inf)
     new = [ids for ids in prompts.values() if ids not in scored]
     drafts = [rollout.reasoning_ids for rollout in incumbent.rollouts]
-    results = dict(zip(new, score_prompts(engine, layouts, new, config, best, drafts), strict=True))
-    scored.update({ids: result for ids, result in results.items() if result is not None})
+    race = score_prompts(engine, layouts, new, config, best, drafts)
+    scored.update({result.prompt_ids: result for result in race.results() if result is not None})
     trials = {token_id: scored.get(prompts[token_id]) for token_id in shortlist}
     contenders = [result for _, result in sorted(trials.items()) if result is not None]
     if config.accept == "improve" or not contenders:
         contenders.insert(0, incumbent)
     lowest = min(c.objective.value(config) for c in contenders)
     winner = next(c for c in contenders if c.objective.value(config) <= lowest + TIE)
-    return Selection(winner, shortlist, tuple(trials.values()))
+    return Selection(winner, shortlist, tuple(trials.values()), race.gave_up_wrong)
 
 
 def score_prompts(
@@ -66,11 +68,11 @@ def score_prompts(
     config: Config,
     best: float = math.inf,
     drafts: Sequence[tuple[int, ...]] = (),
-) -> list[Scored | None]:
+) -> Race:
     """Rollouts and objectives of prompts on all rows, side by side in one batch.
 
-    None where a prompt was given up: its partial objective is over `best`, or over that of a prompt
-    that is done. `drafts` are guesses at each row's reasoning.
+    A prompt is given up when its partial objective is over `best`, or over that of a prompt that is
+    done. `drafts` are guesses at each row's reasoning.
 
     Raises:
         FloatingPointError: a loss is not finite; names the example.
@@ -89,26 +91,43 @@ def score_prompts(
         for group, prompt_ids in enumerate(prompts)
         for row in range(len(layouts))
     ]
-    race = _Race(len(prompts), len(layouts), config, best)
+    race = Race(prompts, len(layouts), config, best)
     engine.run(requests, race.finished)
-    return [
-        Scored(ids, race.objective(group), tuple(rollouts[row] for row in range(len(layouts))))
-        if len(rollouts) == len(layouts)
-        else None
-        for group, (ids, rollouts) in enumerate(zip(prompts, race.rollouts, strict=True))
-    ]
+    return race
 
 
-class _Race:
+class Race:
     """Prompts measured side by side; one that can no longer win is given up."""
 
-    def __init__(self, num_prompts: int, num_rows: int, config: Config, best: float) -> None:
-        self.rollouts: list[dict[int, Rollout]] = [{} for _ in range(num_prompts)]
-        self._num_rows, self._config, self._best = num_rows, config, best
+    def __init__(
+        self, prompts: Sequence[tuple[int, ...]], num_rows: int, config: Config, best: float
+    ) -> None:
+        self._prompts, self._num_rows = prompts, num_rows
+        self._config, self._best = config, best
+        self._rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
+
+    def results(self) -> list[Scored | None]:
+        """Each prompt with its rollouts, None where it was given up."""
+        return [
+            Scored(ids, self.objective(group), tuple(rollouts[i] for i in range(self._num_rows)))
+            if len(rollouts) == self._num_rows
+            else None
+            for group, (ids, rollouts) in enumerate(zip(self._prompts, self._rollouts, strict=True))
+        ]
+
+    @property
+    def gave_up_wrong(self) -> bool:
+        """Whether a prompt that was given up had a row wrong."""
+        return any(
+            rollout.is_wrong
+            for rollouts in self._rollouts
+            if len(rollouts) < self._num_rows
+            for rollout in rollouts.values()
+        )
 
     def objective(self, group: int) -> Objective:
         """A prompt's objective from the rows that are in: a lower bound until all are."""
-        rollouts = self.rollouts[group]
+        rollouts = self._rollouts[group]
         return objective_of([rollouts[row] for row in sorted(rollouts)], self._num_rows)
 
     def finished(self, number: int, rollout: Rollout) -> list[int]:
@@ -116,9 +135,9 @@ class _Race:
         group, row = divmod(number, self._num_rows)
         if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
             raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
-        self.rollouts[group][row] = rollout
-        values = [self.objective(i).value(self._config) for i in range(len(self.rollouts))]
-        is_done = [len(rollouts) == self._num_rows for rollouts in self.rollouts]
+        self._rollouts[group][row] = rollout
+        values = [self.objective(i).value(self._config) for i in range(len(self._rollouts))]
+        is_done = [len(rollouts) == self._num_rows for rollouts in self._rollouts]
         self._best = min(
             [self._best, *(v for v, done in zip(values, is_done, strict=True) if done)]
         )

@@ -119,7 +119,9 @@ class FakeEngine:
     batch_size: int = 32
     calls: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     num_generated_tokens: int = 0
-    lm: Any = field(default_factory=lambda: SimpleNamespace(end_ids=frozenset([9])))
+    lm: Any = field(
+        default_factory=lambda: SimpleNamespace(end_ids=frozenset([9]), device=torch.device("cpu"))
+    )
 
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None

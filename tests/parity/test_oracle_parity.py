@@ -62,12 +62,11 @@ class Case:
 
     def check(self, index: int) -> Step:
         """Run one step at a place in both, compare all they found, and return the package's."""
-        engine = make_engine(self.lm, self.config)
+        engine, _ = make_engine(self.lm, self.config)
         state = start(engine, self.layouts, self.config)
         state.index = index
         steps: list[Step] = []
         run(
-            self.lm,
             engine,
             self.layouts,
             self.config,
@@ -131,7 +130,7 @@ def test_prompt_before_the_question_equals_the_oracles(family: str, kind: str) -
 @pytest.mark.parametrize("index", [0, 4])
 def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: int) -> None:
     case = Case(tiny_lm(family, kind), PROMPT, config(gradient_batch_tokens=200))
-    engine = make_engine(case.lm, case.config)
+    engine, _ = make_engine(case.lm, case.config)
     state = start(engine, case.layouts, case.config)
     position = Position(0, index, case.layouts.prompt_ids)
     rollouts = state.incumbent.rollouts
@@ -145,7 +144,7 @@ def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: i
 
 def test_reasonings_equal_the_oracles() -> None:
     case = Case(tiny_lm("llama", "llama3", seed=3), PROMPT, config(max_new_tokens=24))
-    engine = make_engine(case.lm, case.config)
+    engine, _ = make_engine(case.lm, case.config)
     rollouts = start(engine, case.layouts, case.config).incumbent.rollouts
     expected = case.oracle.reasonings(case.prompt_ids)
     assert [list(r.reasoning_ids) for r in rollouts] == expected
@@ -154,7 +153,7 @@ def test_reasonings_equal_the_oracles() -> None:
 def test_proposals_widen_until_enough_survive() -> None:
     case = Case(tiny_lm("llama", "llama3"), PROMPT, config(top_k=1, shortlist_size=4, num_draws=1))
     position = Position(7, 3, case.layouts.prompt_ids)
-    found = propose(make_engine(case.lm, case.config), case.layouts, position, case.config)
+    found = propose(make_engine(case.lm, case.config)[0], case.layouts, position, case.config)
     draw = lambda number: draw_rows(len(case.layouts), 7, number, case.config)  # noqa: E731
     assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, draw)
     assert found.top_k > 1
@@ -164,10 +163,10 @@ def test_proposals_widen_until_enough_survive() -> None:
 def test_a_second_step_follows_from_the_first() -> None:
     """The loop goes on from the winner with its rollouts; the oracle regenerates everything."""
     case = Case(tiny_lm("qwen3", "llama3"), PROMPT, config(objective="loss", steps=3))
-    engine = make_engine(case.lm, case.config)
+    engine, _ = make_engine(case.lm, case.config)
     state: LoopState = start(engine, case.layouts, case.config)
     steps: list[Step] = []
-    run(case.lm, engine, case.layouts, case.config, state, lambda s: steps.append(s))
+    run(engine, case.layouts, case.config, state, lambda s: steps.append(s))
     prompt_ids = case.prompt_ids
     for number, step in enumerate(steps):
         draw = lambda r, n=number: draw_rows(len(case.layouts), n, r, case.config)  # noqa: E731
@@ -176,3 +175,10 @@ def test_a_second_step_follows_from_the_first() -> None:
         prompt_ids = expected.winner
         assert list(step.prompt_ids) == prompt_ids
     assert len(steps) == 3
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("engine", ["paged", "generate"])
+def test_a_step_of_smollm2_equals_the_oracles(smollm2: LM, engine: str) -> None:
+    given = config(objective="loss", engine=engine, max_new_tokens=6, num_draws=2)
+    assert Case(smollm2, PROMPT, given, num_rows=3).check(4).trials

@@ -131,9 +131,10 @@ def test_extractor_that_leaves_no_answer_token(refused: Refused) -> None:
 def test_question_that_does_not_fit_the_context(refused: Refused, rows: list[Any], lm: LM) -> None:
     message = refused(rows[:4], lm, dev=[*rows[4:7], LONG_ROW, rows[8]], num_dev=5)
     assert "1 of 5 rows do not fit the context of 512 tokens" in message
-    assert "with 40 prompt and 6 reasoning tokens: rows 3;" in message
+    assert "with 40 prompt and 6 reasoning tokens: row 3 (" in message
+    assert message.startswith("dev rows: ")
     assert "on_long='drop'" in message
-    with pytest.raises(ValueError, match="rows 1, 3; the longest needs"):
+    with pytest.raises(ValueError, match=r"row 1 \(.*\), row 3 \(.*\); the longest needs"):
         evaluate(
             lm,
             [rows[0], LONG_ROW, rows[1], LONG_ROW],
@@ -170,7 +171,7 @@ def test_long_rows_are_dropped_on_request(
         config={"max_new_tokens": 4, "max_prompt_tokens": 40, "on_long": "drop"},
     )
     assert report.evaluation.num_rows == 2
-    assert "rows 0;" in report.notes[0]
+    assert "row 0 (" in report.notes[0]
 
 
 def test_identical_train_and_dev(refused: Refused, rows: list[Any]) -> None:

@@ -1,6 +1,8 @@
 """The command line in-process: what it prints, what it returns, and where."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from greater_fast.tasks import TASKS
 from tests.tiny import PROMPT, boolean_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+
+BRACKETS = "Use [b] and :smile: and end with [/INST] in the form [yes] or [no]."
 
 
 def test_optimize_prints_the_result_as_json(
@@ -74,22 +78,10 @@ def test_generated_task(
     assert "difficulty" in refused.err
 
 
-def test_columns(command: Any, model_folder: Path, limits: list[str], tmp_path: Path) -> None:
-    data = tmp_path / "rows.csv"
-    lines = [f'"{question}",{answer}' for question, answer in boolean_rows(9)]
-    data.write_text("\n".join(["Frage,Antwort", *lines]))
-    common = ("--model", model_folder, "--prompt", PROMPT, "--json", *limits)
-    named = ("--columns", "question=Frage, answer=Antwort")
-    done = command("evaluate", "--data", data, *named, *common)
-    assert done.values["num_rows"] == 9
-    done = command("optimize", "--train", data, *named, *common, "--run-dir", tmp_path / "run")
-    assert done.status == 0
-    refused = command("evaluate", "--data", data, *common)
-    assert (refused.status, refused.out) == (2, "")
-    assert "got the columns Frage, Antwort" in refused.err
-    refused = command("evaluate", "--data", data, "--columns", "Frage", *common)
-    assert refused.status == 2
-    assert "'question' and 'answer'" in refused.err
+def test_difficulty_of_rows_from_a_file(command: Any, data: Path) -> None:
+    done = command("optimize", "--model", "m", "--train", data, "--difficulty", 3)
+    assert (done.status, done.out) == (2, "")
+    assert "--difficulty is for rows that --task generates" in done.err
 
 
 def test_config_file_and_options_that_win(
@@ -124,7 +116,7 @@ def test_wrong_settings_of_file_and_options_are_named_at_once(
         assert part in done.err
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "3", None])
+@pytest.mark.parametrize("content", ["{", "[1]", '[["steps", 3]]', "[]", "3", "null", None])
 def test_config_file_that_cannot_be_read(
     command: Any, data: Path, tmp_path: Path, content: str | None
 ) -> None:
@@ -210,3 +202,94 @@ def test_show_a_folder_without_a_run(command: Any, tmp_path: Path) -> None:
     done = command("show", tmp_path)
     assert (done.status, done.out) == (2, "")
     assert "holds no run (no run.json)" in done.err
+
+
+@pytest.fixture
+def bracketed(finished: Path, tmp_path: Path) -> Path:
+    """A finished run whose prompts have brackets."""
+    run = tmp_path / "bracketed"
+    shutil.copytree(finished, run)
+    for name in ("run.json", "steps.jsonl", "result.json"):
+        text = (run / name).read_text(encoding="utf-8")
+        (run / name).write_text(text.replace(PROMPT, BRACKETS), encoding="utf-8")
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    for prompt in (result["best"], result["baseline"], *result["finalists"]):
+        prompt["prompt"] = BRACKETS
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    return run
+
+
+def test_show_prints_brackets_as_they_are_on_a_terminal(
+    command: Any, bracketed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    done = command("show", bracketed)
+    assert (done.status, done.err) == (0, "")
+    assert "\x1b[" in done.out
+    assert f"best prompt: {BRACKETS}\n" in done.out
+    cells = "".join("".join(line.split("│")[-1:]) for line in done.out.splitlines() if "│" in line)
+    assert "".join(BRACKETS.split()) in "".join(cells.split())
+    (bracketed / "result.json").unlink()
+    (bracketed / "steps.jsonl").unlink()
+    assert f"unfinished; last prompt: {BRACKETS}\n" in command("show", bracketed).out
+
+
+def test_show_a_run_interrupted_in_the_finals(command: Any, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "interrupted"
+    shutil.copytree(finished, run)
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    best = {**result["baseline"], "prompt": "Another.", "prompt_ids": [1]}
+    initial = {**result["baseline"], "dev": None}
+    values = {"stopped": "interrupted", "baseline": initial, "dev_comparison": None}
+
+    def show(best: dict[str, Any]) -> str:
+        written = {**result, **values, "best": best, "finalists": [best, initial]}
+        (run / "result.json").write_text(json.dumps(written), encoding="utf-8")
+        done = command("show", run)
+        assert (done.status, done.err) == (0, "")
+        return str(done.out)
+
+    assert "initial prompt was not measured on them because the run was interrupted" in show(best)
+    assert "no prompt was measured on the development rows" in show({**best, "dev": None})
+
+
+def test_warnings_of_the_package_are_one_plain_line(
+    command: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[Any] = []
+    text = "all 4 training rows are wrong for every prompt so far:\n  use easier rows"
+    package = Path(cli.__file__).parent
+
+    def warn(*args: Any, **kwargs: Any) -> None:
+        warnings.warn_explicit(text, RuntimeWarning, str(package / "run.py"), 70)
+        warnings.warn_explicit("of others", UserWarning, "/elsewhere/module.py", 7)
+        raise FloatingPointError("stop here")
+
+    monkeypatch.setattr(cli, "optimize", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *shown: others.append(shown)
+        before = warnings.showwarning
+        done = command("optimize", "--model", "m", "--train", data)
+        assert warnings.showwarning is before
+    plain, failed = done.err.splitlines()
+    assert plain == f"greater-fast: warning: {' '.join(text.split())}"
+    assert failed.startswith("greater-fast: stop here")
+    ((message, category, filename, lineno, *_),) = others
+    shown = (str(message), category, filename, lineno)
+    assert shown == ("of others", UserWarning, "/elsewhere/module.py", 7)
+
+
+def test_flat_rows_are_warned_of_once(
+    command: Any, model_folder: Path, data: Path, limits: list[str], tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = command(
+            *("optimize", "--model", model_folder, "--train", data, *limits),
+            *("--run-dir", tmp_path / "run"),
+        )
+    assert done.status == 0
+    assert done.err.startswith("greater-fast: warning: all 4 training rows are ")
+    assert done.err.count("\n") == 1

@@ -117,6 +117,59 @@ def test_missing_model_and_prompt(command: Any, data: Path) -> None:
     assert "greater-fast: --prompt missing" in done.err
 
 
+def test_columns(command: Any, model_folder: Path, limits: list[str], tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    lines = [f'"{question}",{answer}' for question, answer in boolean_rows(9)]
+    data.write_text("\n".join(["Frage,Antwort", *lines]))
+    common = ("--model", model_folder, "--prompt", PROMPT, "--json", *limits)
+    named = ("--columns", "question=Frage, answer=Antwort")
+    done = command("evaluate", "--data", data, *named, *common)
+    assert done.values["num_rows"] == 9
+    done = command("optimize", "--train", data, *named, *common, "--run-dir", tmp_path / "run")
+    assert done.status == 0
+    refused = command("evaluate", "--data", data, *common)
+    assert (refused.status, refused.out) == (2, "")
+    assert "got the columns Frage, Antwort" in refused.err
+
+
+@pytest.mark.parametrize("columns", ["question", "question=", "=Frage", "Frage=question", ",", ""])
+def test_columns_that_are_no_pairs(command: Any, data: Path, columns: str) -> None:
+    done = command("evaluate", "--data", data, "--columns", columns)
+    assert (done.status, done.out) == (2, "")
+    assert f"--columns: got {columns!r}, expected question=NAME,answer=NAME" in done.err
+
+
+def test_interruption_is_status_130(
+    command: Any, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate", interrupt)
+    done = command("evaluate", "--model", "m", "--data", data, "--prompt", PROMPT)
+    assert done == (130, "", "greater-fast: interrupted before the evaluation was done\n")
+    monkeypatch.setattr(cli, "read_run", interrupt)
+    done = command("show", finished)
+    assert done == (130, "", "greater-fast: interrupted before all was shown\n")
+
+
+def test_a_terminal_is_told_what_is_measured(
+    command: Any,
+    model_folder: Path,
+    data: Path,
+    limits: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ("evaluate", "--model", model_folder, "--data", data, "--prompt", PROMPT, *limits)
+    quiet = command(*arguments)
+    assert quiet.err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    told = command(*arguments)
+    assert "evaluating a prompt on 12 rows" in told.err
+    assert told.out.strip() == quiet.out.strip()
+
+
 def parsers() -> dict[str, argparse.ArgumentParser]:
     (commands,) = [
         action

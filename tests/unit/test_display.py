@@ -60,20 +60,32 @@ def result(best: dict[str, Any], baseline: dict[str, Any], **fields: Any) -> dic
 OLD, NEW = prompt_result("Think.", 1, [1]), prompt_result("Think well.", 3, [1, 2])
 
 
-def rendered(table: Any) -> str:
-    console = Console(file=io.StringIO(), width=200)
+BRACKETS = (
+    "Use [b] and end with [/INST] please.",
+    "answer in the form [yes] or [no].",
+    "Say :smile: and [bold red]stop[/].",
+)
+
+
+def rendered(table: Any, width: int = 200, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, no_color=True)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What a terminal would show of the progress bar."""
+def column(text: str, place: int) -> str:
+    """What stands in a column of a table, its lines put together, without white space."""
+    cells = [line.split("│")[place] for line in text.splitlines() if "│" in line]
+    return "".join("".join(cells).split())
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, width: int = 160) -> io.StringIO:
+    """What a terminal would show of the progress."""
     shown = io.StringIO()
-    real = display.Console
 
     def console(stderr: bool) -> Console:
         assert stderr
-        return real(file=shown, force_terminal=True, width=160)
+        return Console(file=shown, force_terminal=True, width=width)
 
     monkeypatch.setattr(display, "Console", console)
     return shown
@@ -122,7 +134,7 @@ def test_steps_table() -> None:
     ]
     text = rendered(display.steps_table(steps))
     first, second, third = [line for line in text.splitlines() if "│" in line]
-    assert [part.strip() for part in first.split("│")[1:-1]] == [
+    assert [part.strip() for part in first.split("│")] == [
         "1",
         "2",
         "0.3125",
@@ -140,12 +152,12 @@ def test_steps_table() -> None:
 def test_finalists_table() -> None:
     text = rendered(display.finalists_table(result(NEW, OLD)))
     best, initial = [line for line in text.splitlines() if "│" in line]
-    assert "best" in best
+    assert best.startswith("best ")
     assert "75.0%" in best
     assert "10.0% to 90.0%" in best
-    assert "initial" in initial
+    assert initial.startswith("initial ")
     text = rendered(display.finalists_table(result(OLD, OLD)))
-    assert "best, initial" in text
+    assert column(text, 0) == "bestinitial"
     text = rendered(display.finalists_table(result(prompt_result("New.", None, [3]), OLD)))
     assert " - " in text
 
@@ -160,6 +172,8 @@ def test_outcome_of_a_gain() -> None:
         "best prompt: Think well.",
         "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
         "dev rows right with only the best prompt: 2, only the initial: 0 (McNemar p = 0.500)",
+        "the best prompt was chosen among 2 on these dev rows, so its dev accuracy is optimistic; "
+        "an unbiased one: --test, or greater-fast evaluate --run runs/a --data with other rows",
         "run directory: runs/a",
     ]
 
@@ -177,4 +191,84 @@ def test_outcome_of_an_interrupted_run() -> None:
     best, baseline = prompt_result("New.", None, [3]), prompt_result("Old.", None, [4])
     lines = display.outcome(result(best, baseline, stopped="interrupted"))
     assert "stopped: interrupted (7 steps)" in lines
-    assert "not measured on the development rows: the run was interrupted before" in lines
+    assert lines[-2] == (
+        "no prompt was measured on the development rows: the run was interrupted before, so the "
+        "best prompt is that of the training rows"
+    )
+    assert not any("nothing was gained" in line for line in lines)
+    assert not any("optimistic" in line for line in lines)
+    assert display.outcome(result(baseline, baseline, stopped="interrupted"))[-2] == lines[-2]
+
+
+def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -> None:
+    baseline = prompt_result("Old.", None, [4])
+    lines = display.outcome(result(NEW, baseline, stopped="interrupted"))
+    assert lines == [
+        "stopped: interrupted (7 steps)",
+        "initial prompt: Old.",
+        "best prompt: Think well.",
+        "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
+        "the run was interrupted: 1 of 2 prompts were measured on the development rows",
+        "the initial prompt was not measured on them because the run was interrupted: whether "
+        "anything was gained is unknown",
+        "run directory: runs/a",
+    ]
+    finalists = [NEW, prompt_result("Think hard.", 2, [2]), baseline]
+    lines = display.outcome(result(NEW, baseline, stopped="interrupted", finalists=finalists))
+    assert "the run was interrupted: 2 of 3 prompts" in "\n".join(lines)
+    assert "chosen among 2 on these dev rows" in "\n".join(lines)
+
+
+def test_outcome_of_a_run_interrupted_after_the_initial_prompt_was_measured() -> None:
+    unmeasured = prompt_result("New.", None, [3])
+    lines = display.outcome(result(OLD, OLD, stopped="interrupted", finalists=[OLD, unmeasured]))
+    assert "the run was interrupted: 1 of 2 prompts were measured" in "\n".join(lines)
+    assert "nothing was gained so far: the initial prompt is still the best" in lines
+
+
+def test_outcome_calls_a_figure_optimistic_unless_there_was_a_test() -> None:
+    tested = {**NEW, "test": NEW["dev"]}
+    assert "optimistic" in "\n".join(display.outcome(result(NEW, OLD)))
+    assert "optimistic" not in "\n".join(display.outcome(result(tested, OLD)))
+    assert "optimistic" not in "\n".join(display.outcome(result(OLD, OLD, finalists=[OLD, NEW])))
+    lines = display.outcome(result(NEW, OLD, run_dir="my runs/a"))
+    assert "--run 'my runs/a' --data" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("prompt", [*BRACKETS, "Think. " * 20, "x" * 200])
+def test_tables_show_prompts_whole_on_80_columns(prompt: str) -> None:
+    token = Trial(5, "[/b]", -0.5, 0.3, 0.25)
+    table = display.steps_table([step(prompt=prompt, trials=(token,)).to_dict()])
+    text = rendered(table, width=80, terminal=True)
+    assert column(text, 5) == "".join(prompt.split())
+    assert column(text, 4) == "'[/b]'-0.500->0.3000"
+    table = display.finalists_table(result(prompt_result(prompt, 3, [1]), OLD))
+    text = rendered(table, width=80, terminal=True)
+    assert column(text, 5) == "".join(prompt.split()) + "Think."
+    assert column(text, 2) == "10.0%to90.0%" * 2
+    assert max(len(line) for line in text.splitlines() if "│" in line) <= 80
+
+
+@pytest.mark.parametrize("prompt", BRACKETS)
+def test_progress_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    shown = terminal(monkeypatch)
+    with display.progress(4) as on_step:
+        logging.getLogger("greater_fast").info("%s", prompt)
+        on_step(step(prompt=prompt))
+    assert prompt in shown.getvalue()
+    shown = terminal(monkeypatch, width=80)
+    with display.progress():
+        logging.getLogger("greater_fast").info("%s", prompt)
+    assert prompt in shown.getvalue()
+
+
+def test_progress_without_steps_is_a_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch, width=80)
+    with display.progress():
+        logging.getLogger("greater_fast").info("evaluating a prompt on %d rows", 12)
+    assert "evaluating a prompt on 12 rows" in shown.getvalue()
+    assert "0/" not in shown.getvalue()
+
+
+def test_progress_shows_a_prompt_on_one_line() -> None:
+    assert display.shortened("Think.\n\nAnswer.") == "Think. Answer."

@@ -14,7 +14,6 @@ from greater_fast.evaluation import (
     RowRecord,
     compare,
     evaluate_prompt,
-    longest_answer,
 )
 from greater_fast.layout import Layouts
 from greater_fast.nouns import Rollout
@@ -67,7 +66,7 @@ def evaluate(
         (" 1,000 $", "1000.0", "1,000", True),
         (" 180 $", "18", "180", False),
         (" 18 and more", "18", "18 and more", False),
-        (" $ True $", "True", "", False),
+        (" $ True $", "True", "True", True),
         ("", "True", "", False),
     ],
 )
@@ -117,7 +116,7 @@ def test_requests_follow_the_layout() -> None:
     (requests,) = script.calls
     layouts = script.layouts
     longest = max(len(row.answer_ids) for row in layouts.rows)
-    assert longest == longest_answer(layouts) > len(layouts.rows[0].answer_ids)
+    assert longest == layouts.longest_answer > len(layouts.rows[0].answer_ids)
     for row, request in enumerate(requests):
         assert request.prompt_ids == layouts.context_ids(row, layouts.prompt_ids)
         assert request.max_new_tokens == 77
@@ -137,7 +136,7 @@ def test_with_a_model() -> None:
     lm, config = tiny_lm(), small_config(max_new_tokens=6)
     layouts = layouts_of(lm, 4, max_new_tokens=6)
     found = evaluate_prompt(PlainRolloutEngine(lm, 3), layouts, layouts.prompt_ids, config)
-    limit = longest_answer(layouts) + 8
+    limit = layouts.longest_answer + 8
     for number, record in enumerate(found.rows):
         ids = list(layouts.context_ids(number, layouts.prompt_ids))
         reasoning = greedy(ids, config.max_new_tokens)

@@ -103,7 +103,9 @@ def test_a_template_that_changes_the_user_message(content: str, placement: str) 
 def test_a_prompt_that_merges_with_the_template_is_refused() -> None:
     template = "{{ '<|begin_of_text|>' + messages[0].content + 'ly<|eot_id|>' }}"
     assert templated(template, prompt="Use reasoning.")
-    with pytest.raises(ValueError, match=r"on row 0 the tokenizer merges the prompt .* last word"):
+    with pytest.raises(
+        ValueError, match=r"on row 0 \(.*\) the tokenizer merges the prompt .* last word"
+    ):
         templated(template, prompt="Reason slow")
 
 
@@ -132,7 +134,8 @@ def test_white_space_around_prompt_and_question_is_no_part_of_them() -> None:
 def need(layouts: Layouts, row: int, config: Config) -> int:
     """Tokens of a row at its longest."""
     ids = layouts.rows[row]
-    around = len(ids.head_ids) + len(ids.tail_ids) + len(layouts.target_ids(row))
+    around = len(ids.head_ids) + len(ids.tail_ids) + len(layouts.extractor_ids)
+    around += layouts.longest_answer + 8
     return around + config.max_prompt_tokens + config.max_new_tokens
 
 
@@ -144,13 +147,16 @@ def test_rows_that_do_not_fit_the_context() -> None:
     longest = max(needs)
     assert len(layouts_of(tokenizer_lm("llama3", longest), rows)) == 4
 
-    expected = r"1 of 4 rows do not fit .* rows 3; the longest needs 1 tokens more; lower max_new"
+    named = r"row 3 \('a a .*'\.\.\.\)"
+    expected = (
+        rf"1 of 4 rows do not fit .*: {named}; the longest needs 1 tokens more; lower max_new"
+    )
     assert needs[3] == longest > needs[2]
     with pytest.raises(ValueError, match=expected):
         layouts_of(tokenizer_lm("llama3", longest - 1), rows)
 
     tight = tokenizer_lm("llama3", max(needs[:2]))
-    with pytest.raises(ValueError, match=r"2 of 4 rows do not fit .* rows 2, 3; "):
+    with pytest.raises(ValueError, match=r"2 of 4 rows do not fit .* row 2 \(.*\), row 3 \(.*\); "):
         layouts_of(tight, rows)
     kept = layouts_of(tight, rows, on_long="drop")
     assert [row.example for row in kept.rows] == rows[:2]
@@ -162,7 +168,7 @@ def test_rows_that_do_not_fit_the_context() -> None:
         layouts_of(tokenizer_lm("llama3", 20), rows, on_long="drop")
 
 
-def test_ten_long_rows_are_named_at_most() -> None:
+def test_five_long_rows_are_named_at_most() -> None:
     rows = [Example("very " * 60 + "long?", "True")] * 12
-    with pytest.raises(ValueError, match=r"rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.; "):
+    with pytest.raises(ValueError, match=r": row 0 \(.* row 4 \('very very .*'\.\.\.\), \.\.\.; "):
         layouts_of(tokenizer_lm("llama3", 200), rows)

@@ -64,15 +64,12 @@ class Loop:
 
     def run(self, on_step: Callable[[Step], bool | None] | None = None) -> str:
         """Run to the end, keeping the steps."""
-        lm: Any = None
 
         def keep(step: Step) -> bool | None:
             self.steps.append(step)
             return on_step(step) if on_step else None
 
-        return optimizer.run(
-            lm, as_engine(self.engine), self.layouts, self.config, self.state, keep
-        )
+        return optimizer.run(as_engine(self.engine), self.layouts, self.config, self.state, keep)
 
 
 def never_better(ids: tuple[int, ...], row: int) -> Rollout:
@@ -282,7 +279,7 @@ def test_the_loop_with_a_model_runs_no_placeholder(monkeypatch: pytest.MonkeyPat
     state: LoopState = optimizer.start(engine, layouts, config)
     state.index = len(layouts.prompt_ids)
     steps: list[Step] = []
-    optimizer.run(lm, engine, layouts, config, state, steps.append)
+    optimizer.run(engine, layouts, config, state, steps.append)
     first = steps[0]
     assert first.grows
     placeholder = gradients_at[0].prompt_ids

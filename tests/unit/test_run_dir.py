@@ -93,7 +93,7 @@ def test_line_breaks_within_text_do_not_cut_lines(tmp_path: Path, mark: str) -> 
 def test_another_run_is_refused(tmp_path: Path) -> None:
     begun(tmp_path / "first").append_step({}, {})
     with pytest.raises(
-        ValueError, match=r"first holds another run \(run\.json, steps\.jsonl, state\.json\)"
+        ValueError, match=r"first holds another run \(run\.json, examples\.jsonl, steps\.jsonl"
     ):
         RunDirectory(tmp_path / "first")
     (tmp_path / "file").write_text("")

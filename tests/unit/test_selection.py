@@ -34,7 +34,9 @@ class Trial:
         """A prompt scored in an earlier step."""
         engine = FakeEngine(lambda ids, row: self.table[ids[1]][row])
         prompt_ids = POSITION.with_token(token)
-        (found,) = score_prompts(as_engine(engine), self.layouts, [prompt_ids], self.config)
+        (found,) = score_prompts(
+            as_engine(engine), self.layouts, [prompt_ids], self.config
+        ).results()
         assert found
         self.scored[prompt_ids] = found
 
@@ -209,7 +211,7 @@ def test_an_empty_shortlist_keeps_the_incumbent(accept: str) -> None:
 def test_growth_competes_with_the_ungrown() -> None:
     engine = FakeEngine(lambda ids, row: made_up(False, nll=0.5 if ids[3:] == (7,) else 2.0))
     layouts, config = table_layouts(2), Config()
-    (incumbent,) = score_prompts(as_engine(engine), layouts, [PROMPT], config)
+    (incumbent,) = score_prompts(as_engine(engine), layouts, [PROMPT], config).results()
     assert incumbent
     position = Position(0, 3, PROMPT)
     found = select(
@@ -229,7 +231,7 @@ def test_requests_are_laid_out_rows() -> None:
 
     engine = Seeing(lambda ids, row: made_up(False))
     config = Config(max_new_tokens=17)
-    assert score_prompts(as_engine(engine), table_layouts(2), [(5, 6)], config) != [None]
+    assert score_prompts(as_engine(engine), table_layouts(2), [(5, 6)], config).results() != [None]
     for row, request in enumerate(seen):
         assert request.prompt_ids == (1000 + row, 5, 6, 2000)
         assert request.prompt_span == (1, 3)

@@ -170,7 +170,7 @@ def test_interruption_before_the_first_score(
     assert run["result"] is None
 
 
-@pytest.mark.parametrize(("number", "split"), [(1, "dev"), (4, "test")])
+@pytest.mark.parametrize(("number", "split"), [(1, "dev"), (3, "test")])
 def test_interruption_in_the_finals(
     search: Search,
     lm: LM,
@@ -194,6 +194,6 @@ def test_interruption_in_the_finals(
     assert measured == ([True, False, False] if split == "dev" else [True, True, True])
     assert result.best.dev is not None
     assert result.test_comparison is None
-    assert (result.baseline.test is None) == (split == "dev")
+    assert result.baseline.test is None
     lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
     assert len(lines) == 4 * number

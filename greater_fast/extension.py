@@ -1,0 +1,14 @@
+"""The C++ extension, or a word on how to build it."""
+
+from __future__ import annotations
+
+try:
+    from greater_fast._core import Scheduler, paged_attention
+except ImportError as error:
+    raise ImportError(
+        "the C++ extension of greater_fast is not built in the folder that Python imports it from: "
+        "run `pip install -e .` in the source folder (it needs a C++17 compiler; CMake and ninja "
+        "come with it), or leave that folder to use the installed package"
+    ) from error
+
+__all__ = ["Scheduler", "paged_attention"]
