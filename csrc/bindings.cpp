@@ -5,6 +5,8 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "attention.h"
 #include "scheduler.h"
@@ -15,13 +17,18 @@ namespace greater_fast {
 
 namespace {
 
-// The data of an array that must be what it is said to be; nothing is converted or copied.
+// The data of an array that must be what it is said to be; nothing is converted or copied. It must
+// be writable unless T is const.
 template <typename T>
 T* data_of(const py::array& array, int64_t least, const char* name) {
+  using Value = std::remove_const_t<T>;
   const std::string got = py::str(array.dtype());
-  if (!py::isinstance<py::array_t<T>>(array)) {
+  if (!py::isinstance<py::array_t<Value>>(array)) {
     throw std::invalid_argument(std::string(name) + ": got dtype " + got + ", expected " +
-                                std::string(py::str(py::dtype::of<T>())));
+                                std::string(py::str(py::dtype::of<Value>())));
+  }
+  if (!std::is_const_v<T> && !array.writeable()) {
+    throw std::invalid_argument(std::string(name) + ": expected a writable array");
   }
   if (!(array.flags() & py::array::c_style)) {
     throw std::invalid_argument(std::string(name) + ": expected a contiguous array");
@@ -36,13 +43,16 @@ T* data_of(const py::array& array, int64_t least, const char* name) {
 // A scheduler and the buffers it plans into, which Python allocated and reads.
 class PyScheduler {
  public:
-  PyScheduler(const SchedulerConfig& config, py::dict buffers)
-      : scheduler_(config), buffers_(std::move(buffers)) {
+  PyScheduler(const SchedulerConfig& config, const py::dict& buffers)
+      : scheduler_(config), buffers_(buffers.attr("copy")()) {
     const int64_t tokens = config.max_tokens;
     const int64_t sequences = config.max_sequences;
     const auto buffer = [this](const char* name, int64_t size) {
       if (!buffers_.contains(name)) {
         throw std::invalid_argument(std::string("buffers: ") + name + " is missing");
+      }
+      if (!py::isinstance<py::array>(buffers_[name])) {
+        throw std::invalid_argument(std::string(name) + ": expected a numpy array");
       }
       return data_of<int32_t>(buffers_[name].cast<py::array>(), size, name);
     };
@@ -67,8 +77,8 @@ class PyScheduler {
 
   void commit(const py::array& argmax, const py::array& logprobs) {
     const int64_t num_rows = argmax.size();
-    const int32_t* ids = data_of<int32_t>(argmax, num_rows, "argmax");
-    const float* values = data_of<float>(logprobs, num_rows, "logprobs");
+    const int32_t* ids = data_of<const int32_t>(argmax, num_rows, "argmax");
+    const float* values = data_of<const float>(logprobs, num_rows, "logprobs");
     py::gil_scoped_release release;
     scheduler_.commit(ids, values, static_cast<int32_t>(num_rows));
   }
@@ -104,9 +114,41 @@ class PyScheduler {
 
  private:
   Scheduler scheduler_;
-  py::dict buffers_;  // keeps the arrays alive
+  py::dict buffers_;  // keeps the arrays alive, whatever becomes of the caller's
   PlanBuffers plan_;
 };
+
+void expect_shape(const py::array& array, const std::vector<int64_t>& shape, const char* name) {
+  if (std::vector<int64_t>(array.shape(), array.shape() + array.ndim()) == shape) return;
+  std::string message = std::string(name) + ": expected shape [";
+  for (const int64_t size : shape) message += std::to_string(size) + ", ";
+  throw std::invalid_argument(message.substr(0, message.size() - 2) + "]");
+}
+
+// No plan may lead outside the arrays.
+template <typename T>
+void check_plan(const AttentionArgs<T>& args, int64_t num_blocks) {
+  const auto require = [](bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+  };
+  for (int32_t i = 0; i < args.num_tokens; ++i) {
+    require(args.slots[i] >= 0 && args.slots[i] / args.block_size < num_blocks,
+            "slots: outside the pool");
+  }
+  require(args.query_starts[0] == 0, "query_starts: expected to start at 0");
+  for (int32_t b = 0; b < args.num_sequences; ++b) {
+    const int64_t num_queries = int64_t{args.query_starts[b + 1]} - args.query_starts[b];
+    require(num_queries >= 0 && args.query_starts[b + 1] <= args.num_tokens,
+            "query_starts: expected to rise, to the number of queries at most");
+    require(args.context_lens[b] >= num_queries, "context_lens: less than the queries");
+    const int64_t needed = (int64_t{args.context_lens[b]} + args.block_size - 1) / args.block_size;
+    require(needed <= args.table_width, "context_lens: more than the block table holds");
+    const int32_t* table = args.block_tables + int64_t{b} * args.table_width;
+    for (int64_t i = 0; i < needed; ++i) {
+      require(table[i] >= 0 && table[i] < num_blocks, "block_tables: outside the pool");
+    }
+  }
+}
 
 template <typename T>
 void attention(const py::array& queries, const py::array& new_keys, const py::array& new_values,
@@ -130,21 +172,31 @@ void attention(const py::array& queries, const py::array& new_keys, const py::ar
   args.window = window;
   args.scale = static_cast<T>(scale);
   args.soft_cap = static_cast<T>(soft_cap);
-  if (args.head_size > kMaxHeadSize || keys.shape(3) != args.head_size || args.num_kv_heads < 1 ||
-      args.num_heads % args.num_kv_heads != 0) {
+  if (args.head_size < 1 || args.head_size > kMaxHeadSize || args.num_kv_heads < 1 ||
+      args.block_size < 1 || args.num_heads % args.num_kv_heads != 0) {
     throw std::invalid_argument("attention: head sizes or counts do not fit together");
   }
-  const int64_t new_size = int64_t{args.num_tokens} * args.num_kv_heads * args.head_size;
-  args.queries = data_of<T>(queries, queries.size(), "queries");
-  args.new_keys = data_of<T>(new_keys, new_size, "new_keys");
-  args.new_values = data_of<T>(new_values, new_size, "new_values");
+  expect_shape(new_keys, {args.num_tokens, args.num_kv_heads, args.head_size}, "new_keys");
+  expect_shape(new_values, {args.num_tokens, args.num_kv_heads, args.head_size}, "new_values");
+  expect_shape(keys, {keys.shape(0), args.num_kv_heads, args.block_size, args.head_size}, "keys");
+  expect_shape(values, {keys.shape(0), args.num_kv_heads, args.block_size, args.head_size},
+               "values");
+  expect_shape(output, {args.num_tokens, args.num_heads, args.head_size}, "output");
+  if (num_sequences < 0 || num_sequences > block_tables.shape(0)) {
+    throw std::invalid_argument("num_sequences: expected 0 to the rows of block_tables");
+  }
+  args.queries = data_of<const T>(queries, queries.size(), "queries");
+  args.new_keys = data_of<const T>(new_keys, new_keys.size(), "new_keys");
+  args.new_values = data_of<const T>(new_values, new_values.size(), "new_values");
   args.keys = data_of<T>(keys, keys.size(), "keys");
   args.values = data_of<T>(values, keys.size(), "values");
   args.output = data_of<T>(output, queries.size(), "output");
-  args.slots = data_of<int32_t>(slots, args.num_tokens, "slots");
-  args.query_starts = data_of<int32_t>(query_starts, int64_t{num_sequences} + 1, "query_starts");
-  args.context_lens = data_of<int32_t>(context_lens, num_sequences, "context_lens");
-  args.block_tables = data_of<int32_t>(block_tables, block_tables.size(), "block_tables");
+  args.slots = data_of<const int32_t>(slots, args.num_tokens, "slots");
+  args.query_starts =
+      data_of<const int32_t>(query_starts, int64_t{num_sequences} + 1, "query_starts");
+  args.context_lens = data_of<const int32_t>(context_lens, num_sequences, "context_lens");
+  args.block_tables = data_of<const int32_t>(block_tables, block_tables.size(), "block_tables");
+  check_plan(args, keys.shape(0));
   py::gil_scoped_release release;
   paged_attention(args);
 }
@@ -167,25 +219,25 @@ PYBIND11_MODULE(_core, module) {
   using namespace py::literals;
 
   py::class_<PyScheduler>(module, "Scheduler")
-      .def(
-          py::init([](py::dict buffers, int32_t num_blocks, int32_t block_size, int32_t table_width,
-                      int32_t max_tokens, int32_t min_tokens, bool fixed_tokens,
-                      int32_t max_sequences, int32_t draft_tokens, bool share_prefixes) {
-            SchedulerConfig config;
-            config.num_blocks = num_blocks;
-            config.block_size = block_size;
-            config.table_width = table_width;
-            config.max_tokens = max_tokens;
-            config.min_tokens = min_tokens;
-            config.fixed_tokens = fixed_tokens;
-            config.max_sequences = max_sequences;
-            config.draft_tokens = draft_tokens;
-            config.share_prefixes = share_prefixes;
-            return std::make_unique<PyScheduler>(config, std::move(buffers));
-          }),
-          "buffers"_a, py::kw_only(), "num_blocks"_a, "block_size"_a, "table_width"_a,
-          "max_tokens"_a, "min_tokens"_a = 1, "fixed_tokens"_a = false, "max_sequences"_a,
-          "draft_tokens"_a = 0, "share_prefixes"_a = true)
+      .def(py::init([](const py::dict& buffers, int32_t num_blocks, int32_t block_size,
+                       int32_t table_width, int32_t max_tokens, int32_t min_tokens,
+                       bool fixed_tokens, int32_t max_sequences, int32_t draft_tokens,
+                       bool share_prefixes) {
+             SchedulerConfig config;
+             config.num_blocks = num_blocks;
+             config.block_size = block_size;
+             config.table_width = table_width;
+             config.max_tokens = max_tokens;
+             config.min_tokens = min_tokens;
+             config.fixed_tokens = fixed_tokens;
+             config.max_sequences = max_sequences;
+             config.draft_tokens = draft_tokens;
+             config.share_prefixes = share_prefixes;
+             return std::make_unique<PyScheduler>(config, buffers);
+           }),
+           "buffers"_a, py::kw_only(), "num_blocks"_a, "block_size"_a, "table_width"_a,
+           "max_tokens"_a, "min_tokens"_a = 1, "fixed_tokens"_a = false, "max_sequences"_a,
+           "draft_tokens"_a = 0, "share_prefixes"_a = true)
       .def(
           "submit",
           [](PyScheduler& self, int64_t key, int64_t group, std::vector<int32_t> prompt_ids,

@@ -32,6 +32,7 @@ Scheduler::Scheduler(const SchedulerConfig& config)
     : config_(config), pool_(std::max(config.num_blocks, 1), std::max(config.block_size, 1)) {
   require(config.block_size >= 1, "block_size: expected at least 1");
   require(config.num_blocks >= 2, "num_blocks: expected at least 2, block 0 is kept for padding");
+  require(config.table_width >= 1, "table_width: expected at least 1");
   require(config.max_tokens >= 1, "max_tokens: expected at least 1");
   require(config.min_tokens >= 0 && config.min_tokens <= config.max_tokens,
           "min_tokens: expected 0 to max_tokens");
@@ -66,7 +67,8 @@ void Scheduler::submit(Request request) {
                           size_of(request.target_ids) + request.max_answer_tokens;
   const int64_t room = static_cast<int64_t>(config_.num_blocks - 1) * config_.block_size;
   require(longest <= room, "a sequence of up to " + std::to_string(longest) +
-                               " tokens does not fit the K/V pool of " + std::to_string(room));
+                               " tokens does not fit the K/V pool of " + std::to_string(room) +
+                               " tokens: raise kv_cache_bytes");
   require(blocks_for(longest) <= config_.table_width,
           "a sequence of up to " + std::to_string(longest) + " tokens does not fit a table of " +
               std::to_string(config_.table_width) + " blocks");
@@ -135,6 +137,11 @@ float* Scheduler::wanted_at(Sequence& s, int32_t position) const {
     return std::isnan(logprob) ? &logprob : nullptr;
   }
   return nullptr;
+}
+
+bool Scheduler::scores_at_end(const Sequence& s) const {
+  return s.phase == Phase::kReasoning && s.request.num_scored > 0 &&
+         s.request.num_scored == size_of(s.request.target_ids);
 }
 
 // ---- Blocks ---------------------------------------------------------------------------------
@@ -212,6 +219,12 @@ bool Scheduler::reserve(Sequence& s, int32_t num_tokens) {
     const int32_t index = static_cast<int32_t>(s.blocks.size());
     const int32_t start = index * size;
     s.blocks.push_back(id);
+    // Known already, they are not asked for again; whoever shares the block needs them.
+    const int32_t span_start = s.request.span_start;
+    for (int32_t i = std::max(start, span_start); i < std::min(start + size, s.request.span_stop);
+         ++i) {
+      pool_.nll(id * size + i % size) = s.prompt_nll[i - span_start];
+    }
     if (s.announcing && start < num_prompt) {
       const BlockId parent = index > 0 ? s.blocks[index - 1] : -1;
       s.announcing =
@@ -364,9 +377,10 @@ void Scheduler::write(Sequence& s, const PlanBuffers& buffers, PlanCounts& count
     if (!wanted && !generates) continue;
     const int32_t row = counts.num_logit_rows++;
     buffers.logit_rows[row] = token;
-    buffers.targets[row] = wanted ? s.tokens[position + 1] : -1;
+    const bool may_end = !wanted && scores_at_end(s);
+    buffers.targets[row] = wanted ? s.tokens[position + 1] : may_end ? s.request.target_ids[0] : -1;
     buffers.row_keys[row] = static_cast<int32_t>(s.request.key);
-    buffers.target_kinds[row] = wanted && position + 1 >= s.request.span_stop;
+    buffers.target_kinds[row] = may_end || (wanted && position + 1 >= s.request.span_stop);
   }
 }
 
@@ -414,9 +428,14 @@ void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float*
   s.num_queries = 0;
   if (generates) {
     int32_t accepted = 0;
+    const bool scores = scores_at_end(s);
     while (append_generated(s, argmax[accepted]) && accepted < num_drafted &&
            drafts[accepted] == s.tokens.back()) {
       s.num_computed = num_known + ++accepted;
+    }
+    if (scores && s.phase != Phase::kReasoning && s.num_computed == s.first_scored) {
+      s.target_logprobs[0] = logprobs[accepted];
+      s.target_hits[0] = argmax[accepted] == s.request.target_ids[0];
     }
     s.drafter.learn(num_drafted, accepted);
     statistics_.drafted_tokens += num_drafted;

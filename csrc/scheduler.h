@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "block_pool.h"
@@ -148,6 +147,8 @@ class Scheduler {
   int32_t goal(const Sequence& s) const;
   // Where the log p of the token behind `position` goes, if it is wanted and unknown.
   float* wanted_at(Sequence& s, int32_t position) const;
+  // Whether the first scored token follows the reasoning at once: the row of the end id is its row.
+  bool scores_at_end(const Sequence& s) const;
   enum class Admission { kAdmitted, kPrefixPending, kNoRoom };
   Admission admit(Sequence& s);
   bool reserve(Sequence& s, int32_t num_tokens);

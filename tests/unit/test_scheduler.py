@@ -1,0 +1,288 @@
+"""The C++ scheduler beside a model of its world: whatever it is asked, nothing may change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.scheduler_model import VOCAB, Request, World, expected, next_id, state_of
+
+TEXTS = [tuple((i * i * seed + i) % VOCAB for i in range(40)) for seed in (1, 3)]
+IDS = st.integers(0, VOCAB - 1)
+
+
+@st.composite
+def drafts(draw: st.DrawFn, request: Request) -> tuple[int, ...]:
+    """Right, right at first, wrong in one place, or wrong."""
+    right = expected(request).outcome[1]
+    kind = draw(st.sampled_from(("none", "right", "cut", "changed", "wrong")))
+    at = draw(st.integers(0, len(right)))
+    return {
+        "none": (),
+        "right": right,
+        "cut": right[:at],
+        "changed": (*right[:at], draw(IDS), *right[at + 1 :], *right),
+        "wrong": tuple(draw(st.lists(IDS, max_size=12))),
+    }[kind]
+
+
+@st.composite
+def requests(draw: st.DrawFn, key: int) -> Request:
+    prompt = draw(st.sampled_from(TEXTS))[: draw(st.integers(0, 40))]
+    prompt += tuple(draw(st.lists(IDS, min_size=not prompt, max_size=4)))
+    span = (0, 0)
+    if len(prompt) > 1 and draw(st.booleans()):
+        start = draw(st.integers(1, len(prompt) - 1))
+        span = (start, draw(st.integers(start, len(prompt))))
+    target = tuple(draw(st.lists(IDS, max_size=6)))
+    num_scored = draw(st.integers(0, len(target)))
+    num_answer = draw(st.sampled_from((0, 0, 1, 5))) if target else 0
+    request = Request(
+        key=key,
+        group=draw(st.integers(0, 3)),
+        prompt_ids=prompt,
+        prompt_span=span,
+        target_ids=target,
+        num_scored=num_scored,
+        max_new_tokens=draw(
+            st.sampled_from((1, 2, 7, 30) + ((0,) if num_scored or num_answer else ()))
+        ),
+        max_answer_tokens=num_answer,
+        end_ids=draw(st.sampled_from(((), (6,), (5, 6)))),
+    )
+    return request._replace(draft_ids=draw(drafts(request)))
+
+
+@st.composite
+def worlds(draw: st.DrawFn, longest: int) -> dict[str, Any]:
+    """Settings of a scheduler whose pool and tables hold one sequence of that length, at least."""
+    block_size = draw(st.integers(1, 16))
+    least = -(-longest // block_size)
+    max_tokens = draw(st.one_of(st.integers(1, 8), st.integers(1, 64), st.just(512)))
+    return {
+        "block_size": block_size,
+        "num_blocks": 1 + least + draw(st.sampled_from((0, 0, 1, 2, 5, 20, 400))),
+        "table_width": least + draw(st.integers(0, 2)),
+        "max_tokens": max_tokens,
+        "max_sequences": draw(st.integers(1, max_tokens)),
+        "min_tokens": draw(st.integers(0, max_tokens)),
+        "draft_tokens": draw(st.sampled_from((0, max_tokens, max_tokens // 2))),
+        "share_prefixes": draw(st.booleans()),
+        "fixed_tokens": draw(st.booleans()),
+    }
+
+
+CASES = st.lists(st.integers(1, 12), min_size=1, max_size=3).flatmap(
+    lambda sizes: st.tuples(
+        *(st.tuples(*(requests(100 * w + i) for i in range(n))) for w, n in enumerate(sizes))
+    )
+)
+THOROUGH = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def build(data: st.DataObject, waves: tuple[tuple[Request, ...], ...]) -> World:
+    return World(**data.draw(worlds(max(r.longest for wave in waves for r in wave))))
+
+
+@THOROUGH
+@given(CASES, st.data())
+def test_every_request_comes_to_what_it_would_alone(
+    waves: tuple[tuple[Request, ...], ...], data: st.DataObject
+) -> None:
+    world = build(data, waves)
+    for wave in waves:
+        assert world.run(*wave) == [expected(request).outcome for request in wave]
+    counts, found = world.counts, world.scheduler.statistics()
+    assert found["steps"] == world.steps
+    assert found["logit_rows"] == counts.num_logit_rows
+    assert found["padding_tokens"] == counts.num_padding
+    assert found["computed_tokens"] == counts.num_tokens - counts.num_padding
+    assert 0 <= found["accepted_tokens"] <= found["drafted_tokens"]
+    assert 0 <= found["shared_tokens"] <= found["prompt_tokens"]
+    alone = [expected(request) for wave in waves for request in wave]
+    assert found["generated_tokens"] == sum(e.num_generated for e in alone)
+    if not found["preemptions"]:
+        wrong = found["drafted_tokens"] - found["accepted_tokens"]
+        needed = sum(e.num_computed for e in alone)
+        assert found["computed_tokens"] - wrong + found["shared_tokens"] == needed
+
+
+@THOROUGH
+@given(CASES, st.data())
+def test_cancelled_requests_disturb_no_other(
+    waves: tuple[tuple[Request, ...], ...], data: st.DataObject
+) -> None:
+    world = build(data, waves)
+    event = st.tuples(st.sampled_from(("key", "group", "abort", "submit")), st.integers(0, 12))
+    for number, wave in enumerate(waves):
+        late = wave[len(wave) // 2 :]
+        world.submit(*wave[: len(wave) // 2])
+        for kind, which in data.draw(st.lists(event, max_size=8)):
+            for _ in range(which):
+                world.step()
+            if kind == "key":
+                world.cancel(key=100 * number + which)
+            elif kind == "group":
+                world.cancel(group=which % 4)
+            elif kind == "abort" and which > 9:
+                world.abort()
+            else:
+                world.submit(*late)
+                late = ()
+        world.submit(*late)
+        world.drain()
+    asked = {request.key: request for wave in waves for request in wave}
+    for key, outcome in world.finished.items():
+        assert outcome == expected(asked[key]).outcome
+
+
+def wanted(*requests: Request) -> list[Any]:
+    return [expected(request).outcome for request in requests]
+
+
+def computed(world: World, *requests: Request) -> int:
+    """Run requests; how many tokens went through the model for them."""
+    before = world.scheduler.statistics()["computed_tokens"]
+    assert world.run(*requests) == wanted(*requests)
+    return world.scheduler.statistics()["computed_tokens"] - before
+
+
+PROMPT = TEXTS[0][:10]
+
+
+def variant(key: int, common: int, **fields: Any) -> Request:
+    """A prompt of ten tokens, of which the first are those of PROMPT, and no other."""
+    ids = (*PROMPT[:common], *((token + 1) % VOCAB for token in PROMPT[common:]))
+    return Request(key, ids, 1, **fields)
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 4, 5, 10, 16])
+@pytest.mark.parametrize("common", range(11))
+def test_sharing_is_exact_to_the_token(block_size: int, common: int) -> None:
+    world = World(num_blocks=40, block_size=block_size)
+    assert computed(world, variant(0, 10)) == 10
+    assert computed(world, variant(1, common)) == 10 - min(common, 9)  # the last gives the logits
+
+
+@pytest.mark.parametrize("common", range(11))
+def test_a_known_prompt_nll_is_not_computed_again(common: int) -> None:
+    world = World(num_blocks=40)
+    assert computed(world, variant(0, 10, prompt_span=(3, 8))) == 10
+    # An NLL that is unknown is read off the row before its token.
+    assert computed(world, variant(1, common, prompt_span=(3, 8))) == (
+        10 - min(common, 9) + (3 <= common < 8)
+    )
+    # A row computed again in the last place of a block keeps what follows out of the trie.
+    assert computed(world, variant(2, common, prompt_span=(3, 8))) == (7 if common == 4 else 1)
+    assert computed(world, variant(3, 10, prompt_span=(2, 9))) == 10 - 1  # 2 was never asked for
+
+
+def test_siblings_wait_for_the_first_and_share_its_prefix() -> None:
+    world = World(num_blocks=40)
+    asked = [variant(key, common) for key, common in enumerate((10, 8, 8, 10))]
+    world.submit(*asked)
+    assert world.step().num_sequences == 1
+    assert world.scheduler.num_waiting == 3
+    assert world.step().num_sequences == 2  # the third waits for what the second adds
+    world.drain()
+    assert [world.finished[r.key] for r in asked] == wanted(*asked)
+    assert world.counts.num_tokens == 10 + 2 + 1 + 1
+
+
+def test_without_sharing_nobody_waits() -> None:
+    world = World(num_blocks=40, share_prefixes=False)
+    world.submit(*(variant(key, 10) for key in range(4)))
+    assert world.step()[:2] == (40, 4)
+
+
+def test_a_partly_shared_block_is_copied() -> None:
+    world = World(num_blocks=40)
+    world.run(variant(0, 10))
+    world.submit(variant(1, 8), variant(2, 6))
+    assert world.step().num_copies == 1  # 8 is two whole blocks, 6 half of the second
+    world.drain()
+
+
+def test_the_least_recently_used_prefix_is_evicted_first() -> None:
+    prompts = [tuple([first] * 4) for first in range(5)]
+    world = World(num_blocks=5)
+    for key, prompt in enumerate(prompts[:3]):
+        world.run(Request(key, prompt, 1))
+    assert computed(world, Request(3, prompts[0], 1)) == 1  # now 1 is the oldest
+    world.run(Request(4, prompts[3], 1))
+    world.run(Request(5, prompts[4], 1))
+    assert computed(world, Request(6, prompts[0], 1)) == 1
+    assert computed(world, Request(7, prompts[1], 1)) == 4
+
+
+def test_the_far_end_of_a_prefix_is_evicted_first() -> None:
+    world = World(num_blocks=5)
+    world.run(Request(0, TEXTS[0][:12], 1))
+    world.run(Request(1, (1, 1, 1, 1), 1))
+    assert computed(world, Request(2, TEXTS[0][:12], 1)) == 4
+
+
+def test_nobody_overtakes_for_want_of_room() -> None:
+    world = World(num_blocks=6)
+    world.submit(Request(0, (1,) * 11, 3), Request(1, (2,) * 12, 3), Request(2, (3,), 3))
+    world.step()
+    assert (world.scheduler.num_running, world.scheduler.num_waiting) == (1, 2)
+    world.drain()
+
+
+def test_preempted_sequences_resume_where_they_were() -> None:
+    asked = [Request(k, TEXTS[k % 2][: 5 + k], 30, target_ids=(1, 2), num_scored=2) for k in (1, 2)]
+    world = World(num_blocks=12)
+    assert world.run(*asked) == wanted(*asked)
+    found = world.scheduler.statistics()
+    assert found["preemptions"] > 0
+    assert found["generated_tokens"] == 60
+
+
+@pytest.mark.parametrize("how", ["key", "group", "abort"])
+def test_cancellation_frees_blocks(how: str) -> None:
+    world = World(num_blocks=30)
+    world.submit(*(Request(key, (key, *PROMPT[:8]), 30, group=7) for key in (0, 1)))
+    for _ in range(5):
+        world.step()
+    assert world.scheduler.num_running == 2
+    before = world.scheduler.num_free_blocks
+    cancel: dict[str, Callable[[], None]] = {
+        "key": lambda: world.cancel(key=1),
+        "group": lambda: world.cancel(group=7),
+        "abort": world.abort,
+    }
+    cancel[how]()
+    assert world.scheduler.num_free_blocks == (before + 4 if how == "key" else 29)
+    world.drain()
+    assert world.run(Request(2, TEXTS[1][:9], 3)) == wanted(Request(2, TEXTS[1][:9], 3))
+
+
+def test_right_drafts_save_steps() -> None:
+    request = Request(0, PROMPT, 30)
+    draft = expected(request).outcome[1]
+    steps = {}
+    for name, ids in {"none": (), "right": draft, "wrong": ((draft[0] + 1) % VOCAB,) * 30}.items():
+        world = World(num_blocks=40, draft_tokens=64 if name != "none" else 0)
+        world.run(request._replace(draft_ids=ids))
+        steps[name] = world.steps
+    # 8 drafted and one chosen, 16 and one, the rest.
+    assert steps["none"] == 30
+    assert steps["right"] == 3
+    assert steps["right"] < steps["wrong"] <= 30
+
+
+def test_decoding_goes_before_prefill() -> None:
+    world = World(num_blocks=40, max_tokens=4)
+    world.submit(Request(0, PROMPT[:3], 9))
+    world.step()
+    world.submit(Request(1, TEXTS[1][:30], 1))
+    assert [world.step()[:2] for _ in range(3)] == [(4, 2)] * 3
+
+
+def test_the_models_language_is_worth_the_name() -> None:
+    written = expected(Request(0, PROMPT, 200)).outcome[1]
+    assert set(written) == set(range(VOCAB))
+    assert next_id(state_of(PROMPT)) == written[0]
