@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
+# Threads that wait asleep: spinning ones cost tenfold as soon as another process wants a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -8,11 +10,12 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
 SOURCES := greater_fast kernels benchmarks tests setup.py
 
-.PHONY: help venv demo test lint format bench clean
+.PHONY: help venv demo test fuzz lint format bench clean
 
 help:
 	@echo 'make demo    install, then optimise a prompt for a real model on the CPU'
 	@echo 'make test    install, then run all tests; fails under 90% coverage'
+	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
 	@echo 'make format  rewrite the sources in the house format'
 	@echo 'make bench   install, then run the benchmarks'
@@ -42,11 +45,14 @@ $(VENV)/model.stamp: constraints.txt | $(VENV)/python.stamp
 
 demo: $(VENV)/demo.stamp $(VENV)/model.stamp
 	$(BIN)/greater-fast optimize --model smollm2-135m --task object_counting \
-		--num-train 16 --num-dev 32 --num-finalists 3 --steps 4 --max-new-tokens 64 \
+		--num-train 12 --num-dev 24 --num-finalists 3 --steps 4 --max-new-tokens 48 \
 		--run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: venv
 	$(BIN)/pytest --cov --cov-report=term
+
+fuzz:
+	bash tests/fuzz.sh
 
 lint: venv
 	$(BIN)/ruff format --check $(SOURCES)
