@@ -152,7 +152,7 @@ def generate_batch(inputs: StepInputs) -> Callable[[], Scores]:
 
 SIDES: dict[str, Callable[[StepInputs], Callable[[], Scores]]] = {
     "paged": paged,
-    "paged+drafts": lambda inputs: paged(inputs, draft_tokens=64),
+    "paged+drafts": lambda inputs: paged(inputs, draft_tokens=160),
     "generate": generate,
     "generate_batch": generate_batch,
     "reference": reference,
