@@ -62,6 +62,7 @@ def engine(lm: LM, features: dict[str, Any]) -> RolloutEngine:
     if "num_blocks" in given:
         one = RolloutEngine(lm, kv_cache_bytes=1)
         given["kv_cache_bytes"] = given.pop("num_blocks") * one.block_bytes
+    given.setdefault("kv_cache_bytes", 1 << 24)
     return RolloutEngine(lm, temperature=TEMPERATURE, poisoned=True, **given)
 
 
