@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -235,29 +236,35 @@ def run_here(name: str, case: StepCase) -> Measurement:
     )
 
 
-def measure(name: str, case: StepCase) -> Measurement:
-    """Measure one step in a fresh process.
+def in_fresh_process(module: str, name: str, case: StepCase) -> dict[str, Any]:
+    """What `python -m module name` prints for a case, with its number of threads.
 
     Raises:
         subprocess.CalledProcessError: the measurement failed; its standard error was passed on.
     """
-    command = [sys.executable, "-m", "benchmarks.measure", name, "--json", json.dumps(asdict(case))]
+    command = [sys.executable, "-m", module, name, "--json", json.dumps(asdict(case))]
     environment = os.environ | {"OMP_NUM_THREADS": str(case.num_threads)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
-    fields = json.loads(done.stdout.splitlines()[-1])
+    fields: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return fields
+
+
+def measure(name: str, case: StepCase) -> Measurement:
+    """Measure one step in a fresh process."""
+    fields = in_fresh_process("benchmarks.measure", name, case)
     return Measurement(**fields | {"outcome": StepOutcome(**fields["outcome"])})
 
 
-def main() -> None:
-    """Print one measurement as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.measure")
-    parser.add_argument("name", choices=sorted(STEPS), help="which side to measure")
+def case_of_arguments(module: str, names: Iterable[str]) -> tuple[str, StepCase]:
+    """The name and the case that a measuring process was asked for."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("name", choices=sorted(names), help="which side to measure")
     parser.add_argument("--json", default="{}", help="fields of StepCase that differ from defaults")
     arguments = parser.parse_args()
-    print(json.dumps(asdict(run_here(arguments.name, StepCase(**json.loads(arguments.json))))))
+    return arguments.name, StepCase(**json.loads(arguments.json))
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(asdict(run_here(*case_of_arguments("benchmarks.measure", STEPS)))))

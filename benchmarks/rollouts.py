@@ -3,11 +3,7 @@
 python -m benchmarks.rollouts SIDE --json '{"task": ..., ...}'    fields of StepCase
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +12,14 @@ import torch
 from transformers import GenerationConfig
 
 from benchmarks.machine import PeakMemory, device_name
-from benchmarks.measure import ROOT, StepCase, StepInputs, load_inputs, reference_procedure
+from benchmarks.measure import (
+    StepCase,
+    StepInputs,
+    case_of_arguments,
+    in_fresh_process,
+    load_inputs,
+    reference_procedure,
+)
 from greater_fast.nouns import Rollout, objective_of
 from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine, RolloutEngine, RolloutRequest
@@ -180,31 +183,10 @@ def run_here(side: str, case: StepCase) -> SelectionFigures:
 
 
 def measure_selection(side: str, case: StepCase) -> SelectionFigures:
-    """Measure a side in a fresh process.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; its standard error was passed on.
-    """
-    command = [
-        *(sys.executable, "-m", "benchmarks.rollouts", side),
-        *("--json", json.dumps(asdict(case))),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(case.num_threads)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    fields = json.loads(done.stdout.splitlines()[-1])
+    """Measure a side in a fresh process."""
+    fields = in_fresh_process("benchmarks.rollouts", side, case)
     return SelectionFigures(**fields | {"scores": Scores(**fields["scores"])})
 
 
-def main() -> None:
-    """Print one side's figures as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rollouts")
-    parser.add_argument("side", choices=sorted(SIDES), help="which side to measure")
-    parser.add_argument("--json", default="{}", help="fields of StepCase that differ from defaults")
-    arguments = parser.parse_args()
-    print(json.dumps(asdict(run_here(arguments.side, StepCase(**json.loads(arguments.json))))))
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(asdict(run_here(*case_of_arguments("benchmarks.rollouts", SIDES)))))

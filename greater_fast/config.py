@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+KV_CACHE_BYTES = 2 << 30
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "objective": ("error", "loss"),
     "accept": ("improve", "best"),
@@ -71,7 +72,7 @@ class Config:
         "paged: one continuous batch over a paged K/V cache; generate: transformers' generate; "
         "auto: paged where it runs (on a CPU so far)",
     )
-    kv_cache_bytes: int = _setting(2 << 30, "memory of the paged engine's K/V pool", 1)
+    kv_cache_bytes: int = _setting(KV_CACHE_BYTES, "memory of the paged engine's K/V pool", 1)
     draft_tokens: int = _setting(
         0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
     )

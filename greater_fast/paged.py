@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from greater_fast.extension import paged_attention
-from greater_fast.kv_cache import KVCache, num_layers
+from greater_fast.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.lm import LM
 
 _NAME = "greater_fast_paged"
@@ -136,7 +136,7 @@ def why_not(lm: LM) -> str | None:
         return "its rotary embedding depends on the length of the sequence"
     if lm.device.type != "cpu" or lm.dtype not in (torch.float32, torch.float64):
         return f"there is no paged attention for {lm.dtype} on {lm.device.type} yet"
-    lengths, width = (3, 2 * 16 + 5), 3
+    lengths, width = (3, 2 * BLOCK_SIZE + 5), 3
     plan = _probe(lm, lengths, width)
     try:
         packed = forward(lm, plan)
@@ -166,7 +166,9 @@ def _probe(lm: LM, lengths: tuple[int, ...], width: int) -> Plan:
         cache=KVCache(lm, 1 + width * len(lengths), poisoned=True),
         tokens=np.resize(np.array(ids, dtype=np.int32), total),
         positions=positions,
-        slots=(blocks[rows, positions // 16] * 16 + positions % 16).astype(np.int32),
+        slots=(blocks[rows, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE).astype(
+            np.int32
+        ),
         query_starts=np.cumsum([0, *lengths]).astype(np.int32),
         context_lens=np.array(lengths, dtype=np.int32),
         block_tables=blocks,

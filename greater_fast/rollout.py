@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.extension import Scheduler
 from greater_fast.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.lm import LM, LOGIT_FLOATS
@@ -25,7 +26,6 @@ from greater_fast.paged import Plan, forward, why_not
 # Under 12 rows a row's bits change with their number (measured: fp32 on a CPU); 16 is safe.
 MIN_ROWS = 16
 _DEFAULT_TOKENS = 256
-_DEFAULT_CACHE_BYTES = 2 << 30
 
 # Called with a request's number and its rollout; returns groups whose requests are dropped.
 OnFinished = Callable[[int, Rollout], Collection[int]]
@@ -88,7 +88,7 @@ class RolloutEngine:
         lm: LM,
         *,
         temperature: float = 1.0,
-        kv_cache_bytes: int | None = None,
+        kv_cache_bytes: int = KV_CACHE_BYTES,
         max_tokens: int = _DEFAULT_TOKENS,
         draft_tokens: int = 0,
         share_prefixes: bool = True,
@@ -105,7 +105,7 @@ class RolloutEngine:
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
-        num_blocks = 1 + (kv_cache_bytes or _DEFAULT_CACHE_BYTES) // self.block_bytes
+        num_blocks = 1 + kv_cache_bytes // self.block_bytes
         self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, _table_width(lm))
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         self._buffers = _buffers(max_tokens, min(num_blocks, _table_width(lm)))
