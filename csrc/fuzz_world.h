@@ -214,11 +214,16 @@ class World {
       for (int32_t i = 0; i < num_queries; ++i) {
         const int32_t token = plan_.query_starts[b] + i;
         check(plan_.positions[token] == before + i, "a token is at a wrong position");
+        prefix = prefix.with(plan_.tokens[token]);
+        prefixes.push_back(prefix);
+        std::optional<Entry>& entry = store_.at(slot_of(before + i));
+        if (plan_.slots[token] < config_.block_size) {  // only its logits are wanted
+          check(entry.has_value() && entry->prefix.whole == prefix.whole, "K/V is not written");
+          continue;
+        }
         check(plan_.slots[token] == slot_of(before + i), "a token is in a wrong slot");
         check(written.insert(plan_.slots[token]).second, "a slot is written twice");
-        prefix = prefix.with(plan_.tokens[token]);
-        store_.at(plan_.slots[token]) = Entry{plan_.tokens[token], prefix};
-        prefixes.push_back(prefix);
+        entry = Entry{plan_.tokens[token], prefix};
       }
     }
     for (int32_t i = counts.num_tokens - counts.num_padding; i < counts.num_tokens; ++i) {

@@ -165,13 +165,13 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
     float& nll = known_nll[i - s.request.span_start];
     if (std::isnan(nll)) nll = pool_.nll(block * size + i % size);
   }
-  for (int32_t i = s.request.span_start; i < s.request.span_stop; ++i) {
-    // The row before the first unknown one is computed again, for its logits.
-    if (std::isnan(known_nll[i - s.request.span_start])) {
-      shared = std::min(shared, i - 1);
-      break;
-    }
-  }
+  // The row before the first unknown NLL is computed again, for its logits.
+  const auto unknown =
+      std::find_if(known_nll.begin(), known_nll.end(), [](float nll) { return std::isnan(nll); });
+  const int32_t first_row =
+      unknown == known_nll.end()
+          ? limit
+          : s.request.span_start - 1 + static_cast<int32_t>(unknown - known_nll.begin());
   const int32_t num_whole = shared / size;
   BlockId copy_from = -1;
   if (shared % size > 0) {
@@ -194,7 +194,8 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
   s.blocks.assign(found.shared.begin(), found.shared.begin() + num_whole);
   s.num_announced = s.num_published = num_whole;
   s.announcing = config_.share_prefixes;
-  s.num_computed = shared;
+  s.num_computed = std::min(shared, first_row);
+  s.num_shared = shared;
   s.prompt_nll = std::move(known_nll);
   if (copy_from >= 0) {
     reserve(s, shared);
@@ -206,7 +207,7 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
     copy_sources_.push_back(copy_from);
   }
   statistics_.prompt_tokens += num_known;
-  statistics_.shared_tokens += shared;
+  statistics_.shared_tokens += s.num_computed;
   return Admission::kAdmitted;
 }
 
@@ -371,7 +372,9 @@ void Scheduler::write(Sequence& s, const PlanBuffers& buffers, PlanCounts& count
     const int32_t token = counts.num_tokens++;
     buffers.tokens[token] = s.tokens[position];
     buffers.positions[token] = position;
-    buffers.slots[token] = s.blocks[position / size] * size + position % size;
+    // What others may read is not written again: that goes where padding goes.
+    const BlockId block = position < s.num_shared ? 0 : s.blocks[position / size];
+    buffers.slots[token] = block * size + position % size;
     const bool wanted = position + 1 < num_known && wanted_at(s, position) != nullptr;
     const bool generates = s.phase != Phase::kTarget && position >= num_known - 1;
     if (!wanted && !generates) continue;

@@ -122,6 +122,7 @@ class Scheduler {
     Phase phase = Phase::kReasoning;
     std::vector<int32_t> tokens;  // all that are known, and between plan and commit the drafts
     int32_t num_computed = 0;     // whose K/V is in the cache
+    int32_t num_shared = 0;       // of the first ones, which were there when it was admitted
     int32_t num_reasoning = 0;    // generated, without the end id
     int32_t num_answer = 0;
     int32_t first_scored = 0;  // place of the first scored token, once it is known

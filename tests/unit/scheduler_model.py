@@ -279,10 +279,14 @@ class World:
             for token, position in zip(range(first, stop), range(before, lens[b]), strict=True):
                 block, slot = table[position // size], slots[token]
                 assert positions[token] == position
-                assert slot == block * size + position % size
                 state = extend(state, tokens[token])
-                self.store[slot] = (tokens[token], state)
                 states.append(state)
+                own = block * size + position % size
+                if slot < size:  # only its logits are wanted: its K/V must be there
+                    assert self.store.get(own) == (tokens[token], state)
+                    continue
+                assert slot == own
+                self.store[slot] = (tokens[token], state)
                 written[block] = b
         for block, b in written.items():
             assert owners[block] == [b], "a shared block is written"

@@ -174,9 +174,15 @@ def test_a_known_prompt_nll_is_not_computed_again(common: int) -> None:
     assert computed(world, variant(1, common, prompt_span=(3, 8))) == (
         10 - min(common, 9) + (3 <= common < 8)
     )
-    # A row computed again in the last place of a block keeps what follows out of the trie.
-    assert computed(world, variant(2, common, prompt_span=(3, 8))) == (7 if common == 4 else 1)
+    assert computed(world, variant(2, common, prompt_span=(3, 8))) == 1
     assert computed(world, variant(3, 10, prompt_span=(2, 9))) == 10 - 1  # 2 was never asked for
+
+
+def test_an_nll_is_kept_with_a_prefix_that_was_stored_without() -> None:
+    world = World(num_blocks=40)
+    assert computed(world, variant(0, 10)) == 10
+    assert computed(world, variant(1, 10, prompt_span=(3, 8))) == 8
+    assert computed(world, variant(2, 10, prompt_span=(3, 8))) == 1
 
 
 def test_siblings_wait_for_the_first_and_share_its_prefix() -> None:
