@@ -5,23 +5,12 @@
 #include <cstring>
 #include <vector>
 
-// One copy of a function for each instruction set, chosen when the library is loaded, where the
-// compiler can do that (the build asks it).
-#if defined(GREATER_FAST_HAS_CLONES)
-#define GREATER_FAST_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define GREATER_FAST_CLONES
-#endif
-#define GREATER_FAST_INLINE inline __attribute__((always_inline))
+#include "simd.h"
 
 namespace greater_fast {
 
 namespace {
 
-// Sums run in kLanes parallel parts, always in the same order: vectors without fast-math.
-constexpr int32_t kLanes = 16;
-constexpr int32_t kValueLanes = 32;
 constexpr int32_t kTileRows = 4;
 constexpr int32_t kTaskRows = 32;
 
@@ -40,6 +29,15 @@ struct Row {
   T* output;
   int32_t first_key;
   int32_t stop_key;
+};
+
+// Scores of a few rows for the keys that any of them sees, [first, stop).
+template <typename T>
+struct Tile {
+  T* scores;
+  int32_t stride;
+  int32_t first;
+  int32_t stop;
 };
 
 // exp(x) for x <= 0, to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2.
@@ -65,45 +63,65 @@ GREATER_FAST_INLINE float exponential(float x) {
 
 GREATER_FAST_INLINE double exponential(double x) { return std::exp(x); }
 
+// Where the states of one K/V head are for a key of a sequence.
 template <typename T>
-GREATER_FAST_INLINE T sum_lanes(const T* lanes) {
-  T total = 0;
-  for (int32_t i = 0; i < kLanes; ++i) total += lanes[i];
-  return total;
+GREATER_FAST_INLINE const T* state_of(const AttentionArgs<T>& args, const Task& task,
+                                      const T* states, int32_t key) {
+  const int32_t* table = args.block_tables + int64_t{task.sequence} * args.table_width;
+  const int64_t block = table[key / args.block_size];
+  return states +
+         ((block * args.num_kv_heads + task.kv_head) * args.block_size + key % args.block_size) *
+             args.head_size;
 }
 
-// scores[r][key] = scale query_r · key for the keys [first, stop).
-template <typename T, int32_t R>
+// scores[r][key] = scale query_r · key for the keys [first, stop), a few keys at a time.
+template <typename T, int32_t Bytes, int32_t R>
 GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& task,
-                                    const Row<T>* rows, int32_t first, int32_t stop, T* scores,
-                                    int32_t stride) {
-  const int32_t* table = args.block_tables + int64_t{task.sequence} * args.table_width;
+                                    const Row<T>* rows, const Tile<T>& tile) {
+  using V = typename VectorOf<T, Bytes>::type;
+  constexpr int32_t kLanes = Bytes / sizeof(T);
+  constexpr int32_t kKeys = Bytes == 64 ? 4 : 2;
   const int32_t whole = args.head_size / kLanes * kLanes;
-  for (int32_t key = first; key < stop; ++key) {
-    const int64_t block = table[key / args.block_size];
-    const T* k = args.keys + ((block * args.num_kv_heads + task.kv_head) * args.block_size +
-                              key % args.block_size) *
-                                 args.head_size;
-    T lanes[R][kLanes] = {};
+  const int32_t rest = args.head_size - whole;
+  for (int32_t key = tile.first; key < tile.stop; key += kKeys) {
+    const T* keys[kKeys];
+    for (int32_t j = 0; j < kKeys; ++j) {
+      keys[j] = state_of(args, task, args.keys, std::min(key + j, tile.stop - 1));
+    }
+    V sums[R * kKeys] = {};
+    V queries[R];
+    V k;
     for (int32_t d = 0; d < whole; d += kLanes) {
-      for (int32_t r = 0; r < R; ++r) {
-        for (int32_t i = 0; i < kLanes; ++i) lanes[r][i] += rows[r].query[d + i] * k[d + i];
+      for (int32_t r = 0; r < R; ++r) load(queries[r], rows[r].query + d);
+      for (int32_t j = 0; j < kKeys; ++j) {
+        load(k, keys[j] + d);
+        for (int32_t r = 0; r < R; ++r) sums[r * kKeys + j] += queries[r] * k;
       }
     }
-    for (int32_t r = 0; r < R; ++r) {
-      for (int32_t d = whole; d < args.head_size; ++d) {
-        lanes[r][d - whole] += rows[r].query[d] * k[d];
+    if (rest > 0) {
+      for (int32_t r = 0; r < R; ++r) load_part(queries[r], rows[r].query + whole, rest);
+      for (int32_t j = 0; j < kKeys; ++j) {
+        load_part(k, keys[j] + whole, rest);
+        for (int32_t r = 0; r < R; ++r) sums[r * kKeys + j] += queries[r] * k;
       }
-      scores[r * stride + key - first] = sum_lanes(lanes[r]) * args.scale;
+    }
+    fold<T, Bytes, R * kKeys>(sums);
+    T results[(R * kKeys + kLanes - 1) / kLanes * kLanes];
+    std::memcpy(results, sums, sizeof results);
+    const int32_t count = std::min(kKeys, tile.stop - key);
+    for (int32_t r = 0; r < R; ++r) {
+      T* const scores = tile.scores + r * tile.stride + key - tile.first;
+      for (int32_t j = 0; j < count; ++j) scores[j] = results[r * kKeys + j] * args.scale;
     }
   }
 }
 
 // Turn a row's scores into weights that sum to 1; keys it does not see get 0.
 template <typename T>
-GREATER_FAST_INLINE void normalise(const AttentionArgs<T>& args, const Row<T>& row, int32_t first,
-                                   int32_t stop, T* scores) {
-  T* const begin = scores + (row.first_key - first);
+GREATER_FAST_INLINE void normalise(const AttentionArgs<T>& args, const Row<T>& row, T* scores,
+                                   const Tile<T>& tile) {
+  constexpr int32_t kParts = 16;
+  T* const begin = scores + (row.first_key - tile.first);
   const int32_t count = row.stop_key - row.first_key;
   if (args.soft_cap > 0) {
     for (int32_t i = 0; i < count; ++i) {
@@ -113,64 +131,65 @@ GREATER_FAST_INLINE void normalise(const AttentionArgs<T>& args, const Row<T>& r
   T highest = begin[0];
   for (int32_t i = 1; i < count; ++i) highest = std::max(highest, begin[i]);
   for (int32_t i = 0; i < count; ++i) begin[i] = exponential(begin[i] - highest);
-  T lanes[kLanes] = {};
+  T parts[kParts] = {};
   int32_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int32_t j = 0; j < kLanes; ++j) lanes[j] += begin[i + j];
+  for (; i + kParts <= count; i += kParts) {
+    for (int32_t j = 0; j < kParts; ++j) parts[j] += begin[i + j];
   }
-  for (int32_t j = 0; i < count; ++i, ++j) lanes[j] += begin[i];
-  const T inverse = 1 / sum_lanes(lanes);
+  for (int32_t j = 0; i < count; ++i, ++j) parts[j] += begin[i];
+  T total = 0;
+  for (int32_t j = 0; j < kParts; ++j) total += parts[j];
+  const T inverse = 1 / total;
   for (int32_t j = 0; j < count; ++j) begin[j] *= inverse;
   std::fill(scores, begin, T{0});
-  std::fill(begin + count, scores + (stop - first), T{0});
+  std::fill(begin + count, scores + (tile.stop - tile.first), T{0});
 }
 
-// output_r = sum of weight * value over the keys [first, stop), `W` components at a time.
-template <typename T, int32_t R, int32_t W>
+// Components [from, from + count) of output_r = sum of weight * value over the keys of the tile;
+// `count` is that of `Vectors` whole vectors, or less than one.
+template <typename T, int32_t Bytes, int32_t R, int32_t Vectors>
 GREATER_FAST_INLINE void sum_values(const AttentionArgs<T>& args, const Task& task,
-                                    const Row<T>* rows, int32_t first, int32_t stop,
-                                    const T* weights, int32_t stride, int32_t from) {
-  const int32_t* table = args.block_tables + int64_t{task.sequence} * args.table_width;
-  T sums[R][W] = {};
-  for (int32_t key = first; key < stop; ++key) {
-    const int64_t block = table[key / args.block_size];
-    const T* v =
-        args.values +
-        ((block * args.num_kv_heads + task.kv_head) * args.block_size + key % args.block_size) *
-            args.head_size +
-        from;
+                                    const Row<T>* rows, const Tile<T>& tile, int32_t from,
+                                    int32_t count) {
+  using V = typename VectorOf<T, Bytes>::type;
+  constexpr int32_t kLanes = Bytes / sizeof(T);
+  V sums[R * Vectors] = {};
+  for (int32_t key = tile.first; key < tile.stop; ++key) {
+    const T* const value = state_of(args, task, args.values, key) + from;
+    V values[Vectors];
+    if (count < kLanes) {
+      load_part(values[0], value, count);
+    } else {
+      for (int32_t i = 0; i < Vectors; ++i) load(values[i], value + i * kLanes);
+    }
     for (int32_t r = 0; r < R; ++r) {
-      const T weight = weights[r * stride + key - first];
-      for (int32_t i = 0; i < W; ++i) sums[r][i] += weight * v[i];
+      const T weight = tile.scores[r * tile.stride + key - tile.first];
+      for (int32_t i = 0; i < Vectors; ++i) sums[r * Vectors + i] += weight * values[i];
     }
   }
-  for (int32_t r = 0; r < R; ++r) std::copy_n(sums[r], W, rows[r].output + from);
+  for (int32_t r = 0; r < R; ++r) {
+    std::memcpy(rows[r].output + from, sums + r * Vectors, count * sizeof(T));
+  }
 }
 
-template <typename T, int32_t R>
-GREATER_FAST_INLINE void attend_tile(const AttentionArgs<T>& args, const Task& task,
-                                     const Row<T>* rows, T* scores, int32_t stride) {
-  int32_t first = rows[0].first_key;
-  int32_t stop = rows[0].stop_key;
-  for (int32_t r = 1; r < R; ++r) {
-    first = std::min(first, rows[r].first_key);
-    stop = std::max(stop, rows[r].stop_key);
-  }
-  score_keys<T, R>(args, task, rows, first, stop, scores, stride);
-  for (int32_t r = 0; r < R; ++r) normalise(args, rows[r], first, stop, scores + r * stride);
+template <typename T, int32_t Bytes, int32_t R>
+GREATER_FAST_INLINE void sum_all_values(const AttentionArgs<T>& args, const Task& task,
+                                        const Row<T>* rows, const Tile<T>& tile) {
+  constexpr int32_t kLanes = Bytes / sizeof(T);
+  constexpr int32_t kVectors = Bytes == 64 ? 4 : 2;
   int32_t d = 0;
-  for (; d + kValueLanes <= args.head_size; d += kValueLanes) {
-    sum_values<T, R, kValueLanes>(args, task, rows, first, stop, scores, stride, d);
+  for (; d + kVectors * kLanes <= args.head_size; d += kVectors * kLanes) {
+    sum_values<T, Bytes, R, kVectors>(args, task, rows, tile, d, kVectors * kLanes);
   }
-  for (; d + 4 <= args.head_size; d += 4) {
-    sum_values<T, R, 4>(args, task, rows, first, stop, scores, stride, d);
+  for (; d + kLanes <= args.head_size; d += kLanes) {
+    sum_values<T, Bytes, R, 1>(args, task, rows, tile, d, kLanes);
   }
-  for (; d < args.head_size; ++d) {
-    sum_values<T, R, 1>(args, task, rows, first, stop, scores, stride, d);
+  if (d < args.head_size) {
+    sum_values<T, Bytes, R, 1>(args, task, rows, tile, d, args.head_size - d);
   }
 }
 
-template <typename T>
+template <typename T, int32_t Bytes>
 GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task, T* scores,
                                 int32_t stride) {
   const int32_t group = args.num_heads / args.num_kv_heads;
@@ -180,6 +199,7 @@ GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task, 
   for (int32_t row = task.first_row; row < task.last_row; row += kTileRows) {
     const int32_t count = std::min(kTileRows, task.last_row - row);
     Row<T> rows[kTileRows];
+    Tile<T> tile{scores, stride, args.context_lens[task.sequence], 0};
     for (int32_t r = 0; r < count; ++r) {
       const int32_t query = (row + r) / group;
       const int64_t head =
@@ -187,32 +207,57 @@ GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task, 
       const int32_t stop = before + query + 1;
       rows[r] = {args.queries + head * args.head_size, args.output + head * args.head_size,
                  args.window > 0 ? std::max(0, stop - args.window) : 0, stop};
+      tile.first = std::min(tile.first, rows[r].first_key);
+      tile.stop = std::max(tile.stop, stop);
     }
     switch (count) {
       case 1:
-        attend_tile<T, 1>(args, task, rows, scores, stride);
+        score_keys<T, Bytes, 1>(args, task, rows, tile);
         break;
       case 2:
-        attend_tile<T, 2>(args, task, rows, scores, stride);
+        score_keys<T, Bytes, 2>(args, task, rows, tile);
         break;
       case 3:
-        attend_tile<T, 3>(args, task, rows, scores, stride);
+        score_keys<T, Bytes, 3>(args, task, rows, tile);
         break;
       default:
-        attend_tile<T, 4>(args, task, rows, scores, stride);
+        score_keys<T, Bytes, 4>(args, task, rows, tile);
+        break;
+    }
+    // One loop for all sizes of a tile: the same instructions, and so the same bits.
+    for (int32_t r = 0; r < count; ++r) normalise(args, rows[r], scores + r * stride, tile);
+    switch (count) {
+      case 1:
+        sum_all_values<T, Bytes, 1>(args, task, rows, tile);
+        break;
+      case 2:
+        sum_all_values<T, Bytes, 2>(args, task, rows, tile);
+        break;
+      case 3:
+        sum_all_values<T, Bytes, 3>(args, task, rows, tile);
+        break;
+      default:
+        sum_all_values<T, Bytes, 4>(args, task, rows, tile);
         break;
     }
   }
 }
 
-GREATER_FAST_CLONES void attend_task(const AttentionArgs<float>& args, const Task& task,
-                                     float* scores, int32_t stride) {
-  attend(args, task, scores, stride);
+template <typename T>
+void portable(const AttentionArgs<T>& args, const Task& task, T* scores, int32_t stride) {
+  attend<T, 16>(args, task, scores, stride);
 }
 
-GREATER_FAST_CLONES void attend_task(const AttentionArgs<double>& args, const Task& task,
-                                     double* scores, int32_t stride) {
-  attend(args, task, scores, stride);
+template <typename T>
+GREATER_FAST_AVX2 void avx2(const AttentionArgs<T>& args, const Task& task, T* scores,
+                            int32_t stride) {
+  attend<T, 32>(args, task, scores, stride);
+}
+
+template <typename T>
+GREATER_FAST_AVX512 void avx512(const AttentionArgs<T>& args, const Task& task, T* scores,
+                                int32_t stride) {
+  attend<T, 64>(args, task, scores, stride);
 }
 
 template <typename T>
@@ -234,6 +279,8 @@ void store(const AttentionArgs<T>& args) {
 
 template <typename T>
 void paged_attention(const AttentionArgs<T>& args) {
+  const int32_t bytes = vector_bytes();
+  const auto attend_task = bytes == 64 ? avx512<T> : bytes == 32 ? avx2<T> : portable<T>;
   store(args);
   const int32_t group = args.num_heads / args.num_kv_heads;
   std::vector<Task> tasks;

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "attention.h"
+#include "linear.h"
 #include "scheduler.h"
+#include "simd.h"
 
 namespace py = pybind11;
 
@@ -212,6 +214,38 @@ void any_attention(const py::array& queries, const py::array& new_keys, const py
       block_tables, num_sequences, scale, soft_cap, window);
 }
 
+template <typename T>
+void linear_of(const py::array& inputs, const py::array& weights, const py::object& bias,
+               const py::array& outputs) {
+  if (inputs.ndim() != 2 || weights.ndim() != 2) {
+    throw std::invalid_argument("linear: expected inputs [M, K] and weights [N, K]");
+  }
+  LinearArgs<T> args;
+  args.num_rows = inputs.shape(0);
+  args.num_inputs = inputs.shape(1);
+  args.num_outputs = weights.shape(0);
+  expect_shape(weights, {args.num_outputs, args.num_inputs}, "weights");
+  expect_shape(outputs, {args.num_rows, args.num_outputs}, "outputs");
+  args.inputs = data_of<const T>(inputs, inputs.size(), "inputs");
+  args.weights = data_of<const T>(weights, weights.size(), "weights");
+  args.outputs = data_of<T>(outputs, outputs.size(), "outputs");
+  args.bias = nullptr;
+  if (!bias.is_none()) {
+    const py::array terms = bias.cast<py::array>();
+    expect_shape(terms, {args.num_outputs}, "bias");
+    args.bias = data_of<const T>(terms, terms.size(), "bias");
+  }
+  py::gil_scoped_release release;
+  linear(args);
+}
+
+void any_linear(const py::array& inputs, const py::array& weights, const py::object& bias,
+                const py::array& outputs) {
+  const auto run =
+      py::isinstance<py::array_t<double>>(inputs) ? linear_of<double> : linear_of<float>;
+  run(inputs, weights, bias, outputs);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, module) {
@@ -287,6 +321,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("paged_attention", &any_attention, "queries"_a, "new_keys"_a, "new_values"_a, "keys"_a,
              "values"_a, "output"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
              "block_tables"_a, "num_sequences"_a, "scale"_a, "soft_cap"_a, "window"_a);
+  module.def("limit_vectors", [](int32_t num_bytes) { vector_limit_bytes = num_bytes; });
+  module.def("linear", &any_linear, "inputs"_a, "weights"_a, "bias"_a, "outputs"_a);
 }
 
 }  // namespace greater_fast

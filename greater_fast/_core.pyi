@@ -73,3 +73,10 @@ def paged_attention(
     soft_cap: float,
     window: int,
 ) -> None: ...
+def linear(
+    inputs: NDArray[Any],
+    weights: NDArray[Any],
+    bias: NDArray[Any] | None,
+    outputs: NDArray[Any],
+) -> None: ...
+def limit_vectors(num_bytes: int) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from greater_fast._core import Scheduler, paged_attention
+    from greater_fast._core import Scheduler, linear, paged_attention
 except ImportError as error:
     raise ImportError(
         "the C++ extension of greater_fast is not built in the folder that Python imports it from: "
@@ -11,4 +11,4 @@ except ImportError as error:
         "come with it), or leave that folder to use the installed package"
     ) from error
 
-__all__ = ["Scheduler", "paged_attention"]
+__all__ = ["Scheduler", "linear", "paged_attention"]

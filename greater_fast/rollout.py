@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from greater_fast.config import KV_CACHE_BYTES
+from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import Scheduler
 from greater_fast.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.lm import LM, LOGIT_FLOATS
@@ -101,6 +102,7 @@ class RolloutEngine:
                 f"{lm.name} cannot use the rollout engine: {reason}; use engine='generate'"
             )
         self.lm = lm
+        self._linears = CPULinears(lm)
         self.temperature = temperature
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
@@ -221,9 +223,10 @@ class RolloutEngine:
             block_tables=buffers["block_tables"],
             num_sequences=num_sequences,
         )
-        hidden = forward(self.lm, plan)
+        with self._linears.installed():
+            hidden = forward(self.lm, plan)
+            argmax, logprobs = self._read(hidden, num_rows, collected)
         self.num_forward_tokens += num_tokens
-        argmax, logprobs = self._read(hidden, num_rows, collected)
         self._scheduler.commit(argmax, logprobs)
 
     @torch.inference_mode()

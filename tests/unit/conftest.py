@@ -1,14 +1,15 @@
-"""What the tests of the command line share."""
+"""What the tests of the command line share, and those of the CPU kernels."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from greater_fast import cli
+from greater_fast._core import limit_vectors
 from tests.tiny import PROMPT
 
 
@@ -66,3 +67,11 @@ def unfinished(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, run)
     (run / "result.json").unlink()
     return run
+
+
+@pytest.fixture(params=[16, 32, 64], ids=lambda size: f"{size}-byte-vectors")
+def every_vector_size(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The CPU kernels on each instruction set that the machine has, up to this width."""
+    limit_vectors(request.param)
+    yield
+    limit_vectors(64)

@@ -13,6 +13,8 @@ from kernels.reference import paged_attention as reference
 
 Floats = NDArray[Any]
 
+pytestmark = pytest.mark.usefixtures("every_vector_size")
+
 
 class Batch:
     """Sequences of given (queries, context) whose older keys and values are in a poisoned pool."""

@@ -1,0 +1,68 @@
+"""The model's linear layers on a CPU, by csrc/linear.cpp, while a plan runs.
+
+A step has a few dozen rows, too few for a general matrix product to reach the machine's rate, and
+there a row's bits depend on how many others there are. Ours is fast from 16 rows on, and a row's
+result is its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from greater_fast.extension import linear
+from greater_fast.lm import LM
+
+
+class CPULinears:
+    """The linear layers of a model that can be taken over; weights are shared, not copied.
+
+    Taken over: `torch.nn.Linear` itself (not what is derived from it), on a CPU, dense, in float32
+    or float64.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        self._forwards = [
+            (module, functools.partial(_forward, *_arrays(module)))
+            for module in lm.model.modules()
+            if type(module) is nn.Linear and _is_dense(module.weight)
+        ]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, the layers run here; under `torch.inference_mode` alone."""
+        for module, forward in self._forwards:
+            module.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            for module, _ in self._forwards:
+                del module.__dict__["forward"]
+
+
+def _is_dense(weight: torch.Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+        and weight.is_contiguous()
+    )
+
+
+def _arrays(module: nn.Linear) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    bias = module.bias
+    return module.weight.detach().numpy(), None if bias is None else bias.detach().numpy()
+
+
+def _forward(
+    weights: NDArray[Any], bias: NDArray[Any] | None, inputs: torch.Tensor
+) -> torch.Tensor:
+    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    outputs = rows.new_empty(rows.shape[0], weights.shape[0])
+    linear(rows.numpy(), weights, bias, outputs.numpy())
+    return outputs.view(*inputs.shape[:-1], weights.shape[0])

@@ -1,0 +1,102 @@
+"""The linear layer of csrc against a float64 product, on every instruction set of the machine."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from greater_fast.cpu_linear import CPULinears
+from greater_fast.extension import linear
+from greater_fast.lm import LM
+
+
+def product(
+    inputs: NDArray[Any], weights: NDArray[Any], bias: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    outputs = np.full((len(inputs), len(weights)), np.nan, inputs.dtype)
+    linear(inputs, weights, bias, outputs)
+    return outputs
+
+
+def case(rows: int, width: int, height: int, dtype: Any) -> tuple[NDArray[Any], ...]:
+    source = np.random.default_rng(rows * 1000 + width)
+    shapes = (rows, width), (height, width), (height,)
+    return tuple(source.standard_normal(shape).astype(dtype) for shape in shapes)
+
+
+@pytest.mark.usefixtures("every_vector_size")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [1, 3, 16, 37, 576, 4099])
+@pytest.mark.parametrize(("rows", "height"), [(1, 1), (2, 5), (7, 6), (38, 49), (67, 97), (200, 3)])
+def test_it_equals_the_product(rows: int, height: int, width: int, dtype: Any) -> None:
+    inputs, weights, bias = case(rows, width, height, dtype)
+    exact = inputs.astype(np.longdouble) @ weights.astype(np.longdouble).T
+    scale = np.abs(inputs).astype(np.longdouble) @ np.abs(weights).astype(np.longdouble).T
+    allowed = 8 * np.finfo(dtype).eps * (scale + np.abs(bias))
+    assert (np.abs(product(inputs, weights) - exact) <= allowed).all()
+    assert (np.abs(product(inputs, weights, bias) - exact - bias) <= allowed).all()
+
+
+@pytest.mark.usefixtures("every_vector_size")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [30, 576, 5000])
+def test_a_row_has_the_same_bits_in_any_batch(width: int, dtype: Any) -> None:
+    inputs, weights, _ = case(53, width, 50, dtype)
+    whole = product(inputs, weights)
+    for start, stop in ((0, 1), (52, 53), (1, 4), (3, 19), (10, 50)):
+        assert (product(inputs[start:stop].copy(), weights) == whole[start:stop]).all()
+    for start, stop in ((0, 1), (49, 50), (1, 8)):  # nor does a column depend on its neighbours
+        assert (product(inputs, weights[start:stop].copy()) == whole[:, start:stop]).all()
+
+
+def test_no_rows_are_no_rows() -> None:
+    inputs, weights, _ = case(2, 8, 3, np.float32)
+    assert product(inputs[:0], weights).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": np.zeros(8, np.float32)}, r"inputs \[M, K\]"),
+        ({"weights": np.zeros((3, 7), np.float32)}, "weights: expected shape"),
+        ({"weights": np.zeros((3, 8))}, "weights: got dtype float64"),
+        ({"bias": np.zeros(2, np.float32)}, "bias: expected shape"),
+        ({"outputs": np.zeros((2, 4), np.float32)}, "outputs: expected shape"),
+        ({"weights": np.zeros((8, 3), np.float32).T}, "weights: expected a contiguous array"),
+        ({"inputs": np.zeros((2, 8), np.int32)}, "inputs: got dtype int32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    arguments = {
+        "inputs": np.zeros((2, 8), np.float32),
+        "weights": np.zeros((3, 8), np.float32),
+        "bias": np.zeros(3, np.float32),
+        "outputs": np.zeros((2, 3), np.float32),
+    }
+    with pytest.raises(ValueError, match=message):
+        linear(**arguments | change)
+
+
+def test_the_layers_of_a_model_are_taken_over_and_given_back(lm: LM) -> None:
+    ids = torch.tensor([lm.vocabulary.ids(" the answer is that one plus two")])
+    layer = lm.model.get_output_embeddings()
+    with torch.inference_mode():
+        own = lm.logits(lm.hidden(input_ids=ids))
+        with CPULinears(lm).installed():
+            assert "forward" in vars(layer)
+            ours = lm.logits(lm.hidden(input_ids=ids))
+    assert "forward" not in vars(layer)
+    torch.testing.assert_close(ours, own)
+    assert not torch.equal(ours, own)  # another order of additions: it did run elsewhere
+
+
+def test_a_layer_of_a_subclass_keeps_its_own_forward(own_lm: LM) -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(inputs)
+
+    own_lm.model.get_output_embeddings().__class__ = Doubled
+    with CPULinears(own_lm).installed():
+        assert "forward" not in vars(own_lm.model.get_output_embeddings())
