@@ -55,7 +55,7 @@ def _is_dense(weight: torch.Tensor) -> bool:
 
 
 def _arrays(module: nn.Linear) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    bias = module.bias
+    bias = getattr(module, "bias", None)
     return module.weight.detach().numpy(), None if bias is None else bias.detach().numpy()
 
 
