@@ -14,11 +14,6 @@ namespace greater_fast {
 using Ids = std::vector<int32_t>;
 inline constexpr int32_t kVocab = 7;
 
-template <typename T>
-int32_t size_of(const std::vector<T>& values) {
-  return static_cast<int32_t>(values.size());
-}
-
 inline void check(bool condition, const char* what) {
   if (!condition) throw std::logic_error(what);
 }

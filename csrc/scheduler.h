@@ -11,6 +11,11 @@
 
 namespace greater_fast {
 
+template <typename T>
+int32_t size_of(const std::vector<T>& values) {
+  return static_cast<int32_t>(values.size());
+}
+
 struct SchedulerConfig {
   int32_t num_blocks = 0;
   int32_t block_size = 16;
