@@ -1,7 +1,7 @@
 #include "block_pool.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cassert>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -60,26 +60,22 @@ PrefixMatch BlockPool::match(const int32_t* tokens, int32_t num_tokens) const {
     const int32_t room = std::min(block_size_, num_tokens - start);
     BlockId best = -1;
     int32_t longest = 0;
-    bool whole = false;
     for (const BlockId id : siblings(parent)) {
       const Block& block = blocks_[id];
       const int32_t limit = std::min<int32_t>(room, static_cast<int32_t>(block.tokens.size()));
       int32_t common = 0;
       while (common < limit && block.tokens[common] == tokens[start + common]) ++common;
-      // Of equals a computed one: it need not be waited for.
-      if (common > longest ||
-          (common == longest && common > 0 && block.computed && !blocks_[best].computed)) {
+      if (!block.computed && common == block_size_) {
+        found.pending = true;
+        return found;
+      }
+      if (block.computed && common > longest) {
         best = id;
         longest = common;
-        whole = common == block_size_;
       }
     }
     if (best < 0) return found;
-    if (!blocks_[best].computed) {
-      found.pending = true;
-      return found;
-    }
-    if (!whole) {
+    if (longest < block_size_) {
       found.copy_from = best;
       found.copy_tokens = longest;
       return found;
@@ -109,13 +105,12 @@ bool BlockPool::announce(BlockId id, BlockId parent, const int32_t* tokens, int3
 }
 
 void BlockPool::forget(BlockId id) {
-  // Children first: without their parent they could never be found.
-  while (!blocks_[id].children.empty()) forget(blocks_[id].children.back());
   Block& block = blocks_[id];
+  assert(block.children.empty());
   std::vector<BlockId>& row = siblings(block.parent);
   row.erase(std::find(row.begin(), row.end(), id));
-  if (block.num_holders == 0 && block.computed) idle_.erase(block.idle_place);
-  if (block.num_holders == 0) free_.push_back(id);
+  if (block.computed) idle_.erase(block.idle_place);
+  free_.push_back(id);
   block.stored = block.computed = false;
   block.parent = -1;
   block.tokens.clear();
@@ -138,8 +133,13 @@ void BlockPool::check_integrity(const std::vector<int32_t>& expected_holders) co
     ++places[id];
     if (blocks_[id].stored || blocks_[id].num_holders != 0) fail("free, but held or stored", id);
   }
+  std::vector<bool> is_evicted(blocks_.size(), false);
   for (const BlockId id : idle_) {
     ++places[id];
+    is_evicted[id] = true;
+    for (const BlockId child : blocks_[id].children) {
+      if (!is_evicted[child]) fail("would be evicted before what is below it", id);
+    }
     const Block& block = blocks_[id];
     if (!block.stored || !block.computed || block.num_holders != 0) fail("wrongly idle", id);
   }

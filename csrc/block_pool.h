@@ -14,14 +14,15 @@ struct PrefixMatch {
   std::vector<BlockId> shared;
   BlockId copy_from = -1;
   int32_t copy_tokens = 0;
-  // A longer prefix is being computed right now: worth waiting for.
+  // The next block is being computed right now, all of it: worth waiting for.
   bool pending = false;
 };
 
 // A fixed number of blocks of `block_size` tokens, ref-counted. Block 0 is never handed out:
 // padding writes there. Blocks with a stored prefix form a trie: each knows its parent and its
 // tokens, so a match is exact, without hashing. A block nobody holds stays findable until it is
-// evicted, least recently released first.
+// evicted, least recently released first. Who holds a block holds those above it too, and releases
+// them after it: so what is evicted never has anything below it.
 class BlockPool {
  public:
   BlockPool(int32_t num_blocks, int32_t block_size);
@@ -46,9 +47,6 @@ class BlockPool {
   // The announced tokens are computed, and can be shared from now on.
   void publish(BlockId id) { blocks_[id].computed = true; }
   bool is_published(BlockId id) const { return blocks_[id].stored && blocks_[id].computed; }
-  // Take a block out of the trie, with everything below it.
-  void forget(BlockId id);
-
   // -log p of the token in a slot given all before it, NaN where unknown; kept with the prefix.
   float& nll(int32_t slot) { return nll_[slot]; }
 
@@ -56,6 +54,9 @@ class BlockPool {
   void check_integrity(const std::vector<int32_t>& expected_holders) const;
 
  private:
+  // Free a block that nobody holds, and nothing is below.
+  void forget(BlockId id);
+
   struct Block {
     int32_t num_holders = 0;
     bool stored = false;    // in the trie

@@ -105,7 +105,8 @@ class PoolWorld {
     const int32_t size = pool_.block_size();
     const PrefixMatch found = pool_.match(text.data(), size_of(text));
     const int32_t most = longest(text, true);
-    check(found.pending == (longest(text, false) > most), "a wrong pending prefix");
+    // Waiting pays for whole blocks alone.
+    check(found.pending == (longest(text, false) / size > most / size), "a wrong pending prefix");
     if (found.pending) return;
     check(size_of(found.shared) * size + found.copy_tokens == most, "not the longest prefix");
     Sequence s{found.shared, size_of(found.shared), found.copy_from};
@@ -140,8 +141,8 @@ class PoolWorld {
   void drop(int32_t index) {
     const Sequence s = std::move(sequences_[index]);
     sequences_.erase(sequences_.begin() + index);
-    for (auto id = s.blocks.rbegin(); id != s.blocks.rend(); ++id) pool_.release(*id);
     if (s.copied >= 0) pool_.release(s.copied);
+    for (auto id = s.blocks.rbegin(); id != s.blocks.rend(); ++id) pool_.release(*id);
     drop_evicted(-1);
   }
 

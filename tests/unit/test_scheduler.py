@@ -191,10 +191,31 @@ def test_siblings_wait_for_the_first_and_share_its_prefix() -> None:
     world.submit(*asked)
     assert world.step().num_sequences == 1
     assert world.scheduler.num_waiting == 3
-    assert world.step().num_sequences == 2  # the third waits for what the second adds
+    assert world.step().num_sequences == 3  # the third adds what the second adds: no whole block
     world.drain()
     assert [world.finished[r.key] for r in asked] == wanted(*asked)
-    assert world.counts.num_tokens == 10 + 2 + 1 + 1
+    assert world.counts.num_tokens == 10 + 2 + 2 + 1
+
+
+@pytest.mark.parametrize("common", range(11))
+def test_only_a_whole_block_is_waited_for(common: int) -> None:
+    world = World(num_blocks=40)
+    asked = [variant(0, 10), variant(1, common)]
+    world.submit(*asked)
+    assert world.step().num_sequences == (1 if common >= 4 else 2)
+    world.drain()
+    assert [world.finished[r.key] for r in asked] == wanted(*asked)
+    assert world.counts.num_tokens == 20 - (min(common, 9) if common >= 4 else 0)
+
+
+def test_what_is_there_is_copied_where_more_is_on_its_way() -> None:
+    world = World(num_blocks=40, block_size=8)
+    world.run(Request(0, PROMPT[:3], 1))
+    asked = [Request(1, PROMPT[:6], 1), Request(2, PROMPT[:7], 1)]
+    world.submit(*asked)
+    assert world.step()[:2] == (3 + 4, 2)  # 3 of the second's tokens are on their way, no block
+    world.drain()
+    assert [world.finished[r.key] for r in asked] == wanted(*asked)
 
 
 def test_without_sharing_nobody_waits() -> None:
@@ -228,6 +249,16 @@ def test_the_far_end_of_a_prefix_is_evicted_first() -> None:
     world.run(Request(0, TEXTS[0][:12], 1))
     world.run(Request(1, (1, 1, 1, 1), 1))
     assert computed(world, Request(2, TEXTS[0][:12], 1)) == 4
+
+
+def test_a_prefix_outlives_what_was_written_behind_it() -> None:
+    head, old, new = (TEXTS[0][at : at + 4] for at in (0, 8, 16))
+    world = World(num_blocks=6)
+    world.run(Request(0, head + old, 1))
+    world.run(Request(1, head + new, 1))
+    world.run(Request(2, TEXTS[1][:12], 1))  # two blocks were free, one is evicted
+    assert computed(world, Request(3, head + new, 1)) == 1
+    assert computed(world, Request(4, head + old, 1)) == 4
 
 
 def test_nobody_overtakes_for_want_of_room() -> None:
