@@ -255,8 +255,8 @@ PYBIND11_MODULE(_core, module) {
   py::class_<PyScheduler>(module, "Scheduler")
       .def(py::init([](const py::dict& buffers, int32_t num_blocks, int32_t block_size,
                        int32_t table_width, int32_t max_tokens, int32_t min_tokens,
-                       bool fixed_tokens, int32_t max_sequences, int32_t draft_tokens,
-                       bool share_prefixes) {
+                       bool fixed_tokens, int32_t max_sequences, int32_t vocab_size,
+                       int32_t draft_tokens, bool share_prefixes) {
              SchedulerConfig config;
              config.num_blocks = num_blocks;
              config.block_size = block_size;
@@ -265,13 +265,15 @@ PYBIND11_MODULE(_core, module) {
              config.min_tokens = min_tokens;
              config.fixed_tokens = fixed_tokens;
              config.max_sequences = max_sequences;
+             config.vocab_size = vocab_size;
              config.draft_tokens = draft_tokens;
              config.share_prefixes = share_prefixes;
              return std::make_unique<PyScheduler>(config, buffers);
            }),
            "buffers"_a, py::kw_only(), "num_blocks"_a, "block_size"_a, "table_width"_a,
            "max_tokens"_a, "min_tokens"_a = 1, "fixed_tokens"_a = false, "max_sequences"_a,
-           "draft_tokens"_a = 0, "share_prefixes"_a = true)
+           "vocab_size"_a = SchedulerConfig().vocab_size, "draft_tokens"_a = 0,
+           "share_prefixes"_a = true)
       .def(
           "submit",
           [](PyScheduler& self, int64_t key, int64_t group, std::vector<int32_t> prompt_ids,

@@ -18,9 +18,12 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-void require_ids(const std::vector<int32_t>& ids, const char* name) {
-  require(std::all_of(ids.begin(), ids.end(), [](int32_t id) { return id >= 0; }),
-          std::string(name) + " holds a negative id");
+void require_ids(const std::vector<int32_t>& ids, int32_t vocab_size, const char* name) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocab_size) continue;
+    throw std::invalid_argument(std::string(name) + " holds the id " + std::to_string(id) +
+                                ", expected 0 to " + std::to_string(vocab_size - 1));
+  }
 }
 
 }  // namespace
@@ -35,6 +38,7 @@ Scheduler::Scheduler(const SchedulerConfig& config)
           "min_tokens: expected 0 to max_tokens");
   require(config.max_sequences >= 1 && config.max_sequences <= config.max_tokens,
           "max_sequences: expected 1 to max_tokens");
+  require(config.vocab_size >= 1, "vocab_size: expected at least 1");
   require(config.draft_tokens >= 0 && config.draft_tokens <= config.max_tokens,
           "draft_tokens: expected 0 to max_tokens");
 }
@@ -45,10 +49,11 @@ int32_t Scheduler::blocks_for(int64_t num_tokens) const {
 
 void Scheduler::submit(Request request) {
   const int32_t num_prompt = size_of(request.prompt_ids);
+  require(request.key == static_cast<int32_t>(request.key), "key: expected an int32");
   require(num_prompt >= 1, "prompt_ids is empty");
-  require_ids(request.prompt_ids, "prompt_ids");
-  require_ids(request.draft_ids, "draft_ids");
-  require_ids(request.target_ids, "target_ids");
+  require_ids(request.prompt_ids, config_.vocab_size, "prompt_ids");
+  require_ids(request.draft_ids, config_.vocab_size, "draft_ids");
+  require_ids(request.target_ids, config_.vocab_size, "target_ids");
   require(request.span_start <= request.span_stop && request.span_stop <= num_prompt &&
               (request.span_start >= 1 || request.span_stop == request.span_start),
           "prompt span: expected 1 <= start <= stop <= length of the prompt");
@@ -142,11 +147,7 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
           ? limit
           : s.request.span_start - 1 + static_cast<int32_t>(unknown - known_nll.begin());
   const int32_t num_whole = shared / size;
-  BlockId copy_from = -1;
-  if (shared % size > 0) {
-    copy_from = num_whole < static_cast<int32_t>(found.shared.size()) ? found.shared[num_whole]
-                                                                      : found.copy_from;
-  }
+  BlockId copy_from = found.copy_from;
   for (int32_t i = 0; i < num_whole; ++i) pool_.retain(found.shared[i]);
   if (copy_from >= 0) pool_.retain(copy_from);
   const int32_t missing = blocks_for(num_known + 1) - num_whole;

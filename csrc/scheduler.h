@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -24,13 +25,14 @@ struct SchedulerConfig {
   int32_t min_tokens = 1;       // a step is padded to this many
   bool fixed_tokens = false;    // pad every step to M (one CUDA graph)
   int32_t max_sequences = 256;  // B: sequences of a step
-  int32_t draft_tokens = 0;     // drafts fill a step up to this many tokens; 0 turns them off
+  int32_t vocab_size = std::numeric_limits<int32_t>::max();
+  int32_t draft_tokens = 0;  // drafts fill a step up to this many tokens; 0 turns them off
   bool share_prefixes = true;
 };
 
 // One sequence: prompt -> reasoning, then forced target tokens, then perhaps a generated answer.
 struct Request {
-  int64_t key = 0;
+  int64_t key = 0;  // an int32, as the plan's row_keys are
   int64_t group = 0;
   std::vector<int32_t> prompt_ids;
   int32_t span_start = 0;  // prompt tokens [start, stop) whose -log p is wanted
@@ -104,7 +106,8 @@ class Scheduler {
 
   // Fill the buffers for one step. Throws std::logic_error before the last step is committed.
   PlanCounts plan(const PlanBuffers& buffers);
-  // Take the model's answers at the logit rows: argmax ids, and log p of the targets.
+  // Take the model's answers at the logit rows: argmax ids, and log p of the targets. Throws
+  // std::invalid_argument, and then waits for better ones.
   void commit(const int32_t* argmax, const float* logprobs, int32_t num_rows);
   // Outcomes since the last call, in the order they finished.
   std::vector<Outcome> take_finished();

@@ -180,6 +180,12 @@ void Scheduler::commit(const int32_t* argmax, const float* logprobs, int32_t num
     throw std::invalid_argument("commit: got " + std::to_string(num_rows) + " rows, expected " +
                                 std::to_string(num_rows_));
   }
+  for (int32_t row = 0; row < num_rows; ++row) {
+    if (argmax[row] >= 0 && argmax[row] < config_.vocab_size) continue;
+    throw std::invalid_argument("commit: row " + std::to_string(row) + " says id " +
+                                std::to_string(argmax[row]) + ", expected 0 to " +
+                                std::to_string(config_.vocab_size - 1));
+  }
   in_step_ = false;
   for (const BlockId id : copy_sources_) pool_.release(id);
   copy_sources_.clear();

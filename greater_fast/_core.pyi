@@ -23,6 +23,7 @@ class Scheduler:
         min_tokens: int = 1,
         fixed_tokens: bool = False,
         max_sequences: int,
+        vocab_size: int = 2147483647,
         draft_tokens: int = 0,
         share_prefixes: bool = True,
     ) -> None: ...

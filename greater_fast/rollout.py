@@ -120,6 +120,7 @@ class RolloutEngine:
             min_tokens=min(MIN_ROWS, max_tokens),
             fixed_tokens=fixed,
             max_sequences=max_tokens,
+            vocab_size=lm.vocab_size,
             draft_tokens=draft_tokens,
             share_prefixes=share_prefixes,
         )
@@ -135,7 +136,8 @@ class RolloutEngine:
         """Rollouts in the order of the requests; None where `on_finished` dropped the group.
 
         Raises:
-            ValueError: a request that can never run (ids, spans, a sequence longer than the pool).
+            ValueError: a request that can never run (ids, spans, a sequence longer than the pool);
+                says which one, before any work.
         """
         before = self.statistics["generated_tokens"]
         self._submit(requests)

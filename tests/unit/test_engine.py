@@ -132,7 +132,7 @@ def test_requests_that_cannot_run_leave_the_engine_usable(lm: LM) -> None:
     expected = engine.run([good])
     for bad, message in (
         ({"prompt_ids": tuple(range(3, 90))}, "request 1: .* raise kv_cache_bytes"),
-        ({"prompt_ids": (3, -1)}, "request 1: prompt_ids holds a negative id"),
+        ({"prompt_ids": (3, -1)}, "request 1: prompt_ids holds the id -1"),
         ({"prompt_span": (2, 9)}, "request 1: prompt span"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,16 @@ from greater_fast.kv_cache import block_bytes
 from greater_fast.lm import LM
 from greater_fast.nouns import Rollout
 from greater_fast.rollout import RolloutEngine, RolloutRequest
-from tests.unit.scheduler_model import Request, World, buffers_for, expected
+from tests.unit.scheduler_model import VOCAB, Request, World, buffers_for, expected
 
-CONFIG = {"num_blocks": 9, "block_size": 4, "table_width": 6, "max_tokens": 8, "max_sequences": 8}
+CONFIG = {
+    "num_blocks": 9,
+    "block_size": 4,
+    "table_width": 6,
+    "max_tokens": 8,
+    "max_sequences": 8,
+    "vocab_size": VOCAB,
+}
 GOOD = Request(1, (1, 2, 3, 4, 5), 6, prompt_span=(1, 3), target_ids=(1, 2), num_scored=1)
 
 
@@ -65,6 +73,7 @@ def test_missing_buffers(name: str) -> None:
         ("min_tokens", -1),
         ("draft_tokens", 9),
         ("draft_tokens", -1),
+        ("vocab_size", 0),
     ],
 )
 def test_wrong_settings(name: str, value: int) -> None:
@@ -86,9 +95,14 @@ def test_the_arrays_outlive_the_callers_dictionary() -> None:
     ("change", "message"),
     [
         ({"prompt_ids": ()}, "prompt_ids is empty"),
-        ({"prompt_ids": (1, -1)}, "prompt_ids holds a negative id"),
-        ({"draft_ids": (-1,)}, "draft_ids holds a negative id"),
-        ({"target_ids": (1, -2)}, "target_ids holds a negative id"),
+        ({"prompt_ids": (1, -1)}, "prompt_ids holds the id -1, expected 0 to 6"),
+        ({"prompt_ids": (7, 1)}, "prompt_ids holds the id 7, expected 0 to 6"),
+        ({"draft_ids": (-1,)}, "draft_ids holds the id -1, expected 0 to 6"),
+        ({"draft_ids": (1, 7)}, "draft_ids holds the id 7, expected 0 to 6"),
+        ({"target_ids": (1, -2)}, "target_ids holds the id -2, expected 0 to 6"),
+        ({"target_ids": (1, 9)}, "target_ids holds the id 9, expected 0 to 6"),
+        ({"key": 2**31}, "key: expected an int32"),
+        ({"key": -(2**31) - 1}, "key: expected an int32"),
         ({"prompt_span": (0, 2)}, "prompt span: expected"),
         ({"prompt_span": (3, 2)}, "prompt span: expected"),
         ({"prompt_span": (2, 6)}, "prompt span: expected"),
@@ -131,6 +145,14 @@ WRONG_CALLS: dict[str, tuple[Callable[[World], Any], str]] = {
     "fewer log-probabilities": (
         lambda w: w.scheduler.commit(np.zeros(3, np.int32), np.zeros(2, np.float32)),
         "logprobs: got 2 elements, expected at least 3",
+    ),
+    "a negative id": (
+        lambda w: w.scheduler.commit(np.array([0, 0, -1], np.int32), np.zeros(3, np.float32)),
+        "commit: row 2 says id -1, expected 0 to 6",
+    ),
+    "an id outside the vocabulary": (
+        lambda w: w.scheduler.commit(np.array([0, 7, 0], np.int32), np.zeros(3, np.float32)),
+        "commit: row 1 says id 7, expected 0 to 6",
     ),
     "argmax of another type": (
         lambda w: w.scheduler.commit(np.zeros(3, np.int64), np.zeros(3, np.float32)),
@@ -199,12 +221,17 @@ def test_wrong_requests_leave_the_engine_usable(lm: LM) -> None:
     engine = RolloutEngine(lm, kv_cache_bytes=1 << 20, poisoned=True)
     before = engine.run([request(lm)])
     wrong = RolloutRequest((3, -1), 4, lm.end_ids)
-    with pytest.raises(ValueError, match="request 1: prompt_ids holds a negative id"):
+    with pytest.raises(ValueError, match="request 1: prompt_ids holds the id -1"):
         engine.run([request(lm), wrong])
     with pytest.raises(ValueError, match="request 0: "):
         engine.run([RolloutRequest(("a",), 4, lm.end_ids)])  # type: ignore[arg-type]
-    with pytest.raises(IndexError):
-        engine.run([RolloutRequest((3, lm.vocab_size), 4, lm.end_ids)])
+    steps = engine.statistics["steps"]
+    for field in ("prompt_ids", "draft_ids", "target_ids"):
+        with pytest.raises(ValueError, match=f"request 1: {field} holds the id {lm.vocab_size}"):
+            engine.run([request(lm), replace(request(lm), **{field: (3, lm.vocab_size)})])
+    with pytest.raises(ValueError, match="request 0: prompt_ids holds the id -3"):
+        engine.next_logits([(-3,)])
+    assert engine.statistics["steps"] == steps
     assert engine.run([request(lm)]) == before
 
 
