@@ -24,9 +24,9 @@ namespace {
 template <typename T>
 T* data_of(const py::array& array, int64_t least, const char* name) {
   using Value = std::remove_const_t<T>;
-  const std::string got = py::str(array.dtype());
   if (!py::isinstance<py::array_t<Value>>(array)) {
-    throw std::invalid_argument(std::string(name) + ": got dtype " + got + ", expected " +
+    throw std::invalid_argument(std::string(name) + ": got dtype " +
+                                std::string(py::str(array.dtype())) + ", expected " +
                                 std::string(py::str(py::dtype::of<Value>())));
   }
   if (!std::is_const_v<T> && !array.writeable()) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace greater_fast {
 
@@ -52,8 +53,9 @@ void BlockPool::release(BlockId id) {
   }
 }
 
-PrefixMatch BlockPool::match(const int32_t* tokens, int32_t num_tokens) const {
-  PrefixMatch found;
+PrefixMatch BlockPool::match(const int32_t* tokens, int32_t num_tokens, PrefixMatch old) const {
+  PrefixMatch found{std::move(old.shared)};
+  found.shared.clear();
   BlockId parent = -1;
   int32_t start = 0;
   while (start < num_tokens) {

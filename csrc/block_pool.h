@@ -38,8 +38,8 @@ class BlockPool {
   void release(BlockId id);
   int32_t num_holders(BlockId id) const { return blocks_[id].num_holders; }
 
-  // The longest stored prefix of tokens[0, num_tokens).
-  PrefixMatch match(const int32_t* tokens, int32_t num_tokens) const;
+  // The longest stored prefix of tokens[0, num_tokens), in the memory of an old match.
+  PrefixMatch match(const int32_t* tokens, int32_t num_tokens, PrefixMatch old = {}) const;
 
   // Announce that `id`, whose parent is `parent` (-1 at the start), will hold these tokens (at most
   // a block). Returns false where the trie has them already: the block stays private.

@@ -7,39 +7,58 @@ namespace greater_fast {
 
 namespace {
 
-// Where in text[begin, end) the `gram` tokens before `tail` stand too: the place behind them,
-// nearest to `expected`; -1 where they do not.
-int32_t find_behind(const std::vector<int32_t>& text, int32_t begin, int32_t end,
-                    const int32_t* tail, int32_t gram, int32_t expected) {
-  int32_t nearest = -1;
-  for (int32_t behind = begin + gram; behind < end; ++behind) {
-    if (!std::equal(tail - gram, tail, text.begin() + (behind - gram))) continue;
-    if (nearest < 0 || std::abs(behind - expected) < std::abs(nearest - expected)) nearest = behind;
+constexpr int32_t kLongGram = 3;
+constexpr int32_t kShortGram = 2;
+
+struct Text {
+  const int32_t* ids;
+  int32_t size;
+
+  Draft from(int32_t start, int32_t limit) const {
+    return {ids + start, std::min(limit, size - start)};
   }
-  return nearest;
+};
+
+// Places in a text behind the tokens that were written last, -1 where they do not stand.
+struct Places {
+  int32_t long_gram = -1;
+  int32_t short_gram = -1;
+};
+
+// The places nearest to `expected`; a start shorter than a gram is looked up as a whole.
+Places find_behind(const Text& text, const Text& written, int32_t expected) {
+  const int32_t longest = std::min(kLongGram, written.size);
+  const int32_t shortest = std::min(kShortGram, written.size);
+  const int32_t* last = written.ids + written.size - 1;
+  const auto nearer = [expected](int32_t place, int32_t than) {
+    return than < 0 || std::abs(place - expected) < std::abs(than - expected);
+  };
+  Places found;
+  for (int32_t behind = shortest; behind < text.size; ++behind) {
+    const int32_t* end = text.ids + behind - 1;
+    if (*end != *last) continue;
+    int32_t common = 1;
+    while (common < std::min(longest, behind) && end[-common] == last[-common]) ++common;
+    if (common >= shortest && nearer(behind, found.short_gram)) found.short_gram = behind;
+    if (common >= longest && nearer(behind, found.long_gram)) found.long_gram = behind;
+  }
+  return found;
 }
 
 }  // namespace
 
-std::vector<int32_t> Drafter::propose(const std::vector<int32_t>& written, int32_t first,
-                                      int32_t limit) {
+Draft Drafter::propose(const std::vector<int32_t>& written, int32_t first, int32_t limit) const {
   const int32_t count = std::min(length_, limit);
-  const int32_t size = static_cast<int32_t>(written.size());
-  const int32_t num_written = size - first;
+  const Text own{written.data() + first, static_cast<int32_t>(written.size()) - first};
+  const Text sibling{sibling_.data(), static_cast<int32_t>(sibling_.size())};
   if (count <= 0) return {};
-  const int32_t num_sibling = static_cast<int32_t>(sibling_.size());
-  const int32_t* tail = written.data() + size;
-  if (num_written == 0) {
-    return {sibling_.begin(), sibling_.begin() + std::min(count, num_sibling)};
-  }
-  for (int32_t gram = std::min(kGram, num_written); gram >= std::min(2, num_written); --gram) {
-    const int32_t behind = find_behind(sibling_, 0, num_sibling, tail, gram, num_written);
-    if (behind >= 0) {
-      return {sibling_.begin() + behind, sibling_.begin() + std::min(behind + count, num_sibling)};
-    }
-    const int32_t own = find_behind(written, first, size, tail, gram, size);
-    if (own >= 0) return {written.begin() + own, written.begin() + std::min(own + count, size)};
-  }
+  if (own.size == 0) return sibling.from(0, count);
+  const Places theirs = find_behind(sibling, own, own.size);
+  if (theirs.long_gram >= 0) return sibling.from(theirs.long_gram, count);
+  const Places ours = find_behind(own, own, own.size);
+  if (ours.long_gram >= 0) return own.from(ours.long_gram, count);
+  if (theirs.short_gram >= 0) return sibling.from(theirs.short_gram, count);
+  if (ours.short_gram >= 0) return own.from(ours.short_gram, count);
   return {};
 }
 

@@ -194,7 +194,8 @@ void fuzz_drafter(uint64_t seed) {
     written.insert(written.end(), sibling.begin(), sibling.begin() + agreed);
     written.insert(written.end(), other.begin(), other.end());
     const int32_t limit = random.between(-1, 70);
-    const Ids draft = drafter.propose(written, first, limit);
+    const Draft proposed = drafter.propose(written, first, limit);
+    const Ids draft(proposed.ids, proposed.ids + proposed.count);
     const int32_t most = std::max(0, std::min(limit, drafter.length()));
     check(size_of(draft) <= most, "a draft is too long");
     if (other.empty()) {

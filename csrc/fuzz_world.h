@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "plan_memory.h"
 #include "scheduler.h"
 
 namespace greater_fast {
@@ -142,15 +143,11 @@ inline SchedulerConfig random_config(Random& random, const std::vector<Request>&
 class World {
  public:
   explicit World(const SchedulerConfig& c)
-      : scheduler(c), config_(c), store_(size_t(c.num_blocks) * c.block_size) {
-    const size_t m = c.max_tokens;
-    const size_t b = c.max_sequences;
-    for (const size_t size : {m, m, m, b + 1, b, b * c.table_width, m, m, m, m, 2 * b}) {
-      arrays_.emplace_back(size);
-    }
-    const auto at = [this](int32_t i) { return arrays_[i].data(); };
-    plan_ = {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10)};
-  }
+      : scheduler(c),
+        config_(c),
+        memory_(c),
+        plan_(memory_.buffers()),
+        store_(size_t(c.num_blocks) * c.block_size) {}
 
   void step() {
     const PlanCounts counts = scheduler.plan(plan_);
@@ -228,8 +225,8 @@ class World {
   }
 
   SchedulerConfig config_;
-  std::vector<Ids> arrays_;
-  PlanBuffers plan_;
+  PlanMemory memory_;
+  const PlanBuffers& plan_;
   std::vector<std::optional<Entry>> store_;
 };
 

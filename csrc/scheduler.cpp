@@ -41,6 +41,11 @@ Scheduler::Scheduler(const SchedulerConfig& config)
   require(config.vocab_size >= 1, "vocab_size: expected at least 1");
   require(config.draft_tokens >= 0 && config.draft_tokens <= config.max_tokens,
           "draft_tokens: expected 0 to max_tokens");
+  // What steps use, so that none of them allocates.
+  running_.reserve(config.max_sequences);
+  copies_.reserve(config.max_sequences);
+  copy_sources_.reserve(config.max_sequences);
+  drafts_.reserve(config.draft_tokens);
 }
 
 int32_t Scheduler::blocks_for(int64_t num_tokens) const {
@@ -79,6 +84,7 @@ void Scheduler::submit(Request request) {
   Sequence& s = *sequence;
   s.tokens = request.prompt_ids;
   s.tokens.reserve(longest);
+  s.blocks.reserve(blocks_for(longest));
   s.prompt_nll.assign(request.span_stop - request.span_start, kUnknown);
   s.target_logprobs.assign(request.num_scored, kUnknown);
   s.target_hits.assign(request.num_scored, 0);
@@ -127,25 +133,24 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
   // logits are what is asked for.
   const int32_t limit =
       s.request.num_scored > 0 && s.first_scored > 0 ? s.first_scored - 1 : num_known - 1;
-  PrefixMatch found;
-  if (config_.share_prefixes) found = pool_.match(s.tokens.data(), limit);
+  if (config_.share_prefixes) found_ = pool_.match(s.tokens.data(), limit, std::move(found_));
+  const PrefixMatch& found = found_;
   if (found.pending) return Admission::kPrefixPending;
   int32_t shared = static_cast<int32_t>(found.shared.size()) * size + found.copy_tokens;
-  std::vector<float> known_nll = s.prompt_nll;
   for (int32_t i = s.request.span_start; i < std::min(shared, s.request.span_stop); ++i) {
     const BlockId block = i / size < static_cast<int32_t>(found.shared.size())
                               ? found.shared[i / size]
                               : found.copy_from;
-    float& nll = known_nll[i - s.request.span_start];
+    float& nll = s.prompt_nll[i - s.request.span_start];
     if (std::isnan(nll)) nll = pool_.nll(block * size + i % size);
   }
   // The row before the first unknown NLL is computed again, for its logits.
-  const auto unknown =
-      std::find_if(known_nll.begin(), known_nll.end(), [](float nll) { return std::isnan(nll); });
+  const auto unknown = std::find_if(s.prompt_nll.begin(), s.prompt_nll.end(),
+                                    [](float nll) { return std::isnan(nll); });
   const int32_t first_row =
-      unknown == known_nll.end()
+      unknown == s.prompt_nll.end()
           ? limit
-          : s.request.span_start - 1 + static_cast<int32_t>(unknown - known_nll.begin());
+          : s.request.span_start - 1 + static_cast<int32_t>(unknown - s.prompt_nll.begin());
   const int32_t num_whole = shared / size;
   BlockId copy_from = found.copy_from;
   for (int32_t i = 0; i < num_whole; ++i) pool_.retain(found.shared[i]);
@@ -166,7 +171,6 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
   s.announcing = config_.share_prefixes;
   s.num_computed = std::min(shared, first_row);
   s.num_shared = shared;
-  s.prompt_nll = std::move(known_nll);
   if (copy_from >= 0) {
     reserve(s, shared);
     const BlockId to = s.blocks.back();

@@ -179,6 +179,8 @@ class Scheduler {
   std::vector<std::pair<BlockId, BlockId>> copies_;
   std::vector<BlockId> copy_sources_;  // held until the copies are made
   std::vector<Outcome> finished_;
+  std::vector<int32_t> drafts_;  // of the sequence that is being committed
+  PrefixMatch found_;            // of the sequence that is being admitted
   bool in_step_ = false;
   int32_t num_rows_ = 0;
   Statistics statistics_;

@@ -130,18 +130,17 @@ void Scheduler::schedule_drafts(int32_t budget) {
     if (!can_draft(*s)) continue;
     const int32_t share = std::max(1, budget / num_left--);
     const int32_t still = s->request.max_new_tokens - s->num_reasoning - 1;
-    const std::vector<int32_t> draft = s->drafter.propose(s->tokens, size_of(s->request.prompt_ids),
-                                                          std::min({share, budget, still}));
-    const int32_t count = size_of(draft);
-    if (count == 0) continue;
-    const size_t num_blocks = s->blocks.size();
-    const int32_t needed = blocks_for(size_of(s->tokens) + count);
-    if (needed - static_cast<int32_t>(num_blocks) > pool_.num_available()) continue;
-    reserve(*s, size_of(s->tokens) + count);
-    s->tokens.insert(s->tokens.end(), draft.begin(), draft.end());
-    s->num_drafted = count;
-    s->num_queries += count;
-    budget -= count;
+    const Draft draft = s->drafter.propose(s->tokens, size_of(s->request.prompt_ids),
+                                           std::min({share, budget, still}));
+    if (draft.count == 0) continue;
+    const int32_t needed = blocks_for(size_of(s->tokens) + draft.count);
+    if (needed - size_of(s->blocks) > pool_.num_available()) continue;
+    reserve(*s, size_of(s->tokens) + draft.count);
+    // Without growing in memory: the draft may be a part of these very tokens.
+    for (int32_t i = 0; i < draft.count; ++i) s->tokens.push_back(draft.ids[i]);
+    s->num_drafted = draft.count;
+    s->num_queries += draft.count;
+    budget -= draft.count;
   }
 }
 
@@ -201,7 +200,7 @@ void Scheduler::commit(const int32_t* argmax, const float* logprobs, int32_t num
 void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float* logprobs) {
   const int32_t size = config_.block_size;
   const int32_t num_known = size_of(s.tokens) - s.num_drafted;
-  const std::vector<int32_t> drafts(s.tokens.begin() + num_known, s.tokens.end());
+  drafts_.assign(s.tokens.begin() + num_known, s.tokens.end());
   s.tokens.resize(num_known);
   const int32_t stop = s.num_computed + s.num_queries - s.num_drafted;
   for (int32_t position = s.num_computed; position < stop; ++position) {
@@ -228,7 +227,7 @@ void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float*
     int32_t accepted = 0;
     const bool scores = scores_at_end(s);
     while (append_generated(s, argmax[accepted]) && accepted < num_drafted &&
-           drafts[accepted] == s.tokens.back()) {
+           drafts_[accepted] == s.tokens.back()) {
       s.num_computed = num_known + ++accepted;
     }
     if (scores && s.phase != Phase::kReasoning && s.num_computed == s.first_scored) {
