@@ -1,0 +1,41 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    """What every kernel needs on every target, from a process without the interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compile_kernels"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_every_file_of_cases_is_compiled(compiled: list[dict[str, Any]]) -> None:
+    assert {result["target"] for result in compiled} == {"80", "90", "100", "gfx942"}
+    names = [(result["case"], result["target"]) for result in compiled]
+    assert len(names) == len(set(names))
+
+
+def test_nothing_spills(compiled: list[dict[str, Any]]) -> None:
+    assert [result for result in compiled if result["spills"]] == []
+
+
+@pytest.mark.parametrize("what", ["registers", "shared_bytes"])
+def test_limits_are_kept(compiled: list[dict[str, Any]], what: str) -> None:
+    assert [result for result in compiled if result[what] > result[f"max_{what}"]] == []
