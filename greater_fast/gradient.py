@@ -1,23 +1,53 @@
 """Stage 2, the gradient over reasoning: dL/de_t, summed over the examples.
 
 GREATER, step 2: one backward pass through the reasoning gives a vector of the model's width; the
-one-hot gradient of every token is its dot product with that token's embedding.
+one-hot gradient of every token is its dot product with that token's embedding. Only tokens from
+position t on depend on e_t, and only they are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from greater_fast.config import Config
+from greater_fast.example_loss import Terms, losses_and_gradient
 from greater_fast.layout import Layouts
 from greater_fast.lm import LM, gather_index
 from greater_fast.nouns import Position, Rollout
+from greater_fast.packed_row import Segment
+from greater_fast.rollout import Engine
+from greater_fast.suffix_forward import computed_prefixes, packed
+
+# Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.
+StatesOf = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """One example's ids, head · prompt · tail · reasoning · extractor · answer.
+
+    The gradient is taken at `place`; the states at `read_rows` predict what the loss reads.
+    """
+
+    row: int
+    ids: tuple[int, ...]
+    place: int
+    read_rows: tuple[int, ...]
+    terms: Terms
+
+    @property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """Ids from the place on; the last one is predicted, and no input."""
+        return self.ids[self.place : -1]
 
 
 def prompt_gradient(
-    lm: LM,
+    engine: Engine,
     layouts: Layouts,
     rollouts: Sequence[Rollout],
     position: Position,
@@ -30,100 +60,110 @@ def prompt_gradient(
     Raises:
         FloatingPointError: a loss or a gradient is not finite; names the example.
     """
-    lengths = {
-        row: len(_sequence(layouts, row, position.prompt_ids, rollout))
-        for row, rollout in enumerate(rollouts)
-    }
-    order = sorted(lengths, key=lambda row: (lengths[row], row))
-    total = torch.zeros(
-        lm.model.config.get_text_config().hidden_size,
+    lm = engine.lm
+    sequences = [
+        _sequence(layouts, row, rollout, position, config) for row, rollout in enumerate(rollouts)
+    ]
+    gradients = torch.zeros(
+        (len(rollouts), lm.model.config.get_text_config().hidden_size),
         dtype=torch.promote_types(lm.dtype, torch.float32),
         device=lm.device,
     )
-    for rows in _micro_batches(order, lengths, config.gradient_batch_tokens):
-        gradients = _batch_gradients(
-            lm, layouts, [(i, rollouts[i]) for i in rows], position, config
-        )
-        for row, gradient in zip(rows, gradients, strict=True):
-            if not torch.isfinite(gradient).all():
-                raise FloatingPointError(
-                    f"the gradient of example {row} at prompt position {position.index} is not "
-                    "finite: try dtype float32"
-                )
-            total += gradient
-    return total
+    states_of = _packed_states if engine.can_pack else _padded_states
+    for batch in _micro_batches(sequences, config.gradient_batch_tokens, engine.can_pack):
+        with states_of(engine, batch) as forward:
+            found = _batch_gradients(lm, batch, forward, config)
+        gradients[[sequence.row for sequence in batch]] = found.to(gradients.dtype)
+    for row, gradient in enumerate(gradients):
+        if not torch.isfinite(gradient).all():
+            raise FloatingPointError(
+                f"the gradient of example {row} at prompt position {position.index} is not "
+                "finite: try dtype float32"
+            )
+    return gradients.sum(0)
 
 
 def _sequence(
-    layouts: Layouts, row: int, prompt_ids: tuple[int, ...], rollout: Rollout
-) -> tuple[int, ...]:
-    """All ids of an example: head · prompt · tail · reasoning · extractor · answer."""
+    layouts: Layouts, row: int, rollout: Rollout, position: Position, config: Config
+) -> _Sequence:
+    """An example with the position's prompt and its reasoning, and what its loss reads."""
+    prompt_ids, answer_ids = position.prompt_ids, layouts.rows[row].answer_ids
     context = layouts.context_ids(row, prompt_ids)
-    return (*context, *rollout.reasoning_ids, *layouts.target_ids(row))
+    ids = (*context, *rollout.reasoning_ids, *layouts.target_ids(row))
+    start, stop = layouts.prompt_span(row, prompt_ids)
+    place = start + position.index
+    later = range(place + 1, stop if config.fluency_weight else 0)  # earlier NLL is constant
+    answer = range(len(ids) - len(answer_ids), len(ids))
+    return _Sequence(
+        row=row,
+        ids=ids,
+        place=place,
+        read_rows=tuple(i - 1 for i in (*later, *answer)),
+        terms=Terms(
+            prompt_ids=tuple(ids[i] for i in later),
+            prompt_weight=config.fluency_weight / len(prompt_ids),
+            answer_ids=answer_ids,
+        ),
+    )
 
 
 def _micro_batches(
-    order: Sequence[int], lengths: dict[int, int], max_tokens: int
-) -> Iterator[list[int]]:
-    """Rows in order of length, cut so that a padded batch has at most `max_tokens` tokens."""
-    batch: list[int] = []
-    for row in order:
-        if batch and (len(batch) + 1) * lengths[row] > max_tokens:
+    sequences: Sequence[_Sequence], max_tokens: int, is_packed: bool
+) -> Iterator[list[_Sequence]]:
+    """Sequences in order of length, cut so that a batch computes at most `max_tokens` tokens."""
+    lengths = [len(s.suffix_ids) if is_packed else len(s.ids) - 1 for s in sequences]
+    batch: list[_Sequence] = []
+    num_tokens = 0
+    for length, row in sorted(zip(lengths, range(len(sequences)), strict=True)):
+        num_tokens = num_tokens + length if is_packed else (len(batch) + 1) * length
+        if batch and num_tokens > max_tokens:
             yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+            batch, num_tokens = [], length
+        batch.append(sequences[row])
+    yield batch
 
 
 def _batch_gradients(
-    lm: LM,
-    layouts: Layouts,
-    examples: Sequence[tuple[int, Rollout]],
-    position: Position,
-    config: Config,
+    lm: LM, batch: Sequence[_Sequence], states_of: StatesOf, config: Config
 ) -> torch.Tensor:
-    """Gradients [B, D] of each example's own loss at the position."""
-    prompt_ids = position.prompt_ids
-    sequences, places, answer_rows, prompt_rows = [], [], [], []
-    for row, rollout in examples:
-        ids = _sequence(layouts, row, prompt_ids, rollout)
-        start, stop = layouts.prompt_span(row, prompt_ids)
-        sequences.append(ids)
-        places.append(start + position.index)
-        answer_rows.append(range(len(ids) - len(layouts.rows[row].answer_ids), len(ids)))
-        prompt_rows.append(range(start + position.index + 1, stop))  # earlier NLL is constant
-    inputs = lm.pad_right([s[:-1] for s in sequences])  # [B, T]
-    batch = torch.arange(len(sequences), device=lm.device)
-    with torch.no_grad():
-        embedded = lm.embed(inputs)  # [B, T, D]
-    at = (batch, torch.tensor(places, device=lm.device))
-    leaf = embedded[at].clone().requires_grad_()  # [B, D]
-    hidden = lm.hidden(inputs_embeds=embedded.index_put(at, leaf))
-    losses = _mean_nll(lm, hidden, sequences, answer_rows, config.temperature)
-    shares = [len(rows) / len(prompt_ids) for rows in prompt_rows]
-    if any(shares):
-        fluency = _mean_nll(lm, hidden, sequences, prompt_rows, 1.0)
-        weights = torch.tensor(shares, device=lm.device, dtype=fluency.dtype)
-        losses = losses + config.fluency_weight * weights * fluency
-    for (row, _), loss in zip(examples, losses.tolist(), strict=True):
-        if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(f"the loss of example {row} is {loss}: try dtype float32")
-    (gradients,) = torch.autograd.grad(losses.sum(), leaf)
+    """Gradients [B, D] of each example's own loss at the place."""
+    ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
+    leaf = lm.embed(ids).detach().requires_grad_()  # [B, D]
+    states = states_of(leaf)  # [R, D]
+    losses, gradient = losses_and_gradient(
+        lm, states.detach(), [s.terms for s in batch], config.temperature
+    )
+    for sequence, loss in zip(batch, losses.tolist(), strict=True):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of example {sequence.row} is {loss}: try dtype float32"
+            )
+    (gradients,) = torch.autograd.grad(states, leaf, gradient)
     return gradients
 
 
-def _mean_nll(
-    lm: LM,
-    hidden: torch.Tensor,
-    sequences: Sequence[Sequence[int]],
-    spans: Sequence[range],
-    temperature: float,
-) -> torch.Tensor:
-    """Mean -log p [B] of the tokens in each sequence's span; 0 for an empty span."""
-    index = gather_index([[i - 1 for i in span] for span in spans], lm.device)
-    targets = [ids[i] for ids, span in zip(sequences, spans, strict=True) for i in span]
-    logprobs, _ = lm.logprobs(hidden[index], torch.tensor(targets, device=lm.device), temperature)
-    counts = torch.tensor([max(len(span), 1) for span in spans], device=lm.device)
-    sums = torch.zeros(len(spans), dtype=logprobs.dtype, device=lm.device)
-    return -sums.index_add(0, index[0], logprobs) / counts
+@contextlib.contextmanager
+def _packed_states(engine: Engine, batch: Sequence[_Sequence]) -> Iterator[StatesOf]:
+    """Suffixes side by side, behind prefixes that are constants; usable to the block's end."""
+    lm = engine.lm
+    prefixes = computed_prefixes(lm, [s.ids[: s.place] for s in batch], [None] * len(batch))
+    segments = [
+        Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
+        for s, prefix in zip(batch, prefixes, strict=True)
+    ]
+    ids = [i for s in batch for i in s.suffix_ids]
+    lengths = torch.tensor([len(s.suffix_ids) for s in batch], device=lm.device)
+    places = lengths.cumsum(0) - lengths
+    with packed(lm, segments) as forward:
+        embedded = lm.embed(torch.tensor(ids, device=lm.device)).detach()  # [M, D]
+        yield lambda leaf: forward(embedded.index_put((places,), leaf))
+
+
+@contextlib.contextmanager
+def _padded_states(engine: Engine, batch: Sequence[_Sequence]) -> Iterator[StatesOf]:
+    """Whole sequences, padded on the right, through the model as it is."""
+    lm = engine.lm
+    embedded = lm.embed(lm.pad_right([s.ids[:-1] for s in batch])).detach()  # [B, T, D]
+    places = torch.arange(len(batch)), torch.tensor([s.place for s in batch])
+    rows = gather_index([s.read_rows for s in batch], lm.device)
+    yield lambda leaf: lm.hidden(inputs_embeds=embedded.index_put(places, leaf))[rows]

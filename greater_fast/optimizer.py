@@ -46,7 +46,7 @@ def run(
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
             rollouts = state.incumbent.rollouts
-            gradient = prompt_gradient(engine.lm, layouts, rollouts, place, config)
+            gradient = prompt_gradient(engine, layouts, rollouts, place, config)
         with meter("score"):
             shortlist = score(gradient, engine.lm, candidates, position, config)
         with meter("select"):

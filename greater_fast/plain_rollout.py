@@ -9,10 +9,12 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from greater_fast import suffix_forward
 from greater_fast.lm import LM
 from greater_fast.nouns import Rollout
 from greater_fast.rollout import OnFinished, RolloutRequest
@@ -31,6 +33,11 @@ class PlainRolloutEngine:
         self.temperature = temperature
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
+
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether the model runs over packed suffixes."""
+        return suffix_forward.why_not(self.lm) is None
 
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast import suffix_forward
 from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import Scheduler
@@ -59,6 +61,10 @@ class Engine(Protocol):
     lm: LM
     num_generated_tokens: int  # end ids included
     num_forward_tokens: int  # through the model, padding included
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether the model runs over packed suffixes (else the gradient pads whole sequences)."""
 
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
@@ -124,6 +130,11 @@ class RolloutEngine:
             draft_tokens=draft_tokens,
             share_prefixes=share_prefixes,
         )
+
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether the model runs over packed suffixes."""
+        return suffix_forward.why_not(self.lm) is None
 
     @property
     def statistics(self) -> dict[str, int]:

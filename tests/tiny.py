@@ -10,7 +10,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -186,7 +189,7 @@ def _metaspace(specials: list[str]) -> Tokenizer:
 def tiny_model(
     family: str, vocab_size: int, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Any:
-    """A random causal LM of the family "llama", "gemma2", "qwen2" or "qwen3", in eval mode, frozen.
+    """A random causal LM, in eval mode, frozen; of a family that the function below lists.
 
     Logits differ clearly (standard deviation about 2). Every 13th id is an end id beside END_ID,
     so that greedy reasonings have different lengths: see `model.generation_config.eos_token_id`.
@@ -210,6 +213,13 @@ def tiny_model(
         config = Qwen2Config(**shape, tie_word_embeddings=False)
     elif family == "qwen3":
         config = Qwen3Config(**shape, head_dim=16, tie_word_embeddings=False)
+    elif family == "mistral":
+        config = MistralConfig(**shape, sliding_window=16, tie_word_embeddings=False)
+    elif family == "phi3":
+        config = Phi3Config(**shape, sliding_window=24, tie_word_embeddings=False)
+    elif family == "gemma3":
+        layers = ["sliding_attention", "full_attention"]
+        config = Gemma3TextConfig(**shape, head_dim=16, sliding_window=16, layer_types=layers)
     elif family == "gemma2":
         shape["num_hidden_layers"] = 3
         config = Gemma2Config(
@@ -221,22 +231,22 @@ def tiny_model(
             final_logit_softcapping=8.0,
         )
     else:
-        raise ValueError(f"got family {family!r}, expected llama, gemma2, qwen2 or qwen3")
+        raise ValueError(f"got family {family!r}, expected one of those above")
 
     # Soft-capping exists in eager attention alone: sdpa drops it silently.
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    generator = torch.Generator().manual_seed(seed)
+    generator, is_gemma = torch.Generator().manual_seed(seed), family.startswith("gemma")
     for name, weight in model.named_parameters():
         weight.requires_grad_(False)
         noise = torch.randn(weight.shape, generator=generator)
         if "embed_tokens" in name:
-            weight.copy_(noise * (2 / 48**0.5 if family == "gemma2" else 1.0))
+            weight.copy_(noise * (2 / 48**0.5 if is_gemma else 1.0))
         elif "lm_head" in name:
             weight.copy_(noise * 2 / 48**0.5)
         elif weight.ndim == 2:
             weight.copy_(noise / weight.shape[1] ** 0.5)
         else:
             weight.add_(0.1 * noise)
-            if family == "gemma2" and "post_" in name:
+            if is_gemma and "post_" in name:
                 weight.add_(1.0)  # tied embeddings: else every token predicts itself
     return model.to(dtype).eval()

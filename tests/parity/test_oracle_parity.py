@@ -134,7 +134,7 @@ def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: i
     state = start(engine, case.layouts, case.config)
     position = Position(0, index, case.layouts.prompt_ids)
     rollouts = state.incumbent.rollouts
-    gradient = prompt_gradient(case.lm, case.layouts, rollouts, position, case.config)
+    gradient = prompt_gradient(engine, case.layouts, rollouts, position, case.config)
     own = case.lm.embed(torch.arange(case.lm.vocab_size)) @ gradient
     expected = case.oracle.gradient(
         case.prompt_ids, index, [list(r.reasoning_ids) for r in rollouts]

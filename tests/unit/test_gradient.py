@@ -1,6 +1,6 @@
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,10 +13,15 @@ from greater_fast.gradient import prompt_gradient
 from greater_fast.layout import Layouts
 from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Position, Rollout
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import Engine
 from tests.cases import layouts_of, small_config, tiny_lm, tokenizer
 from tests.tiny import tiny_model
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+ALL_FAMILIES = pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
+)
 ROLLOUTS = [Rollout(tuple(range(20 + 9 * i, 20 + 11 * i))) for i in range(5)]  # 0 to 8 tokens
 
 
@@ -30,11 +35,22 @@ def setting(family: str, num_rows: int = 5) -> tuple[LM, Layouts]:
     return lm, layouts_of(lm, num_rows)
 
 
+class PaddingEngine(PlainRolloutEngine):
+    """An engine whose model runs over whole padded sequences alone."""
+
+    can_pack = False  # type: ignore[assignment]
+
+
 def gradient(
-    lm: LM, layouts: Layouts, index: int, rollouts: Sequence[Rollout] = ROLLOUTS, **settings: Any
+    engine: Engine | LM,
+    layouts: Layouts,
+    index: int,
+    rollouts: Sequence[Rollout] = ROLLOUTS,
+    **settings: Any,
 ) -> torch.Tensor:
+    engine = PlainRolloutEngine(engine) if isinstance(engine, LM) else engine
     position = Position(0, index, layouts.prompt_ids)
-    return prompt_gradient(lm, layouts, rollouts[: len(layouts)], position, config(**settings))
+    return prompt_gradient(engine, layouts, rollouts[: len(layouts)], position, config(**settings))
 
 
 def loss(
@@ -53,11 +69,8 @@ def loss(
     return answer + settings.fluency_weight * fluency
 
 
-@FAMILIES
-@pytest.mark.parametrize("index", [0, 6, -1])
-def test_it_is_autograds_of_each_example_alone(family: str, index: int) -> None:
-    lm, layouts = setting(family)
-    index %= len(layouts.prompt_ids)
+def expected_gradient(lm: LM, layouts: Layouts, index: int) -> torch.Tensor:
+    """Autograd's, of each example alone."""
     expected = torch.zeros(48)
     for row, rollout in enumerate(ROLLOUTS):
         length = len(layouts.context_ids(row, layouts.prompt_ids)) + len(rollout.reasoning_ids)
@@ -65,36 +78,95 @@ def test_it_is_autograds_of_each_example_alone(family: str, index: int) -> None:
         value = loss(lm, layouts, row, rollout, layouts.prompt_ids, shift)
         (whole,) = torch.autograd.grad(value, shift)
         expected += whole[len(layouts.rows[row].head_ids) + index]
-    found = gradient(lm, layouts, index)
-    assert found.dtype == torch.float32
+    return expected
+
+
+def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.dtype == expected.dtype
     scale = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * scale)
 
 
-@FAMILIES
-def test_the_micro_batch_size_changes_nothing_but_rounding(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@ALL_FAMILIES
+@pytest.mark.parametrize("index", [0, 6, -1])
+def test_it_is_autograds_of_each_example_alone(family: str, index: int) -> None:
     lm, layouts = setting(family)
-    sizes = []
-    own = LM.hidden
+    index %= len(layouts.prompt_ids)
+    engine = PlainRolloutEngine(lm)
+    assert engine.can_pack
+    assert_equal(gradient(engine, layouts, index), expected_gradient(lm, layouts, index))
 
-    def seen(self: LM, **inputs: torch.Tensor) -> torch.Tensor:
-        sizes.append(inputs["inputs_embeds"].shape[:2])
-        return own(self, **inputs)
 
-    monkeypatch.setattr(LM, "hidden", seen)
+@FAMILIES
+def test_a_model_that_cannot_be_packed_is_padded(family: str) -> None:
+    lm, layouts = setting(family)
+    engine = PaddingEngine(lm)
+    for index, limit in ((0, 1024), (6, 1)):
+        found = gradient(engine, layouts, index, gradient_batch_tokens=limit)
+        assert_equal(found, expected_gradient(lm, layouts, index))
+
+
+@pytest.fixture
+def seen() -> Iterator[list[tuple[int, int]]]:
+    """Shapes [rows, tokens] of what went through the tiny Llama for a gradient."""
+    shapes = []
+
+    def see(_: Any, __: Any, options: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            shapes.append(tuple(options["inputs_embeds"].shape[:2]))
+
+    decoder = tiny_lm("llama").model.get_decoder()
+    hook = decoder.register_forward_pre_hook(see, with_kwargs=True)
+    yield shapes
+    hook.remove()
+
+
+def test_only_tokens_from_the_place_on_are_computed(seen: list[tuple[int, int]]) -> None:
+    lm, layouts = setting("llama")
+    numbers = []
+    for index in (0, 5, len(layouts.prompt_ids) - 1):
+        seen.clear()
+        gradient(lm, layouts, index, gradient_batch_tokens=10_000)
+        after = sum(
+            len(layouts.rows[row].tail_ids)
+            + len(rollout.reasoning_ids)
+            + len(layouts.target_ids(row))
+            - 1
+            for row, rollout in enumerate(ROLLOUTS)
+        )
+        assert seen == [(1, after + 5 * (len(layouts.prompt_ids) - index))]
+        numbers.append(seen[0][1])
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_micro_batches_keep_to_the_limit(seen: list[tuple[int, int]]) -> None:
+    lm, layouts = setting("llama")
     alone = gradient(lm, layouts, 3, gradient_batch_tokens=1)
-    assert [size[0] for size in sizes] == [1] * 5
-    lengths = [size[1] for size in sizes]
+    lengths = [size[1] for size in seen]
+    assert [size[0] for size in seen] == [1] * 5
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
-    for limit in (2 * max(lengths) + 2, 10_000):
-        sizes.clear()
+    for engine, limit, number in (
+        (PlainRolloutEngine(lm), lengths[0] + lengths[1], 4),
+        (PlainRolloutEngine(lm), sum(lengths[:3]), 2),
+        (PlainRolloutEngine(lm), sum(lengths), 1),
+        (PaddingEngine(lm), 10_000, 1),
+        (PaddingEngine(lm), 130, 3),
+    ):
+        seen.clear()
+        together = gradient(engine, layouts, 3, gradient_batch_tokens=limit)
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        assert all(count * width <= limit for count, width in seen)
+        assert len(seen) == number
+
+
+@FAMILIES
+def test_the_micro_batch_size_changes_nothing_but_rounding(family: str) -> None:
+    lm, layouts = setting(family)
+    alone = gradient(lm, layouts, 3, gradient_batch_tokens=1)
+    for limit in (150, 10_000):
         together = gradient(lm, layouts, 3, gradient_batch_tokens=limit)
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-        assert all(count * width <= limit for count, width in sizes)
-        assert len(sizes) == (3 if limit < 10_000 else 1)
 
 
 def test_the_gradient_is_the_sum_over_examples() -> None:
@@ -134,7 +206,8 @@ def test_it_equals_central_differences(exact_lm: LM, place: int | str) -> None:
         prompt_ids = (*prompt_ids, 500)
     index = place if isinstance(place, int) else len(prompt_ids) - 1
     position = Position(0, index, prompt_ids)
-    found = prompt_gradient(exact_lm, layouts, ROLLOUTS[:3], position, config())
+    engine = PlainRolloutEngine(exact_lm)
+    found = prompt_gradient(engine, layouts, ROLLOUTS[:3], position, config())
     assert found.dtype == torch.float64
 
     def value(step: torch.Tensor) -> float:
@@ -171,7 +244,8 @@ def test_temperature_and_reasoning_matter() -> None:
     base = gradient(lm, layouts, 3)
     other = [Rollout(r.reasoning_ids[::-1]) for r in ROLLOUTS]
     assert not torch.allclose(base, gradient(lm, layouts, 3, other))
-    cold = prompt_gradient(lm, layouts, ROLLOUTS, position, small_config(temperature=0.1))
+    engine = PlainRolloutEngine(lm)
+    cold = prompt_gradient(engine, layouts, ROLLOUTS, position, small_config(temperature=0.1))
     assert not torch.allclose(base, cold)
 
 
@@ -204,29 +278,34 @@ def test_a_loss_that_is_not_finite_names_its_example(limit: int) -> None:
         gradient(lm, layouts, 2, rollouts, gradient_batch_tokens=limit)
 
 
-def test_a_gradient_that_is_not_finite_names_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", [PlainRolloutEngine, PaddingEngine])
+def test_a_gradient_that_is_not_finite_names_its_example(engine: Any) -> None:
+    """Backwards, the states of one token of the second shortest example become infinite."""
     lm, layouts = setting("llama")
-
-    class Broken(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, states: torch.Tensor) -> torch.Tensor:
-            return states.clone()
-
-        @staticmethod
-        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-            grad = grads[0].clone()
-            grad[1] = torch.inf  # the second shortest
-            return grad
-
-    own = LM.hidden
-    broken: Any = Broken
-    monkeypatch.setattr(LM, "hidden", lambda self, **inputs: broken.apply(own(self, **inputs)))
     lengths = [
-        len(layouts.context_ids(i, layouts.prompt_ids)) + len(ROLLOUTS[i].reasoning_ids)
+        len(layouts.rows[i].tail_ids) + len(ROLLOUTS[i].reasoning_ids) + len(layouts.target_ids(i))
         for i in range(5)
     ]
-    second = sorted(range(5), key=lambda i: (lengths[i], i))[1]
-    with pytest.raises(
-        FloatingPointError, match=f"gradient of example {second} at prompt position 2"
-    ):
-        gradient(lm, layouts, 2, gradient_batch_tokens=10_000)
+    if engine is PaddingEngine:
+        lengths = [n + len(row.head_ids) for n, row in zip(lengths, layouts.rows, strict=True)]
+    order = sorted(range(5), key=lambda i: (lengths[i], i))
+    in_packed_row = len(layouts.prompt_ids) - 2 + lengths[order[0]] + 8
+
+    def break_it(_: Any, __: Any, output: Any) -> None:
+        def damage(gradient: torch.Tensor) -> torch.Tensor:
+            gradient = gradient.clone()
+            place = (0, in_packed_row) if len(gradient) == 1 else (1, -1)
+            gradient[place] = torch.inf
+            return gradient
+
+        if output.last_hidden_state.requires_grad:
+            output.last_hidden_state.register_hook(damage)
+
+    hook = lm.model.get_decoder().register_forward_hook(break_it)
+    try:
+        with pytest.raises(
+            FloatingPointError, match=f"gradient of example {order[1]} at prompt position 2"
+        ):
+            gradient(engine(lm), layouts, 2, gradient_batch_tokens=10_000)
+    finally:
+        hook.remove()
