@@ -96,6 +96,13 @@ class PyScheduler {
     return finished;
   }
 
+  py::tuple cached_prefix(const std::vector<int32_t>& ids) const {
+    PrefixMatch found = scheduler_.stored_prefix(ids);
+    const auto num_whole = static_cast<int32_t>(found.shared.size());
+    if (found.copy_from >= 0) found.shared.push_back(found.copy_from);
+    return py::make_tuple(num_whole * scheduler_.block_size() + found.copy_tokens, found.shared);
+  }
+
   py::dict statistics() const {
     const Statistics& s = scheduler_.statistics();
     py::dict values;
@@ -310,6 +317,7 @@ PYBIND11_MODULE(_core, module) {
       .def("plan", &PyScheduler::plan)
       .def("commit", &PyScheduler::commit, "argmax"_a, "logprobs"_a)
       .def("take_finished", &PyScheduler::take_finished)
+      .def("cached_prefix", &PyScheduler::cached_prefix, "ids"_a)
       .def("statistics", &PyScheduler::statistics)
       .def("check_integrity", [](PyScheduler& self) { self.scheduler().check_integrity(); })
       .def_property_readonly("idle", [](PyScheduler& self) { return self.scheduler().idle(); })

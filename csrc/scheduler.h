@@ -116,7 +116,13 @@ class Scheduler {
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
   int32_t blocks_for(int64_t num_tokens) const;
+  // The longest stored prefix of some ids. Nobody holds its blocks: they are sure until the next
+  // plan.
+  PrefixMatch stored_prefix(const std::vector<int32_t>& ids) const {
+    return pool_.match(ids.data(), static_cast<int32_t>(ids.size()));
+  }
   const Statistics& statistics() const { return statistics_; }
+  int32_t block_size() const { return config_.block_size; }
   int32_t num_free_blocks() const { return pool_.num_available(); }
   // Throws std::logic_error at the first contradiction.
   void check_integrity() const;

@@ -146,7 +146,8 @@ def _batch_gradients(
 def _packed_states(engine: Engine, batch: Sequence[_Sequence]) -> Iterator[StatesOf]:
     """Suffixes side by side, behind prefixes that are constants; usable to the block's end."""
     lm = engine.lm
-    prefixes = computed_prefixes(lm, [s.ids[: s.place] for s in batch], [None] * len(batch))
+    contexts = [s.ids[: s.place] for s in batch]
+    prefixes = computed_prefixes(lm, contexts, [engine.prefix_kv(ids) for ids in contexts])
     segments = [
         Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
         for s, prefix in zip(batch, prefixes, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from greater_fast.lm import LM
@@ -35,6 +37,26 @@ class KVCache:
         """Copy blocks, `pairs` [C, 2] of (from, to); all are read before any is written."""
         sources, targets = pairs.to(self.data.device, torch.int64).unbind(1)
         self.data[:, :, targets] = self.data[:, :, sources]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixKV:
+    """Keys and values of a stored prefix, read from its blocks [B] when a layer's are asked for.
+
+    They are there until the engine runs again.
+    """
+
+    num_tokens: int
+    cache: KVCache
+    block_ids: torch.Tensor
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [KV heads, num_tokens, D] of a layer."""
+        keys, values = (
+            blocks[self.block_ids].transpose(0, 1).flatten(1, 2)[:, : self.num_tokens]
+            for blocks in self.cache.layer(index)
+        )
+        return keys, values
 
 
 def block_bytes(lm: LM) -> int:

@@ -78,6 +78,9 @@ class PlainRolloutEngine:
                 logits += [self.lm.logits(state[None]) for state in hidden]
         return torch.cat(logits)
 
+    def prefix_kv(self, ids: Sequence[int]) -> None:
+        """No prefix: nothing is stored between calls."""
+
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
         limit, end_ids = batch[0].max_new_tokens, batch[0].end_ids
         reasonings = self._generate([r.prompt_ids for r in batch], limit, end_ids)

@@ -21,7 +21,7 @@ from greater_fast import suffix_forward
 from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import Scheduler
-from greater_fast.kv_cache import BLOCK_SIZE, KVCache, block_bytes
+from greater_fast.kv_cache import BLOCK_SIZE, KVCache, PrefixKV, block_bytes
 from greater_fast.lm import LM, LOGIT_FLOATS
 from greater_fast.nouns import Rollout
 from greater_fast.paged import Plan, forward, why_not
@@ -73,6 +73,9 @@ class Engine(Protocol):
 
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V] of the token after each context."""
+
+    def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
+        """Keys and values of the longest stored prefix of `ids`; sure until the next run."""
 
 
 class RolloutEngine:
@@ -190,6 +193,13 @@ class RolloutEngine:
         finally:
             self._drop_all(len(contexts))
         return torch.stack([logits[number] for number in range(len(contexts))])
+
+    def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
+        """Keys and values of the longest stored prefix of `ids`; sure until the next run."""
+        num_tokens, block_ids = self._scheduler.cached_prefix(ids)
+        if num_tokens == 0:
+            return None
+        return PrefixKV(num_tokens, self._cache, torch.tensor(block_ids, device=self.lm.device))
 
     def check_integrity(self) -> None:
         """Raise RuntimeError at the first contradiction in the scheduler's state."""

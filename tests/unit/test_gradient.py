@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from greater_fast.config import Config
 from greater_fast.gradient import prompt_gradient
@@ -16,6 +15,7 @@ from greater_fast.nouns import Position, Rollout
 from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine
 from tests.cases import layouts_of, small_config, tiny_lm, tokenizer
+from tests.exact import exact_lm
 from tests.tiny import tiny_model
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
@@ -184,29 +184,16 @@ def only(layouts: Layouts, row: int) -> Layouts:
     return dataclasses.replace(layouts, rows=layouts.rows[row : row + 1])
 
 
-@pytest.fixture
-def exact_lm(monkeypatch: pytest.MonkeyPatch) -> LM:
-    """A float64 Llama whose norms and softmax stay in float64."""
-
-    def forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-        scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return torch.as_tensor(self.weight * hidden * scale)
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
-    model = tiny_model("llama", len(tokenizer("llama3")), torch.float64)
-    model.set_attn_implementation("sdpa")
-    return load_lm((model, tokenizer("llama3")))
-
-
 @pytest.mark.parametrize("place", [0, 7, "last", "grown"])
-def test_it_equals_central_differences(exact_lm: LM, place: int | str) -> None:
-    layouts = layouts_of(exact_lm, 3)
+def test_it_equals_central_differences(place: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = exact_lm("llama", monkeypatch)
+    layouts = layouts_of(lm, 3)
     prompt_ids = layouts.prompt_ids
     if place == "grown":
         prompt_ids = (*prompt_ids, 500)
     index = place if isinstance(place, int) else len(prompt_ids) - 1
     position = Position(0, index, prompt_ids)
-    engine = PlainRolloutEngine(exact_lm)
+    engine = PlainRolloutEngine(lm)
     found = prompt_gradient(engine, layouts, ROLLOUTS[:3], position, config())
     assert found.dtype == torch.float64
 
@@ -217,7 +204,7 @@ def test_it_equals_central_differences(exact_lm: LM, place: int | str) -> None:
             shift = torch.zeros(length + len(layouts.target_ids(row)), 48, dtype=torch.float64)
             shift[len(layouts.rows[row].head_ids) + index] = step
             with torch.no_grad():
-                total += float(loss(exact_lm, layouts, row, rollout, prompt_ids, shift))
+                total += float(loss(lm, layouts, row, rollout, prompt_ids, shift))
         return total
 
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,147 @@
+"""In float64 the gradient is the oracle's, whatever is reused, packed or kept."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from greater_fast.config import Config
+from greater_fast.gradient import prompt_gradient
+from greater_fast.layout import Layouts
+from greater_fast.lm import LM
+from greater_fast.nouns import Position, Rollout
+from greater_fast.optimizer import start
+from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.rollout import Engine, RolloutEngine
+from tests.cases import layouts_of, small_config
+from tests.exact import exact_lm
+from tests.oracle import Oracle, Settings
+from tests.tiny import EXTRACTOR, PROMPT, boolean_rows
+
+FAMILIES = [
+    ("llama", "llama3"),
+    ("qwen2", "llama3"),
+    ("qwen3", "llama3"),
+    ("gemma2", "sentencepiece"),
+]
+NUM_ROWS = 4
+
+
+@dataclass
+class Case:
+    """Rows, their rollouts by an engine with a poisoned pool, and the oracle on the same rows."""
+
+    lm: LM
+    layouts: Layouts
+    engine: Engine
+    rollouts: tuple[Rollout, ...]
+    oracle: Oracle
+
+    def gradient(self, index: int, engine: Engine | None = None, **settings: Any) -> torch.Tensor:
+        position = Position(0, index, self.layouts.prompt_ids)
+        given = config(**settings)
+        return prompt_gradient(engine or self.engine, self.layouts, self.rollouts, position, given)
+
+    def expected(self, index: int) -> torch.Tensor:
+        """The one-hot gradient [V]."""
+        reasonings = [list(r.reasoning_ids) for r in self.rollouts]
+        return self.oracle.gradient(list(self.layouts.prompt_ids), index, reasonings)
+
+
+def config(**settings: Any) -> Config:
+    return small_config(temperature=0.5, max_new_tokens=12, **settings)
+
+
+def make_case(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return case_of(exact_lm(family, monkeypatch, kind), NUM_ROWS, config())
+
+
+def case_of(lm: LM, num_rows: int, given: Config) -> Case:
+    layouts = layouts_of(lm, num_rows)
+    engine = RolloutEngine(lm, temperature=given.temperature, kv_cache_bytes=1 << 25, poisoned=True)
+    settings = Settings(
+        top_k=given.top_k,
+        shortlist_size=given.shortlist_size,
+        temperature=given.temperature,
+        fluency_weight=given.fluency_weight,
+        error_fluency_weight=given.error_fluency_weight,
+        max_new_tokens=given.max_new_tokens,
+        objective=given.objective,
+        end_ids=lm.end_ids,
+    )
+    oracle = Oracle(lm.model, lm.tokenizer, boolean_rows(num_rows), EXTRACTOR, settings)
+    assert oracle.prompt_ids(PROMPT) == list(layouts.prompt_ids)
+    return Case(lm, layouts, engine, start(engine, layouts, given).incumbent.rollouts, oracle)
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative, of a whole vector."""
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+def test_it_is_the_oracles(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(family, kind, monkeypatch)
+    matrix = case.lm.embed(torch.arange(case.lm.vocab_size))
+    for index in (0, 7, len(case.layouts.prompt_ids) - 1):
+        found = case.gradient(index)
+        assert found.dtype == torch.float64
+        assert error(matrix @ found, case.expected(index)) < 1e-8
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+@pytest.mark.parametrize("index", [0, 9])
+def test_it_is_that_of_central_differences(
+    family: str, kind: str, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(family, kind, monkeypatch)
+    prompt_ids = list(case.layouts.prompt_ids)
+    embedding = case.lm.embed(torch.tensor(prompt_ids[index]))
+
+    @torch.no_grad()
+    def loss(shift: torch.Tensor) -> float:
+        total = 0.0
+        for row, rollout in enumerate(case.rollouts):
+            reasoning = list(rollout.reasoning_ids)
+            answer, nll, _ = case.oracle.read(row, prompt_ids, reasoning, index, embedding + shift)
+            total += float(answer + config().fluency_weight * nll)
+        return total
+
+    found = case.gradient(index)
+    generator = torch.Generator().manual_seed(index)
+    for _ in range(3):
+        direction = torch.randn(48, generator=generator, dtype=torch.float64)
+        direction += found / found.norm()  # so that the slope is not near zero
+        step = 1e-5 * direction
+        measured = (loss(step) - loss(-step)) / 2e-5
+        assert float(found @ direction) == pytest.approx(measured, rel=1e-6)
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+def test_nothing_that_only_saves_work_changes_it(
+    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(family, kind, monkeypatch)
+    empty = RolloutEngine(case.lm, kv_cache_bytes=1 << 25, poisoned=True)
+    half_full = RolloutEngine(case.lm, kv_cache_bytes=1 << 25, poisoned=True)
+    for index in (0, 5):
+        ends = [len(row.head_ids) + index for row in case.layouts.rows]
+        contexts = [
+            case.layouts.context_ids(row, case.layouts.prompt_ids)[:end]
+            for row, end in enumerate(ends)
+        ]
+        half_full.next_logits([ids[:-3] for ids in contexts[1:]])
+        assert [found_tokens(case.engine, ids) for ids in contexts] == ends
+        assert [found_tokens(half_full, ids) for ids in contexts[1:]] == [n - 3 for n in ends[1:]]
+        assert [found_tokens(empty, ids) for ids in contexts] == [0] * NUM_ROWS
+        expected = case.gradient(index, PlainRolloutEngine(case.lm), gradient_batch_tokens=1)
+        for engine in (case.engine, half_full, empty, PlainRolloutEngine(case.lm)):
+            for limit in (1, 130, 10_000):
+                found = case.gradient(index, engine, gradient_batch_tokens=limit)
+                assert error(found, expected) < 1e-8
+
+
+def found_tokens(engine: Engine, ids: tuple[int, ...]) -> int:
+    found = engine.prefix_kv(ids)
+    return found.num_tokens if found else 0
