@@ -12,6 +12,7 @@ namespace greater_fast {
 namespace {
 
 constexpr int32_t kTileRows = 4;
+constexpr int32_t kAhead = 16;  // keys
 constexpr int32_t kTaskRows = 32;
 
 // Rows (query, head of the group) [first_row, last_row) of one sequence and K/V head.
@@ -74,6 +75,16 @@ GREATER_FAST_INLINE const T* state_of(const AttentionArgs<T>& args, const Task& 
              args.head_size;
 }
 
+// Fetch a key's state from memory: blocks lie anywhere, and the hardware follows none to the next.
+template <typename T>
+GREATER_FAST_INLINE void fetch(const AttentionArgs<T>& args, const Task& task, const T* states,
+                               int32_t key, int32_t stop) {
+  if (key >= stop) return;
+  const T* const state = state_of(args, task, states, key);
+  constexpr int32_t kLine = 64 / sizeof(T);
+  for (int32_t d = 0; d < args.head_size; d += kLine) __builtin_prefetch(state + d, 0, 2);
+}
+
 // scores[r][key] = scale query_r · key for the keys [first, stop), a few keys at a time.
 template <typename T, int32_t Bytes, int32_t R>
 GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& task,
@@ -87,6 +98,8 @@ GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& ta
     const T* keys[kKeys];
     for (int32_t j = 0; j < kKeys; ++j) {
       keys[j] = state_of(args, task, args.keys, std::min(key + j, tile.stop - 1));
+      fetch(args, task, args.keys, key + j + kAhead, tile.stop);
+      fetch(args, task, args.values, key + j, tile.stop);
     }
     V sums[R * kKeys] = {};
     V queries[R];
