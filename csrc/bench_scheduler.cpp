@@ -99,7 +99,7 @@ void measure(int32_t num_sequences, Siblings siblings, Figures* sum) {
       argmax[row] = word(plan.row_keys[row], position + 1);
     }
     const Clock::time_point answered = Clock::now();
-    scheduler.commit(argmax.data(), logprobs.data(), counts.num_logit_rows);
+    scheduler.commit({argmax.data(), logprobs.data()}, counts.num_logit_rows);
     const Microseconds committing = Clock::now() - answered;
     const bool all = num_generating == num_sequences && scheduler.num_running() == num_sequences;
     if (!all || ++decoding <= kWarmUp) continue;

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -77,12 +78,15 @@ class PyScheduler {
                           counts.num_copies, counts.num_padding);
   }
 
-  void commit(const py::array& argmax, const py::array& logprobs) {
+  void commit(const py::array& argmax, const py::array& logprobs,
+              const std::optional<py::array>& sampled) {
     const int64_t num_rows = argmax.size();
-    const int32_t* ids = data_of<const int32_t>(argmax, num_rows, "argmax");
-    const float* values = data_of<const float>(logprobs, num_rows, "logprobs");
+    Answers answers;
+    answers.argmax = data_of<const int32_t>(argmax, num_rows, "argmax");
+    answers.logprobs = data_of<const float>(logprobs, num_rows, "logprobs");
+    if (sampled) answers.sampled = data_of<const int32_t>(*sampled, num_rows, "sampled");
     py::gil_scoped_release release;
-    scheduler_.commit(ids, values, static_cast<int32_t>(num_rows));
+    scheduler_.commit(answers, static_cast<int32_t>(num_rows));
   }
 
   py::list take_finished() {
@@ -315,7 +319,7 @@ PYBIND11_MODULE(_core, module) {
           "group"_a)
       .def("abort", [](PyScheduler& self) { self.scheduler().abort(); })
       .def("plan", &PyScheduler::plan)
-      .def("commit", &PyScheduler::commit, "argmax"_a, "logprobs"_a)
+      .def("commit", &PyScheduler::commit, "argmax"_a, "logprobs"_a, "sampled"_a = std::nullopt)
       .def("take_finished", &PyScheduler::take_finished)
       .def("cached_prefix", &PyScheduler::cached_prefix, "ids"_a)
       .def("statistics", &PyScheduler::statistics)

@@ -34,7 +34,8 @@ void fuzz_scheduler(uint64_t seed, Statistics* total) {
     r = random_request(random, texts, static_cast<int64_t>(asked.size()));
     asked[r.key] = r;
   }
-  World world(random_config(random, requests));
+  const bool samples = random.one_in(3);
+  World world(random_config(random, requests), samples);
   const bool cancels = random.one_in(2);
   size_t num_finished = 0;
   int32_t num_cancelled = 0;
@@ -49,7 +50,7 @@ void fuzz_scheduler(uint64_t seed, Statistics* total) {
     if (cancels && random.one_in(6)) num_cancelled += world.scheduler.cancel(random.between(0, 29));
     if (cancels && random.one_in(60)) num_cancelled += world.scheduler.cancel_group(0);
     for (const Outcome& o : world.scheduler.take_finished()) {
-      const Outcome e = expected(asked.at(o.key));
+      const Outcome e = expected(asked.at(o.key), samples);
       check(o.reasoning_ids == e.reasoning_ids && o.answer_ids == e.answer_ids, "wrong tokens");
       check(o.prompt_nll == e.prompt_nll, "a wrong prompt NLL");
       check(o.target_logprobs == e.target_logprobs, "a wrong log-probability");

@@ -52,8 +52,12 @@ struct Prefix {
   int32_t last = 0;
 
   Prefix with(int32_t token) const { return {mix(whole, token + 1), last, token}; }
-  int32_t next() const {
+  int32_t likeliest() const {
     return static_cast<int32_t>((whole % 3 ? mix(before, last) : mix(whole, 99)) % kVocab);
+  }
+  // What is written: another word now and then where text is sampled.
+  int32_t next(bool samples) const {
+    return samples && whole % 5 == 0 ? static_cast<int32_t>(mix(whole, 98) % kVocab) : likeliest();
   }
   float logprob(int32_t token, int32_t kind) const {
     return -static_cast<float>(mix(mix(whole, token), kind) % 10007) / 997;
@@ -65,31 +69,31 @@ struct Prefix {
   }
 };
 
-inline Ids generate(Ids* text, int32_t limit, const Ids& ends) {
+inline Ids generate(Ids* text, int32_t limit, const Ids& ends, bool samples) {
   const size_t start = text->size();
   while (static_cast<int32_t>(text->size() - start) < limit) {
-    const int32_t token = Prefix::of(*text, text->size()).next();
+    const int32_t token = Prefix::of(*text, text->size()).next(samples);
     if (std::count(ends.begin(), ends.end(), token) > 0) break;
     text->push_back(token);
   }
   return {text->begin() + static_cast<ptrdiff_t>(start), text->end()};
 }
 
-inline Outcome expected(const Request& r) {
+inline Outcome expected(const Request& r, bool samples) {
   Outcome o;
   Ids text = r.prompt_ids;
   for (int32_t i = r.span_start; i < r.span_stop; ++i) {
     o.prompt_nll.push_back(-Prefix::of(text, i).logprob(text[i], 0));
   }
-  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids);
+  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids, samples);
   if (r.num_scored == 0 && r.max_answer_tokens == 0) return o;
   text.insert(text.end(), r.target_ids.begin(), r.target_ids.end());
   for (size_t i = text.size() - r.num_scored; i < text.size(); ++i) {
     const Prefix prefix = Prefix::of(text, i);
     o.target_logprobs.push_back(prefix.logprob(text[i], 1));
-    o.target_hits.push_back(prefix.next() == text[i]);
+    o.target_hits.push_back(prefix.likeliest() == text[i]);
   }
-  o.answer_ids = generate(&text, r.max_answer_tokens, r.end_ids);
+  o.answer_ids = generate(&text, r.max_answer_tokens, r.end_ids, samples);
   return o;
 }
 
@@ -112,7 +116,8 @@ inline Request random_request(Random& random, const std::vector<Ids>& texts, int
   const bool may_be_silent = r.num_scored > 0 || r.max_answer_tokens > 0;
   r.max_new_tokens = random.between(may_be_silent ? 0 : 1, random.one_in(2) ? 4 : 30);
   if (random.one_in(2)) r.end_ids = random.ids(random.between(1, 2));
-  r.draft_ids = random.one_in(3) ? random.ids(random.between(0, 20)) : expected(r).reasoning_ids;
+  r.draft_ids =
+      random.one_in(3) ? random.ids(random.between(0, 20)) : expected(r, false).reasoning_ids;
   if (!r.draft_ids.empty() && random.one_in(2)) {
     r.draft_ids[random.between(0, size_of(r.draft_ids) - 1)] = 0;
   }
@@ -142,8 +147,9 @@ inline SchedulerConfig random_config(Random& random, const std::vector<Request>&
 // prefix, read back through the plan's block tables: a wrong slot anywhere changes what comes out.
 class World {
  public:
-  explicit World(const SchedulerConfig& c)
+  World(const SchedulerConfig& c, bool samples)
       : scheduler(c),
+        samples_(samples),
         config_(c),
         memory_(c),
         plan_(memory_.buffers()),
@@ -155,14 +161,17 @@ class World {
     copy(counts.num_copies);
     const std::vector<Prefix> prefixes = compute(counts);
     Ids argmax(counts.num_logit_rows);
+    Ids sampled(counts.num_logit_rows);
     std::vector<float> logprobs(counts.num_logit_rows);
     for (int32_t row = 0; row < counts.num_logit_rows; ++row) {
       const Prefix& prefix = prefixes.at(plan_.logit_rows[row]);
-      argmax[row] = prefix.next();
+      argmax[row] = prefix.likeliest();
+      sampled[row] = prefix.next(samples_);
       const int32_t target = plan_.targets[row];
       if (target >= 0) logprobs[row] = prefix.logprob(target, plan_.target_kinds[row]);
     }
-    scheduler.commit(argmax.data(), logprobs.data(), counts.num_logit_rows);
+    scheduler.commit({argmax.data(), logprobs.data(), samples_ ? sampled.data() : nullptr},
+                     counts.num_logit_rows);
     scheduler.check_integrity();
   }
 
@@ -224,6 +233,7 @@ class World {
     return prefixes;
   }
 
+  bool samples_;
   SchedulerConfig config_;
   PlanMemory memory_;
   const PlanBuffers& plan_;

@@ -78,6 +78,13 @@ struct PlanCounts {
   int32_t num_padding = 0;
 };
 
+// What the model says at the logit rows, [R] each.
+struct Answers {
+  const int32_t* argmax = nullptr;
+  const float* logprobs = nullptr;   // of the targets
+  const int32_t* sampled = nullptr;  // what is written where text is generated, unless the argmax
+};
+
 struct Statistics {
   int64_t steps = 0;
   int64_t computed_tokens = 0;  // went through the model, without padding
@@ -106,9 +113,8 @@ class Scheduler {
 
   // Fill the buffers for one step. Throws std::logic_error before the last step is committed.
   PlanCounts plan(const PlanBuffers& buffers);
-  // Take the model's answers at the logit rows: argmax ids, and log p of the targets. Throws
-  // std::invalid_argument, and then waits for better ones.
-  void commit(const int32_t* argmax, const float* logprobs, int32_t num_rows);
+  // Take the model's answers. Throws std::invalid_argument, and then waits for better ones.
+  void commit(const Answers& answers, int32_t num_rows);
   // Outcomes since the last call, in the order they finished.
   std::vector<Outcome> take_finished();
 
@@ -173,7 +179,7 @@ class Scheduler {
   void preempt_last();
   void schedule_drafts(int32_t budget);
   void write(Sequence& s, const PlanBuffers& buffers, PlanCounts& counts);
-  void commit_sequence(Sequence& s, const int32_t* argmax, const float* logprobs);
+  void commit_sequence(Sequence& s, const Answers& answers);
   bool append_generated(Sequence& s, int32_t token);
   void end_generation(Sequence& s);
   void finish(Sequence& s);

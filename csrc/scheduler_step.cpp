@@ -173,50 +173,52 @@ void Scheduler::write(Sequence& s, const PlanBuffers& buffers, PlanCounts& count
   }
 }
 
-void Scheduler::commit(const int32_t* argmax, const float* logprobs, int32_t num_rows) {
+void Scheduler::commit(const Answers& answers, int32_t num_rows) {
   if (!in_step_) throw std::invalid_argument("commit: there is no step to commit");
   if (num_rows != num_rows_) {
     throw std::invalid_argument("commit: got " + std::to_string(num_rows) + " rows, expected " +
                                 std::to_string(num_rows_));
   }
-  for (int32_t row = 0; row < num_rows; ++row) {
-    if (argmax[row] >= 0 && argmax[row] < config_.vocab_size) continue;
-    throw std::invalid_argument("commit: row " + std::to_string(row) + " says id " +
-                                std::to_string(argmax[row]) + ", expected 0 to " +
-                                std::to_string(config_.vocab_size - 1));
+  for (const int32_t* ids : {answers.argmax, answers.sampled}) {
+    for (int32_t row = 0; ids != nullptr && row < num_rows; ++row) {
+      if (ids[row] >= 0 && ids[row] < config_.vocab_size) continue;
+      throw std::invalid_argument("commit: row " + std::to_string(row) + " says id " +
+                                  std::to_string(ids[row]) + ", expected 0 to " +
+                                  std::to_string(config_.vocab_size - 1));
+    }
   }
   in_step_ = false;
   for (const BlockId id : copy_sources_) pool_.release(id);
   copy_sources_.clear();
   copies_.clear();
   for (const SequencePtr& s : running_) {
-    if (s->num_queries > 0) commit_sequence(*s, argmax + s->first_row, logprobs + s->first_row);
+    if (s->num_queries > 0) commit_sequence(*s, answers);
   }
   running_.erase(std::remove_if(running_.begin(), running_.end(),
                                 [](const SequencePtr& s) { return s->done; }),
                  running_.end());
 }
 
-void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float* logprobs) {
+void Scheduler::commit_sequence(Sequence& s, const Answers& answers) {
   const int32_t size = config_.block_size;
   const int32_t num_known = size_of(s.tokens) - s.num_drafted;
   drafts_.assign(s.tokens.begin() + num_known, s.tokens.end());
   s.tokens.resize(num_known);
   const int32_t stop = s.num_computed + s.num_queries - s.num_drafted;
+  int32_t row = s.first_row;
   for (int32_t position = s.num_computed; position < stop; ++position) {
     if (position + 1 >= num_known) break;
     float* const wanted = wanted_at(s, position);
     if (wanted == nullptr) continue;
     const int32_t next = position + 1;
     if (next < s.request.span_stop) {
-      *wanted = -*logprobs;
+      *wanted = -answers.logprobs[row];
       pool_.nll(s.blocks[next / size] * size + next % size) = *wanted;
     } else {
-      *wanted = *logprobs;
-      s.target_hits[next - s.first_scored] = *argmax == s.tokens[next];
+      *wanted = answers.logprobs[row];
+      s.target_hits[next - s.first_scored] = answers.argmax[row] == s.tokens[next];
     }
-    ++argmax;
-    ++logprobs;
+    ++row;
   }
   s.num_computed = stop;
   publish(s);
@@ -224,15 +226,16 @@ void Scheduler::commit_sequence(Sequence& s, const int32_t* argmax, const float*
   const int32_t num_drafted = std::exchange(s.num_drafted, 0);
   s.num_queries = 0;
   if (generates) {
+    const int32_t* written = (answers.sampled ? answers.sampled : answers.argmax) + row;
     int32_t accepted = 0;
     const bool scores = scores_at_end(s);
-    while (append_generated(s, argmax[accepted]) && accepted < num_drafted &&
+    while (append_generated(s, written[accepted]) && accepted < num_drafted &&
            drafts_[accepted] == s.tokens.back()) {
       s.num_computed = num_known + ++accepted;
     }
     if (scores && s.phase != Phase::kReasoning && s.num_computed == s.first_scored) {
-      s.target_logprobs[0] = logprobs[accepted];
-      s.target_hits[0] = argmax[accepted] == s.request.target_ids[0];
+      s.target_logprobs[0] = answers.logprobs[row + accepted];
+      s.target_hits[0] = answers.argmax[row + accepted] == s.request.target_ids[0];
     }
     s.drafter.learn(num_drafted, accepted);
     statistics_.drafted_tokens += num_drafted;

@@ -1,108 +1,30 @@
-"""A model of the scheduler's world: a language model that is a hash, K/V that is a dict.
+"""A model of the scheduler's world, with K/V that is a dict.
 
 `World` runs a scheduler's plans. It reconstructs each token's prefix from the plan's arrays alone,
 following block tables into what earlier tokens wrote: a slot that was never written, or that holds
-another prefix, fails at once. `expected` says what a request comes to, without any scheduler.
+another prefix, fails at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greater_fast._core import Scheduler
+from tests.unit.hash_language import (
+    EMPTY,
+    Outcome,
+    Request,
+    State,
+    extend,
+    logprob,
+    next_id,
+    sampled_id,
+)
 
-VOCAB = 7
-State = tuple[int, int, int]  # a hash of the whole prefix, and its last two tokens
-EMPTY: State = (0, 0, 0)
 _GUARD, _UNTOUCHED = 3, -77  # elements behind each buffer, which nobody may write
-Outcome = tuple[
-    int, tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[int, ...]
-]
-
-
-def extend(state: State, token: int) -> State:
-    """The prefix with one more token (the hash of integers is the same in every process)."""
-    return (hash((state[0], token)), state[2], token)
-
-
-def state_of(tokens: Iterable[int]) -> State:
-    state = EMPTY
-    for token in tokens:
-        state = extend(state, token)
-    return state
-
-
-def next_id(state: State) -> int:
-    """The model's choice: often by the last two tokens, so that n-grams come back."""
-    whole, before, last = state
-    return hash((before, last, 1) if whole % 3 else (whole, 1)) % VOCAB
-
-
-def logprob(state: State, token: int, kind: int) -> float:
-    """A float32, another one for each kind of target."""
-    return float(np.float32(-(hash((state[0], token, kind)) % 10007) / 997))
-
-
-class Request(NamedTuple):
-    key: int
-    prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    group: int = 0
-    prompt_span: tuple[int, int] = (0, 0)
-    draft_ids: tuple[int, ...] = ()
-    target_ids: tuple[int, ...] = ()
-    num_scored: int = 0
-    max_answer_tokens: int = 0
-    end_ids: tuple[int, ...] = ()
-
-    @property
-    def longest(self) -> int:
-        written = self.max_new_tokens + len(self.target_ids) + self.max_answer_tokens
-        return len(self.prompt_ids) + written
-
-
-class Expected(NamedTuple):
-    outcome: Outcome
-    num_generated: int  # end ids included
-    num_computed: int  # tokens whose K/V somebody reads, or whose logits are needed
-
-
-def _generate(
-    text: list[int], limit: int, end_ids: Collection[int]
-) -> tuple[tuple[int, ...], bool]:
-    """What is written behind `text`, and appended to it; whether an end id came."""
-    start, state = len(text), state_of(text)
-    while len(text) < start + limit:
-        token = next_id(state)
-        if token in end_ids:
-            return tuple(text[start:]), True
-        text.append(token)
-        state = extend(state, token)
-    return tuple(text[start:]), False
-
-
-def expected(request: Request) -> Expected:
-    """What a request comes to, one token after the other."""
-    text = list(request.prompt_ids)
-    nll = tuple(-logprob(state_of(text[:i]), text[i], 0) for i in range(*request.prompt_span))
-    reasoning, ended = _generate(text, request.max_new_tokens, request.end_ids)
-    num_generated = len(reasoning) + ended
-    answer: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    hits: tuple[int, ...] = ()
-    if request.num_scored or request.max_answer_tokens:
-        text += request.target_ids
-        scored = range(len(text) - request.num_scored, len(text))
-        logprobs = tuple(logprob(state_of(text[:i]), text[i], 1) for i in scored)
-        hits = tuple(int(next_id(state_of(text[:i])) == text[i]) for i in scored)
-        answer, ended = _generate(text, request.max_answer_tokens, request.end_ids)
-        num_generated += len(answer) + ended
-    outcome = (request.key, reasoning, answer, nll, logprobs, hits)
-    return Expected(outcome, num_generated, len(text) - (not ended))
 
 
 class Counts(NamedTuple):
@@ -133,6 +55,7 @@ class World:
         max_tokens: int = 64,
         max_sequences: int | None = None,
         table_width: int | None = None,
+        samples: bool = False,
         **config: Any,
     ) -> None:
         self.num_blocks, self.block_size, self.max_tokens = num_blocks, block_size, max_tokens
@@ -140,6 +63,7 @@ class World:
         self.table_width = table_width or num_blocks
         self.min_tokens = config.get("min_tokens", 1)
         self.fixed = config.get("fixed_tokens", False)
+        self.samples = samples
         self.buffers = buffers_for(max_tokens, self.max_sequences, self.table_width)
         self.scheduler = Scheduler(
             self.buffers,
@@ -208,7 +132,9 @@ class World:
         self.drain()
         return [self.finished[request.key] for request in requests]
 
-    def answer(self, counts: Counts) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def answer(
+        self, counts: Counts
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32] | None]:
         """The model's answers to a plan, and every check a plan can be given."""
         self._check_shape(counts)
         self._copy(self.buffers["copies"][: 2 * counts.num_copies].reshape(-1, 2).tolist())
@@ -225,7 +151,9 @@ class World:
             assert self.buffers["row_keys"][i] in self.requests
             if target >= 0:
                 logprobs[i] = logprob(states[row], target, kind)
-        return argmax, logprobs
+        if not self.samples:
+            return argmax, logprobs, None
+        return argmax, logprobs, np.array([sampled_id(states[row]) for row in rows], np.int32)
 
     def _check_shape(self, counts: Counts) -> None:
         num_real = counts.num_tokens - counts.num_padding

@@ -13,7 +13,8 @@ from greater_fast.kv_cache import block_bytes
 from greater_fast.lm import LM
 from greater_fast.nouns import Rollout
 from greater_fast.rollout import RolloutEngine, RolloutRequest
-from tests.unit.scheduler_model import VOCAB, Request, World, buffers_for, expected
+from tests.unit.hash_language import VOCAB, Request, expected
+from tests.unit.scheduler_model import World, buffers_for
 
 CONFIG = {
     "num_blocks": 9,
@@ -153,6 +154,18 @@ WRONG_CALLS: dict[str, tuple[Callable[[World], Any], str]] = {
     "an id outside the vocabulary": (
         lambda w: w.scheduler.commit(np.array([0, 7, 0], np.int32), np.zeros(3, np.float32)),
         "commit: row 1 says id 7, expected 0 to 6",
+    ),
+    "a negative sampled id": (
+        lambda w: w.scheduler.commit(
+            np.zeros(3, np.int32), np.zeros(3, np.float32), np.array([-1, 0, 0], np.int32)
+        ),
+        "commit: row 0 says id -1, expected 0 to 6",
+    ),
+    "fewer sampled ids": (
+        lambda w: w.scheduler.commit(
+            np.zeros(3, np.int32), np.zeros(3, np.float32), np.zeros(2, np.int32)
+        ),
+        "sampled: got 2 elements, expected at least 3",
     ),
     "argmax of another type": (
         lambda w: w.scheduler.commit(np.zeros(3, np.int64), np.zeros(3, np.float32)),
