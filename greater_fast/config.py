@@ -52,6 +52,12 @@ class Config:
     error_fluency_weight: float = _setting(
         0.02, "weight of the prompt NLL beside the error rate", 0.0
     )
+    sampling_temperature: float = _setting(
+        0.0,
+        "of the reasoning; the same seed samples the same, 0 takes the likeliest token",
+        0.0,
+        1e3,
+    )
     max_new_tokens: int = _setting(512, "tokens of reasoning at most", 1)
     max_prompt_tokens: int = _setting(128, "tokens the prompt may grow to", 2)
     num_train: int = _setting(50, "training rows used (N)", 2)

@@ -17,13 +17,21 @@ def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engi
         ValueError: the model cannot use the engine that was named, or its pool is too small for a
             sequence of `longest_sequence` tokens; says what to change.
     """
-    plain = PlainRolloutEngine(lm, config.batch_size, config.temperature)
+    plain = PlainRolloutEngine(
+        lm,
+        config.batch_size,
+        config.temperature,
+        sampling_temperature=config.sampling_temperature,
+        seed=config.seed,
+    )
     if config.engine == "generate":
         return plain, "engine: generate"
     try:
         paged = RolloutEngine(
             lm,
             temperature=config.temperature,
+            sampling_temperature=config.sampling_temperature,
+            seed=config.seed,
             kv_cache_bytes=config.kv_cache_bytes,
             draft_tokens=config.draft_tokens,
         )

@@ -1,4 +1,4 @@
-"""Accuracy of a prompt on rows: greedy reasoning, then the answer generated and compared."""
+"""Accuracy of a prompt on rows: reasoning, then the answer generated and compared."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ def evaluate_prompt(
                 end_ids=engine.lm.end_ids,
                 target_ids=layouts.extractor_ids,
                 max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
+                sample_key=row,
             )
             for row in range(len(layouts))
         ]

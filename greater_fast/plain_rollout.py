@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,9 @@ from greater_fast import suffix_forward
 from greater_fast.lm import LM
 from greater_fast.nouns import Rollout
 from greater_fast.rollout import OnFinished, RolloutRequest
+from greater_fast.sampling import make_sampler, sample_keys
+
+LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class PlainRolloutEngine:
@@ -27,10 +30,19 @@ class PlainRolloutEngine:
     depend on what else is asked for.
     """
 
-    def __init__(self, lm: LM, batch_size: int = 32, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        batch_size: int = 32,
+        temperature: float = 1.0,
+        *,
+        sampling_temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.lm = lm
         self.batch_size = batch_size
         self.temperature = temperature
+        self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
 
@@ -82,8 +94,7 @@ class PlainRolloutEngine:
         """No prefix: nothing is stored between calls."""
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
-        limit, end_ids = batch[0].max_new_tokens, batch[0].end_ids
-        reasonings = self._generate([r.prompt_ids for r in batch], limit, end_ids)
+        reasonings = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)
         rollouts = self._score(batch, reasonings)
         if batch[0].max_answer_tokens == 0:
             return rollouts
@@ -91,21 +102,22 @@ class PlainRolloutEngine:
             (*r.prompt_ids, *reasoning, *r.target_ids)
             for r, reasoning in zip(batch, reasonings, strict=True)
         ]
-        answers = self._generate(contexts, batch[0].max_answer_tokens, end_ids)
+        answers = self._generate(batch, contexts, batch[0].max_answer_tokens)
         return [
             replace(rollout, answer_ids=answer)
             for rollout, answer in zip(rollouts, answers, strict=True)
         ]
 
     def _generate(
-        self, contexts: Sequence[tuple[int, ...]], limit: int, end_ids: frozenset[int]
+        self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]], limit: int
     ) -> list[tuple[int, ...]]:
-        """Greedy continuations of at most `limit` tokens, without their end id."""
+        """Continuations of at most `limit` tokens, without their end id."""
         from transformers import GenerationConfig
 
         if limit == 0:
             return [()] * len(contexts)
         width = max(map(len, contexts))
+        end_ids = batch[0].end_ids
         pad = min(end_ids)
         ids = [[*[pad] * (width - len(c)), *c] for c in contexts]
         mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
@@ -121,6 +133,7 @@ class PlainRolloutEngine:
                 input_ids=torch.tensor(ids, device=self.lm.device),
                 attention_mask=torch.tensor(mask, device=self.lm.device),
                 generation_config=settings,
+                logits_processor=self._noise(batch, contexts),
             )
         new = output[:, width:].tolist()
         self.num_forward_tokens += len(contexts) * (width + len(new[0]) - 1)
@@ -130,6 +143,23 @@ class PlainRolloutEngine:
             self.num_generated_tokens += len(tokens) if length is None else length + 1
             texts.append(tuple(tokens[:length]))
         return texts
+
+    def _noise(
+        self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]]
+    ) -> list[LogitsProcessor]:
+        """What makes generate's greedy choice a sample."""
+        sampler, device = self._sampler, self.lm.device
+        if sampler is None:
+            return []
+        width = max(map(len, contexts))
+        keys = sample_keys([r.sample_key for r in batch], device)
+        starts = [len(c) - len(r.prompt_ids) for c, r in zip(contexts, batch, strict=True)]
+        first_places = torch.tensor(starts, device=device)
+
+        def add_noise(input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            return sampler.perturbed(logits, keys, first_places + input_ids.shape[1] - width)
+
+        return [add_noise]
 
     def _score(
         self, batch: Sequence[RolloutRequest], reasonings: Sequence[tuple[int, ...]]

@@ -1,4 +1,4 @@
-"""Rollouts: greedy reasoning for many sequences in one continuous batch, and what follows it.
+"""Rollouts: reasoning for many sequences in one continuous batch, and what follows it.
 
 The scheduler (csrc/) says which tokens of which sequences go through the model next; Python runs
 the model on them and hands back argmax ids and log-probabilities. A sequence passes through
@@ -25,6 +25,7 @@ from greater_fast.kv_cache import BLOCK_SIZE, KVCache, PrefixKV, block_bytes
 from greater_fast.lm import LM, LOGIT_FLOATS
 from greater_fast.nouns import Rollout
 from greater_fast.paged import Plan, forward, why_not
+from greater_fast.sampling import make_sampler, sample_keys
 
 # Under 12 rows a row's bits change with their number (measured: fp32 on a CPU); 16 is safe.
 MIN_ROWS = 16
@@ -41,7 +42,8 @@ class RolloutRequest:
     `prompt_ids` is all text before the reasoning, `prompt_span` the part of it whose NLL is wanted
     as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
     `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
-    its cost alone. Requests of a `group` can be dropped together.
+    its cost alone. Requests of a `group` can be dropped together. Sampled text with the same
+    `sample_key` (the row's number) meets the same noise.
     """
 
     prompt_ids: tuple[int, ...]
@@ -53,6 +55,7 @@ class RolloutRequest:
     max_answer_tokens: int = 0
     draft_ids: tuple[int, ...] = ()
     group: int = 0
+    sample_key: int = 0
 
 
 class Engine(Protocol):
@@ -84,6 +87,9 @@ class RolloutEngine:
     Args:
         lm: the model.
         temperature: divides the logits of scored tokens.
+        sampling_temperature: of generated tokens; 0 decodes greedily. Scores and hits stay those of
+            the model without noise.
+        seed: of the sampling.
         kv_cache_bytes: memory of the K/V pool.
         max_tokens: tokens of a step (M).
         draft_tokens: drafts fill a step up to this many tokens; 0 turns them off.
@@ -98,6 +104,8 @@ class RolloutEngine:
         lm: LM,
         *,
         temperature: float = 1.0,
+        sampling_temperature: float = 0.0,
+        seed: int = 0,
         kv_cache_bytes: int = KV_CACHE_BYTES,
         max_tokens: int = _DEFAULT_TOKENS,
         draft_tokens: int = 0,
@@ -113,6 +121,7 @@ class RolloutEngine:
         self.lm = lm
         self._linears = CPULinears(lm)
         self.temperature = temperature
+        self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
@@ -206,6 +215,7 @@ class RolloutEngine:
         self._scheduler.check_integrity()
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
+        self._sample_keys = sample_keys([r.sample_key for r in requests], self.lm.device)
         try:
             for number, request in enumerate(requests):
                 self._scheduler.submit(
@@ -223,6 +233,7 @@ class RolloutEngine:
         except (ValueError, TypeError) as error:
             self._drop_all(len(requests))
             raise ValueError(f"request {number}: {error}") from error
+        self._prompt_lens = torch.tensor([len(r.prompt_ids) for r in requests]).to(self.lm.device)
 
     def _drop_all(self, num_requests: int) -> None:
         """Leave nothing behind, whatever stopped a run."""
@@ -248,16 +259,17 @@ class RolloutEngine:
         )
         with self._linears.installed():
             hidden = forward(self.lm, plan)
-            argmax, logprobs = self._read(hidden, num_rows, collected)
+            answers = self._read(hidden, num_rows, collected)
         self.num_forward_tokens += num_tokens
-        self._scheduler.commit(argmax, logprobs)
+        self._scheduler.commit(*answers)
 
     @torch.inference_mode()
     def _read(
         self, hidden: torch.Tensor, num_rows: int, collected: dict[int, torch.Tensor] | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Argmax ids [R], and log-probabilities [R] of the targets, at the rows asked for."""
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32] | None]:
+        """Argmax ids [R], log-probabilities [R] of the targets and sampled ids [R], if any are."""
         argmax, logprobs = np.zeros(num_rows, np.int32), np.zeros(num_rows, np.float32)
+        sampled = np.zeros(num_rows, np.int32) if self._sampler else None
         chunk = max(MIN_ROWS, LOGIT_FLOATS // self.lm.vocab_size)
         for start in range(0, num_rows, chunk):
             stop = min(start + chunk, num_rows)
@@ -275,9 +287,22 @@ class RolloutEngine:
                 scaled = logits[scored] / temperatures
                 values = scaled.gather(-1, targets[scored, None]).squeeze(-1) - scaled.logsumexp(-1)
                 logprobs[start + scored.cpu().numpy()] = values.float().cpu()
+            if sampled is not None:
+                sampled[start:stop] = self._sample(logits, rows, keys).cpu()
             if collected is not None:
                 collected.update(zip(keys.tolist(), logits.clone(), strict=True))
-        return argmax, logprobs
+        return argmax, logprobs, sampled
+
+    def _sample(self, logits: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Ids [R] to write where rows generate, 0 inside of prompts."""
+        assert self._sampler is not None
+        positions = torch.from_numpy(self._buffers["positions"]).to(self.lm.device)[rows]
+        places = positions + 1 - self._prompt_lens[keys]
+        ids = torch.zeros_like(rows)
+        chosen = (places >= 0).nonzero().squeeze(-1)
+        examples = self._sample_keys[keys[chosen]]
+        ids[chosen] = self._sampler.perturbed(logits[chosen], examples, places[chosen]).argmax(-1)
+        return ids
 
 
 def _table_width(lm: LM) -> int:

@@ -87,6 +87,7 @@ def score_prompts(
             num_scored=len(layouts.rows[row].answer_ids),
             draft_ids=drafts[row] if drafts else (),
             group=group,
+            sample_key=row,
         )
         for group, prompt_ids in enumerate(prompts)
         for row in range(len(layouts))

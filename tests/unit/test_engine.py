@@ -30,6 +30,21 @@ def test_the_paged_engine_is_taken_where_it_runs(lm: LM, engine: str, kind: str)
     assert note == f"engine: {kind}"
 
 
+@pytest.mark.parametrize("engine", ["paged", "generate"])
+def test_sampling_is_as_configured(lm: LM, engine: str) -> None:
+    request = RolloutRequest(tuple(range(5, 25)), 20, frozenset({4}), sample_key=2)
+    sampled = {
+        seed: make_engine(lm, Config(engine=engine, sampling_temperature=1.0, seed=seed))[0]
+        for seed in (0, 7)
+    }
+    (expected,) = RolloutEngine(lm, sampling_temperature=1.0, seed=7).run([request])
+    assert expected is not None
+    found = {seed: made.run([request])[0] for seed, made in sampled.items()}
+    assert found[7] is not None
+    assert found[7].reasoning_ids == expected.reasoning_ids
+    assert found[0] != found[7]
+
+
 def test_auto_falls_back_and_says_why(tokenizer: Any) -> None:
     made, note = make_engine(half(tokenizer), Config())
     assert isinstance(made, PlainRolloutEngine)

@@ -124,6 +124,7 @@ def test_requests_follow_the_layout() -> None:
         assert request.num_scored == 0
         assert request.max_answer_tokens == longest + 8
         assert request.end_ids == script.lm.end_ids
+        assert request.sample_key == row
 
 
 def test_the_longest_training_answer_may_be_given() -> None:

@@ -238,6 +238,7 @@ def test_requests_are_laid_out_rows() -> None:
         assert request.target_ids == (4000, 4001, 3000)
         assert (request.num_scored, request.max_new_tokens) == (1, 17)
         assert request.end_ids == engine.lm.end_ids
+        assert request.sample_key == row
 
 
 @pytest.mark.parametrize("field", ["logprob", "nll"])
