@@ -14,9 +14,11 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "objective": ("error", "loss"),
     "accept": ("improve", "best"),
     "shortlist": ("gradient", "random"),
+    "candidates": ("lm", "vocabulary", "both"),
     "prompt_placement": ("after", "before"),
     "on_long": ("error", "drop"),
     "engine": ("auto", "paged", "generate"),
+    "kernels": ("auto", "triton", "reference"),
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
 
@@ -46,6 +48,11 @@ class Config:
     )
     shortlist: str = _setting(
         "gradient", "gradient: lowest scores first; random: the control without gradients"
+    )
+    candidates: str = _setting(
+        "lm",
+        "lm: the shortlist is of the model's proposals; vocabulary: of all allowed tokens, by "
+        "gradient alone; both: of each by turns",
     )
     temperature: float = _setting(0.2, "divides the answer's logits in the loss (tau)", 1e-3, 1e3)
     fluency_weight: float = _setting(0.2, "weight of the prompt NLL in the loss (lambda)", 0.0)
@@ -77,6 +84,9 @@ class Config:
         "auto",
         "paged: one continuous batch over a paged K/V cache; generate: transformers' generate; "
         "auto: paged where it runs (on a CPU so far)",
+    )
+    kernels: str = _setting(
+        "auto", "triton: fused kernels; reference: plain torch; auto: triton where there is a GPU"
     )
     kv_cache_bytes: int = _setting(KV_CACHE_BYTES, "memory of the paged engine's K/V pool", 1)
     draft_tokens: int = _setting(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from greater_fast.config import Config
 
 TIE = 1e-6  # objectives closer than this are equal
@@ -59,6 +61,20 @@ class Position:
     def with_token(self, token_id: int) -> tuple[int, ...]:
         """The prompt with a token in this place."""
         return (*self.prompt_ids[: self.index], token_id, *self.prompt_ids[self.index + 1 :])
+
+    def allowed(self, mask: torch.Tensor) -> torch.Tensor:
+        """Ids [V] bool of a mask that may be new here: no stutter, not what is here now."""
+        mask = self.without_stutter(mask)
+        if self.incumbent_id is not None:
+            mask[self.incumbent_id] = False
+        return mask
+
+    def without_stutter(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask of ids [V] less the token before this place."""
+        mask = mask.clone()
+        if self.index > 0:
+            mask[self.prompt_ids[self.index - 1]] = False
+        return mask
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def run(
             rollouts = state.incumbent.rollouts
             gradient = prompt_gradient(engine, layouts, rollouts, place, config)
         with meter("score"):
-            shortlist = score(gradient, engine.lm, candidates, position, config)
+            shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
         with meter("select"):
             selection = select(engine, layouts, shortlist, position, state.scored, config)
         state.accept(selection.winner)

@@ -20,10 +20,14 @@ _K_GROWTH = 2
 
 
 def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
-    """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed."""
-    mask = engine.lm.candidate_mask.clone()
-    if position.index > 0:
-        mask[position.prompt_ids[position.index - 1]] = False  # no stutter
+    """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed.
+
+    Nor are there any where the vocabulary is searched instead, but for a new place, which holds a
+    proposal while the gradient is taken.
+    """
+    if config.candidates == "vocabulary" and not position.grows:
+        return Candidates((), (), 0)
+    mask = position.without_stutter(engine.lm.candidate_mask)
     num_allowed = int(mask.sum())
     rankings = _Rankings(engine, layouts, position, mask)
     survives: dict[int, bool] = {}

@@ -5,22 +5,127 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+# What exists at a time, in numbers: scores, embeddings in float32 (4 MiB), logits (128 MiB).
+SCORE_FLOATS, EMBEDDING_FLOATS, LOGIT_FLOATS = 1 << 15, 1 << 20, 1 << 25
 
 
-def candidate_scores(embeddings: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """Scores of replacement tokens, `E g`: how the loss changes to first order; lower is better.
+def candidate_scores(
+    embeddings: torch.Tensor, gradients: torch.Tensor, ids: torch.Tensor, scale: float = 1.0
+) -> torch.Tensor:
+    """Scores of replacement tokens, `scale E g`: how the loss changes to first order.
 
     Args:
-        embeddings: [K, D] rows of the candidates, any floating dtype.
+        embeddings: E, [V, D], any floating dtype.
         gradients: [G, D] gradient rows.
+        ids: [K] int64, the tokens.
+        scale: what the model multiplies its embeddings by.
 
     Returns:
-        [G, K] scores, float32 (float64 where an operand is float64).
+        [G, K] scores, float32 (float64 where an operand is float64); lower is better.
     """
-    dtype = torch.promote_types(
-        torch.promote_types(embeddings.dtype, gradients.dtype), torch.float32
-    )
-    return gradients.to(dtype) @ embeddings.to(dtype).T
+    return _scores(embeddings[ids], gradients, scale)
+
+
+def vocabulary_top_k(
+    embeddings: torch.Tensor,
+    gradients: torch.Tensor,
+    allowed: torch.Tensor,
+    k: int,
+    scale: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k lowest scores of the vocabulary for each gradient, lowest first, ties by lower id.
+
+    Scores are of `candidate_scores`; they exist for a chunk of the vocabulary at a time.
+
+    Args:
+        embeddings: E, [V, D], any floating dtype.
+        gradients: [G, D] gradient rows.
+        allowed: [V] bool, the tokens that count.
+        k: how many; where fewer are allowed and have a score below inf, -1 and inf fill up.
+        scale: what the model multiplies its embeddings by.
+
+    Returns:
+        Ids [G, k] int64 and scores [G, k] float32 (float64 where an operand is float64).
+    """
+    num_rows, device = len(gradients), gradients.device
+    dtype = _result_dtype(embeddings, gradients)
+    ids = torch.full((num_rows, k), -1, device=device)
+    scores = torch.full((num_rows, k), torch.inf, dtype=dtype, device=device)
+    chunk = max(1, min(SCORE_FLOATS // max(1, num_rows), EMBEDDING_FLOATS // embeddings.shape[1]))
+    for first in range(0, len(embeddings), chunk):
+        new = _scores(embeddings[first : first + chunk], gradients, scale)  # [G, C]
+        new.masked_fill_(~allowed[first : first + chunk], torch.inf)
+        better = (new < scores[:, -1:]).any(0).nonzero().flatten()
+        scores = torch.cat((scores, new[:, better]), 1)
+        ids = torch.cat((ids, (first + better).expand(num_rows, -1)), 1)
+        order = scores.sort(dim=1, stable=True).indices[:, :k]  # of equals the lower id is first
+        scores, ids = scores.gather(1, order), ids.gather(1, order)
+    return ids, scores
+
+
+def _scores(rows: torch.Tensor, gradients: torch.Tensor, scale: float) -> torch.Tensor:
+    dtype = _result_dtype(rows, gradients)
+    return (gradients.to(dtype) @ rows.to(dtype).T).mul_(scale)
+
+
+def _result_dtype(one: torch.Tensor, other: torch.Tensor) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+
+
+class Head(NamedTuple):
+    """An LM head: `logits = cap tanh(scale h W / cap)`, or `scale h W` where the cap is 0.
+
+    `weight` is [V, D]; it is frozen.
+    """
+
+    weight: torch.Tensor
+    scale: float = 1.0
+    soft_cap: float = 0.0
+
+
+def target_logprob(
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    head: Head,
+    temperatures: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of given tokens at softmax(logits / temperature), and the likeliest tokens.
+
+    Differentiable in `hidden`. Logits exist for a chunk of rows at a time, in the backward pass
+    too; weights of lower precision are copied.
+
+    Args:
+        hidden: [R, D] last hidden states, any floating dtype.
+        targets: [R] int64 token ids; of one that is not in the vocabulary the result is -inf.
+        head: makes the logits.
+        temperatures: [R] floats > 0.
+
+    Returns:
+        Log-probabilities [R] float32 (float64 where an operand is float64), and the argmax of the
+        logits [R] int64, of equals the lowest id.
+    """
+    chunk = max(1, LOGIT_FLOATS // len(head.weight))
+    rows = zip(hidden.split(chunk), targets.split(chunk), temperatures.split(chunk), strict=True)
+    parts = [checkpoint(_row_logprobs, *row, head, use_reentrant=False) for row in rows]
+    logprobs, argmax = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(argmax)
+
+
+def _row_logprobs(
+    hidden: torch.Tensor, targets: torch.Tensor, temperatures: torch.Tensor, head: Head
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = _result_dtype(hidden, head.weight)
+    logits = hidden.to(dtype) @ head.weight.to(dtype).T * head.scale
+    if head.soft_cap:
+        logits = head.soft_cap * torch.tanh(logits / head.soft_cap)
+    num_tokens = logits.shape[1]
+    scaled = logits / temperatures.to(dtype)[:, None]
+    known = (targets >= 0) & (targets < num_tokens)
+    found = scaled.log_softmax(1).gather(1, targets.clamp(0, num_tokens - 1)[:, None])[:, 0]
+    return found.where(known, -torch.inf), logits.argmax(1)
 
 
 class Ranges(NamedTuple):

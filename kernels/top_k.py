@@ -7,14 +7,13 @@ import triton.language as tl
 _EMPTY = tl.constexpr(0x7FFF_FFFF << 32)  # keys from here on stand for no token
 _LAST = tl.constexpr((1 << 63) - 1)
 _UNUSED = tl.constexpr(-(1 << 63))  # the key of a slot that is there for the shape alone
-_NAN = tl.constexpr(0x7FC0_0000)
 BLOCK_N = 1024
 
 
 def merge(keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids [G, k] int64 and scores [G, k] float32 of the lowest `keys` [G, N], in order.
 
-    Where there are fewer tokens, -1 and inf take their place.
+    Where there are fewer tokens, -1 and inf fill up.
     """
     ids = torch.empty(len(keys), k, dtype=torch.int64, device=keys.device)
     scores = torch.empty(len(keys), k, device=keys.device)
@@ -66,11 +65,15 @@ def no_keys(slot, K: tl.constexpr):
 
 @triton.jit
 def to_keys(scores, tokens, valid):
-    """Keys in the order of (score, token): the score's bits above the token's, NaN last."""
-    scores = tl.where(scores == 0, 0.0, scores)  # -0.0 is not below 0.0
-    bits = tl.where(scores == scores, scores.to(tl.int32, bitcast=True), _NAN)
+    """Keys in the order of (score, token): the score's bits above the token's.
+
+    A score of inf or NaN stands for no token.
+    """
+    bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)  # -0.0 is not below 0.0
     order = bits ^ ((bits >> 31) & 0x7FFF_FFFF)
-    return tl.where(valid, (order.to(tl.int64) << 32) | tokens[None, :], _LAST)
+    return tl.where(
+        valid & (scores < float("inf")), (order.to(tl.int64) << 32) | tokens[None, :], _LAST
+    )
 
 
 @triton.jit

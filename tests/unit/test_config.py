@@ -42,6 +42,8 @@ WRONG_KIND = [
     ("objective", "accuracy", "expected one of error, loss"),
     ("accept", None, "expected one of improve, best"),
     ("shortlist", 3, "expected one of gradient, random"),
+    ("candidates", "all", "expected one of lm, vocabulary, both"),
+    ("kernels", "cuda", "expected one of auto, triton, reference"),
     ("prompt_placement", "inside", "expected one of after, before"),
     ("on_long", "cut", "expected one of error, drop"),
     ("dtype", "int8", "expected one of None, float32, bfloat16, float16, float64"),

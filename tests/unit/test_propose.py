@@ -152,6 +152,14 @@ def test_widening_ends_with_the_vocabulary() -> None:
     assert (nothing.ids, nothing.logprobs) == ((), ())
 
 
+def test_nothing_is_proposed_where_the_vocabulary_is_searched() -> None:
+    config = one_row(candidates="vocabulary", top_k=4, shortlist_size=1)
+    table = Table(FALLING, ALL)
+    assert table.propose(Position(0, 1, (30, 31)), config) == Candidates((), (), 0)
+    assert table.contexts == []
+    assert table.propose(Position(0, 2, (30, 31)), config).ids == (0, 1, 2, 3)  # a placeholder
+
+
 def test_a_candidate_must_be_agreed_on_within_one_draw() -> None:
     """The two first choices of three rows: every pair of rows, but not all of them, may agree."""
     rows = [[5.0, 4.0, 0.0, 0.0], [5.0, 0.0, 4.0, 0.0], [0.0, 5.0, 0.0, 4.0]]

@@ -1,12 +1,30 @@
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from greater_fast import score as stage
 from greater_fast.config import Config
 from greater_fast.nouns import Candidates, Position
-from greater_fast.score import score
 from tests.cases import small_config, tiny_lm
 
 POSITION = Position(0, 1, (10, 11, 12))
+
+
+def score(
+    gradient: torch.Tensor,
+    lm: Any,
+    candidates: Candidates,
+    position: Position,
+    config: Config,
+    survives: Callable[[Sequence[int]], bool] = lambda _: True,
+) -> dict[int, float]:
+    """The stage, with a layout in which the prompts that survive are made up."""
+    layouts: Any = SimpleNamespace(round_trips=lambda prompts: [survives(ids) for ids in prompts])
+    return stage.score(gradient, lm, layouts, candidates, position, config)
 
 
 def candidates(*ids: int) -> Candidates:
@@ -99,3 +117,104 @@ def test_the_random_control_ignores_the_scores() -> None:
     assert all(set(d) != set(gradients) for d in drawn)
     seen = {i for d in drawn for i in d}
     assert len(seen) > 70  # 180 draws of 100 ids: 84 are expected
+
+
+def by_vocabulary(family: str, gradient: torch.Tensor, position: Position) -> list[int]:
+    """All tokens that may be new at a place, lowest score first."""
+    lm = tiny_lm(family)
+    allowed = set(lm.candidate_mask.nonzero().flatten().tolist())
+    allowed -= {position.incumbent_id, *position.prompt_ids[: position.index][-1:]}
+    scores = float64_scores(family, range(lm.vocab_size), gradient)
+    return sorted(allowed, key=lambda i: (scores[i], i))
+
+
+def allowed_prompt(family: str) -> tuple[int, int, int]:
+    """A prompt of the tokens that a gradient likes best, so that the rules matter."""
+    first, second, third = by_vocabulary(family, direction(), Position(0, 0, (0, 0)))[:3]
+    return first, second, third
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("index", [0, 1, 3])
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_the_whole_vocabulary_by_gradient(family: str, index: int, size: int) -> None:
+    position = Position(0, index, allowed_prompt(family))
+    config = Config(candidates="vocabulary", shortlist_size=size)
+    order = by_vocabulary(family, direction(), position)
+    expected = order[:size]
+    found = score(direction(), tiny_lm(family), candidates(), position, config)
+    assert list(found) == expected
+    values = float64_scores(family, range(tiny_lm(family).vocab_size), direction())
+    assert found == {i: pytest.approx(values[i], rel=1e-4, abs=1e-4) for i in expected}
+
+
+def test_tokens_that_do_not_survive_make_way_for_the_next() -> None:
+    order = by_vocabulary("llama", direction(), POSITION)
+    broken = {*order[:30], order[31]}
+    config = Config(candidates="vocabulary", shortlist_size=3)
+    lm = tiny_lm()
+    found = score(direction(), lm, candidates(), POSITION, config, lambda p: p[1] not in broken)
+    assert list(found) == [order[30], order[32], order[33]]
+    assert score(direction(), lm, candidates(), POSITION, config, lambda _: False) == {}
+
+
+def test_both_take_turns() -> None:
+    order = by_vocabulary("llama", direction(), POSITION)
+    ids = sorted([order[0], order[20], order[30]])
+    for size, expected in (
+        (1, [0]),
+        (2, [0, 20]),
+        (3, [0, 20, 1]),
+        (4, [0, 20, 1, 30]),
+        (6, [0, 20, 1, 30, 2, 3]),
+    ):
+        config = Config(candidates="both", shortlist_size=size)
+        found = score(direction(), tiny_lm(), candidates(*ids), POSITION, config)
+        assert list(found) == [order[i] for i in sorted(expected)]
+        assert list(found.values()) == sorted(found.values())
+    none_proposed = score(direction(), tiny_lm(), candidates(), POSITION, config)
+    assert list(none_proposed) == order[:6]
+
+
+@pytest.mark.parametrize("source", ["vocabulary", "both"])
+def test_the_random_control_draws_from_the_vocabulary(source: str) -> None:
+    order = by_vocabulary("llama", direction(), POSITION)
+    drawn: list[int] = []
+    for step in range(40):
+        position = Position(step, 1, POSITION.prompt_ids)
+        config = small_config(shortlist="random", candidates=source)
+        found = score(
+            direction(), tiny_lm(), candidates(*order[:3]), position, config, lambda p: p[1] % 2 > 0
+        )
+        assert found == score(
+            direction(), tiny_lm(), candidates(*order[:3]), position, config, lambda p: p[1] % 2 > 0
+        )
+        assert list(found.values()) == sorted(found.values())
+        drawn += [i for i in found if i not in order[:3]]
+    assert all(i in order and i % 2 for i in drawn)
+    ranks = [order.index(i) / len(order) for i in drawn]
+    share = math.fsum(ranks) / len(ranks)
+    assert 0.3 < share < 0.7  # drawn, not chosen by score
+
+
+def test_an_embedding_that_is_more_than_a_product_is_asked_for_its_rows() -> None:
+    lm, ids = tiny_lm("qwen3"), range(60, 90)
+    module = lm.model.get_input_embeddings()
+    handle = module.register_forward_hook(lambda _module, _ids, rows: rows.tanh())
+    try:
+        expected = float64_scores("qwen3", ids, direction())
+        order = sorted(expected, key=lambda i: expected[i])[:3]
+        assert list(score(direction(), lm, candidates(*ids), POSITION, Config())) == order
+        config = Config(candidates="vocabulary")
+        best = by_vocabulary("qwen3", direction(), POSITION)[:3]
+        assert list(score(direction(), lm, candidates(), POSITION, config)) == best
+    finally:
+        handle.remove()
+
+
+def test_the_kernels_may_be_forced() -> None:
+    """They run under the interpreter here."""
+    asked = candidates(*range(60, 90))
+    expected = score(direction(), tiny_lm(), asked, POSITION, Config(kernels="reference"))
+    found = score(direction(), tiny_lm(), asked, POSITION, Config(kernels="triton"))
+    assert found == {i: pytest.approx(value, rel=1e-4) for i, value in expected.items()}

@@ -1,0 +1,169 @@
+"""The ops as the package calls them: arguments are checked, then Triton or the reference runs.
+
+`backend` is "triton", "reference", or "auto": Triton on a GPU of compute capability 8.0 or more, or
+one that ROCm knows, for types and layouts that the kernels take; else the reference. What is wrong
+with an argument, or keeps "triton" from running, is a ValueError before anything is launched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import torch
+
+from greater_fast.kernels import reference
+from greater_fast.kernels.reference import Head
+
+BACKENDS = ("auto", "triton", "reference")
+MAX_K = 64
+_CAPABILITY = (8, 0)
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def candidate_scores(
+    embeddings: torch.Tensor,
+    gradients: torch.Tensor,
+    ids: torch.Tensor,
+    scale: float = 1.0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Scores [G, K] of the tokens `ids` [K] for each gradient; see `reference.candidate_scores`."""
+    _check_matrices(embeddings=embeddings, gradients=gradients)
+    _check_vector("ids", ids, None, torch.int64, embeddings.device)
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(embeddings):
+        found = f"{int(ids.min())} to {int(ids.max())}"
+        raise ValueError(f"ids: got {found}, expected 0 to {len(embeddings) - 1}")
+    if not uses_triton(backend, embeddings, gradients):
+        return reference.candidate_scores(embeddings, gradients, ids, scale)
+    from greater_fast.kernels import candidate_scores as triton_ops
+
+    return triton_ops.candidate_scores(embeddings, gradients, ids.contiguous(), float(scale))
+
+
+def vocabulary_top_k(
+    embeddings: torch.Tensor,
+    gradients: torch.Tensor,
+    allowed: torch.Tensor,
+    k: int,
+    scale: float = 1.0,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and scores [G, k] of the allowed tokens with the lowest scores, lowest first.
+
+    See `reference.vocabulary_top_k`. The kernels take k up to 64.
+    """
+    _check_matrices(embeddings=embeddings, gradients=gradients)
+    _check_vector("allowed", allowed, len(embeddings), torch.bool, embeddings.device)
+    if k < 1:
+        raise ValueError(f"k: got {k}, expected at least 1")
+    too_many = f"got k = {k}, expected at most {MAX_K}" if k > MAX_K else None
+    if not uses_triton(backend, embeddings, gradients, obstacle=too_many):
+        return reference.vocabulary_top_k(embeddings, gradients, allowed, k, scale)
+    from greater_fast.kernels import candidate_scores as triton_ops
+
+    scale = float(scale)
+    return triton_ops.vocabulary_top_k(embeddings, gradients, allowed.contiguous(), k, scale)
+
+
+def target_logprob(
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    head: Head,
+    temperature: float | torch.Tensor = 1.0,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of `targets` [R] and the likeliest tokens [R], from hidden states [R, D].
+
+    `temperature` is one for all rows, or [R]. See `reference.target_logprob`; differentiable in
+    `hidden` alone.
+    """
+    _check_matrices(weight=head.weight, hidden=hidden)
+    _check_vector("targets", targets, len(hidden), torch.int64, hidden.device)
+    if head.weight.requires_grad and torch.is_grad_enabled():
+        raise ValueError("head: its weight asks for a gradient, expected a frozen one")
+    if head.soft_cap < 0:
+        raise ValueError(f"head: got a soft_cap of {head.soft_cap}, expected 0 or more")
+    if not isinstance(temperature, torch.Tensor):
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: got {temperature}, expected a number over 0")
+        temperature = torch.full(
+            (len(hidden),), temperature, dtype=torch.float64, device=hidden.device
+        )
+    _check_vector("temperature", temperature, len(hidden), temperature.dtype, hidden.device)
+    mixed = None
+    if hidden.dtype != head.weight.dtype:
+        mixed = f"got {hidden.dtype} and {head.weight.dtype}, expected one type"
+    if not uses_triton(backend, head.weight, hidden, obstacle=mixed):
+        return reference.target_logprob(hidden, targets, head, temperature)
+    from greater_fast.kernels import target_logprob as triton_ops
+
+    head = Head(head.weight, float(head.scale), float(head.soft_cap))
+    temperature = temperature.float().contiguous()
+    return triton_ops.target_logprob(hidden, targets.contiguous(), head, temperature)
+
+
+def uses_triton(
+    backend: str, matrix: torch.Tensor, other: torch.Tensor, obstacle: str | None = None
+) -> bool:
+    """Whether Triton runs an op on these: the one place that decides.
+
+    `matrix` is the one that is read in place; `obstacle` is what speaks against it beyond that.
+
+    Raises:
+        ValueError: no such backend, or "triton" and it cannot run; says why.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend == "reference":
+        return False
+    obstacle = obstacle or _obstacle(matrix, other, forced=backend == "triton")
+    if backend == "triton" and obstacle:
+        raise ValueError(f"the Triton kernels cannot be used here: {obstacle}")
+    return obstacle is None
+
+
+def _obstacle(matrix: torch.Tensor, other: torch.Tensor, forced: bool) -> str | None:
+    """What keeps Triton from these tensors. The interpreter, for tests, takes the CPU if forced."""
+    for tensor in (matrix, other):
+        if tensor.dtype not in _DTYPES:
+            return f"got {tensor.dtype}, expected bfloat16, float16 or float32"
+    if matrix.stride(1) != 1:
+        return f"got a matrix with strides {matrix.stride()}, expected rows without gaps"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if matrix.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(matrix.device)
+        if torch.version.hip is None and capability < _CAPABILITY:
+            return f"got a GPU of compute capability {capability}, expected {_CAPABILITY} or more"
+        return None
+    if forced and matrix.device.type == "cpu":
+        from triton import knobs
+
+        if knobs.runtime.interpret:
+            return None
+    return f"got tensors on {matrix.device.type}, expected a GPU"
+
+
+def _check_matrices(**matrices: torch.Tensor) -> None:
+    """Two matrices of floats, of one width, on one device."""
+    for name, matrix in matrices.items():
+        if matrix.ndim != 2 or not matrix.is_floating_point():
+            found = f"{list(matrix.shape)} {matrix.dtype}"
+            raise ValueError(f"{name}: got {found}, expected a matrix of floating-point numbers")
+    (one_name, one), (name, other) = matrices.items()
+    if other.shape[1] != one.shape[1]:
+        widths = f"width {other.shape[1]}, expected that of {one_name}, {one.shape[1]}"
+        raise ValueError(f"{name}: got {widths}")
+    if other.device != one.device:
+        raise ValueError(f"{name}: got {other.device}, expected that of {one_name}, {one.device}")
+
+
+def _check_vector(
+    name: str, vector: torch.Tensor, length: int | None, dtype: torch.dtype, device: torch.device
+) -> None:
+    fits = vector.ndim == 1 and length in (None, len(vector))
+    if not fits or vector.dtype != dtype or vector.device != device:
+        found = f"{list(vector.shape)} {vector.dtype} on {vector.device}"
+        expected = f"[{'any' if length is None else length}] {dtype} on {device}"
+        raise ValueError(f"{name}: got {found}, expected {expected}")

@@ -1,0 +1,117 @@
+"""What the log-probability kernels are compiled for.
+
+Vocabulary and width are multiples of 16 in Llama 3 (128256 × 4096) and in Gemma 2 (256000 × 3584),
+which caps its logits.
+"""
+
+from typing import Any
+
+import torch
+
+from greater_fast.kernels import target_logprob as ops
+from tests.kernels.compile_case import CompileCase
+
+TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+SIZES = {"R": "i32", "V": "i32:16", "D": "i32:16", "weight_stride": "i32:16"}
+FACTORS = {"scale": "fp32", "cap": "fp32"}
+ROW = dict.fromkeys(("peaks", "log_sums"), "*fp32")
+PARTS = dict.fromkeys(("part_peaks", "part_sums", "part_aims"), "*fp32") | {"part_argmax": "*i32"}
+NORMALISER = {"targets": "*i64", "temperatures": "*fp32"}
+
+
+def case(
+    kernel: Any, dtype: torch.dtype, signature: dict[str, str], backend: str, **constants: Any
+) -> CompileCase:
+    """A kernel with the block sizes of its launch; `signature` in the order of its arguments."""
+    sizes = ops.block_sizes(dtype)
+    options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
+    fixed = {**constants, "PRECISION": "tf32x3" if backend == "cuda" else "ieee", **sizes}
+    return CompileCase(
+        name=f"{kernel.fn.__name__} {TYPES[dtype]} {constants} {backend}",
+        kernel=kernel,
+        signature={**signature, **dict.fromkeys(fixed, "constexpr")},
+        constants=fixed,
+        backends=(backend,) if backend else ("cuda", "hip"),
+        **options,
+    )
+
+
+def forward(dtype: torch.dtype, capped: bool, backend: str = "") -> CompileCase:
+    matrix = f"*{TYPES[dtype]}"
+    signature = {
+        "hidden": matrix,
+        "weight": matrix,
+        **NORMALISER,
+        **dict.fromkeys(("peaks", "sums", "aims"), "*fp32"),
+        "argmax": "*i32",
+        **SIZES,
+        **FACTORS,
+    }
+    kernel = ops.partial_logsumexp_kernel
+    return case(kernel, dtype, signature, backend, CAPPED=capped, TILES=ops.TILES)
+
+
+def coefficients(dtype: torch.dtype, capped: bool, backend: str = "") -> CompileCase:
+    matrix = f"*{TYPES[dtype]}"
+    signature = {
+        "hidden": matrix,
+        **NORMALISER,
+        **ROW,
+        "weight": matrix,
+        "coefficients": matrix,
+        **SIZES,
+        "first": "i32:16",
+        **FACTORS,
+    }
+    kernel = ops.coefficients_kernel
+    return case(kernel, dtype, signature, backend, CAPPED=capped, CHUNK=ops.CHUNK)
+
+
+def add_products(dtype: torch.dtype, backend: str = "") -> CompileCase:
+    signature = {
+        "coefficients": f"*{TYPES[dtype]}",
+        "weight": f"*{TYPES[dtype]}",
+        "gradients": "*fp32",
+        "R": "i32",
+        "D": "i32:16",
+        "weight_stride": "i32:16",
+        "first": "i32:16",
+        "columns": "i32:16",
+    }
+    return case(ops.add_products_kernel, dtype, signature, backend, CHUNK=ops.CHUNK)
+
+
+def merge(num_parts: int) -> CompileCase:
+    constants = {"BLOCK_S": num_parts}
+    return CompileCase(
+        name=f"merge_logsumexp_kernel {constants}",
+        kernel=ops.merge_logsumexp_kernel,
+        signature={
+            **NORMALISER,
+            **PARTS,
+            "logprobs": "*fp32",
+            **ROW,
+            "argmax": "*i64",
+            "V": "i32:16",
+            "S": "i32",
+            "BLOCK_S": "constexpr",
+        },
+        constants=constants,
+    )
+
+
+CASES = (
+    forward(torch.bfloat16, False),
+    forward(torch.bfloat16, True),
+    forward(torch.float16, False),
+    forward(torch.float32, True, "cuda"),
+    forward(torch.float32, True, "hip"),
+    coefficients(torch.bfloat16, False),
+    coefficients(torch.bfloat16, True),
+    coefficients(torch.float32, True, "cuda"),
+    coefficients(torch.float32, True, "hip"),
+    add_products(torch.bfloat16),
+    add_products(torch.float32, "cuda"),
+    add_products(torch.float32, "hip"),
+    merge(512),
+)
