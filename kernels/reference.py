@@ -128,6 +128,12 @@ def _row_logprobs(
     return found.where(known, -torch.inf), logits.argmax(1)
 
 
+def copy_blocks(data: torch.Tensor, pairs: torch.Tensor) -> None:
+    """Copy blocks of `data` [layers, 2, blocks, KV, S, D] by `pairs` [C, 2] of (from, to)."""
+    sources, targets = pairs.long().unbind(1)
+    data[:, :, targets] = data[:, :, sources]
+
+
 class Ranges(NamedTuple):
     """Where the queries of B sequences are, and what each sees; all int32.
 
@@ -138,6 +144,17 @@ class Ranges(NamedTuple):
     starts: torch.Tensor
     context_lens: torch.Tensor
     block_tables: torch.Tensor
+
+
+def store_kv(
+    new: tuple[torch.Tensor, torch.Tensor],
+    pool: tuple[torch.Tensor, torch.Tensor],
+    slots: torch.Tensor,
+) -> None:
+    """Write new keys and values [M, KV, D] into `pool` [blocks, KV, S, D] at `slots` [M]."""
+    blocks, places = slots.long() // pool[0].shape[2], slots.long() % pool[0].shape[2]
+    for states, tensor in zip(new, pool, strict=True):
+        tensor[blocks, :, places] = states
 
 
 def paged_attention(
