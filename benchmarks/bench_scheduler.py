@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.bench_step import CLOCK
+from benchmarks.clock import CLOCK
 from benchmarks.figure import Figure
 from benchmarks.machine import device_name
 from greater_fast.extension import Scheduler

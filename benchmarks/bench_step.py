@@ -4,13 +4,14 @@ Both run in fresh processes. What is recorded of each: seconds, generated tokens
 forward tokens with padding, and peak memory above that after loading.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.clock import CLOCK
 from benchmarks.figure import Figure
 from benchmarks.measure import (
     Measurement,
@@ -26,33 +27,6 @@ NEAR_TIE = 1e-4  # greedy texts may part where the two best logits are this clos
 TOLERANCE = 1e-3  # relative, of objectives in fp32
 
 
-class StepClock:
-    """A timer for pytest-benchmark that counts the seconds of steps, not of starting processes."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        """Seconds so far."""
-        return self.seconds
-
-    def measure(self, name: str, case: StepCase) -> Measurement:
-        """Measure a step in a fresh process and let the clock run for as long as it took."""
-        measured = measure(name, case)
-        self.seconds += measured.seconds
-        return measured
-
-
-CLOCK = StepClock()
-
-
-@pytest.fixture
-def case(smoke: bool, model_source: str) -> StepCase:
-    """16 rows and 96 new tokens, or in smoke mode 3 and 8."""
-    full = StepCase(model=model_source, task="object_counting")
-    return replace(full, num_rows=3, max_new_tokens=8) if smoke else full
-
-
 @pytest.mark.benchmark(timer=CLOCK)
 def test_step(benchmark: BenchmarkFixture, case: StepCase, smoke: bool) -> None:
     """The same step by both sides, proven equal on a small case before and on the timed one."""
@@ -62,7 +36,7 @@ def test_step(benchmark: BenchmarkFixture, case: StepCase, smoke: bool) -> None:
 
     reference = measure("reference", case)
     ours: Measurement = benchmark.pedantic(  # type: ignore[no-untyped-call]
-        CLOCK.measure, args=("ours", case), rounds=1, iterations=1
+        CLOCK.run, args=(measure, "ours", case), rounds=1, iterations=1
     )
     near_ties = check_same_step(case, reference.outcome, ours.outcome)
 
@@ -70,7 +44,7 @@ def test_step(benchmark: BenchmarkFixture, case: StepCase, smoke: bool) -> None:
         ratio=reference.seconds / ours.seconds,
         target=None,
         work={
-            "case": asdict(case) | {"model": "tiny" if smoke else case.model},
+            "case": case.described(smoke),
             "reference": costs(reference),
             "ours": costs(ours),
             "near_ties": near_ties,

@@ -1,11 +1,13 @@
 """What all benchmarks share: smoke mode, the model, and the number of threads."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.measure import StepCase
 from greater_fast.smollm2 import SMOLLM2, smollm2_folder
 
 NUM_THREADS = 2
@@ -36,6 +38,13 @@ def model_source(smoke: bool, tmp_path_factory: pytest.TempPathFactory) -> str:
     except ValueError as error:
         pytest.skip(str(error))
     return SMOLLM2
+
+
+@pytest.fixture
+def case(smoke: bool, model_source: str) -> StepCase:
+    """16 rows of object counting and 96 new tokens, or in smoke mode 3 and 8."""
+    full = StepCase(model=model_source, task="object_counting")
+    return replace(full, num_rows=3, max_new_tokens=8) if smoke else full
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ class Figure:
             "work": dict(self.work),
             "device": self.device,
             "versions": versions(),
-            "num_threads": torch.get_num_threads(),
+            "num_threads": None if torch.cuda.is_available() else torch.get_num_threads(),
             "floor": self.floor,
             "smoke": smoke,
         }

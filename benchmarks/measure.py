@@ -11,9 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import Field, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -42,6 +42,16 @@ PROMPT = (
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class Case(Protocol):
+    """A dataclass that says what a fresh process measures."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def num_threads(self) -> int:
+        """Threads it is measured with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCase:
     """What a step is measured on; `task` names a generated task or a data file.
@@ -58,6 +68,10 @@ class StepCase:
     seed: int = 0
     num_threads: int = 2
     end_id: int | None = None
+
+    def described(self, smoke: bool) -> dict[str, Any]:
+        """The case for the record, where a folder says nothing."""
+        return asdict(self) | ({"model": "tiny"} if smoke else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +250,7 @@ def run_here(name: str, case: StepCase) -> Measurement:
     )
 
 
-def in_fresh_process(module: str, name: str, case: StepCase) -> dict[str, Any]:
+def in_fresh_process(module: str, name: str, case: Case) -> dict[str, Any]:
     """What `python -m module name` prints for a case, with its number of threads.
 
     Raises:
@@ -257,14 +271,15 @@ def measure(name: str, case: StepCase) -> Measurement:
     return Measurement(**fields | {"outcome": StepOutcome(**fields["outcome"])})
 
 
-def case_of_arguments(module: str, names: Iterable[str]) -> tuple[str, StepCase]:
-    """The name and the case that a measuring process was asked for."""
+def arguments_of(module: str, names: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """The name and the fields of the case that a measuring process was asked for."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("name", choices=sorted(names), help="which side to measure")
-    parser.add_argument("--json", default="{}", help="fields of StepCase that differ from defaults")
+    parser.add_argument("--json", default="{}", help="fields of the case that differ from defaults")
     arguments = parser.parse_args()
-    return arguments.name, StepCase(**json.loads(arguments.json))
+    return arguments.name, json.loads(arguments.json)
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run_here(*case_of_arguments("benchmarks.measure", STEPS)))))
+    asked, fields_asked = arguments_of("benchmarks.measure", STEPS)
+    print(json.dumps(asdict(run_here(asked, StepCase(**fields_asked)))))

@@ -5,17 +5,18 @@ python -m benchmarks.rollouts SIDE --json '{"task": ..., ...}'    fields of Step
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 
 import torch
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.machine import PeakMemory, device_name
 from benchmarks.measure import (
     StepCase,
     StepInputs,
-    case_of_arguments,
+    arguments_of,
     in_fresh_process,
     load_inputs,
     reference_procedure,
@@ -25,6 +26,7 @@ from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine, RolloutEngine, RolloutRequest
 
 WORDS = " careful detailed simple"  # one for each candidate, in the prompt's fourth place
+PAGE_SIZE, MAX_BATCH_TOKENS = 32, 256  # of transformers' continuous batching
 Prompt = tuple[int, ...]
 
 
@@ -127,22 +129,29 @@ def reference(inputs: StepInputs) -> Callable[[], Scores]:
 
 
 def generate_batch(inputs: StepInputs) -> Callable[[], Scores]:
-    """Transformers' continuous batching; scored as the reference procedure does."""
+    """Transformers' continuous batching; scored as the reference procedure does.
+
+    Its cache gets the blocks that all requests need together and no more: left to itself it takes
+    most of the memory, and on a CPU every step attends over all of that.
+    """
     procedure, requests = reference_procedure(inputs), _requests(inputs, candidates(inputs))
-    ends = sorted(inputs.lm.end_ids)
+    ends, limit = sorted(inputs.lm.end_ids), inputs.config.max_new_tokens
     settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=inputs.config.max_new_tokens,
-        eos_token_id=ends[0],
-        pad_token_id=ends[0],
+        do_sample=False, max_new_tokens=limit, eos_token_id=ends, pad_token_id=ends[0]
+    )
+    num_blocks = sum(-(-(len(r.prompt_ids) + limit) // PAGE_SIZE) for r in requests)
+    batching = ContinuousBatchingConfig(
+        page_size=PAGE_SIZE, num_blocks=num_blocks, max_batch_tokens=MAX_BATCH_TOKENS
     )
 
     def run() -> Scores:
         outputs = inputs.lm.model.generate_batch(
-            inputs=[list(r.prompt_ids) for r in requests], generation_config=settings
+            inputs=[list(r.prompt_ids) for r in requests],
+            generation_config=settings,
+            continuous_batching_config=batching,
         )
         by_request = sorted(outputs.values(), key=lambda o: int(o.request_id.rsplit("_", 1)[1]))
-        reasonings = [[i for i in o.generated_tokens if i not in ends] for o in by_request]
+        reasonings = [_before_end(o.generated_tokens, inputs.lm.end_ids) for o in by_request]
         num_rows = len(inputs.layouts)
         objectives = [
             procedure.evaluate(list(ids), reasonings[i * num_rows : (i + 1) * num_rows]).error
@@ -151,6 +160,10 @@ def generate_batch(inputs: StepInputs) -> Callable[[], Scores]:
         return Scores(reasonings=reasonings, objectives=objectives)
 
     return run
+
+
+def _before_end(ids: Sequence[int], end_ids: frozenset[int]) -> list[int]:
+    return list(takewhile(lambda i: i not in end_ids, ids))
 
 
 SIDES: dict[str, Callable[[StepInputs], Callable[[], Scores]]] = {
@@ -189,4 +202,5 @@ def measure_selection(side: str, case: StepCase) -> SelectionFigures:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(run_here(*case_of_arguments("benchmarks.rollouts", SIDES)))))
+    asked, fields_asked = arguments_of("benchmarks.rollouts", SIDES)
+    print(json.dumps(asdict(run_here(asked, StepCase(**fields_asked)))))
