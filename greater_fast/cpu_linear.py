@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from numpy.typing import NDArray
@@ -23,15 +23,15 @@ from greater_fast.lm import LM
 class CPULinears:
     """The linear layers of a model that can be taken over; weights are shared, not copied.
 
-    Taken over: `torch.nn.Linear` itself (not what is derived from it), on a CPU, dense, in float32
-    or float64.
+    Taken over: `torch.nn.Linear` as it is (neither a class derived from it, nor a layer that was
+    given another forward), on a CPU, dense, in float32 or float64.
     """
 
     def __init__(self, lm: LM) -> None:
         self._forwards = [
             (module, functools.partial(_forward, *_arrays(module)))
             for module in lm.model.modules()
-            if type(module) is nn.Linear and _is_dense(module.weight)
+            if _is_plain(module) and _is_dense(module.weight)
         ]
 
     @contextmanager
@@ -44,6 +44,10 @@ class CPULinears:
         finally:
             for module, _ in self._forwards:
                 del module.__dict__["forward"]
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and "forward" not in vars(module)
 
 
 def _is_dense(weight: torch.Tensor) -> bool:

@@ -92,6 +92,14 @@ def test_the_layers_of_a_model_are_taken_over_and_given_back(lm: LM) -> None:
     assert not torch.equal(ours, own)  # another order of additions: it did run elsewhere
 
 
+def test_a_layer_with_a_forward_of_its_own_keeps_it(own_lm: LM) -> None:
+    layer = own_lm.model.get_output_embeddings()
+    layer.forward = own = lambda inputs: inputs
+    with CPULinears(own_lm).installed():
+        assert layer.forward is own
+    assert layer.forward is own
+
+
 def test_a_layer_of_a_subclass_keeps_its_own_forward(own_lm: LM) -> None:
     class Doubled(torch.nn.Linear):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
