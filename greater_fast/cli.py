@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"greater-fast: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, MemoryError) as error:
         print(f"greater-fast: {error}; the steps so far are in the run directory", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -133,7 +133,9 @@ def _add_shared_options(command: argparse.ArgumentParser) -> None:
 def _setting_type(setting: dataclasses.Field[Any]) -> Any:
     if setting.name == "chat_template_kwargs":
         return json.loads
-    return str if setting.default is None else type(setting.default)
+    if setting.default is None:
+        return str if setting.metadata["low"] is None else int
+    return type(setting.default)
 
 
 def _settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:

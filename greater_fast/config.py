@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_long": ("error", "drop"),
     "engine": ("auto", "paged", "generate"),
     "kernels": ("auto", "triton", "reference"),
+    "gradient_checkpointing": ("auto", "on", "off"),
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
 
@@ -93,7 +94,12 @@ class Config:
         0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
     )
     batch_size: int = _setting(32, "rows generated at a time by the generate engine", 1)
-    gradient_batch_tokens: int = _setting(1024, "tokens of a gradient micro-batch at most", 1)
+    gradient_batch_tokens: int | None = _setting(
+        None, "tokens of a gradient micro-batch at most; as memory allows if unset", 1
+    )
+    gradient_checkpointing: str = _setting(
+        "auto", "compute layers again for the gradient: on, off, or auto, where memory demands it"
+    )
     device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
     dtype: str | None = _setting(
         None, "of the weights; bfloat16 on a GPU and float32 on a CPU if unset"
@@ -115,11 +121,11 @@ class Config:
             return f"{name}: got {value!r}, expected one of {', '.join(map(str, CHOICES[name]))}"
         if name == "chat_template_kwargs":
             return None if isinstance(value, Mapping) else f"{name}: got {value!r}, expected a dict"
-        if setting.default is None:
+        if setting.default is None and (value is None or setting.metadata["low"] is None):
             if value is None or (isinstance(value, str) and value.strip()):
                 return None
             return f"{name}: got {value!r}, expected a text that is not empty, or None"
-        kinds = (int,) if isinstance(setting.default, int) else (int, float)
+        kinds = (int, float) if isinstance(setting.default, float) else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
             return f"{name}: got {value!r}, expected {kind}"

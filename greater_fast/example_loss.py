@@ -12,7 +12,8 @@ import torch
 
 from greater_fast.lm import LM
 
-_LOGIT_FLOATS = 1 << 21  # logits of a chunk, [rows, V]: 8 MiB, and as much again a few times over
+# Logits of a chunk, [rows, V]; softmax and its gradient take as much again a few times over.
+_CPU_LOGIT_FLOATS, _GPU_LOGIT_FLOATS = 1 << 20, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ def _add_nll(
 ) -> None:
     """Add weighted -log p of tokens to their examples' losses, and set the gradient's rows."""
     device = states.device
-    chunk = max(1, _LOGIT_FLOATS // lm.vocab_size)
+    floats = _CPU_LOGIT_FLOATS if device.type == "cpu" else _GPU_LOGIT_FLOATS
+    chunk = max(1, floats // lm.vocab_size)
     for start in range(0, len(tokens.rows), chunk):
         part = slice(start, start + chunk)
         rows, ids, owners = (

@@ -137,8 +137,13 @@ def test_nothing_that_only_saves_work_changes_it(
         assert [found_tokens(empty, ids) for ids in contexts] == [0] * NUM_ROWS
         expected = case.gradient(index, PlainRolloutEngine(case.lm), gradient_batch_tokens=1)
         for engine in (case.engine, half_full, empty, PlainRolloutEngine(case.lm)):
-            for limit in (1, 130, 10_000):
-                found = case.gradient(index, engine, gradient_batch_tokens=limit)
+            for limit, checkpointing in ((1, "on"), (130, "off"), (10_000, "on")):
+                found = case.gradient(
+                    index,
+                    engine,
+                    gradient_batch_tokens=limit,
+                    gradient_checkpointing=checkpointing,
+                )
                 assert error(found, expected) < 1e-8
 
 
