@@ -14,6 +14,7 @@ from greater_fast.config import Config
 from greater_fast.data import load_examples
 from greater_fast.engine import make_engine
 from greater_fast.evaluation import Evaluation, compare, evaluate_prompt
+from greater_fast.example_loss import AnswerLoss, try_loss
 from greater_fast.extractor import Extractor, derive_extractor, make_extractor
 from greater_fast.layout import Layouts, build_layouts
 from greater_fast.lm import LM, load_lm
@@ -29,7 +30,7 @@ DEFAULT_PROMPT = (
 _log = logging.getLogger("greater_fast")
 
 
-def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keyword)
+def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword)
     model: Any,
     train: Any,
     dev: Any = None,
@@ -39,6 +40,7 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
     config: Config | Mapping[str, Any] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     on_step: OnStep | None = None,
+    loss: AnswerLoss | None = None,
 ) -> Result:
     """Optimise a prompt for a model on examples (GReaTer).
 
@@ -51,6 +53,9 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
         config: settings, or a mapping of some of them.
         run_dir: folder for the run, by default a new one under `runs`.
         on_step: called with every finished `Step`; a true value from it ends the search.
+        loss: what the gradient is of, in place of the answer's cross-entropy: a function of the
+            logits [A, V] (at least float32) that predict an answer's tokens, and of their ids [A],
+            to a scalar. It shapes the shortlist alone: prompts are chosen by `config.objective`.
 
     Returns:
         The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`.
@@ -58,6 +63,7 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
         FloatingPointError: a loss or gradient is not finite; what was found so far is in `run_dir`.
+        MemoryError: the gradient of one example does not fit the memory.
     """
     config = _as_config(config)
     _check_prompt(prompt)
@@ -74,9 +80,13 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
     _log.info("loading %s", model if isinstance(model, str) else "the model")
     lm = load_lm(model, config.device, config.dtype)
     layouts = _layouts(lm, splits, prompt, extractor, config)
+    if loss is not None:
+        try_loss(loss, lm, layouts["train"].rows[0].answer_ids)
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
     engine, engine_note = make_engine(lm, config, longest)
     notes = (*_notes(splits, extractor, layouts), engine_note)
+    if loss is not None:
+        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
     for note in notes:
         _log.info("%s", note)
     directory.begin(
@@ -96,7 +106,7 @@ def optimize(  # noqa: PLR0913 (one entry point, five of its arguments by keywor
             for row in rows.rows
         ],
     )
-    return Run(engine, layouts, config, directory, notes).result(on_step)
+    return Run(engine, layouts, config, directory, notes, loss).result(on_step)
 
 
 def evaluate(

@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_long": ("error", "drop"),
     "engine": ("auto", "paged", "generate"),
     "kernels": ("auto", "triton", "reference"),
+    "gradient_norm": ("none", "example"),
     "gradient_checkpointing": ("auto", "on", "off"),
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
@@ -94,6 +95,9 @@ class Config:
         0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
     )
     batch_size: int = _setting(32, "rows generated at a time by the generate engine", 1)
+    gradient_norm: str = _setting(
+        "none", "examples' gradients added up as they are (none), or each at length 1 (example)"
+    )
     gradient_batch_tokens: int | None = _setting(
         None, "tokens of a gradient micro-batch at most; as memory allows if unset", 1
     )

@@ -5,8 +5,9 @@ Logits exist for a few rows at a time, so that none outlives its part of the sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,6 +15,9 @@ from greater_fast.lm import LM
 
 # Logits of a chunk, [rows, V]; softmax and its gradient take as much again a few times over.
 _CPU_LOGIT_FLOATS, _GPU_LOGIT_FLOATS = 1 << 20, 1 << 24
+
+# (logits [A, V] that predict an answer's tokens, the answer's ids [A]) -> a scalar to minimise
+AnswerLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,19 @@ class _Tokens:
 
 
 def losses_and_gradient(
-    lm: LM, states: torch.Tensor, terms: Sequence[Terms], temperature: float
+    lm: LM,
+    states: torch.Tensor,
+    terms: Sequence[Terms],
+    temperature: float,
+    answer_loss: AnswerLoss | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [B] of the examples, and the gradient [R, D] of their sum by the states [R, D].
 
     States come example after example, each predicting its prompt's ids, then its answer's.
+    `answer_loss` takes the place of the answer's mean cross-entropy at the temperature.
+
+    Raises:
+        ValueError: `answer_loss` gives no scalar, or none that depends on the logits.
     """
     kind = torch.promote_types(states.dtype, torch.float32)
     losses = torch.zeros(len(terms), dtype=kind, device=states.device)
@@ -60,9 +72,60 @@ def losses_and_gradient(
             part.weights.extend([weight] * len(ids))
             part.owners.extend([number] * len(ids))
             row += len(ids)
-    for tokens, divisor in ((answers, temperature), (prompts, 1.0)):
-        _add_nll(lm, states, tokens, divisor, losses, gradient)
+    _add_nll(lm, states, prompts, 1.0, losses, gradient)
+    if answer_loss is None:
+        _add_nll(lm, states, answers, temperature, losses, gradient)
+        return losses, gradient
+    for number in range(len(terms)):
+        own = [i for i, owner in enumerate(answers.owners) if owner == number]
+        rows, answer_ids = (
+            torch.tensor([values[i] for i in own], device=states.device)
+            for values in (answers.rows, answers.ids)
+        )
+        leaf = states[rows].detach().requires_grad_()
+        logits = lm.logits(leaf)
+        value, by_logits = _value_and_gradient(answer_loss, logits, answer_ids)
+        (gradient[rows],) = torch.autograd.grad(logits, leaf, by_logits)
+        losses[number] += value
     return losses, gradient
+
+
+def try_loss(answer_loss: AnswerLoss, lm: LM, answer_ids: Sequence[int]) -> None:
+    """Call a user's loss once, at even logits, to see that it can be differentiated.
+
+    Raises:
+        ValueError: it cannot; says why.
+    """
+    if not callable(answer_loss):
+        raise ValueError(
+            f"loss: got {type(answer_loss).__name__}, expected a function of an answer's logits "
+            "[A, V] and ids [A]"
+        )
+    kind = torch.promote_types(lm.dtype, torch.float32)
+    logits = torch.zeros(len(answer_ids), lm.vocab_size, dtype=kind, device=lm.device)
+    with torch.enable_grad():
+        _value_and_gradient(answer_loss, logits, torch.tensor(answer_ids, device=lm.device))
+
+
+def _value_and_gradient(
+    answer_loss: AnswerLoss, logits: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A user's loss at logits [A, V] and ids [A], and its gradient [A, V] by the logits."""
+    given = logits.detach().requires_grad_()
+    value: Any = answer_loss(given, ids)
+    if not isinstance(value, torch.Tensor) or value.dim() > 0:
+        is_tensor = isinstance(value, torch.Tensor)
+        got = f"a tensor of shape {list(value.shape)}" if is_tensor else type(value).__name__
+        raise ValueError(f"loss: got {got} from it, expected a scalar tensor")
+    by_logits = None
+    if value.requires_grad:
+        (by_logits,) = torch.autograd.grad(value, given, allow_unused=True)
+    if by_logits is None:
+        raise ValueError(
+            "loss: its value has no gradient by the answer's logits: compute it from them in "
+            "torch, without detach, item, argmax or no_grad"
+        )
+    return value.detach(), by_logits
 
 
 def _add_nll(

@@ -15,7 +15,7 @@ import torch
 
 from greater_fast.activation_memory import PassPlan, plan_pass
 from greater_fast.config import Config
-from greater_fast.example_loss import Terms, losses_and_gradient
+from greater_fast.example_loss import AnswerLoss, Terms, losses_and_gradient
 from greater_fast.gradient_pass import ExampleSequence, GradientPass, PackedPass, PaddedPass
 from greater_fast.heap import large_blocks_returned
 from greater_fast.layout import Layouts
@@ -31,16 +31,24 @@ def prompt_gradient(
     rollouts: Sequence[Rollout],
     position: Position,
     config: Config,
+    loss: AnswerLoss | None = None,
 ) -> torch.Tensor:
     """Gradient [D] (float32, float64 for a float64 model) of the summed loss at the position.
 
-    The position's prompt stands in the sequences, with the reasoning of `rollouts` after it.
+    The position's prompt stands in the sequences, with the reasoning of `rollouts` after it. `loss`
+    takes the place of the answer's cross-entropy. With `gradient_norm="example"` each example's
+    gradient is divided by its length first, so that none outweighs the others; zero stays zero.
 
     Raises:
         FloatingPointError: a loss or a gradient is not finite; names the example.
+        ValueError: `loss` gives no scalar, or none that depends on the logits.
         MemoryError: an example does not fit the memory, however little is kept of it.
     """
-    return example_gradients(engine, layouts, rollouts, position, config).sum(0)
+    gradients = example_gradients(engine, layouts, rollouts, position, config, loss)  # [N, D]
+    if config.gradient_norm == "example":
+        least = torch.finfo(gradients.dtype).tiny
+        gradients = torch.nn.functional.normalize(gradients, dim=1, eps=least)
+    return gradients.sum(0)
 
 
 def example_gradients(
@@ -49,6 +57,7 @@ def example_gradients(
     rollouts: Sequence[Rollout],
     position: Position,
     config: Config,
+    loss: AnswerLoss | None = None,
 ) -> torch.Tensor:
     """Gradients [N, D] of each example's own loss; types and errors as of `prompt_gradient`."""
     lm = engine.lm
@@ -67,7 +76,7 @@ def example_gradients(
         batch = _first_batch(waiting, way, plan)
         try:
             with large_blocks_returned(lm.device):
-                found = _batch_gradients(lm, batch, way, plan, config)
+                found = _batch_gradients(lm, batch, way, plan, config, loss)
         except torch.OutOfMemoryError:
             found = None
         if found is None:  # by now all that the pass held is free
@@ -122,7 +131,12 @@ def _first_batch(
 
 
 def _batch_gradients(
-    lm: LM, batch: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan, config: Config
+    lm: LM,
+    batch: Sequence[ExampleSequence],
+    way: GradientPass,
+    plan: PassPlan,
+    config: Config,
+    loss: AnswerLoss | None,
 ) -> torch.Tensor:
     """Gradients [B, D] of each example's own loss at the place."""
     recomputing = layers_recomputed if plan.checkpointing else activations_recomputed
@@ -131,12 +145,13 @@ def _batch_gradients(
     with torch.enable_grad(), recomputing(lm), way.states(batch) as states_of:
         states = states_of(leaf)  # [R, D]
         losses, gradient = losses_and_gradient(
-            lm, states.detach(), [s.terms for s in batch], config.temperature
+            lm, states.detach(), [s.terms for s in batch], config.temperature, loss
         )
-        for sequence, loss in zip(batch, losses.tolist(), strict=True):
-            if not math.isfinite(loss):
+        for sequence, value in zip(batch, losses.tolist(), strict=True):
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss of example {sequence.row} is {loss}: try dtype float32"
+                    f"the loss of example {sequence.row} is {value}: try dtype float32"
+                    + (", or another loss function" if loss else "")
                 )
         (gradients,) = torch.autograd.grad(states, leaf, gradient)
     return gradients

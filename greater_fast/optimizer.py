@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 from greater_fast.config import Config
+from greater_fast.example_loss import AnswerLoss
 from greater_fast.gradient import prompt_gradient
 from greater_fast.layout import Layouts
 from greater_fast.meter import Meter
@@ -33,10 +34,12 @@ def run(
     config: Config,
     state: LoopState,
     on_step: OnStep,
+    loss: AnswerLoss | None = None,
 ) -> str:
     """Run the loop from `state`, which it keeps up to date, and say why it ended.
 
-    `on_step` sees every finished step; a true value from it ends the run.
+    `on_step` sees every finished step; a true value from it ends the run. `loss` takes the place of
+    the answer's cross-entropy in the gradient.
     """
     warned = False
     while (position := state.next_position(layouts, config)) is not None:
@@ -46,7 +49,7 @@ def run(
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
             rollouts = state.incumbent.rollouts
-            gradient = prompt_gradient(engine, layouts, rollouts, place, config)
+            gradient = prompt_gradient(engine, layouts, rollouts, place, config, loss)
         with meter("score"):
             shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
         with meter("select"):

@@ -12,6 +12,7 @@ from greater_fast.evaluation import (
     compare,
     evaluate_prompt,
 )
+from greater_fast.example_loss import AnswerLoss
 from greater_fast.layout import Layouts
 from greater_fast.nouns import Scored, Step
 from greater_fast.optimizer import OnStep, run, start
@@ -33,9 +34,10 @@ class Run:
         config: Config,
         directory: RunDirectory,
         notes: tuple[str, ...],
+        loss: AnswerLoss | None = None,
     ) -> None:
         self._engine, self._layouts, self._config = engine, layouts, config
-        self._directory, self._notes = directory, notes
+        self._directory, self._notes, self._loss = directory, notes, loss
         self._max_answer_tokens = layouts["train"].longest_answer
         self._steps: list[Step] = []
 
@@ -64,7 +66,8 @@ class Run:
             return on_step(step) if on_step else None
 
         try:
-            return run(self._engine, self._layouts["train"], self._config, state, log_step)
+            layouts, config = self._layouts["train"], self._config
+            return run(self._engine, layouts, config, state, log_step, self._loss)
         except KeyboardInterrupt:
             return "interrupted"
         finally:

@@ -56,7 +56,7 @@ class Loop:
         return self.candidates
 
     def gradient(
-        self, _lm: Any, _layouts: Any, rollouts: Any, position: Position, _config: Any
+        self, _lm: Any, _layouts: Any, rollouts: Any, position: Position, *_: Any
     ) -> torch.Tensor:
         assert rollouts == self.state.incumbent.rollouts
         self.gradients_at.append(position)
