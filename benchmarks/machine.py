@@ -3,6 +3,8 @@
 import platform
 import re
 import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -48,6 +50,40 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return found[1] if found else platform.machine()
+
+
+def best_seconds(call: Callable[[], object], device: torch.device, num_runs: int = 5) -> float:
+    """Seconds of the fastest of some runs, after one that is not timed."""
+    call()
+    found = []
+    for _ in range(num_runs):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_rate(device: torch.device, num_bytes: int = 1 << 28) -> float:
+    """Bytes a second of a large copy, read and written: the floor of all that moves memory."""
+    source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * num_bytes / best_seconds(lambda: target.copy_(source), device)
+
+
+def product_rate(
+    device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048
+) -> float:
+    """FLOP a second of a square matrix product: the floor of all that multiplies."""
+    one, other = torch.ones(2, size, size, dtype=dtype, device=device)
+    return 2 * size**3 / best_seconds(lambda: one @ other, device)
 
 
 def versions() -> dict[str, str]:
