@@ -40,7 +40,7 @@ def model_source(smoke: bool, tmp_path_factory: pytest.TempPathFactory) -> str:
     return SMOLLM2
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def case(smoke: bool, model_source: str) -> StepCase:
     """16 rows of object counting and 96 new tokens, or in smoke mode 3 and 8."""
     full = StepCase(model=model_source, task="object_counting")
