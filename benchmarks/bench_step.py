@@ -45,7 +45,7 @@ def test_step(benchmark: BenchmarkFixture, case: StepCase, smoke: bool) -> None:
         target=None,
         work={
             "case": case.described(smoke),
-            "reference": costs(reference),
+            "baseline": costs(reference),
             "ours": costs(ours),
             "near_ties": near_ties,
         },

@@ -35,10 +35,13 @@ def ours(case: OpCase, arguments: Arguments) -> Run:
     if case.op == "paged_attention":
         return (_gpu_attention if backend == "triton" else _cpu_attention)(case, arguments)
     if case.op == "vocabulary_top_k":
-        return lambda: dispatch.vocabulary_top_k(*arguments, backend)[1]
+        weight, rows, allowed, k, scale = arguments
+        return lambda: dispatch.vocabulary_top_k(weight, rows, allowed, k, scale, backend)[1]
 
-    def logprobs(*given: Any) -> torch.Tensor:
-        return dispatch.target_logprob(*given, backend)[0]
+    def logprobs(
+        hidden: torch.Tensor, targets: torch.Tensor, head: Any, temperatures: torch.Tensor
+    ) -> torch.Tensor:
+        return dispatch.target_logprob(hidden, targets, head, temperatures, backend)[0]
 
     return _with_backward(case, logprobs, arguments)
 
@@ -54,7 +57,8 @@ def plain_torch(case: OpCase, arguments: Arguments) -> Run:
     def run() -> torch.Tensor:
         scores: torch.Tensor = (rows.to(weight.dtype) @ weight.T).float()  # [G, V]
         scores.masked_fill_(~allowed, torch.inf)
-        return scores.topk(k, largest=False).values
+        lowest: torch.Tensor = scores.topk(k, largest=False).values
+        return lowest
 
     return run
 
@@ -101,7 +105,7 @@ def _with_backward(case: OpCase, op: Callable[..., torch.Tensor], arguments: Arg
             with torch.no_grad():
                 return op(hidden, *others)
         leaf = hidden.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(op(leaf, *others).sum(), leaf)
+        gradient: torch.Tensor = torch.autograd.grad(op(leaf, *others).sum(), leaf)[0]
         return gradient
 
     return run

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from benchmarks import report
+
+FIGURE = {
+    "ratio": 5.0,
+    "target": 4.0,
+    "work": {
+        "baseline": {"seconds": 10.0, "peak_memory_bytes": 3_000_000},
+        "ours": {"seconds": 2.0, "peak_memory_bytes": 12_000_000},
+    },
+    "versions": {"torch": "2"},
+    "floor": None,
+}
+
+
+def written(tmp_path, smoke=False, ratio=5.0):
+    extra = FIGURE | {"ratio": ratio, "smoke": smoke, "device": "Some CPU (R)", "num_threads": 2}
+    content = {
+        "datetime": "2026-01-02T03:04:05",
+        "commit_info": {"id": "0123456789"},
+        "benchmarks": [{"fullname": "benchmarks/bench_step.py::test_step", "extra_info": extra}],
+    }
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_readme_shows_what_was_measured():
+    assert report.main(["--check"]) == 0
+
+
+def test_collecting_keeps_the_newest_figure_of_each_benchmark(tmp_path):
+    results = tmp_path / "results"
+    report.merge(results, "Some CPU (R)", 2, {"step/step": FIGURE, "other": {"text": "x"}})
+    (path,) = report.collect(written(tmp_path, ratio=7.0), results)
+    content = json.loads(path.read_text())
+    assert path.name == "some-cpu-r-2-threads.json"
+    assert content["device"] == "Some CPU (R)"
+    assert content["results"]["other"] == {"text": "x"}
+    step = content["results"]["step/step"]
+    assert (step["ratio"], step["date"], step["commit"]) == (7.0, "2026-01-02", "0123456789")
+    assert "device" not in step
+
+
+def test_figures_of_smoke_mode_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="smoke"):
+        report.collect(written(tmp_path, smoke=True), tmp_path / "results")
+
+
+def test_a_table_a_device_with_a_row_a_figure(tmp_path):
+    report.collect(written(tmp_path), tmp_path / "results")
+    gpu = {"date": "2026-01-03", "commit": "fedcba9876", "text": "fast"}
+    report.merge(tmp_path / "results", "Some GPU", None, {"gpu/rollouts": gpu})
+    cpu_table, gpu_table = report.render(tmp_path / "results").split("\n\nSome GPU:\n")
+    assert cpu_table.startswith("Some CPU (R), 2 threads:\n")
+    assert cpu_table.splitlines()[-1] == (
+        "| a whole step | released procedure | 5.00× | 4× "
+        "| 10 s → 2 s; peak memory 3.0 MB → 12 MB | 2026-01-02, 0123456 |"
+    )
+    assert gpu_table.splitlines()[-1] == "| gpu/rollouts | | | | fast | 2026-01-03, fedcba9 |"
+
+
+def test_tables_go_between_the_markers():
+    readme = f"before {report.START} old {report.STOP} after"
+    new = report.with_tables(readme, "| new |")
+    assert new == f"before {report.START}\n| new |\n{report.STOP} after"
+    assert report.with_tables(new, "| new |") == new
+    with pytest.raises(ValueError, match="once each"):
+        report.with_tables("no markers", "| new |")
+
+
+def test_a_difference_is_found(tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.START}\nstale\n{report.STOP}")
+    monkeypatch.setattr(report, "README", readme)
+    assert report.main(["--check"]) == 1
+    assert "stale" in readme.read_text()
+    assert report.main([]) == 0
+    assert report.main(["--check"]) == 0
