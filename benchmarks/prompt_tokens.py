@@ -38,7 +38,6 @@ def run_here(side: str, case: StepCase) -> PromptTokens:
     engine = RolloutEngine(
         inputs.lm,
         temperature=config.temperature,
-        kv_cache_bytes=config.kv_cache_bytes,
         share_prefixes=side == "shared",
     )
     state = optimizer.start(engine, layouts, config)

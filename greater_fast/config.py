@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-KV_CACHE_BYTES = 2 << 30
+KV_CACHE_BYTES = 2 << 30  # of the K/V pool without a plan, and on a CPU at most
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "objective": ("error", "loss"),
     "accept": ("improve", "best"),
@@ -90,7 +90,11 @@ class Config:
     kernels: str = _setting(
         "auto", "triton: fused kernels; reference: plain torch; auto: triton where there is a GPU"
     )
-    kv_cache_bytes: int = _setting(KV_CACHE_BYTES, "memory of the paged engine's K/V pool", 1)
+    kv_cache_bytes: int | None = _setting(
+        None,
+        "memory of the paged engine's K/V pool; what the memory plan leaves for it if unset",
+        1,
+    )
     draft_tokens: int = _setting(
         0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
     )

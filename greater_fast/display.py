@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from greater_fast.byte_sizes import format_bytes
 from greater_fast.nouns import Step
 
 _PROMPT_WIDTH = 60
@@ -40,7 +41,10 @@ def progress(num_steps: int | None = None) -> Iterator[Callable[[Step], None]]:
         task = bar.add_task("starting", total=num_steps or None, prompt="")
 
         def show(record: logging.LogRecord) -> bool:
-            bar.update(task, description=record.getMessage()[:48])
+            title, *lines = record.getMessage().splitlines()
+            bar.update(task, description=title[:48])
+            if lines and console.is_terminal:  # a table: it stays
+                console.print("\n".join(lines), markup=False, emoji=False, highlight=False)
             return False
 
         def on_step(step: Step) -> None:
@@ -126,6 +130,16 @@ def finalists_table(result: dict[str, Any]) -> Table:
             f"{prompt['objective']:.4f}",
             prompt["prompt"],
         )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """One row a part of a memory plan."""
+    table = _table("memory", ("", "size"))
+    table.add_column("how", overflow="fold")
+    for need in plan["needs"]:
+        cells = (need["name"], format_bytes(need["num_bytes"]), need["how"])
         table.add_row(*map(Text, cells))
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greater_fast.config import Config
+from greater_fast.config import KV_CACHE_BYTES, Config
 from greater_fast.lm import LM
 from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine, RolloutEngine
@@ -26,13 +26,14 @@ def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engi
     )
     if config.engine == "generate":
         return plain, "engine: generate"
+    pool_bytes = config.kv_cache_bytes or KV_CACHE_BYTES
     try:
         paged = RolloutEngine(
             lm,
             temperature=config.temperature,
             sampling_temperature=config.sampling_temperature,
             seed=config.seed,
-            kv_cache_bytes=config.kv_cache_bytes,
+            kv_cache_bytes=pool_bytes,
             draft_tokens=config.draft_tokens,
         )
     except ValueError as error:
@@ -42,7 +43,7 @@ def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engi
     if longest_sequence > paged.max_sequence_tokens:
         needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
         raise ValueError(
-            f"kv_cache_bytes: the pool of {config.kv_cache_bytes} bytes holds sequences of "
+            f"kv_cache_bytes: the pool of {pool_bytes} bytes holds sequences of "
             f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
             f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
         )

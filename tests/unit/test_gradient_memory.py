@@ -9,10 +9,11 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from greater_fast import activation_memory
-from greater_fast.activation_memory import PassPlan, activation_bytes, free_bytes, plan_pass
+from greater_fast.activation_memory import PassPlan, free_bytes, plan_pass
 from greater_fast.gradient import prompt_gradient
 from greater_fast.heap import large_blocks_returned
 from greater_fast.lm import LM, load_lm
+from greater_fast.model_shapes import ModelShapes
 from greater_fast.nouns import Position, Rollout
 from greater_fast.packed_row import Segment
 from greater_fast.plain_rollout import PlainRolloutEngine
@@ -146,9 +147,9 @@ def test_the_estimate_is_rather_too_much(family: str) -> None:
     for num_tokens in (64, 256):
         _, number = kept(lm, num_tokens, activations_recomputed)
         # Keys of a prefix are counted, and the last layer whole.
-        assert number < activation_bytes(lm, num_tokens) < 4 * number
-    assert activation_bytes(lm, 128) == 2 * activation_bytes(lm, 64)
-    assert activation_bytes(lm, 64, checkpointing=True) < activation_bytes(lm, 64)
+        assert number < ModelShapes.of(lm).activation_bytes(num_tokens) < 4 * number
+    assert ModelShapes.of(lm).activation_bytes(128) == 2 * ModelShapes.of(lm).activation_bytes(64)
+    assert ModelShapes.of(lm).activation_bytes(64, checkpointing=True) < ModelShapes.of(lm).activation_bytes(64)
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved() -> None:
@@ -206,7 +207,7 @@ def test_the_plan_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_memory, "free_bytes", lambda _: free)
     assert plan_pass(lm, [100, 200], small_config()) == PassPlan(256, False)
     assert plan_pass(lm, [900], small_config(gradient_batch_tokens=77)) == PassPlan(77, False)
-    free = 4 * activation_bytes(lm, 200)  # a quarter of it is used
+    free = 4 * ModelShapes.of(lm).activation_bytes(200)  # a quarter of it is used
     assert plan_pass(lm, [100, 100], small_config()) == PassPlan(256, False)
     assert plan_pass(lm, [100, 101], small_config()) == PassPlan(256, True)
     assert (
@@ -226,7 +227,7 @@ def test_the_plan_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_memory, "free_bytes", lambda _: free)
     lengths = [300, 400, 5000]
     assert plan_pass(lm, lengths, small_config()) == PassPlan(4096, False)
-    free = 10 * activation_bytes(lm, 900) // 7 + 9
+    free = 10 * ModelShapes.of(lm).activation_bytes(900) // 7 + 9
     assert plan_pass(lm, lengths[:2], small_config()) == PassPlan(900, False)
     plan = plan_pass(lm, [300, 901], small_config())
     assert plan.checkpointing

@@ -1,0 +1,63 @@
+"""Sizes in bytes: written and read as text, and of a device's whole memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+_UNITS = ("", "k", "m", "g", "t")
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:(e\d+)|\s*([kmgt]i?b|b))?", re.IGNORECASE)
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "24GiB" (1024 ** 3), "24GB" (1000 ** 3), "8e9" or "8000000000".
+
+    Raises:
+        ValueError: the text is none of these, or names no byte at all.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"got {text!r}, expected a size such as 24GiB, 24GB or 8e9")
+    number, exponent, unit = found.groups()
+    unit = (unit or "").lower()
+    factor = (1024 if "i" in unit else 1000) ** _UNITS.index(unit.removesuffix("b").rstrip("i"))
+    size = int(float(number + (exponent or "")) * factor)
+    if size < 1:
+        raise ValueError(f"got {text!r}, expected at least one byte")
+    return size
+
+
+def format_bytes(size: int) -> str:
+    """A size for a reader, in the largest binary unit that leaves a number of at least 1."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.2f} {unit}"
+    return f"{size} B"
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory that a run may take of a device: of a GPU torch's share, of a machine its RAM.
+
+    A limit of the control group (a container's) counts where it is lower than the RAM.
+    """
+    if device.type in ("cpu", "mps"):
+        ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min([ram, *filter(None, map(_limit, _CGROUP_LIMITS))])
+    total = int(torch.get_device_module(device).mem_get_info(device)[1])
+    if device.type == "cuda":
+        return int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return total
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        return int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none there, or "max"
+        return None
