@@ -41,10 +41,10 @@ def progress(num_steps: int | None = None) -> Iterator[Callable[[Step], None]]:
         task = bar.add_task("starting", total=num_steps or None, prompt="")
 
         def show(record: logging.LogRecord) -> bool:
-            title, *lines = record.getMessage().splitlines()
+            title, _, table = record.getMessage().partition("\n")
             bar.update(task, description=title[:48])
-            if lines and console.is_terminal:  # a table: it stays
-                console.print("\n".join(lines), markup=False, emoji=False, highlight=False)
+            if table and console.is_terminal:  # it stays above the line
+                console.print(table, markup=False, emoji=False, highlight=False, soft_wrap=True)
             return False
 
         def on_step(step: Step) -> None:

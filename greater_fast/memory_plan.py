@@ -71,9 +71,11 @@ def _changes(load: Workload, plan: MemoryPlan) -> Iterator[_Change]:
     longest = load.lengths.longest
     if load.gradient_tokens > longest:
         token_bytes = load.shapes.activation_bytes(1, checkpointing=plan.checkpointing)
-        tokens = max(longest, load.gradient_tokens - -(-excess // token_bytes))
+        fitting = load.gradient_tokens - -(-excess // token_bytes)
+        tokens, note = (fitting, "") if fitting >= longest else (1, " (one example at a time)")
         yield _Change(
-            f"gradient_batch_tokens={tokens}", partial(_configured, gradient_batch_tokens=tokens)
+            f"gradient_batch_tokens={tokens}{note}",
+            partial(_configured, gradient_batch_tokens=tokens),
         )
     if load.config.gradient_checkpointing == "off":
         change = partial(_configured, gradient_checkpointing="auto")

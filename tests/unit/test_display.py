@@ -107,8 +107,18 @@ def test_progress_shows_step_objective_prompt_and_time_left(
     assert ":" in text.rsplit("2/4", 1)[1]  # the time left
 
 
+def test_progress_keeps_tables_above_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch, width=40)
+    long = "[b]weights[/] " + 8 * "1.00 GiB "
+    with display.progress(4):
+        logging.getLogger("greater_fast").info("memory plan\n%s\n%s", long, "logits 2 GiB")
+        logging.getLogger("greater_fast").info("loading")
+    assert f"{long}\nlogits 2 GiB\n" in shown.getvalue()
+
+
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with display.progress(4) as on_step:
+        logging.getLogger("greater_fast").info("memory plan\nweights 1 GiB")
         logging.getLogger("greater_fast").info("loading")
         on_step(step())
     assert capsys.readouterr() == ("", "")

@@ -149,7 +149,9 @@ def test_the_estimate_is_rather_too_much(family: str) -> None:
         # Keys of a prefix are counted, and the last layer whole.
         assert number < ModelShapes.of(lm).activation_bytes(num_tokens) < 4 * number
     assert ModelShapes.of(lm).activation_bytes(128) == 2 * ModelShapes.of(lm).activation_bytes(64)
-    assert ModelShapes.of(lm).activation_bytes(64, checkpointing=True) < ModelShapes.of(lm).activation_bytes(64)
+    assert ModelShapes.of(lm).activation_bytes(64, checkpointing=True) < ModelShapes.of(
+        lm
+    ).activation_bytes(64)
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved() -> None:
