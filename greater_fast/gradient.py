@@ -21,6 +21,7 @@ from greater_fast.heap import large_blocks_returned
 from greater_fast.layout import Layouts
 from greater_fast.lm import LM
 from greater_fast.nouns import Position, Rollout
+from greater_fast.quantised import gradient_everywhere
 from greater_fast.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.rollout import Engine
 
@@ -41,7 +42,8 @@ def prompt_gradient(
 
     Raises:
         FloatingPointError: a loss or a gradient is not finite; names the example.
-        ValueError: `loss` gives no scalar, or none that depends on the logits.
+        ValueError: `loss` gives no scalar, or none that depends on the logits; a layer of the model
+            passes no gradient on.
         MemoryError: an example does not fit the memory, however little is kept of it.
     """
     gradients = example_gradients(engine, layouts, rollouts, position, config, loss)  # [N, D]
@@ -153,7 +155,8 @@ def _batch_gradients(
                     f"the loss of example {sequence.row} is {value}: try dtype float32"
                     + (", or another loss function" if loss else "")
                 )
-        (gradients,) = torch.autograd.grad(states, leaf, gradient)
+        with gradient_everywhere():
+            (gradients,) = torch.autograd.grad(states, leaf, gradient)
     return gradients
 
 

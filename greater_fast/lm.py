@@ -18,6 +18,7 @@ from greater_fast.model_files import (
     usable_device,
     weights_dtype,
 )
+from greater_fast.quantised import keep_differentiable
 from greater_fast.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.vocabulary import Vocabulary
 
@@ -175,6 +176,7 @@ def load_lm(
         name = name or type(model).__name__
     model.requires_grad_(False)
     model.eval()
+    keep_differentiable(model)
     vocabulary = Vocabulary(tokenizer)
     lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary))
     _check(lm)

@@ -1,19 +1,24 @@
 """In float64 the gradient is the oracle's, whatever is reused, packed or kept."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
 from greater_fast.config import Config
 from greater_fast.gradient import prompt_gradient
 from greater_fast.layout import Layouts
-from greater_fast.lm import LM
+from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Position, Rollout
 from greater_fast.optimizer import start
 from greater_fast.plain_rollout import PlainRolloutEngine
+from greater_fast.propose import propose
 from greater_fast.rollout import Engine, RolloutEngine
+from greater_fast.score import score
 from tests.cases import layouts_of, small_config
 from tests.exact import exact_lm
 from tests.oracle import Oracle, Settings
@@ -150,3 +155,33 @@ def test_nothing_that_only_saves_work_changes_it(
 def found_tokens(engine: Engine, ids: tuple[int, ...]) -> int:
     found = engine.prefix_kv(ids)
     return found.num_tokens if found else 0
+
+
+def shortlist(case: Case, gradient: torch.Tensor, index: int) -> list[int]:
+    position = Position(0, index, case.layouts.prompt_ids)
+    candidates = propose(case.engine, case.layouts, position, config(num_draws=2))
+    return list(score(gradient, case.lm, candidates, position, config(shortlist_size=5)))
+
+
+@pytest.mark.model
+def test_smollm2(smollm2: LM, record_property: Callable[[str, object], None]) -> None:
+    """fp32 beside the oracle, and bf16 beside fp32 on the same rollouts."""
+    case = case_of(smollm2, 2, small_config(temperature=0.5, max_new_tokens=8))
+    index = 5
+    expected = case.expected(index)
+    found = case.gradient(index)
+    matrix = smollm2.embed(torch.arange(smollm2.vocab_size))
+    assert cosine_similarity(matrix @ found, expected, dim=0) >= 0.99999
+    position = Position(0, index, case.layouts.prompt_ids)
+    ids = propose(case.engine, case.layouts, position, config(num_draws=2)).ids
+    best = sorted(ids, key=lambda i: (float(expected[i]), i))[:5]
+    assert shortlist(case, found, index) == best
+
+    model = copy.deepcopy(smollm2.model).to(torch.bfloat16)
+    low = PlainRolloutEngine(load_lm((model, smollm2.tokenizer)))
+    rough = case.gradient(index, low)
+    assert rough.dtype == torch.float32
+    assert cosine_similarity(rough, found, dim=0) >= 0.99
+    overlap = len(set(shortlist(case, rough, index)) & set(best))
+    record_property("shortlist overlap of bfloat16 with float32", f"{overlap} of {len(best)}")
+    print(f"cosine {cosine_similarity(rough, found, dim=0):.5f}, overlap {overlap}/{len(best)}")
