@@ -147,6 +147,7 @@ def _grouped_attention(
     options: AttentionOptions,
 ) -> torch.Tensor:
     """Attention [T, H, D] of queries [H, T, D] over keys and values [KV, L, D]."""
+    # Heads of a group share expanded keys: beside a bias, a GPU's fast kernels know no other way.
     queries = queries.unflatten(0, (len(keys), -1))  # [KV, G, T, D]
     keys, values = (x[:, None].expand(-1, queries.shape[1], -1, -1) for x in (keys, values))
     if options.soft_cap:  # its scores are computed again for the backward pass, not kept

@@ -7,8 +7,6 @@ plan's slots and attends over its block tables.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.attention_interface import attention, read_options, rotates_by_length
 from greater_fast.extension import paged_attention
 from greater_fast.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.lm import LM
 
 _NAME = "greater_fast_paged"
-_IGNORED = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
 
 
 @dataclass
@@ -49,31 +47,11 @@ def forward(lm: LM, plan: Plan) -> torch.Tensor:
         torch.from_numpy(array).to(lm.device, torch.int64)[None]
         for array in (plan.tokens, plan.positions)
     )
-    with _registered(lm), torch.inference_mode():
+    with attention(lm, _NAME, _attend), torch.inference_mode():
         decoder = lm.model.get_decoder()
         output = decoder(input_ids=tokens, position_ids=positions, use_cache=False, plan=plan)
     states: torch.Tensor = output.last_hidden_state[0]
     return states
-
-
-@contextlib.contextmanager
-def _registered(lm: LM) -> Iterator[None]:
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, _no_mask)
-    config = lm.model.config.get_text_config()
-    own = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The plan says what a token sees."""
 
 
 def _attend(
@@ -90,13 +68,7 @@ def _attend(
         ValueError: an argument whose meaning is not known here (attention sinks, a bias).
     """
     plan: Plan = options.pop("plan")
-    scale = options.pop("scaling", None) or query.shape[-1] ** -0.5
-    soft_cap = options.pop("softcap", None) or 0.0
-    window = options.pop("sliding_window", None) or 0
-    dropout = options.pop("dropout", 0.0)
-    strange = {name for name, value in options.items() if value is not None} - _IGNORED
-    if strange or dropout or attention_mask is not None:
-        raise ValueError(f"its attention takes {', '.join(sorted(strange)) or 'a mask or dropout'}")
+    known = read_options(query, attention_mask, options)
     plan.attention_calls += 1
     queries, new_keys, new_values = (
         states[0].transpose(0, 1).contiguous() for states in (query, key, value)
@@ -115,9 +87,9 @@ def _attend(
         plan.context_lens,
         plan.block_tables,
         plan.num_sequences,
-        scale,
-        soft_cap,
-        window,
+        known.scale,
+        known.soft_cap,
+        known.window,
     )
     return output[None], None
 
@@ -127,12 +99,7 @@ def why_not(lm: LM) -> str | None:
 
     Two sequences are packed into one forward pass and compared with the model's own of each.
     """
-    config = lm.model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {
-        part.get("rope_type") for part in rope.values() if isinstance(part, dict)
-    }
-    if kinds & {"dynamic", "longrope"}:
+    if rotates_by_length(lm):
         return "its rotary embedding depends on the length of the sequence"
     if lm.device.type != "cpu" or lm.dtype not in (torch.float32, torch.float64):
         return f"there is no paged attention for {lm.dtype} on {lm.device.type} yet"
