@@ -56,6 +56,25 @@ def test_the_same_seed_gives_the_same_run(
         assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize("candidates", ["vocabulary", "both"])
+def test_shortlists_from_the_whole_vocabulary(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path, candidates: str
+) -> None:
+    """At the two tokens of a prompt, and at a new place behind them."""
+    config = {**settings, "steps": 3, "candidates": candidates, "num_finalists": 1}
+    prompt = "think step"
+    result = optimize(lm, rows, prompt=prompt, config=config, run_dir=tmp_path / "run")
+    steps = step_log(result.run_dir)
+    assert [step["grows"] for step in steps] == [False, False, True]
+    allowed = set(lm.candidate_mask.nonzero().flatten().tolist())
+    for step in steps:
+        drawn = {trial["token_id"] for trial in step["trials"]}
+        assert len(drawn) == Config().shortlist_size
+        assert drawn <= allowed
+        assert drawn != drawn & set(step["candidate_ids"])
+        assert bool(step["candidate_ids"]) is (candidates == "both" or step["grows"])
+
+
 def test_what_a_run_returns_and_leaves(
     lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:

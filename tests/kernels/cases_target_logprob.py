@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from greater_fast.kernels import target_logprob as ops
+from greater_fast.kernels import target_logprob_backward as backward
+from greater_fast.kernels.head_logits import block_sizes
 from tests.kernels.compile_case import CompileCase
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -23,7 +25,7 @@ def case(
     kernel: Any, dtype: torch.dtype, signature: dict[str, str], backend: str, **constants: Any
 ) -> CompileCase:
     """A kernel with the block sizes of its launch; `signature` in the order of its arguments."""
-    sizes = ops.block_sizes(dtype)
+    sizes = block_sizes(dtype)
     options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
     fixed = {**constants, "PRECISION": "tf32x3" if backend == "cuda" else "ieee", **sizes}
     return CompileCase(
@@ -63,8 +65,8 @@ def coefficients(dtype: torch.dtype, capped: bool, backend: str = "") -> Compile
         "first": "i32:16",
         **FACTORS,
     }
-    kernel = ops.coefficients_kernel
-    return case(kernel, dtype, signature, backend, CAPPED=capped, CHUNK=ops.CHUNK)
+    kernel = backward.coefficients_kernel
+    return case(kernel, dtype, signature, backend, CAPPED=capped, CHUNK=backward.CHUNK)
 
 
 def add_products(dtype: torch.dtype, backend: str = "") -> CompileCase:
@@ -78,7 +80,7 @@ def add_products(dtype: torch.dtype, backend: str = "") -> CompileCase:
         "first": "i32:16",
         "columns": "i32:16",
     }
-    return case(ops.add_products_kernel, dtype, signature, backend, CHUNK=ops.CHUNK)
+    return case(backward.add_products_kernel, dtype, signature, backend, CHUNK=backward.CHUNK)
 
 
 def merge(num_parts: int) -> CompileCase:

@@ -77,9 +77,9 @@ def _nvidia_usage(asm: dict[str, Any]) -> tuple[int, int]:
 
 
 def _amd_usage(asm: dict[str, Any]) -> tuple[int, int]:
-    """Vector registers of a lane, and how many registers spilled."""
+    """Vector registers of a lane, and how many of them spilled; scalar ones spill into those."""
     found = {n: int(v) for n, v in re.findall(r"\.(\w+_count):\s+(\d+)", asm["amdgcn"])}
-    return found["vgpr_count"], found["vgpr_spill_count"] + found["sgpr_spill_count"]
+    return found["vgpr_count"], found["vgpr_spill_count"]
 
 
 if __name__ == "__main__":
