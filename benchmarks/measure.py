@@ -121,7 +121,11 @@ class Measurement:
 
 def load_inputs(case: StepCase) -> StepInputs:
     """The model, touched once so that all of it is resident, and the rows laid out for it."""
-    lm = load_lm(case.model)
+    return lay_out(load_lm(case.model), case)
+
+
+def lay_out(lm: LM, case: StepCase) -> StepInputs:
+    """A loaded model, touched once so that all of it is resident, and the rows laid out for it."""
     if case.end_id is not None:
         lm = replace(lm, end_ids=frozenset({case.end_id}))
     if case.task in TASKS:

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Measures the shapes of an 8B model on one GPU, in nine minutes at most: bash benchmarks/run_gpu.sh
+#   --smoke               tiny shapes, on a CPU too: shows that everything runs
+#   OUT=folder            where <device>.json goes, by default benchmarks/results
+#   GREATER_FAST_MODEL=…  a folder or GGUF file, whose texts on GPU and CPU are compared
+# It needs Python with torch, triton, transformers and numpy, and a C++ compiler; no network.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python3}
+smoke=${1:-}
+if [[ $smoke == --smoke ]]; then OUT=${OUT:-$(mktemp -d)}; fi
+OUT=${OUT:-benchmarks/results}
+export PYTHONPATH=$PWD
+end=$((SECONDS + 520))
+lines=()
+
+is_built() { "$PYTHON" -c 'import greater_fast._core' 2>/dev/null; }
+
+# With the tools of pyproject.toml, or with what every machine that has torch and a compiler has.
+build() {
+    "$PYTHON" setup.py --quiet build_ext --inplace 2>/dev/null && is_built && return
+    local suffix include
+    suffix=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+    include=$("$PYTHON" -c 'import os, sysconfig, torch
+print("-I" + sysconfig.get_path("include"), "-I" + os.path.dirname(torch.__file__) + "/include")')
+    local sources=()
+    for file in csrc/*.cpp; do
+        [[ $file == */fuzz.cpp || $file == */bench_*.cpp ]] || sources+=("$file")
+    done
+    # shellcheck disable=SC2086
+    c++ -std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fopenmp -shared $include \
+        "${sources[@]}" -o "greater_fast/_core$suffix" && is_built
+}
+
+part() {
+    local name=$1 limit=$2 left=$((end - SECONDS)) log status line
+    if ((left < 10)); then
+        lines+=("$name: not run, the time is up")
+        return
+    fi
+    log=$(mktemp)
+    timeout "$((left < limit ? left : limit))" \
+        "$PYTHON" -m benchmarks.gpu "$name" --out "$OUT" $smoke >"$log" 2>&1
+    status=$?
+    line=$(grep "^$name: " "$log" | tail -1)
+    if ((status)) || [[ -z $line ]]; then
+        line="$name: FAILED ($status) $(tail -1 "$log")"
+        tail -40 "$log" >&2
+    fi
+    lines+=("$line")
+    rm -f "$log"
+}
+
+is_built || build || { echo 'the C++ extension could not be built' >&2; exit 1; }
+part kernels 120
+part rollouts 120
+part step 90
+part capped 90
+part reference 100
+part texts 60
+printf '%s\n' "${lines[@]}"
+printf '%s\n' "${lines[@]}" | grep -q ': FAILED' && exit 1
+exit 0
