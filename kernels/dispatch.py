@@ -31,9 +31,9 @@ def candidate_scores(
     """Scores [G, K] of the tokens `ids` [K] for each gradient; see `reference.candidate_scores`."""
     _check_matrices(embeddings=embeddings, gradients=gradients)
     _check_vector("ids", ids, None, torch.int64, embeddings.device)
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(embeddings):
-        found = f"{int(ids.min())} to {int(ids.max())}"
-        raise ValueError(f"ids: got {found}, expected 0 to {len(embeddings) - 1}")
+    low, high = (int(i) for i in ids.aminmax()) if len(ids) else (0, -1)
+    if low < 0 or high >= len(embeddings):
+        raise ValueError(f"ids: got {low} to {high}, expected 0 to {len(embeddings) - 1}")
     if not uses_triton(backend, embeddings, gradients):
         return reference.candidate_scores(embeddings, gradients, ids, scale)
     from greater_fast.kernels import candidate_scores as triton_ops

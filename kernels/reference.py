@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 # What exists at a time, in numbers: scores, embeddings in float32 (4 MiB), logits (128 MiB).
-SCORE_FLOATS, EMBEDDING_FLOATS, LOGIT_FLOATS = 1 << 15, 1 << 20, 1 << 25
+SCORE_FLOATS, EMBEDDING_FLOATS, LOGIT_FLOATS = 1 << 14, 1 << 20, 1 << 25
 
 
 def candidate_scores(

@@ -12,8 +12,16 @@ def random_matrix(rows: int, width: int, dtype: torch.dtype, seed: int = 0) -> t
     """Normal numbers inside a larger matrix of NaN: what is read beyond the edge shows."""
     around = torch.full((rows + 3, width + 5), torch.nan, dtype=dtype)
     matrix = around[1 : rows + 1, :width]
-    matrix.copy_(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    matrix.copy_(torch.randn(rows, width, generator=generator, device="cpu"))
     return matrix
+
+
+def random_ids(limit: int, number: int, seed: int = 0) -> torch.Tensor:
+    """Ids below a limit."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    ids = torch.randint(0, limit, (number,), generator=generator, device="cpu")
+    return ids.to(torch.get_default_device())
 
 
 def all_products(a: torch.Tensor, b: torch.Tensor, scale: float = 1.0) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""The Triton kernels of scores, under the interpreter, against sums made one product at a time."""
+"""The Triton kernels of scores against sums made one product at a time."""
 
 import math
 
@@ -7,8 +7,16 @@ import torch
 
 from greater_fast.kernels import candidate_scores as kernels
 from greater_fast.kernels.dispatch import candidate_scores, vocabulary_top_k
-from tests.kernels.arithmetic import DTYPES, all_products, distance, lowest, random_matrix
+from tests.kernels.arithmetic import (
+    DTYPES,
+    all_products,
+    distance,
+    lowest,
+    random_ids,
+    random_matrix,
+)
 
+pytestmark = pytest.mark.usefixtures("gpu_if_any")
 SHAPES = [(1, 1, 1), (1, 300, 33), (3, 129, 64), (17, 257, 7), (65, 129, 9)]  # G, V, D
 
 
@@ -32,9 +40,8 @@ def test_scores_of_a_list(dtype: torch.dtype, shape: tuple[int, int, int]) -> No
     gradients = random_matrix(num_rows, width, torch.float32, seed=1)
     expected = torch.tensor(all_products(gradients, embeddings, 1.5), dtype=torch.float64)
     allowance = 2 * at_that_precision(embeddings, gradients, 1.5) + 1e-6
-    generator = torch.Generator().manual_seed(2)
     for num_ids in (1, 37):
-        ids = torch.randint(0, num_tokens, (num_ids,), generator=generator)
+        ids = random_ids(num_tokens, num_ids)
         found = candidate_scores(embeddings, gradients, ids, 1.5, "triton")
         assert (found.shape, found.dtype) == ((num_rows, num_ids), torch.float32)
         assert distance(found, expected[:, ids]) <= allowance
@@ -63,7 +70,7 @@ def test_fewer_are_allowed_than_asked_for(k: int, num_allowed: int) -> None:
     embeddings, gradients = (random_matrix(300, 8, torch.bfloat16, seed) for seed in (0, 1))
     gradients = gradients[:2]
     allowed = torch.zeros(300, dtype=torch.bool)
-    allowed[torch.randperm(300, generator=torch.Generator().manual_seed(3))[:num_allowed]] = True
+    allowed[torch.arange(num_allowed) * 211 % 300] = True
     ids, scores = chosen(embeddings, gradients, allowed, k)
     expected = all_products(gradients, embeddings)
     assert ids.tolist() == [lowest(row, allowed.tolist(), k) for row in expected]

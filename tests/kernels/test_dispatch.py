@@ -107,6 +107,7 @@ def test_forced_triton_needs_the_capability_and_the_package(
         uses_triton("triton", on_gpu(), on_gpu())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
 def test_forced_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton import knobs
 

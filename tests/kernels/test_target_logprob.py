@@ -1,4 +1,4 @@
-"""The Triton kernels of log-probabilities, under the interpreter, against float64."""
+"""The Triton kernels of log-probabilities against float64."""
 
 import math
 
@@ -8,8 +8,16 @@ import torch
 from greater_fast.kernels import target_logprob_backward as backward
 from greater_fast.kernels.dispatch import target_logprob
 from greater_fast.kernels.reference import Head
-from tests.kernels.arithmetic import DTYPES, all_products, distance, log_softmax, random_matrix
+from tests.kernels.arithmetic import (
+    DTYPES,
+    all_products,
+    distance,
+    log_softmax,
+    random_ids,
+    random_matrix,
+)
 
+pytestmark = pytest.mark.usefixtures("gpu_if_any")
 SHAPES = [(1, 1, 1), (3, 130, 33), (129, 97, 9), (2, 600, 24)]  # R, V, D
 HEADS = [(1.0, 0.0), (0.25, 5.0), (-1.5, 0.0)]  # scale, soft cap
 
@@ -19,12 +27,11 @@ def problem(
 ) -> tuple[torch.Tensor, torch.Tensor, Head, torch.Tensor]:
     """Hidden states, targets, head and temperatures."""
     num_rows, num_tokens, width = shape
-    generator = torch.Generator().manual_seed(5)
     return (
         random_matrix(num_rows, width, dtype),
-        torch.randint(0, num_tokens, (num_rows,), generator=generator),
+        random_ids(num_tokens, num_rows),
         Head(random_matrix(num_tokens, width, dtype, seed=1), *options),
-        torch.rand(num_rows, generator=generator) + 0.2,
+        torch.linspace(0.2, 1.2, num_rows),
     )
 
 

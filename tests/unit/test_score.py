@@ -212,6 +212,7 @@ def test_an_embedding_that_is_more_than_a_product_is_asked_for_its_rows() -> Non
         handle.remove()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
 def test_the_kernels_may_be_forced() -> None:
     """They run under the interpreter here."""
     asked = candidates(*range(60, 90))
