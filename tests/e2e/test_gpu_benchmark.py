@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
+from benchmarks.gpu_model import SMOKE
+from benchmarks.gpu_rollouts import MODEL_VARIABLE
 
 SCRIPT = Path(gpu.__file__).with_name("run_gpu.sh")
 
@@ -12,20 +14,20 @@ SCRIPT = Path(gpu.__file__).with_name("run_gpu.sh")
 @pytest.mark.filterwarnings("ignore:all . training rows are wrong:RuntimeWarning")
 @pytest.mark.parametrize("part", ["kernels", "rollouts", "step", "capped", "reference"])
 def test_each_part_runs_on_tiny_shapes(part):
-    work, text = gpu.PARTS[part](gpu.SMOKE, True)
+    work, text = gpu.PARTS[part](SMOKE, True)
     assert text
     assert json.loads(json.dumps(work)).keys() == work.keys()
 
 
 def test_rollouts_do_not_depend_on_the_batch():
-    work, _ = gpu.rollouts(gpu.SMOKE, True)
+    work, _ = gpu.PARTS["rollouts"](SMOKE, True)
     assert work["same_alone"] == [True, True]
-    assert [found["batch"] for found in work["generate"]] == list(gpu.SMOKE.generated)
+    assert [found["batch"] for found in work["generate"]] == list(SMOKE.generated)
 
 
 def test_no_model_no_texts(monkeypatch):
-    monkeypatch.delenv(gpu.MODEL_VARIABLE, raising=False)
-    assert gpu.texts(gpu.SMOKE, True)[0] == {}
+    monkeypatch.delenv(MODEL_VARIABLE, raising=False)
+    assert gpu.PARTS["texts"](SMOKE, True)[0] == {}
 
 
 def test_the_script_runs_every_part():
