@@ -18,7 +18,7 @@ help:
 	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
 	@echo 'make format  rewrite the sources in the house format'
-	@echo 'make bench   install, then run the benchmarks'
+	@echo 'make bench   install, then run the benchmarks; figures in bench.json'
 	@echo 'make venv    install for development into $(VENV)'
 	@echo 'make clean   remove $(VENV), builds and caches'
 
@@ -67,7 +67,7 @@ format: venv
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: venv
-	$(BIN)/pytest benchmarks/ --benchmark-only
+	$(BIN)/pytest benchmarks/ --benchmark-only --benchmark-json=bench.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache
