@@ -29,11 +29,11 @@ class AttentionOptions:
 @contextlib.contextmanager
 def attention(lm: LM, name: str, function: AttentionFunction) -> Iterator[None]:
     """Let a model attend by `function`, registered under `name`, with no mask made for it."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    # No mask function of that name: transformers makes none then, without a look at the positions,
+    # which would have a GPU waited for.
     ALL_ATTENTION_FUNCTIONS.register(name, function)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(name, _no_mask)
     config = lm.model.config.get_text_config()
     own = config._attn_implementation
     config._attn_implementation = name
@@ -71,7 +71,3 @@ def rotates_by_length(lm: LM) -> bool:
         part.get("rope_type") for part in rope.values() if isinstance(part, dict)
     }
     return bool(kinds & {"dynamic", "longrope"})
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The attention function itself knows what a token sees."""

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from greater_fast.activation_memory import free_bytes
+from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.lm import LM
 
 BLOCK_SIZE = 16
+_GPU_SHARE = 2 / 3
 
 
 class KVCache:
@@ -57,6 +60,17 @@ class PrefixKV:
             for blocks in self.cache.layer(index)
         )
         return keys, values
+
+
+def default_pool_bytes(device: torch.device) -> int:
+    """Memory of a pool where neither the user nor a plan names it: on a GPU 2/3 of what is free.
+
+    The last third is for the gradient, for logits and for what a step needs beside the pool.
+    """
+    if device.type != "cuda":
+        return KV_CACHE_BYTES
+    torch.cuda.empty_cache()
+    return int(_GPU_SHARE * (free_bytes(device) or 0))
 
 
 def block_bytes(lm: LM) -> int:

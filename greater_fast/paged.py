@@ -7,46 +7,23 @@ plan's slots and attends over its block tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from greater_fast.attention_backends import States, backend_of, choose_backend
 from greater_fast.attention_interface import attention, read_options, rotates_by_length
-from greater_fast.extension import paged_attention
 from greater_fast.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.lm import LM
+from greater_fast.plan import Plan
 
 _NAME = "greater_fast_paged"
 
 
-@dataclass
-class Plan:
-    """One step's tokens and where their keys and values go; arrays are the scheduler's buffers.
-
-    `tokens`, `positions`, `slots` [M], `query_starts` [B + 1], `context_lens` [B], `block_tables`
-    [B, T], all int32. `attention_calls` counts layers as they attend.
-    """
-
-    cache: KVCache
-    tokens: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    slots: NDArray[np.int32]
-    query_starts: NDArray[np.int32]
-    context_lens: NDArray[np.int32]
-    block_tables: NDArray[np.int32]
-    num_sequences: int
-    attention_calls: int = field(default=0)
-
-
 def forward(lm: LM, plan: Plan) -> torch.Tensor:
     """Last hidden states [M, D] of the plan's tokens; their keys and values enter the cache."""
-    tokens, positions = (
-        torch.from_numpy(array).to(lm.device, torch.int64)[None]
-        for array in (plan.tokens, plan.positions)
-    )
+    tokens, positions = (ids.to(torch.int64)[None] for ids in (plan.tokens, plan.positions))
     with attention(lm, _NAME, _attend), torch.inference_mode():
         decoder = lm.model.get_decoder()
         output = decoder(input_ids=tokens, position_ids=positions, use_cache=False, plan=plan)
@@ -70,74 +47,76 @@ def _attend(
     plan: Plan = options.pop("plan")
     known = read_options(query, attention_mask, options)
     plan.attention_calls += 1
-    queries, new_keys, new_values = (
-        states[0].transpose(0, 1).contiguous() for states in (query, key, value)
-    )  # [M, heads, D]
-    keys, values = plan.cache.layer(module.layer_idx)
-    output = torch.empty_like(queries)
-    paged_attention(
-        queries.numpy(),
-        new_keys.numpy(),
-        new_values.numpy(),
-        keys.numpy(),
-        values.numpy(),
-        output.numpy(),
-        plan.slots,
-        plan.query_starts,
-        plan.context_lens,
-        plan.block_tables,
-        plan.num_sequences,
-        known.scale,
-        known.soft_cap,
-        known.window,
-    )
-    return output[None], None
+    states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
+    return backend_of(plan).attend(plan, module.layer_idx, states, known)[None], None
 
 
-def why_not(lm: LM) -> str | None:
+def usable_backend(lm: LM, forced: str | None = None) -> str:
+    """Who attends: the backend of the model's device, or the one that is asked for.
+
+    Raises:
+        ValueError: the model cannot run over a plan; says why, and what to use instead.
+    """
+    try:
+        backend = choose_backend(lm, forced)
+        reason = why_not(lm, backend)
+    except ValueError as error:
+        reason = str(error)
+    if reason is not None:
+        raise ValueError(
+            f"{lm.name} cannot use the rollout engine: {reason}; use engine='generate'"
+        )
+    return backend
+
+
+def why_not(lm: LM, backend: str) -> str | None:
     """Why a model cannot run over a plan, or None where it can: tried, not assumed.
 
     Two sequences are packed into one forward pass and compared with the model's own of each.
     """
     if rotates_by_length(lm):
         return "its rotary embedding depends on the length of the sequence"
-    if lm.device.type != "cpu" or lm.dtype not in (torch.float32, torch.float64):
-        return f"there is no paged attention for {lm.dtype} on {lm.device.type} yet"
-    lengths, width = (3, 2 * BLOCK_SIZE + 5), 3
-    plan = _probe(lm, lengths, width)
+    lengths = (3, 2 * BLOCK_SIZE + 5)
+    plan = probe(lm, backend, lengths)
     try:
         packed = forward(lm, plan)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         return str(error)
     if plan.attention_calls != num_layers(lm):
         return f"{plan.attention_calls} of its {num_layers(lm)} layers use the attention interface"
-    start = 0
-    for length in lengths:
-        ids = torch.from_numpy(plan.tokens[start : start + length]).to(torch.int64)[None]
+    for ids, states in zip(plan.tokens.split(lengths), packed.split(lengths), strict=True):
         with torch.inference_mode():
-            own = lm.hidden(input_ids=ids)[0]
-        if not torch.allclose(packed[start : start + length], own, rtol=1e-2, atol=1e-2):
+            own = lm.hidden(input_ids=ids.long()[None])[0]
+        # Relative to a row's length; 16 bits alone make a few hundredths through many layers.
+        allowed = 1e-2 if lm.dtype.itemsize > 2 else 1e-1
+        distances, lengths_of = (x.double().norm(dim=-1) for x in (states - own, own))
+        if not (distances <= allowed * lengths_of).all():
             return "a packed forward pass differs from its own"
-        start += length
     return None
 
 
-def _probe(lm: LM, lengths: tuple[int, ...], width: int) -> Plan:
-    """A plan of whole sequences of arbitrary ids, each with `width` blocks of its own."""
-    total = sum(lengths)
-    ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it")
-    blocks = np.arange(1, 1 + width * len(lengths), dtype=np.int32).reshape(len(lengths), width)
-    positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
+def probe(lm: LM, backend: str, lengths: tuple[int, ...]) -> Plan:
+    """A plan of whole sequences of some ids, each with blocks of its own, in a poisoned pool."""
+    text = " the answer is that one plus two and then some more of it"
+    counts = [-(-length // BLOCK_SIZE) for length in lengths]
+    tables = np.zeros((len(lengths), max(counts)), np.int32)
+    for row, count in enumerate(counts):
+        tables[row, :count] = 1 + sum(counts[:row]) + np.arange(count)
+    positions = np.concatenate([np.arange(length) for length in lengths])
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    return Plan(
-        cache=KVCache(lm, 1 + width * len(lengths), poisoned=True),
-        tokens=np.resize(np.array(ids, dtype=np.int32), total),
-        positions=positions,
-        slots=(blocks[rows, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE).astype(
-            np.int32
-        ),
-        query_starts=np.cumsum([0, *lengths]).astype(np.int32),
-        context_lens=np.array(lengths, dtype=np.int32),
-        block_tables=blocks,
-        num_sequences=len(lengths),
+    blocks = tables[rows, positions // BLOCK_SIZE]
+    arrays = {
+        "tokens": np.resize(lm.vocabulary.ids(text), sum(lengths)),
+        "positions": positions,
+        "slots": blocks * BLOCK_SIZE + positions % BLOCK_SIZE,
+        "query_starts": np.cumsum([0, *lengths]),
+        "context_lens": np.array(lengths),
+        "block_tables": tables,
+    }
+    return Plan.of(
+        KVCache(lm, 1 + sum(counts), poisoned=True),
+        backend,
+        {name: torch.from_numpy(a).to(lm.device, torch.int32) for name, a in arrays.items()},
+        sum(lengths),
+        len(lengths),
     )

@@ -15,21 +15,24 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from greater_fast import suffix_forward
-from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import Scheduler
-from greater_fast.kv_cache import BLOCK_SIZE, KVCache, PrefixKV, block_bytes
-from greater_fast.lm import LM, LOGIT_FLOATS
+from greater_fast.fixed_step import FixedStep
+from greater_fast.invariance import is_batch_invariant
+from greater_fast.kv_cache import BLOCK_SIZE, KVCache, PrefixKV, block_bytes, default_pool_bytes
+from greater_fast.lm import LM
 from greater_fast.nouns import Rollout
-from greater_fast.paged import Plan, forward, why_not
+from greater_fast.paged import usable_backend
+from greater_fast.ragged_step import RaggedStep
+from greater_fast.row_reader import MIN_ROWS, RowReader
 from greater_fast.sampling import make_sampler, sample_keys
+from greater_fast.step_buffers import StepBuffers, StepCounts, step_shapes
+from greater_fast.step_size import choose_step_size
 
-# Under 12 rows a row's bits change with their number (measured: fp32 on a CPU); 16 is safe.
-MIN_ROWS = 16
-_DEFAULT_TOKENS = 256
+_TRIED_SIZES = (MIN_ROWS, 40, 256)  # of ragged steps, for a row's bits
+_NO_LIMIT = 1 << 17  # tokens of a sequence, where a model names none
 
 # Called with a request's number and its rollout; returns groups whose requests are dropped.
 OnFinished = Callable[[int, Rollout], Collection[int]]
@@ -90,10 +93,12 @@ class RolloutEngine:
         sampling_temperature: of generated tokens; 0 decodes greedily. Scores and hits stay those of
             the model without noise.
         seed: of the sampling.
-        kv_cache_bytes: memory of the K/V pool.
-        max_tokens: tokens of a step (M).
+        kv_cache_bytes: memory of the K/V pool; by default what the device has to give.
+        max_tokens: tokens of a step (M); by default measured on a GPU, 256 on a CPU.
         draft_tokens: drafts fill a step up to this many tokens; 0 turns them off.
-        fixed: pad every step to M, as one captured CUDA graph needs it.
+        fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU.
+        attention: `csrc` or `triton`; by default the one of the device.
+        longest_sequence: tokens of a sequence at most; by default what the model takes.
 
     Raises:
         ValueError: the model cannot run so; says why, and what to use instead.
@@ -106,40 +111,49 @@ class RolloutEngine:
         temperature: float = 1.0,
         sampling_temperature: float = 0.0,
         seed: int = 0,
-        kv_cache_bytes: int = KV_CACHE_BYTES,
-        max_tokens: int = _DEFAULT_TOKENS,
+        kv_cache_bytes: int | None = None,
+        max_tokens: int | None = None,
         draft_tokens: int = 0,
         share_prefixes: bool = True,
-        fixed: bool = False,
+        fixed: bool | None = None,
+        attention: str | None = None,
+        longest_sequence: int | None = None,
         poisoned: bool = False,
     ) -> None:
-        reason = why_not(lm)
-        if reason is not None:
-            raise ValueError(
-                f"{lm.name} cannot use the rollout engine: {reason}; use engine='generate'"
-            )
+        backend = usable_backend(lm, attention)
         self.lm = lm
+        self.fixed = fixed = lm.device.type == "cuda" if fixed is None else fixed
+        self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
         self._linears = CPULinears(lm)
-        self.temperature = temperature
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
-        num_blocks = 1 + kv_cache_bytes // self.block_bytes
-        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, _table_width(lm))
+        with self._linears.installed():
+            sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
+            self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes))
+        self.kv_cache_bytes = kv_cache_bytes or default_pool_bytes(lm.device)
+        num_blocks = 1 + self.kv_cache_bytes // self.block_bytes
+        longest = min(filter(None, (longest_sequence, lm.max_context)), default=_NO_LIMIT)
+        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, -(-longest // BLOCK_SIZE))
+        table_width = max(self.max_sequence_tokens // BLOCK_SIZE, 1)
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
-        self._buffers = _buffers(max_tokens, min(num_blocks, _table_width(lm)))
+        buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
+        make_step = FixedStep if fixed else RaggedStep
+        reader = RowReader(temperature, self._sampler, lm.device)
+        self._model_step = make_step(lm, self._cache, buffers, backend, reader)
+        self._buffers = buffers.host
         self._scheduler = Scheduler(
             self._buffers,
             num_blocks=max(num_blocks, 2),
             block_size=BLOCK_SIZE,
-            table_width=self._buffers["block_tables"].shape[1],
+            table_width=table_width,
             max_tokens=max_tokens,
             min_tokens=min(MIN_ROWS, max_tokens),
             fixed_tokens=fixed,
             max_sequences=max_tokens,
             vocab_size=lm.vocab_size,
-            draft_tokens=draft_tokens,
+            draft_tokens=min(draft_tokens, max_tokens),
             share_prefixes=share_prefixes,
         )
 
@@ -215,7 +229,8 @@ class RolloutEngine:
         self._scheduler.check_integrity()
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
-        self._sample_keys = sample_keys([r.sample_key for r in requests], self.lm.device)
+        own_keys = sample_keys([r.sample_key for r in requests], torch.device("cpu"))
+        self._sample_keys = own_keys[:, None].view(torch.int32).numpy()  # [R, 2]
         try:
             for number, request in enumerate(requests):
                 self._scheduler.submit(
@@ -233,7 +248,7 @@ class RolloutEngine:
         except (ValueError, TypeError) as error:
             self._drop_all(len(requests))
             raise ValueError(f"request {number}: {error}") from error
-        self._prompt_lens = torch.tensor([len(r.prompt_ids) for r in requests]).to(self.lm.device)
+        self._prompt_lens = np.array([len(r.prompt_ids) for r in requests], np.int32)
 
     def _drop_all(self, num_requests: int) -> None:
         """Leave nothing behind, whatever stopped a run."""
@@ -243,81 +258,21 @@ class RolloutEngine:
 
     def _step(self, collected: dict[int, torch.Tensor] | None = None) -> None:
         """One step of the batch; logits of generating rows go to `collected` by request number."""
-        num_tokens, num_sequences, num_rows, num_copies, _ = self._scheduler.plan()
-        buffers = self._buffers
-        if num_copies:
-            self._cache.copy(torch.from_numpy(buffers["copies"][:num_copies]))
-        plan = Plan(
-            cache=self._cache,
-            tokens=buffers["tokens"][:num_tokens],
-            positions=buffers["positions"][:num_tokens],
-            slots=buffers["slots"],
-            query_starts=buffers["query_starts"],
-            context_lens=buffers["context_lens"],
-            block_tables=buffers["block_tables"],
-            num_sequences=num_sequences,
-        )
+        counts = StepCounts(*self._scheduler.plan())
+        if self._sampler is not None:
+            self._place_samples(counts.num_rows)
         with self._linears.installed():
-            hidden = forward(self.lm, plan)
-            answers = self._read(hidden, num_rows, collected)
-        self.num_forward_tokens += num_tokens
+            answers = self._model_step.run(counts)
+            if collected is not None:
+                keys = self._buffers["row_keys"][: counts.num_rows].tolist()
+                logits = self._model_step.logits(counts.num_rows)
+                collected.update(zip(keys, logits, strict=True))
+        self.num_forward_tokens += counts.num_tokens
         self._scheduler.commit(*answers)
 
-    @torch.inference_mode()
-    def _read(
-        self, hidden: torch.Tensor, num_rows: int, collected: dict[int, torch.Tensor] | None
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32] | None]:
-        """Argmax ids [R], log-probabilities [R] of the targets and sampled ids [R], if any are."""
-        argmax, logprobs = np.zeros(num_rows, np.int32), np.zeros(num_rows, np.float32)
-        sampled = np.zeros(num_rows, np.int32) if self._sampler else None
-        chunk = max(MIN_ROWS, LOGIT_FLOATS // self.lm.vocab_size)
-        for start in range(0, num_rows, chunk):
-            stop = min(start + chunk, num_rows)
-            rows, targets, kinds, keys = (
-                torch.from_numpy(self._buffers[name][start:stop]).to(self.lm.device, torch.int64)
-                for name in ("logit_rows", "targets", "target_kinds", "row_keys")
-            )
-            # Too few rows are filled up with the first, for the same bits as in a full batch.
-            padded = torch.cat([rows, rows.new_zeros(max(MIN_ROWS - len(rows), 0))])
-            logits = self.lm.logits(hidden[padded])[: len(rows)]  # [R, V]
-            argmax[start:stop] = logits.argmax(-1).cpu()
-            scored = (targets >= 0).nonzero().squeeze(-1)
-            if len(scored):
-                temperatures = torch.where(kinds[scored] == 1, self.temperature, 1.0)[:, None]
-                scaled = logits[scored] / temperatures
-                values = scaled.gather(-1, targets[scored, None]).squeeze(-1) - scaled.logsumexp(-1)
-                logprobs[start + scored.cpu().numpy()] = values.float().cpu()
-            if sampled is not None:
-                sampled[start:stop] = self._sample(logits, rows, keys).cpu()
-            if collected is not None:
-                collected.update(zip(keys.tolist(), logits.clone(), strict=True))
-        return argmax, logprobs, sampled
-
-    def _sample(self, logits: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Ids [R] to write where rows generate, 0 inside of prompts."""
-        assert self._sampler is not None
-        positions = torch.from_numpy(self._buffers["positions"]).to(self.lm.device)[rows]
-        places = positions + 1 - self._prompt_lens[keys]
-        ids = torch.zeros_like(rows)
-        chosen = (places >= 0).nonzero().squeeze(-1)
-        examples = self._sample_keys[keys[chosen]]
-        ids[chosen] = self._sampler.perturbed(logits[chosen], examples, places[chosen]).argmax(-1)
-        return ids
-
-
-def _table_width(lm: LM) -> int:
-    """Blocks of the longest sequence the model was made for."""
-    return -(-(lm.max_context or 1 << 17) // BLOCK_SIZE)
-
-
-def _buffers(max_tokens: int, table_width: int) -> dict[str, NDArray[np.int32]]:
-    """What the scheduler plans into, allocated once; a step has at most a sequence a token."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "query_starts": (max_tokens + 1,),
-        "context_lens": (max_tokens,),
-        "block_tables": (max_tokens, table_width),
-        "copies": (max_tokens, 2),
-    }
-    by_token = ("tokens", "positions", "slots", "logit_rows", "targets", "target_kinds", "row_keys")
-    shapes |= dict.fromkeys(by_token, (max_tokens,))
-    return {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
+    def _place_samples(self, num_rows: int) -> None:
+        """Tell each row of logits its place in the reasoning; rows inside of prompts have none."""
+        rows, keys = (self._buffers[name][:num_rows] for name in ("logit_rows", "row_keys"))
+        places = self._buffers["positions"][rows] + 1 - self._prompt_lens[keys]
+        self._buffers["sample_places"][:num_rows] = np.maximum(places, -1)
+        self._buffers["sample_keys"][:num_rows] = self._sample_keys[keys]

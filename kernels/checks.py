@@ -34,3 +34,10 @@ def expect_pool(pool: tuple[torch.Tensor, torch.Tensor]) -> None:
         expect(name, tensor, tuple(pool[0].shape), pool[0].dtype)
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: expected a contiguous pool")
+
+
+def expect_together(*tensors: torch.Tensor) -> None:
+    """Raise ValueError unless tensors are on one device: another's memory must not be read."""
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise ValueError(f"got tensors on {' and '.join(devices)}, expected one device")

@@ -124,25 +124,30 @@ def uses_triton(
 
 
 def _obstacle(matrix: torch.Tensor, other: torch.Tensor, forced: bool) -> str | None:
-    """What keeps Triton from these tensors. The interpreter, for tests, takes the CPU if forced."""
+    """What keeps Triton from these tensors."""
     for tensor in (matrix, other):
         if tensor.dtype not in _DTYPES:
             return f"got {tensor.dtype}, expected bfloat16, float16 or float32"
     if matrix.stride(1) != 1:
         return f"got a matrix with strides {matrix.stride()}, expected rows without gaps"
+    return device_obstacle(matrix.device, forced)
+
+
+def device_obstacle(device: torch.device, forced: bool) -> str | None:
+    """What keeps Triton from a device. The interpreter, for tests, takes the CPU if forced."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
-    if matrix.device.type == "cuda":
-        capability = torch.cuda.get_device_capability(matrix.device)
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
         if torch.version.hip is None and capability < _CAPABILITY:
             return f"got a GPU of compute capability {capability}, expected {_CAPABILITY} or more"
         return None
-    if forced and matrix.device.type == "cpu":
+    if forced and device.type == "cpu":
         from triton import knobs
 
         if knobs.runtime.interpret:
             return None
-    return f"got tensors on {matrix.device.type}, expected a GPU"
+    return f"got tensors on {device.type}, expected a GPU"
 
 
 def _check_matrices(**matrices: torch.Tensor) -> None:

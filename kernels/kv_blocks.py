@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from greater_fast.kernels.checks import expect, expect_ints, expect_pool
+from greater_fast.kernels.checks import expect, expect_ints, expect_pool, expect_together
 
 
 def store_kv(
@@ -26,6 +26,7 @@ def store_kv(
     for name, tensor in zip(("keys", "values"), new, strict=True):
         expect(f"new {name}", tensor, (num_tokens, num_kv_heads, head_size), keys.dtype)
     expect_ints("slots", slots, (num_tokens,))
+    expect_together(*new, *pool, slots)
     with torch.cuda.device_of(keys):
         store_kv_kernel[(num_tokens, num_kv_heads)](
             *(*new, keys, values, slots),
@@ -47,6 +48,7 @@ def copy_blocks(data: torch.Tensor, pairs: torch.Tensor) -> None:
         ValueError: shapes, strides or dtypes that do not fit together.
     """
     expect_ints("pairs", pairs, (len(pairs), 2))
+    expect_together(data, pairs)
     if data.ndim != 6 or not data.is_contiguous():
         raise ValueError("data: expected contiguous [layers, 2, blocks, KV, S, D]")
     with torch.cuda.device_of(data):

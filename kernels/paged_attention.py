@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from greater_fast.kernels.checks import expect, expect_ints, expect_pool
+from greater_fast.kernels.checks import expect, expect_ints, expect_pool, expect_together
 from greater_fast.kernels.reference import Ranges
 from greater_fast.kernels.tiles import add_product
 
@@ -117,6 +117,7 @@ def _check(queries: torch.Tensor, pool: tuple[torch.Tensor, torch.Tensor], range
     expect_ints("starts", ranges.starts, (num_sequences + 1,))
     expect_ints("context_lens", ranges.context_lens, (num_sequences,))
     expect_ints("block_tables", ranges.block_tables, (num_sequences, table_width))
+    expect_together(queries, *pool, *ranges)
 
 
 @triton.jit

@@ -67,17 +67,17 @@ def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
         "rope_theta": 1e4,
         "factor": 2.0,
     }
-    assert "rotary embedding depends on the length" in str(why_not(dynamic))
+    assert "rotary embedding depends on the length" in str(why_not(dynamic, "csrc"))
 
     calls_nothing = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
     layer = calls_nothing.model.model.layers[1].self_attn
     layer.forward = lambda hidden_states, **_: (hidden_states, None)
-    assert why_not(calls_nothing) == "1 of its 2 layers use the attention interface"
+    assert why_not(calls_nothing, "csrc") == "1 of its 2 layers use the attention interface"
 
     sinks = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
     plain = sinks.model.model.layers[0].self_attn.forward
     sinks.model.model.layers[0].self_attn.forward = lambda *a, **k: plain(*a, **k, s_aux=1.0)
-    assert why_not(sinks) == "its attention takes s_aux"
+    assert why_not(sinks, "csrc") == "its attention takes s_aux"
 
     other = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
     own = other.model.model.layers[0].self_attn.forward
@@ -87,7 +87,7 @@ def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
         return output + kwargs["hidden_states"].mean(1, keepdim=True), weights
 
     other.model.model.layers[0].self_attn.forward = sees_the_batch
-    assert why_not(other) == "a packed forward pass differs from its own"
+    assert why_not(other, "csrc") == "a packed forward pass differs from its own"
 
 
 def test_a_pool_too_small_says_what_it_needs(

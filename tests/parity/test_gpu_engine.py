@@ -1,0 +1,50 @@
+"""The engine on a GPU: one captured graph, the same text as on the CPU. Skipped without a GPU."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from greater_fast.lm import LM, load_lm
+from greater_fast.rollout import RolloutEngine
+from tests.parity.test_rollout_engine import FAMILIES, check, requests, tiny_lm
+from tests.tiny import tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_gpu(family: str, kind: str, dtype: torch.dtype = torch.float32) -> LM:
+    tokenizer = tiny_tokenizer(kind)
+    return load_lm((tiny_model(family, len(tokenizer), dtype).to("cuda"), tokenizer))
+
+
+def make(lm: LM, **options: Any) -> RolloutEngine:
+    return RolloutEngine(lm, temperature=0.2, kv_cache_bytes=1 << 24, poisoned=True, **options)
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES)
+def test_the_same_text_as_on_the_cpu(family: str, kind: str) -> None:
+    cpu = tiny_lm(family, kind)
+    asked = requests(cpu, max_answer_tokens=6)
+    engine = make(on_gpu(family, kind), max_tokens=64)
+    step: Any = engine._model_step
+    assert step._graph is not None
+    check(engine.run(asked), make(cpu).run(asked))
+    engine.check_integrity()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_same_bits_whatever_else_is_in_the_batch(dtype: torch.dtype) -> None:
+    lm = on_gpu("llama", "llama3", dtype)
+    asked = requests(lm)
+    engine = make(lm, max_tokens=64)
+    assert engine.batch_invariant
+    together = engine.run(asked)
+    assert [make(lm, max_tokens=64).run([one])[0] for one in asked[::5]] == together[::5]
+    assert engine.run(asked) == together  # from stored prefixes
+
+
+def test_sizes_are_chosen() -> None:
+    engine = RolloutEngine(on_gpu("llama", "llama3"), longest_sequence=100)
+    assert engine.max_tokens in (64, 128, 256, 512)
+    assert engine.kv_cache_bytes > 1 << 30
