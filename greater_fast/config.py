@@ -85,7 +85,7 @@ class Config:
     engine: str = _setting(
         "auto",
         "paged: one continuous batch over a paged K/V cache; generate: transformers' generate; "
-        "auto: paged where it runs (on a CPU so far)",
+        "auto: paged where it runs",
     )
     kernels: str = _setting(
         "auto", "triton: fused kernels; reference: plain torch; auto: triton where there is a GPU"
@@ -94,6 +94,9 @@ class Config:
         None,
         "memory of the paged engine's K/V pool; what the memory plan leaves for it if unset",
         1,
+    )
+    max_step_tokens: int | None = _setting(
+        None, "paged: tokens of a step; 256 on a CPU, measured on a GPU if unset", 16
     )
     draft_tokens: int = _setting(
         0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256

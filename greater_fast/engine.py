@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from greater_fast.config import KV_CACHE_BYTES, Config
+from greater_fast.config import Config
 from greater_fast.lm import LM
 from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import Engine, RolloutEngine
 
 
-def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engine, str]:
+def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> tuple[Engine, str]:
     """The engine that the settings name, and a line that says which one it is.
 
     `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
 
     Raises:
         ValueError: the model cannot use the engine that was named, or its pool is too small for a
-            sequence of `longest_sequence` tokens; says what to change.
+            sequence of `longest_sequence` tokens (None: not known); says what to change.
     """
     plain = PlainRolloutEngine(
         lm,
@@ -26,25 +26,39 @@ def make_engine(lm: LM, config: Config, longest_sequence: int = 1) -> tuple[Engi
     )
     if config.engine == "generate":
         return plain, "engine: generate"
-    pool_bytes = config.kv_cache_bytes or KV_CACHE_BYTES
     try:
         paged = RolloutEngine(
             lm,
             temperature=config.temperature,
             sampling_temperature=config.sampling_temperature,
             seed=config.seed,
-            kv_cache_bytes=pool_bytes,
+            kv_cache_bytes=config.kv_cache_bytes,
+            max_tokens=config.max_step_tokens,
             draft_tokens=config.draft_tokens,
+            longest_sequence=longest_sequence,
         )
     except ValueError as error:
         if config.engine == "auto":
             return plain, f"engine: generate ({error})"
         raise
-    if longest_sequence > paged.max_sequence_tokens:
+    if longest_sequence and longest_sequence > paged.max_sequence_tokens:
         needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
         raise ValueError(
-            f"kv_cache_bytes: the pool of {pool_bytes} bytes holds sequences of "
+            f"kv_cache_bytes: the pool of {paged.kv_cache_bytes} bytes holds sequences of "
             f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
             f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
         )
-    return paged, "engine: paged"
+    return paged, _describe(paged)
+
+
+def _describe(engine: RolloutEngine) -> str:
+    """Which engine it is, and what a user should know of it."""
+    line = "engine: paged"
+    if engine.fixed:  # a row's last bits depend on it
+        line += f", {engine.max_tokens} tokens a step"
+    if not engine.batch_invariant:
+        line += (
+            "; a row's bits depend on what is computed beside it: where two tokens are nearly as "
+            "likely, reasoning may differ between runs that differ in their batches alone"
+        )
+    return line

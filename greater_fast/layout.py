@@ -34,7 +34,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Layouts:
-    """All rows of one set, the prompt they were made with, and the extractor they share."""
+    """All rows of one set, the prompt they were made with, and the extractor they share.
+
+    `answer_room` is for answers longer than these rows': those of the rows that are searched on.
+    """
 
     rows: tuple[Row, ...]
     prompt_ids: tuple[int, ...]
@@ -44,6 +47,7 @@ class Layouts:
     prompt_first: bool
     special_tokens: bool
     notes: tuple[str, ...] = ()
+    answer_room: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +73,7 @@ class Layouts:
     def longest_sequence(self, config: Config) -> int:
         """Tokens of a row at most: prompt grown, reasoning in full, extractor and answer."""
         around = max(len(row.head_ids) + len(row.tail_ids) for row in self.rows)
-        answer = self.longest_answer + SPARE_ANSWER_TOKENS
+        answer = max(self.longest_answer, self.answer_room) + SPARE_ANSWER_TOKENS
         limits = config.max_prompt_tokens + config.max_new_tokens
         return around + limits + len(self.extractor_ids) + answer
 
@@ -150,6 +154,7 @@ def build_layouts(
         prompt_first=prompt_first,
         special_tokens=not has_template,
         notes=notes,
+        answer_room=longest_answer,
     )
 
 

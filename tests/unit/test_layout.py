@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from greater_fast.config import Config
 from greater_fast.data import Example
-from greater_fast.layout import Layouts
+from greater_fast.extractor import make_extractor
+from greater_fast.layout import Layouts, build_layouts
 from tests.cases import TOKENIZERS, examples, layouts_of, tokenizer, tokenizer_lm
 from tests.tiny import PROMPT, tiny_tokenizer
 
@@ -114,6 +116,18 @@ def test_targets_are_extractor_answer_and_closing_mark(
 def test_an_answer_that_merges_with_the_extractor_is_named() -> None:
     with pytest.raises(ValueError, match=r"'It costs \(' with the answer '\$5'"):
         layouts_of(tokenizer_lm("llama3"), [Example("Cost?", "$5")], extractor="It costs (")
+
+
+def test_the_longest_sequence_has_room_for_longer_answers_elsewhere() -> None:
+    """Development rows are answered with as many tokens as the training rows' answers may take."""
+    lm, config = tokenizer_lm(tokenizer("llama3", True)), Config()
+    extractor = make_extractor("The answer is")
+    alone, beside, shorter = (
+        build_layouts(lm, examples(2), PROMPT, extractor, config, room) for room in (0, 40, 1)
+    )
+    more = 40 - alone.longest_answer
+    assert beside.longest_sequence(config) == alone.longest_sequence(config) + more
+    assert shorter.longest_sequence(config) == alone.longest_sequence(config)
 
 
 def test_an_answer_without_tokens_is_named() -> None:
