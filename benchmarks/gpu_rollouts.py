@@ -20,7 +20,8 @@ def rollouts(case: GpuCase, smoke: bool) -> Found:
     """Tokens a second of the engine, its share of the floor, and `generate` beside it."""
     lm = random_lm(smoke)
     requests = rollout_requests(lm, case)
-    engine = RolloutEngine(lm, kv_cache_bytes=case.kv_cache_bytes)
+    longest = max(len(r.prompt_ids) + r.max_new_tokens for r in requests)
+    engine = RolloutEngine(lm, kv_cache_bytes=case.kv_cache_bytes, longest_sequence=longest)
     few = engine.run(requests[:2])  # warm, and alone: what else is in the batch must not matter
     before = engine.statistics
     seconds, found = timed(lm.device, lambda: engine.run(requests))

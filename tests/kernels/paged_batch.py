@@ -45,18 +45,22 @@ def make_batch(
     spare_width: int = 1,
 ) -> Batch:
     """Sequences of given (queries, context); what no sequence has written is NaN."""
-    generator = torch.Generator().manual_seed(0)
-    counts = [-(-context // BLOCK) for _, context in sequences]
-    order = 1 + torch.randperm(sum(counts), generator=generator)
-    tables = torch.full((len(sequences), max(counts) + spare_width), sum(counts) + 1)
-    pool = torch.full((2, sum(counts) + 2, kv_heads, BLOCK, head_size), torch.nan, dtype=dtype)
-    for b, (_, context) in enumerate(sequences):
-        own = order[sum(counts[:b]) : sum(counts[: b + 1])]
-        tables[b, : len(own)] = own
-        places = torch.arange(context)
-        states = torch.randn(2, context, kv_heads, head_size, generator=generator)
-        pool[:, own[places // BLOCK], :, places % BLOCK] = states.to(dtype).transpose(0, 1)
-    starts = torch.tensor([0] + [count for count, _ in sequences]).cumsum(0)
-    queries = torch.randn(int(starts[-1]), heads, head_size, generator=generator).to(dtype)
-    contexts = torch.tensor([context for _, context in sequences])
-    return Batch(queries, (pool[0], pool[1]), Ranges(starts.int(), contexts.int(), tables.int()))
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        generator = torch.Generator().manual_seed(0)
+        counts = [-(-context // BLOCK) for _, context in sequences]
+        order = 1 + torch.randperm(sum(counts), generator=generator)
+        tables = torch.full((len(sequences), max(counts) + spare_width), sum(counts) + 1)
+        pool = torch.full((2, sum(counts) + 2, kv_heads, BLOCK, head_size), torch.nan, dtype=dtype)
+        for b, (_, context) in enumerate(sequences):
+            own = order[sum(counts[:b]) : sum(counts[: b + 1])]
+            tables[b, : len(own)] = own
+            places = torch.arange(context)
+            states = torch.randn(2, context, kv_heads, head_size, generator=generator)
+            pool[:, own[places // BLOCK], :, places % BLOCK] = states.to(dtype).transpose(0, 1)
+        starts = torch.tensor([0] + [count for count, _ in sequences]).cumsum(0)
+        queries = torch.randn(int(starts[-1]), heads, head_size, generator=generator).to(dtype)
+        contexts = torch.tensor([context for _, context in sequences])
+    keys, values = pool.to(device)
+    ranges = (tensor.to(device, torch.int32) for tensor in (starts, contexts, tables))
+    return Batch(queries.to(device), (keys, values), Ranges(*ranges))

@@ -1,6 +1,5 @@
 """The Triton kernel is right to rounding, and each row's bits are its own."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,17 +10,10 @@ from greater_fast.kernels import reference
 from greater_fast.kernels.paged_attention import paged_attention
 from tests.kernels.paged_batch import Batch, make_batch
 
+pytestmark = pytest.mark.usefixtures("gpu_if_any")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 RAGGED = [(1, 1), (5, 5), (1, 23), (7, 30), (3, 70), (1, 64)]
 OPTIONS: list[dict[str, Any]] = [{}, {"soft_cap": 2.0}, {"window": 6}]
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_memory() -> Iterator[None]:
-    """What torch allocates is NaN until it is written."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def exact(batch: Batch, scale: float, **options: Any) -> torch.Tensor:
