@@ -6,7 +6,7 @@ python -m benchmarks.gradients SIDE --json '{"task": ..., ...}'    fields of Gra
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -24,7 +24,6 @@ from greater_fast.gradient import prompt_gradient
 from greater_fast.nouns import Position, Rollout
 from greater_fast.rollout import RolloutRequest
 
-BATCH_TOKENS = 1024  # of a micro-batch at most
 SHORTLIST = 3
 
 
@@ -62,8 +61,7 @@ ScoresAt = Callable[[int], torch.Tensor]
 
 def ours(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
     """The package: as in every step, the engine has run the incumbent's prompts before."""
-    lm, layouts = inputs.lm, inputs.layouts
-    config = replace(inputs.config, gradient_batch_tokens=BATCH_TOKENS)
+    lm, layouts, config = inputs.lm, inputs.layouts, inputs.config
     engine, _ = make_engine(lm, config)
     contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
     engine.run([RolloutRequest(context, 1, lm.end_ids) for context in contexts])

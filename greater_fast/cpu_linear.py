@@ -24,15 +24,24 @@ class CPULinears:
     """The linear layers of a model that can be taken over; weights are shared, not copied.
 
     Taken over: `torch.nn.Linear` as it is (neither a class derived from it, nor a layer that was
-    given another forward), on a CPU, dense, in float32 or float64.
+    given another forward), on a CPU, dense, in float32 or float64. `are_all` says that no other
+    layer multiplies by a matrix.
     """
 
     def __init__(self, lm: LM) -> None:
+        embedding = lm.model.get_input_embeddings()
+        with_matrix = [
+            module
+            for module in lm.model.modules()
+            if module is not embedding and any(p.ndim > 1 for p in module.parameters(recurse=False))
+        ]
         self._forwards = [
             (module, functools.partial(_forward, *_arrays(module)))
             for module in lm.model.modules()
             if _is_plain(module) and _is_dense(module.weight)
         ]
+
+        self.are_all = len(self._forwards) == len(with_matrix)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from greater_fast.kv_cache import KVCache
 from greater_fast.lm import LM, LOGIT_FLOATS
 from greater_fast.paged import forward
 from greater_fast.plan import Plan
-from greater_fast.row_reader import MIN_ROWS, Answers, RowReader
+from greater_fast.row_reader import Answers, RowReader
 from greater_fast.step_buffers import StepBuffers, StepCounts
 
 
@@ -22,7 +22,7 @@ class RaggedStep:
         self._lm, self._cache, self._backend, self._reader = lm, cache, backend, reader
         self._buffers, self._arrays = buffers, buffers.device
         self._hidden = torch.empty(0)
-        self._chunk = max(MIN_ROWS, LOGIT_FLOATS // lm.vocab_size)
+        self._chunk = max(reader.min_rows, LOGIT_FLOATS // lm.vocab_size)
 
     @torch.inference_mode()
     def run(self, counts: StepCounts) -> Answers:
@@ -56,7 +56,7 @@ class RaggedStep:
     def _logits(self, rows: slice) -> torch.Tensor:
         tokens = self._arrays["logit_rows"][rows].long()
         # Too few rows are filled up with the first, for the same bits as in a full batch.
-        padded = torch.cat([tokens, tokens.new_zeros(max(MIN_ROWS - len(tokens), 0))])
+        padded = torch.cat([tokens, tokens.new_zeros(max(self._reader.min_rows - len(tokens), 0))])
         return self._lm.logits(self._hidden[padded])[: len(tokens)]
 
     def _read(self, rows: slice, answers: Answers) -> None:

@@ -31,6 +31,7 @@ from greater_fast.sampling import make_sampler, sample_keys
 from greater_fast.step_buffers import StepBuffers, StepCounts, step_shapes
 from greater_fast.step_size import choose_step_size
 
+_FEW_ROWS = (5, 9, MIN_ROWS)
 _TRIED_SIZES = (MIN_ROWS, 40, 256)  # of ragged steps, for a row's bits
 _NO_LIMIT = 1 << 17  # tokens of a sequence, where a model names none
 
@@ -130,6 +131,8 @@ class RolloutEngine:
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
         with self._linears.installed():
+            few_are_safe = self._linears.are_all and is_batch_invariant(lm, backend, _FEW_ROWS)
+            min_rows = 1 if few_are_safe else min(MIN_ROWS, max_tokens)
             sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
             self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes))
         self.kv_cache_bytes = kv_cache_bytes or default_pool_bytes(lm.device)
@@ -140,7 +143,7 @@ class RolloutEngine:
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
         make_step = FixedStep if fixed else RaggedStep
-        reader = RowReader(temperature, self._sampler, lm.device)
+        reader = RowReader(temperature, self._sampler, lm.device, min_rows)
         self._model_step = make_step(lm, self._cache, buffers, backend, reader)
         self._buffers = buffers.host
         self._scheduler = Scheduler(
@@ -149,7 +152,7 @@ class RolloutEngine:
             block_size=BLOCK_SIZE,
             table_width=table_width,
             max_tokens=max_tokens,
-            min_tokens=min(MIN_ROWS, max_tokens),
+            min_tokens=min_rows,
             fixed_tokens=fixed,
             max_sequences=max_tokens,
             vocab_size=lm.vocab_size,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from greater_fast.sampling import Sampler
 
-# Under 12 rows a row's bits change with their number (measured: fp32 on a CPU); 16 is safe.
+# With torch's matrix products a row's bits change with the number of rows under 12 (measured: fp32
+# on a CPU); 16 is safe.
 MIN_ROWS = 16
 
 
@@ -25,11 +26,18 @@ class Answers(NamedTuple):
 class RowReader:
     """Scores and samples rows of logits. No method waits for a GPU.
 
-    `temperature` divides the logits of scored tokens; the sampler has its own.
+    `temperature` divides the logits of scored tokens; the sampler has its own. Logits are to be
+    made of `min_rows` rows at least.
     """
 
-    def __init__(self, temperature: float, sampler: Sampler | None, device: torch.device) -> None:
-        self.sampler = sampler
+    def __init__(
+        self,
+        temperature: float,
+        sampler: Sampler | None,
+        device: torch.device,
+        min_rows: int = MIN_ROWS,
+    ) -> None:
+        self.sampler, self.min_rows = sampler, min_rows
         self._temperatures = torch.tensor([1.0, temperature], device=device)
 
     def logprobs(

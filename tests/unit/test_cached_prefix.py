@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tests.unit.scheduler_model import VOCAB, Request, World, expected, state_of
+from tests.unit.hash_language import VOCAB, expected, state_of
+from tests.unit.scheduler_model import Request, World
 
 PROMPT = tuple((3 * i * i + i) % VOCAB for i in range(23))
 

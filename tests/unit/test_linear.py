@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import linear
 from greater_fast.lm import LM
+from greater_fast.rollout import RolloutEngine, RolloutRequest
 
 
 def product(
@@ -106,5 +107,20 @@ def test_a_layer_of_a_subclass_keeps_its_own_forward(own_lm: LM) -> None:
             return 2 * super().forward(inputs)
 
     own_lm.model.get_output_embeddings().__class__ = Doubled
-    with CPULinears(own_lm).installed():
+    linears = CPULinears(own_lm)
+    with linears.installed():
         assert "forward" not in vars(own_lm.model.get_output_embeddings())
+    assert not linears.are_all
+    assert padding(own_lm) == 15
+
+
+def test_few_rows_are_not_padded_where_all_layers_are_ours(lm: LM) -> None:
+    assert CPULinears(lm).are_all
+    assert padding(lm) == 0
+
+
+def padding(lm: LM) -> int:
+    """Padding tokens of a step of one token."""
+    engine = RolloutEngine(lm, kv_cache_bytes=1 << 20)
+    engine.run([RolloutRequest((5,), 1, frozenset())])
+    return engine.statistics["padding_tokens"]
