@@ -98,8 +98,11 @@ class Config:
     max_step_tokens: int | None = _setting(
         None, "paged: tokens of a step; 256 on a CPU, measured on a GPU if unset", 16
     )
-    draft_tokens: int = _setting(
-        0, "paged: guessed tokens fill a step up to this many, 0 for no guesses", 0, 256
+    draft_tokens: int | None = _setting(
+        None,
+        "paged: guessed tokens fill a step up to this many, 0 for no guesses; by default all of a "
+        "GPU's free slots, and none on a CPU, where each costs as much as a token",
+        0,
     )
     batch_size: int = _setting(32, "rows generated at a time by the generate engine", 1)
     gradient_norm: str = _setting(

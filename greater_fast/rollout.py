@@ -96,7 +96,8 @@ class RolloutEngine:
         seed: of the sampling.
         kv_cache_bytes: memory of the K/V pool; by default what the device has to give.
         max_tokens: tokens of a step (M); by default measured on a GPU, 256 on a CPU.
-        draft_tokens: drafts fill a step up to this many tokens; 0 turns them off.
+        draft_tokens: drafts fill a step up to this many tokens, 0 turns them off; by default the
+            free slots of a fixed step, which cost nothing, and none of another.
         fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU.
         attention: `csrc` or `triton`; by default the one of the device.
         longest_sequence: tokens of a sequence at most; by default what the model takes.
@@ -114,7 +115,7 @@ class RolloutEngine:
         seed: int = 0,
         kv_cache_bytes: int | None = None,
         max_tokens: int | None = None,
-        draft_tokens: int = 0,
+        draft_tokens: int | None = None,
         share_prefixes: bool = True,
         fixed: bool | None = None,
         attention: str | None = None,
@@ -125,6 +126,8 @@ class RolloutEngine:
         self.lm = lm
         self.fixed = fixed = lm.device.type == "cuda" if fixed is None else fixed
         self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
+        if draft_tokens is None:
+            draft_tokens = max_tokens if fixed else 0
         self._linears = CPULinears(lm)
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
