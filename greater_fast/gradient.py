@@ -17,7 +17,6 @@ from greater_fast.activation_memory import PassPlan, plan_pass
 from greater_fast.config import Config
 from greater_fast.example_loss import AnswerLoss, Terms, losses_and_gradient
 from greater_fast.gradient_pass import ExampleSequence, GradientPass, PackedPass, PaddedPass
-from greater_fast.heap import large_blocks_returned
 from greater_fast.layout import Layouts
 from greater_fast.lm import LM
 from greater_fast.nouns import Position, Rollout
@@ -77,8 +76,7 @@ def example_gradients(
     while waiting:
         batch = _first_batch(waiting, way, plan)
         try:
-            with large_blocks_returned(lm.device):
-                found = _batch_gradients(lm, batch, way, plan, config, loss)
+            found = _batch_gradients(lm, batch, way, plan, config, loss)
         except torch.OutOfMemoryError:
             found = None
         if found is None:  # by now all that the pass held is free

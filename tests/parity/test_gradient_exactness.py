@@ -160,7 +160,8 @@ def found_tokens(engine: Engine, ids: tuple[int, ...]) -> int:
 def shortlist(case: Case, gradient: torch.Tensor, index: int) -> list[int]:
     position = Position(0, index, case.layouts.prompt_ids)
     candidates = propose(case.engine, case.layouts, position, config(num_draws=2))
-    return list(score(gradient, case.lm, candidates, position, config(shortlist_size=5)))
+    few = config(shortlist_size=5)
+    return list(score(gradient, case.lm, case.layouts, candidates, position, few))
 
 
 @pytest.mark.model
