@@ -23,6 +23,7 @@ from benchmarks.measure import (
     reference_procedure,
 )
 
+TARGET = 8.0  # asked for
 NEAR_TIE = 1e-4  # greedy texts may part where the two best logits are this close (DESIGN, Numerics)
 TOLERANCE = 1e-3  # relative, of objectives in fp32
 
@@ -42,7 +43,7 @@ def test_step(benchmark: BenchmarkFixture, case: StepCase, smoke: bool) -> None:
 
     figure = Figure(
         ratio=reference.seconds / ours.seconds,
-        target=None,
+        target=TARGET,
         work={
             "case": case.described(smoke),
             "baseline": costs(reference),

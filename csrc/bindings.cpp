@@ -235,6 +235,7 @@ void linear_of(const py::array& inputs, const py::array& weights, const py::obje
   args.num_rows = inputs.shape(0);
   args.num_inputs = inputs.shape(1);
   args.num_outputs = weights.shape(0);
+  if (args.num_inputs < 1) throw std::invalid_argument("inputs: expected at least one column");
   expect_shape(weights, {args.num_outputs, args.num_inputs}, "weights");
   expect_shape(outputs, {args.num_rows, args.num_outputs}, "outputs");
   args.inputs = data_of<const T>(inputs, inputs.size(), "inputs");

@@ -120,7 +120,7 @@ void Scheduler::preempt_last() {
 
 void Scheduler::schedule_drafts(int32_t budget) {
   int32_t num_left = 0;
-  const auto can_draft = [this](const Sequence& s) {
+  const auto can_draft = [](const Sequence& s) {
     return s.phase == Phase::kReasoning && s.num_queries > 0 &&
            s.num_computed + s.num_queries == size_of(s.tokens);
   };

@@ -63,7 +63,8 @@ class Config:
     )
     sampling_temperature: float = _setting(
         0.0,
-        "of the reasoning; the same seed samples the same, 0 takes the likeliest token",
+        "of all text generated, evaluation's answers too; 0 takes the likeliest token, and the "
+        "same seed samples the same",
         0.0,
         1e3,
     )

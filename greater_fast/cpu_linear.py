@@ -25,7 +25,7 @@ class CPULinears:
 
     Taken over: `torch.nn.Linear` as it is (neither a class derived from it, nor a layer that was
     given another forward), on a CPU, dense, in float32 or float64. `are_all` says that no other
-    layer multiplies by a matrix.
+    layer multiplies by a matrix. Weights changed in place are seen, replaced ones are not.
     """
 
     def __init__(self, lm: LM) -> None:

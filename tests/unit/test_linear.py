@@ -66,6 +66,10 @@ def test_no_rows_are_no_rows() -> None:
         ({"bias": np.zeros(2, np.float32)}, "bias: expected shape"),
         ({"outputs": np.zeros((2, 4), np.float32)}, "outputs: expected shape"),
         ({"weights": np.zeros((8, 3), np.float32).T}, "weights: expected a contiguous array"),
+        (
+            {"inputs": np.zeros((2, 0), np.float32), "weights": np.zeros((3, 0), np.float32)},
+            "at least one column",
+        ),
         ({"inputs": np.zeros((2, 8), np.int32)}, "inputs: got dtype int32"),
     ],
 )
