@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
+from greater_fast.byte_sizes import free_bytes
 from greater_fast.config import Config
 from greater_fast.lm import LM
 from greater_fast.model_shapes import ModelShapes
@@ -49,28 +46,3 @@ def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
     token_bytes = activation_bytes(1, checkpointing=checkpointing)
     fitting = max(1, int(min(usable / token_bytes, _GPU_TOKENS)))
     return PassPlan(fitting, checkpointing)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had: within torch's share of a GPU, or of the machine's RAM.
-
-    None where there is no telling.
-    """
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        allocated = torch.cuda.memory_allocated(device)
-        cached = torch.cuda.memory_reserved(device) - allocated
-        share = torch.cuda.get_per_process_memory_fraction(device) * total - allocated
-        return max(0, int(min(free + cached, share)))
-    if device.type != "cpu":
-        return None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return int(kilobytes) * 1024
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None

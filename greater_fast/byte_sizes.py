@@ -56,6 +56,31 @@ def memory_bytes(device: torch.device) -> int:
     return total
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can still be had: within torch's share of a GPU, or of the machine's RAM.
+
+    None where there is no telling.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        allocated = torch.cuda.memory_allocated(device)
+        cached = torch.cuda.memory_reserved(device) - allocated
+        share = torch.cuda.get_per_process_memory_fraction(device) * total - allocated
+        return max(0, int(min(free + cached, share)))
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return int(kilobytes) * 1024
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
 def _limit(file: Path) -> int | None:
     try:
         return int(file.read_text(encoding="ascii"))

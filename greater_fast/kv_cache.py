@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from greater_fast.activation_memory import free_bytes
+from greater_fast.byte_sizes import free_bytes
 from greater_fast.config import KV_CACHE_BYTES
 from greater_fast.lm import LM
 

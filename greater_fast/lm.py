@@ -123,10 +123,13 @@ class LM:
         for rows, targets in zip(hidden.split(chunk), ids.split(chunk), strict=True):
             logits = self.logits(rows)
             hits.append(logits.detach().argmax(-1) == targets)
-            scaled = logits / temperature
-            target = scaled.gather(-1, targets[:, None]).squeeze(-1)
-            values.append(target - scaled.logsumexp(-1))
+            values.append(logprobs_of(targets, logits / temperature))
         return torch.cat(values), torch.cat(hits)
+
+
+def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [R] of `ids` [R] under softmax(logits), `logits` [R, V]."""
+    return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def gather_index(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.lm import logprobs_of
 from greater_fast.sampling import Sampler
 
 # With torch's matrix products a row's bits change with the number of rows under 12 (measured: fp32
@@ -47,9 +48,7 @@ class RowReader:
 
         The targets of kind 1 are the answer's, at the temperature of the loss; others are at 1.
         """
-        scaled = logits / self._temperatures[kinds.long(), None]
-        found = scaled.gather(-1, targets.long()[:, None]).squeeze(-1)
-        return found - scaled.logsumexp(-1)
+        return logprobs_of(targets.long(), logits / self._temperatures[kinds.long(), None])
 
     def samples(
         self, logits: torch.Tensor, keys: torch.Tensor, places: torch.Tensor

@@ -9,7 +9,8 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from greater_fast import activation_memory
-from greater_fast.activation_memory import PassPlan, free_bytes, plan_pass
+from greater_fast.activation_memory import PassPlan, plan_pass
+from greater_fast.byte_sizes import free_bytes
 from greater_fast.gradient import prompt_gradient
 from greater_fast.lm import LM, load_lm
 from greater_fast.model_shapes import ModelShapes
