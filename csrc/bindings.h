@@ -1,0 +1,41 @@
+// What the files that know pybind11 share: checks of arrays; nothing is converted or copied.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+namespace greater_fast {
+
+namespace py = pybind11;
+
+// Define the CPU kernels in the module.
+void bind_kernels(py::module_& module);
+
+// The data of an array that must be what it is said to be; nothing is converted or copied. It must
+// be writable unless T is const.
+template <typename T>
+T* data_of(const py::array& array, int64_t least, const char* name) {
+  using Value = std::remove_const_t<T>;
+  if (!py::isinstance<py::array_t<Value>>(array)) {
+    throw std::invalid_argument(std::string(name) + ": got dtype " +
+                                std::string(py::str(array.dtype())) + ", expected " +
+                                std::string(py::str(py::dtype::of<Value>())));
+  }
+  if (!std::is_const_v<T> && !array.writeable()) {
+    throw std::invalid_argument(std::string(name) + ": expected a writable array");
+  }
+  if (!(array.flags() & py::array::c_style)) {
+    throw std::invalid_argument(std::string(name) + ": expected a contiguous array");
+  }
+  if (array.size() < least) {
+    throw std::invalid_argument(std::string(name) + ": got " + std::to_string(array.size()) +
+                                " elements, expected at least " + std::to_string(least));
+  }
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+}  // namespace greater_fast
