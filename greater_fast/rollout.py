@@ -206,7 +206,7 @@ class RolloutEngine:
                     for group in on_finished(number, rollout) if on_finished else ():
                         self._scheduler.cancel_group(group)
         finally:
-            self._drop_all(len(requests))
+            self._drop_all()
         self.num_generated_tokens += self.statistics["generated_tokens"] - before
         return rollouts
 
@@ -220,7 +220,7 @@ class RolloutEngine:
                 self._step(logits)
                 self._scheduler.take_finished()
         finally:
-            self._drop_all(len(contexts))
+            self._drop_all()
         return torch.stack([logits[number] for number in range(len(contexts))])
 
     def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
@@ -252,11 +252,11 @@ class RolloutEngine:
                     end_ids=sorted(request.end_ids),
                 )
         except (ValueError, TypeError) as error:
-            self._drop_all(len(requests))
+            self._drop_all()
             raise ValueError(f"request {number}: {error}") from error
         self._prompt_lens = np.array([len(r.prompt_ids) for r in requests], np.int32)
 
-    def _drop_all(self, num_requests: int) -> None:
+    def _drop_all(self) -> None:
         """Leave nothing behind, whatever stopped a run."""
         if not self._scheduler.idle:
             self._scheduler.abort()
