@@ -1,11 +1,11 @@
 #include "attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "simd.h"
+#include "softmax.h"
 
 namespace greater_fast {
 
@@ -41,29 +41,6 @@ struct Tile {
   int32_t stop;
 };
 
-// exp(x) for x <= 0, to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2.
-GREATER_FAST_INLINE float exponential(float x) {
-  x = std::max(x, -87.0f);
-  const float shifted = x * 1.44269504f + 12582912.0f;  // rounds to n in the low bits
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000u;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-GREATER_FAST_INLINE double exponential(double x) { return std::exp(x); }
-
 // Where the states of one K/V head are for a key of a sequence.
 template <typename T>
 GREATER_FAST_INLINE const T* state_of(const AttentionArgs<T>& args, const Task& task,
@@ -85,7 +62,7 @@ GREATER_FAST_INLINE void fetch(const AttentionArgs<T>& args, const Task& task, c
   for (int32_t d = 0; d < args.head_size; d += kLine) __builtin_prefetch(state + d, 0, 2);
 }
 
-// scores[r][key] = scale query_r · key for the keys [first, stop), a few keys at a time.
+// scores[r][key] = query_r · key for the keys [first, stop), a few keys at a time.
 template <typename T, int32_t Bytes, int32_t R>
 GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& task,
                                     const Row<T>* rows, const Tile<T>& tile) {
@@ -124,38 +101,9 @@ GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& ta
     const int32_t count = std::min(kKeys, tile.stop - key);
     for (int32_t r = 0; r < R; ++r) {
       T* const scores = tile.scores + r * tile.stride + key - tile.first;
-      for (int32_t j = 0; j < count; ++j) scores[j] = results[r * kKeys + j] * args.scale;
+      for (int32_t j = 0; j < count; ++j) scores[j] = results[r * kKeys + j];
     }
   }
-}
-
-// Turn a row's scores into weights that sum to 1; keys it does not see get 0.
-template <typename T>
-GREATER_FAST_INLINE void normalise(const AttentionArgs<T>& args, const Row<T>& row, T* scores,
-                                   const Tile<T>& tile) {
-  constexpr int32_t kParts = 16;
-  T* const begin = scores + (row.first_key - tile.first);
-  const int32_t count = row.stop_key - row.first_key;
-  if (args.soft_cap > 0) {
-    for (int32_t i = 0; i < count; ++i) {
-      begin[i] = args.soft_cap * std::tanh(begin[i] / args.soft_cap);
-    }
-  }
-  T highest = begin[0];
-  for (int32_t i = 1; i < count; ++i) highest = std::max(highest, begin[i]);
-  for (int32_t i = 0; i < count; ++i) begin[i] = exponential(begin[i] - highest);
-  T parts[kParts] = {};
-  int32_t i = 0;
-  for (; i + kParts <= count; i += kParts) {
-    for (int32_t j = 0; j < kParts; ++j) parts[j] += begin[i + j];
-  }
-  for (int32_t j = 0; i < count; ++i, ++j) parts[j] += begin[i];
-  T total = 0;
-  for (int32_t j = 0; j < kParts; ++j) total += parts[j];
-  const T inverse = 1 / total;
-  for (int32_t j = 0; j < count; ++j) begin[j] *= inverse;
-  std::fill(scores, begin, T{0});
-  std::fill(begin + count, scores + (tile.stop - tile.first), T{0});
 }
 
 // Components [from, from + count) of output_r = sum of weight * value over the keys of the tile;
@@ -238,7 +186,11 @@ GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task, 
         break;
     }
     // One loop for all sizes of a tile: the same instructions, and so the same bits.
-    for (int32_t r = 0; r < count; ++r) normalise(args, rows[r], scores + r * stride, tile);
+    for (int32_t r = 0; r < count; ++r) {
+      softmax(
+          {args.scale, args.soft_cap}, scores + r * stride,
+          {rows[r].first_key - tile.first, rows[r].stop_key - tile.first, tile.stop - tile.first});
+    }
     switch (count) {
       case 1:
         sum_all_values<T, Bytes, 1>(args, task, rows, tile);

@@ -4,9 +4,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace greater_fast {
 
@@ -14,6 +16,15 @@ namespace py = pybind11;
 
 // Define the CPU kernels in the module.
 void bind_kernels(py::module_& module);
+void bind_packed_attention(py::module_& module);
+
+inline void expect_shape(const py::array& array, const std::vector<int64_t>& shape,
+                         const char* name) {
+  if (std::vector<int64_t>(array.shape(), array.shape() + array.ndim()) == shape) return;
+  std::string message = std::string(name) + ": expected shape [";
+  for (const int64_t size : shape) message += std::to_string(size) + ", ";
+  throw std::invalid_argument(message.substr(0, message.size() - 2) + "]");
+}
 
 // The data of an array that must be what it is said to be; nothing is converted or copied. It must
 // be writable unless T is const.

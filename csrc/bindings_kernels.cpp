@@ -13,13 +13,6 @@ namespace greater_fast {
 
 namespace {
 
-void expect_shape(const py::array& array, const std::vector<int64_t>& shape, const char* name) {
-  if (std::vector<int64_t>(array.shape(), array.shape() + array.ndim()) == shape) return;
-  std::string message = std::string(name) + ": expected shape [";
-  for (const int64_t size : shape) message += std::to_string(size) + ", ";
-  throw std::invalid_argument(message.substr(0, message.size() - 2) + "]");
-}
-
 // No plan may lead outside the arrays.
 template <typename T>
 void check_plan(const AttentionArgs<T>& args, int64_t num_blocks) {
@@ -140,6 +133,33 @@ void any_linear(const py::array& inputs, const py::array& weights, const py::obj
   run(inputs, weights, bias, outputs);
 }
 
+template <typename T>
+void linear_backward_of(const py::array& gradients, const py::array& weights,
+                        const py::array& input_gradients) {
+  if (gradients.ndim() != 2 || weights.ndim() != 2) {
+    throw std::invalid_argument("linear_backward: expected gradients [M, N] and weights [N, K]");
+  }
+  LinearBackwardArgs<T> args;
+  args.num_rows = gradients.shape(0);
+  args.num_outputs = gradients.shape(1);
+  args.num_inputs = weights.shape(1);
+  if (args.num_outputs < 1) throw std::invalid_argument("gradients: expected at least one column");
+  expect_shape(weights, {args.num_outputs, args.num_inputs}, "weights");
+  expect_shape(input_gradients, {args.num_rows, args.num_inputs}, "input_gradients");
+  args.gradients = data_of<const T>(gradients, gradients.size(), "gradients");
+  args.weights = data_of<const T>(weights, weights.size(), "weights");
+  args.input_gradients = data_of<T>(input_gradients, input_gradients.size(), "input_gradients");
+  py::gil_scoped_release release;
+  linear_backward(args);
+}
+
+void any_linear_backward(const py::array& gradients, const py::array& weights,
+                         const py::array& input_gradients) {
+  const auto run = py::isinstance<py::array_t<double>>(gradients) ? linear_backward_of<double>
+                                                                  : linear_backward_of<float>;
+  run(gradients, weights, input_gradients);
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& module) {
@@ -149,6 +169,9 @@ void bind_kernels(py::module_& module) {
              "block_tables"_a, "num_sequences"_a, "scale"_a, "soft_cap"_a, "window"_a);
   module.def("limit_vectors", [](int32_t num_bytes) { vector_limit_bytes = num_bytes; });
   module.def("linear", &any_linear, "inputs"_a, "weights"_a, "bias"_a, "outputs"_a);
+  module.def("linear_backward", &any_linear_backward, "gradients"_a, "weights"_a,
+             "input_gradients"_a);
+  bind_packed_attention(module);
 }
 
 }  // namespace greater_fast

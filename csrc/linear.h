@@ -1,4 +1,4 @@
-// A linear layer on the CPU for the few dozen rows of a step: y = x Wᵀ + b.
+// A linear layer on the CPU for a few dozen to a few hundred rows: y = x Wᵀ + b, and dx = dy W.
 #pragma once
 
 #include <cstdint>
@@ -20,5 +20,20 @@ struct LinearArgs {
 // A row's result is a function of its own inputs and the weights alone: the same bits in any batch.
 template <typename T>
 void linear(const LinearArgs<T>& args);
+
+// As above.
+template <typename T>
+struct LinearBackwardArgs {
+  const T* gradients;   // of the outputs, [M, N]
+  const T* weights;     // [N, K]
+  T* input_gradients;   // [M, K]
+  int64_t num_rows;     // M
+  int64_t num_inputs;   // K
+  int64_t num_outputs;  // N
+};
+
+// The inputs' gradient; the weights are frozen.
+template <typename T>
+void linear_backward(const LinearBackwardArgs<T>& args);
 
 }  // namespace greater_fast

@@ -28,6 +28,16 @@ GREATER_FAST_INLINE void load_part(V& vector, const T* from, int64_t count) {
   std::memcpy(&vector, from, count * sizeof(T));
 }
 
+// As many lanes as there are from here on, all of them if possible; the others become 0.
+template <typename V, typename T>
+GREATER_FAST_INLINE void load_first(V& vector, const T* from, int64_t lanes) {
+  if (lanes == static_cast<int64_t>(sizeof(V) / sizeof(T))) {
+    load(vector, from);
+  } else {
+    load_part(vector, from, lanes);
+  }
+}
+
 // Lanes of x and y, picked by a list of places (y's follow x's).
 template <typename V, typename Mask, int32_t... Places>
 GREATER_FAST_INLINE void pick(V& out, const V& x, const V& y,

@@ -83,4 +83,22 @@ def linear(
     bias: NDArray[Any] | None,
     outputs: NDArray[Any],
 ) -> None: ...
+def linear_backward(
+    gradients: NDArray[Any], weights: NDArray[Any], input_gradients: NDArray[Any]
+) -> None: ...
+def packed_attention(
+    states: tuple[NDArray[Any], ...],
+    starts: list[int],
+    prefixes: list[Any],
+    outputs: NDArray[Any],
+    options: tuple[float, float, int],
+) -> None: ...
+def packed_attention_backward(
+    states: tuple[NDArray[Any], ...],
+    starts: list[int],
+    prefixes: list[Any],
+    output_gradients: NDArray[Any],
+    gradients: tuple[NDArray[Any], ...],
+    options: tuple[float, float, int],
+) -> None: ...
 def limit_vectors(num_bytes: int) -> None: ...

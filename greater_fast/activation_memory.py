@@ -11,9 +11,9 @@ from greater_fast.config import Config
 from greater_fast.lm import LM
 from greater_fast.model_shapes import ModelShapes
 
-# From here on a processor's matrix products are near their rate (measured: 256 tokens take 5% less
-# time, and 60% more memory), and a GPU no longer waits for weights alone.
-EFFICIENT_TOKENS = 160
+# From here on a processor's matrix products are near their rate (measured with csrc's: 160 tokens
+# take as long, and a sixth more memory), and a GPU no longer waits for weights alone.
+EFFICIENT_TOKENS = 128
 _GPU_TOKENS = 4096  # more would save nothing
 _GPU_SHARE, _CPU_SHARE = 0.7, 0.25  # of what is free; the rest is for logits, and for others
 

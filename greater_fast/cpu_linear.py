@@ -1,8 +1,8 @@
-"""The model's linear layers on a CPU, by csrc/linear.cpp, while a plan runs.
+"""The model's linear layers on a CPU, by csrc, in rollouts and in the gradient pass.
 
-A step has a few dozen rows, too few for a general matrix product to reach the machine's rate, and
-there a row's bits depend on how many others there are. Ours is fast from 16 rows on, and a row's
-result is its own.
+A step has a few dozen rows and an example of the gradient pass little more, too few for a general
+matrix product to reach the machine's rate, and there a row's bits depend on how many others there
+are. Ours is fast from 16 rows on, and a row's result is its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any, TypeGuard
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from greater_fast.extension import linear
+from greater_fast.extension import linear, linear_backward
+from greater_fast.host_memory import new_array
 from greater_fast.lm import LM
 
 
@@ -45,7 +47,7 @@ class CPULinears:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within, the layers run here; under `torch.inference_mode` alone."""
+        """Within, the layers run here; a gradient reaches their inputs, and no parameter."""
         for module, forward in self._forwards:
             module.__dict__["forward"] = forward
         try:
@@ -61,7 +63,8 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 def _is_dense(weight: torch.Tensor) -> bool:
     return (
-        weight.device.type == "cpu"
+        type(weight) in (torch.Tensor, nn.Parameter)  # no quantised subclass
+        and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
         and weight.is_contiguous()
     )
@@ -75,7 +78,26 @@ def _arrays(module: nn.Linear) -> tuple[NDArray[Any], NDArray[Any] | None]:
 def _forward(
     weights: NDArray[Any], bias: NDArray[Any] | None, inputs: torch.Tensor
 ) -> torch.Tensor:
-    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
-    outputs = rows.new_empty(rows.shape[0], weights.shape[0])
-    linear(rows.numpy(), weights, bias, outputs.numpy())
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    outputs: torch.Tensor = _Linear.apply(rows, weights, bias)  # type: ignore[no-untyped-call]
     return outputs.view(*inputs.shape[:-1], weights.shape[0])
+
+
+class _Linear(torch.autograd.Function):
+    """`inputs` [M, K] -> [M, N]; numpy's arrays are the frozen parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: torch.Tensor, weights: NDArray[Any], bias: NDArray[Any] | None
+    ) -> torch.Tensor:
+        ctx.weights = weights
+        outputs = new_array((len(inputs), weights.shape[0]), weights.dtype)
+        linear(inputs.detach().contiguous().numpy(), weights, bias, outputs)
+        return torch.from_numpy(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        input_gradients = new_array((len(gradient), ctx.weights.shape[1]), ctx.weights.dtype)
+        linear_backward(gradient.contiguous().numpy(), ctx.weights, input_gradients)
+        return torch.from_numpy(input_gradients), None, None

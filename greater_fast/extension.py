@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 try:
-    from greater_fast._core import Scheduler, linear, paged_attention
+    from greater_fast._core import (
+        Scheduler,
+        linear,
+        linear_backward,
+        packed_attention,
+        packed_attention_backward,
+        paged_attention,
+    )
 except ImportError as error:
     raise ImportError(
         "the C++ extension of greater_fast is not built in the folder that Python imports it from: "
@@ -11,4 +18,11 @@ except ImportError as error:
         "come with it), or leave that folder to use the installed package"
     ) from error
 
-__all__ = ["Scheduler", "linear", "paged_attention"]
+__all__ = [
+    "Scheduler",
+    "linear",
+    "linear_backward",
+    "packed_attention",
+    "packed_attention_backward",
+    "paged_attention",
+]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from greater_fast.cpu_linear import CPULinears
 from greater_fast.example_loss import Terms
 from greater_fast.lm import gather_index
 from greater_fast.packed_row import Segment
@@ -55,6 +56,7 @@ class PackedPass:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._linears = CPULinears(engine.lm)
 
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens from the place on."""
@@ -66,19 +68,20 @@ class PackedPass:
 
         What it has must stay as it is to the end of the block: the engine must not run.
         """
-        lm = self._engine.lm
-        contexts = [s.ids[: s.place] for s in batch]
-        prefixes = computed_prefixes(lm, contexts, [self._engine.prefix_kv(c) for c in contexts])
-        segments = [
-            Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
-            for s, prefix in zip(batch, prefixes, strict=True)
-        ]
-        ids = torch.tensor([i for s in batch for i in s.suffix_ids], device=lm.device)
-        lengths = torch.tensor([len(s.suffix_ids) for s in batch], device=lm.device)
-        embedded = lm.embed(ids).detach()  # [M, D]
-        places = (lengths.cumsum(0) - lengths,)
-        with packed(lm, segments) as forward:
-            yield lambda leaf: forward(embedded.index_put(places, leaf))
+        with self._linears.installed():
+            lm = self._engine.lm
+            contexts = [s.ids[: s.place] for s in batch]
+            found = [self._engine.prefix_kv(context) for context in contexts]
+            segments = [
+                Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
+                for s, prefix in zip(batch, computed_prefixes(lm, contexts, found), strict=True)
+            ]
+            ids = torch.tensor([i for s in batch for i in s.suffix_ids], device=lm.device)
+            lengths = torch.tensor([len(s.suffix_ids) for s in batch], device=lm.device)
+            embedded = lm.embed(ids).detach()  # [M, D]
+            places = (lengths.cumsum(0) - lengths,)
+            with packed(lm, segments) as forward:
+                yield lambda leaf: forward(embedded.index_put(places, leaf))
 
 
 class PaddedPass:

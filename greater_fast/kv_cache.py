@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -42,6 +43,14 @@ class KVCache:
         self.data[:, :, targets] = self.data[:, :, sources]
 
 
+class Blocks(NamedTuple):
+    """Keys and values [num_blocks, KV heads, S, D], and the ids of those in use."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    ids: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class PrefixKV:
     """Keys and values of a stored prefix, read from its blocks [B] when a layer's are asked for.
@@ -52,6 +61,10 @@ class PrefixKV:
     num_tokens: int
     cache: KVCache
     block_ids: torch.Tensor
+
+    def blocks(self, index: int) -> Blocks:
+        """Where a layer's keys and values are."""
+        return Blocks(*self.cache.layer(index), self.block_ids.tolist())
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [KV heads, num_tokens, D] of a layer."""

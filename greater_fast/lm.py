@@ -129,7 +129,7 @@ class LM:
 
 def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [R] of `ids` [R] under softmax(logits), `logits` [R, V]."""
-    return logits.gather(-1, ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return logits.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
 
 
 def gather_index(

@@ -14,7 +14,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from greater_fast import cpu_attention
 from greater_fast.attention_interface import AttentionOptions, read_options
+from greater_fast.kv_cache import Blocks
 
 _ALIGNMENT = 8  # of a bias's rows: torch's memory-efficient attention copies any other
 
@@ -27,6 +29,9 @@ class Prefix(Protocol):
     @property
     def num_tokens(self) -> int:
         """How many tokens."""
+
+    def blocks(self, index: int) -> Blocks:
+        """A layer's keys and values as they are stored."""
 
     def layer(self, index: int) -> KeysValues:
         """Keys and values [KV, num_tokens, D] of a layer."""
@@ -78,17 +83,33 @@ class PackedRow:
     ) -> torch.Tensor:
         """Attention [M, H, D] of a layer's queries [H, M, D], keys and values [KV, M, D].
 
-        The last layer attends for the rows that are read alone; the others come out as zero.
+        The last layer may attend for the rows that are read alone; the others come out as zero.
         """
+        self._keep(layer, states)
+        if not cpu_attention.takes(states[0]):
+            return self._attend_by_segment(layer, states, options)
+        rows = [tensor.transpose(0, 1) for tensor in states]
+        prefixes = [
+            (s.prefix.blocks(layer), s.num_before) if s.prefix and s.num_before else None
+            for s in self.segments
+        ]
+        return cpu_attention.cpu_attention(rows, self._starts, prefixes, options)
+
+    def _keep(self, layer: int, states: Sequence[torch.Tensor]) -> None:
+        """Store keys and values of the segments that ask for them."""
+        for start, segment in zip(self._starts, self.segments, strict=True):
+            if segment.kept is not None:
+                keys, values = _keys_values(segment, start, layer, states)
+                segment.kept[layer] = keys.contiguous(), values.contiguous()
+
+    def _attend_by_segment(
+        self, layer: int, states: Sequence[torch.Tensor], options: AttentionOptions
+    ) -> torch.Tensor:
         is_last = layer == self._last_layer
         outputs = []
         for number, (start, segment) in enumerate(zip(self._starts, self.segments, strict=True)):
-            queries, keys, values = (x[:, start : start + segment.num_tokens] for x in states)
-            if segment.prefix:
-                before = segment.prefix.layer(layer)
-                keys, values = (torch.cat(x, 1) for x in zip(before, (keys, values), strict=True))
-            if segment.kept is not None:
-                segment.kept[layer] = keys, values
+            queries = states[0][:, start : start + segment.num_tokens]
+            keys, values = _keys_values(segment, start, layer, states)
             if is_last:
                 queries = queries[:, list(segment.read_rows)]
             if queries.shape[1] > 0:
@@ -119,6 +140,17 @@ class PackedRow:
             bias = like.new_zeros(len(place), width)[:, :length]
             self._biases[key] = bias.masked_fill_(hidden, torch.finfo(like.dtype).min)
         return self._biases[key]
+
+
+def _keys_values(
+    segment: Segment, start: int, layer: int, states: Sequence[torch.Tensor]
+) -> KeysValues:
+    """Keys and values [KV, L, D] of a segment, its prefix's first."""
+    keys, values = (x[:, start : start + segment.num_tokens] for x in states[1:])
+    if segment.prefix:
+        before = segment.prefix.layer(layer)
+        keys, values = (torch.cat(x, 1) for x in zip(before, (keys, values), strict=True))
+    return keys, values
 
 
 def attend_in_row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from greater_fast.lm import LM
+
+Forward = Callable[..., Any]
 
 
 @contextlib.contextmanager
@@ -28,19 +30,12 @@ def layers_recomputed(lm: LM) -> Iterator[None]:
     layers = [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise ValueError(f"{lm.name} has no layers to checkpoint: set gradient_checkpointing='off'")
-    own = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        recomputed = partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-        )
-        vars(layer)["forward"] = recomputed
-    try:
+
+    def recomputed(forward: Forward) -> Forward:
+        return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+
+    with _replaced(layers, recomputed):
         yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del vars(layer)["forward"]
-            if forward is not None:
-                vars(layer)["forward"] = forward
 
 
 @contextlib.contextmanager
@@ -69,14 +64,38 @@ def activations_recomputed(lm: LM) -> Iterator[None]:
             made_again: torch.Tensor = module.forward(states)
         return made_again
 
-    hooks = [
-        module.register_forward_hook(remember)
-        for name, module in lm.model.named_modules()
-        if name.rpartition(".")[2] in ("act_fn", "activation_fn")
-    ]
+    def recomputed(forward: Forward) -> Forward:
+        def run(*arguments: Any) -> torch.Tensor:
+            with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+                output: torch.Tensor = forward(*arguments)
+            return output
+
+        return run
+
+    mlps, functions = [], []
+    for mlp in lm.model.modules():
+        own = [m for name, m in mlp.named_children() if name in ("act_fn", "activation_fn")]
+        mlps += [mlp] if own else []
+        functions += own
+    hooks = [function.register_forward_hook(remember) for function in dict.fromkeys(functions)]
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        with _replaced(mlps, recomputed):
             yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextlib.contextmanager
+def _replaced(modules: Sequence[Any], change: Callable[[Forward], Forward]) -> Iterator[None]:
+    """Give modules another forward, made from their own."""
+    own = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = change(module.forward)
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            del vars(module)["forward"]
+            if forward is not None:
+                vars(module)["forward"] = forward

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from greater_fast.attention_interface import attention, rotates_by_length
-from greater_fast.kv_cache import num_layers
+from greater_fast.kv_cache import Blocks, num_layers
 from greater_fast.lm import LM
 from greater_fast.packed_row import KeysValues, PackedRow, Prefix, Segment, attend_in_row
 
@@ -26,6 +26,11 @@ class ComputedPrefix:
 
     num_tokens: int
     layers: dict[int, KeysValues]
+
+    def blocks(self, index: int) -> Blocks:
+        """A layer's keys and values as a single block."""
+        keys, values = self.layers[index]
+        return Blocks(keys[None], values[None], [0])
 
     def layer(self, index: int) -> KeysValues:
         """Keys and values [KV, num_tokens, D] of a layer."""

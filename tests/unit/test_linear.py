@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from greater_fast.cpu_linear import CPULinears
-from greater_fast.extension import linear
+from greater_fast.extension import linear, linear_backward
 from greater_fast.lm import LM
 from greater_fast.rollout import RolloutEngine, RolloutRequest
 
@@ -55,6 +55,67 @@ def test_a_row_has_the_same_bits_in_any_batch(width: int, dtype: Any) -> None:
 def test_no_rows_are_no_rows() -> None:
     inputs, weights, _ = case(2, 8, 3, np.float32)
     assert product(inputs[:0], weights).shape == (0, 3)
+    assert input_gradients(np.zeros((0, 3), np.float32), weights).shape == (0, 8)
+
+
+@pytest.mark.usefixtures("every_vector_size")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("height", [1, 3, 37, 768, 1601])
+@pytest.mark.parametrize(
+    ("rows", "width"), [(1, 1), (2, 5), (7, 16), (38, 49), (67, 97), (9, 64), (200, 3), (11, 240)]
+)
+def test_the_inputs_gradient_equals_the_product(
+    rows: int, width: int, height: int, dtype: Any
+) -> None:
+    _, weights, _ = case(rows, width, height, dtype)
+    gradients = np.random.default_rng(0).standard_normal((rows, height)).astype(dtype)
+    exact = gradients.astype(np.longdouble) @ weights.astype(np.longdouble)
+    scale = np.abs(gradients).astype(np.longdouble) @ np.abs(weights).astype(np.longdouble)
+    allowed = 8 * np.finfo(dtype).eps * np.sqrt(height) * scale
+    found = input_gradients(gradients, weights)
+    assert (np.abs(found - exact) <= allowed).all()
+    middle = slice(rows // 3, rows // 3 + 1)  # a row alone has the same bits
+    assert (input_gradients(gradients[middle].copy(), weights) == found[middle]).all()
+
+
+def input_gradients(gradients: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    found = np.full((len(gradients), weights.shape[1]), np.nan, weights.dtype)
+    linear_backward(gradients, weights, found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gradients": np.zeros(3, np.float32)}, r"gradients \[M, N\]"),
+        ({"weights": np.zeros((4, 8), np.float32)}, "weights: expected shape"),
+        ({"weights": np.zeros((3, 8))}, "weights: got dtype float64"),
+        ({"input_gradients": np.zeros((2, 3), np.float32)}, "input_gradients: expected shape"),
+        (
+            {"gradients": np.zeros((2, 0), np.float32), "weights": np.zeros((0, 8), np.float32)},
+            "at least one column",
+        ),
+    ],
+)
+def test_gradients_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    arguments = {
+        "gradients": np.zeros((2, 3), np.float32),
+        "weights": np.zeros((3, 8), np.float32),
+        "input_gradients": np.zeros((2, 8), np.float32),
+    }
+    with pytest.raises(ValueError, match=message):
+        linear_backward(**arguments | change)
+
+
+def test_a_gradient_reaches_the_inputs_of_a_layer(own_lm: LM) -> None:
+    own_lm.model.requires_grad_(False)
+    head = own_lm.model.get_output_embeddings()
+    inputs = torch.randn(3, 4, head.in_features, dtype=own_lm.dtype, requires_grad=True)
+    factors = torch.randn(3, 4, head.out_features, dtype=own_lm.dtype)
+    (own,) = torch.autograd.grad(head(inputs), inputs, factors)
+    with CPULinears(own_lm).installed():
+        (ours,) = torch.autograd.grad(head(inputs), inputs, factors)
+    torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +177,18 @@ def test_a_layer_of_a_subclass_keeps_its_own_forward(own_lm: LM) -> None:
         assert "forward" not in vars(own_lm.model.get_output_embeddings())
     assert not linears.are_all
     assert padding(own_lm) == 15
+
+
+def test_weights_of_a_tensor_subclass_are_left_alone(own_lm: LM) -> None:
+    class Packed(torch.Tensor):
+        pass
+
+    head = own_lm.model.get_output_embeddings()
+    head._parameters["weight"] = head.weight.detach().as_subclass(Packed)
+    linears = CPULinears(own_lm)
+    with linears.installed():
+        assert "forward" not in vars(head)
+    assert not linears.are_all
 
 
 def test_few_rows_are_not_padded_where_all_layers_are_ours(lm: LM) -> None:
