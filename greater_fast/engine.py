@@ -14,8 +14,9 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
     `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
 
     Raises:
-        ValueError: the model cannot use the engine that was named, or its pool is too small for a
-            sequence of `longest_sequence` tokens (None: not known); says what to change.
+        ValueError: the kernels that were forced cannot run here, the model cannot use the engine
+            that was named, or its pool is too small for a sequence of `longest_sequence` tokens
+            (None: not known); says what to change.
     """
     plain = PlainRolloutEngine(
         lm,
@@ -23,7 +24,9 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
         config.temperature,
         sampling_temperature=config.sampling_temperature,
         seed=config.seed,
+        kernels=config.kernels,
     )
+    lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
     if config.engine == "generate":
         return plain, "engine: generate"
     try:

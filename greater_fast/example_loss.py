@@ -1,12 +1,13 @@
 """The loss of each example, L = CE(answer) + lambda · NLL(prompt), and its gradient by states.
 
-Logits exist for a few rows at a time, so that none outlives its part of the sum.
+Logits exist for a few rows at a time, so that none outlives its part of the sum, or not at all
+where a kernel takes log-probabilities from the states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,10 +37,11 @@ class Terms:
 class _Tokens:
     """Tokens of all examples at one temperature: -log p of `ids` at `rows`, weighted, by owner."""
 
-    rows: list[int]
-    ids: list[int]
-    weights: list[float]
-    owners: list[int]
+    temperature: float
+    rows: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
 
 
 def losses_and_gradient(
@@ -48,19 +50,22 @@ def losses_and_gradient(
     terms: Sequence[Terms],
     temperature: float,
     answer_loss: AnswerLoss | None = None,
+    kernels: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [B] of the examples, and the gradient [R, D] of their sum by the states [R, D].
 
     States come example after example, each predicting its prompt's ids, then its answer's.
-    `answer_loss` takes the place of the answer's mean cross-entropy at the temperature.
+    `answer_loss` takes the place of the answer's mean cross-entropy at the temperature; `kernels`
+    says who makes log-probabilities, as the setting does.
 
     Raises:
-        ValueError: `answer_loss` gives no scalar, or none that depends on the logits.
+        ValueError: `answer_loss` gives no scalar, or none that depends on the logits; `kernels` is
+            "triton", and it cannot run.
     """
     kind = torch.promote_types(states.dtype, torch.float32)
     losses = torch.zeros(len(terms), dtype=kind, device=states.device)
     gradient = torch.zeros_like(states)
-    answers, prompts = _Tokens([], [], [], []), _Tokens([], [], [], [])
+    answers, prompts = _Tokens(temperature), _Tokens(1.0)
     row = 0
     for number, term in enumerate(terms):
         for part, ids, weight in (
@@ -72,9 +77,9 @@ def losses_and_gradient(
             part.weights.extend([weight] * len(ids))
             part.owners.extend([number] * len(ids))
             row += len(ids)
-    _add_nll(lm, states, prompts, 1.0, losses, gradient)
+    _add_nll(lm, states, prompts, kernels, losses, gradient)
     if answer_loss is None:
-        _add_nll(lm, states, answers, temperature, losses, gradient)
+        _add_nll(lm, states, answers, kernels, losses, gradient)
         return losses, gradient
     for number in range(len(terms)):
         own = [i for i, owner in enumerate(answers.owners) if owner == number]
@@ -132,7 +137,7 @@ def _add_nll(
     lm: LM,
     states: torch.Tensor,
     tokens: _Tokens,
-    temperature: float,
+    kernels: str,
     losses: torch.Tensor,
     gradient: torch.Tensor,
 ) -> None:
@@ -140,6 +145,8 @@ def _add_nll(
     device = states.device
     floats = _CPU_LOGIT_FLOATS if device.type == "cpu" else _GPU_LOGIT_FLOATS
     chunk = max(1, floats // lm.vocab_size)
+    if lm.fused_head(kernels):  # no logits: all rows share a reading of the head
+        chunk = max(1, len(tokens.rows))
     for start in range(0, len(tokens.rows), chunk):
         part = slice(start, start + chunk)
         rows, ids, owners = (
@@ -148,7 +155,7 @@ def _add_nll(
         )
         weights = torch.tensor(tokens.weights[part], dtype=losses.dtype, device=device)
         leaf = states[rows].detach().requires_grad_()
-        logprobs, _ = lm.logprobs(leaf, ids, temperature)
+        logprobs, _ = lm.logprobs(leaf, ids, tokens.temperature, kernels)
         nll = -weights * logprobs
         (gradient[rows],) = torch.autograd.grad(nll.sum(), leaf)
         losses.index_add_(0, owners, nll.detach())

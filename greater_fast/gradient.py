@@ -145,7 +145,8 @@ def _batch_gradients(
     with torch.enable_grad(), recomputing(lm), way.states(batch) as states_of:
         states = states_of(leaf)  # [R, D]
         losses, gradient = losses_and_gradient(
-            lm, states.detach(), [s.terms for s in batch], config.temperature, loss
+            *(lm, states.detach(), [s.terms for s in batch]),
+            *(config.temperature, loss, config.kernels),
         )
         for sequence, value in zip(batch, losses.tolist(), strict=True):
             if not math.isfinite(value):

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from greater_fast.kernels.dispatch import target_logprob, uses_triton
+from greater_fast.kernels.reference import Head
+from greater_fast.lm_head import LogitScaling, plain_head
 from greater_fast.model_files import (
     clear_load_errors,
     locate,
@@ -100,31 +103,51 @@ class LM:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] of hidden states [R, D], in at least float32, scaled as the model does."""
-        config = self.model.config.get_text_config()
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if scale := getattr(config, "logit_scale", None):
-            logits = logits * scale
-        if divisor := getattr(config, "logits_scaling", None):
-            logits = logits / divisor
-        if cap := getattr(config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        return self._logit_scaling.logits(self.model.get_output_embeddings()(hidden))
+
+    @cached_property
+    def _logit_scaling(self) -> LogitScaling:
+        return LogitScaling.of(self.model.config.get_text_config())
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The LM head as the kernels take it, None where it is more than one dense matrix."""
+        return plain_head(self.model.get_output_embeddings(), self._logit_scaling)
+
+    def fused_head(self, kernels: str = "auto") -> Head | None:
+        """The head where Triton takes log-probabilities from it, None where logits are made first.
+
+        Raises:
+            ValueError: `kernels` is "triton", and it cannot; says why.
+        """
+        matrix = self.head.weight if self.head else self.model.get_input_embeddings().weight
+        unknown = None if self.head else "the LM head is more than one dense matrix"
+        return self.head if uses_triton(kernels, matrix, matrix, unknown) else None
 
     def logprobs(
-        self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0
+        self,
+        hidden: torch.Tensor,
+        ids: torch.Tensor,
+        temperature: float = 1.0,
+        kernels: str = "auto",
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities [R] of `ids` [R] at softmax(logits / temperature), and argmax hits.
 
-        Differentiable in `hidden` [R, D]; logits exist for a chunk of rows at a time.
+        Differentiable in `hidden` [R, D]; logits exist for a tile or a chunk of rows at a time.
+
+        Raises:
+            ValueError: `kernels` is "triton", and it cannot run; says why.
         """
+        if head := self.fused_head(kernels):
+            values, argmax = target_logprob(hidden, ids, head, temperature, kernels)
+            return values, argmax == ids
         chunk = max(1, LOGIT_FLOATS // self.vocab_size)
-        values, hits = [], []
+        parts, hits = [], []
         for rows, targets in zip(hidden.split(chunk), ids.split(chunk), strict=True):
             logits = self.logits(rows)
             hits.append(logits.detach().argmax(-1) == targets)
-            values.append(logprobs_of(targets, logits / temperature))
-        return torch.cat(values), torch.cat(hits)
+            parts.append(logprobs_of(targets, logits / temperature))
+        return torch.cat(parts), torch.cat(hits)
 
 
 def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -38,10 +38,12 @@ class PlainRolloutEngine:
         *,
         sampling_temperature: float = 0.0,
         seed: int = 0,
+        kernels: str = "auto",
     ) -> None:
         self.lm = lm
         self.batch_size = batch_size
         self.temperature = temperature
+        self._kernels = kernels
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
@@ -197,7 +199,7 @@ class PlainRolloutEngine:
             return [], []
         targets = torch.tensor(ids[span.start : span.stop], device=self.lm.device)
         with torch.inference_mode():
-            values, hits = self.lm.logprobs(hidden, targets, temperature)
+            values, hits = self.lm.logprobs(hidden, targets, temperature, self._kernels)
         return values.tolist(), hits.tolist()
 
 

@@ -119,7 +119,7 @@ def uses_triton(
         return False
     obstacle = obstacle or _obstacle(matrix, other, forced=backend == "triton")
     if backend == "triton" and obstacle:
-        raise ValueError(f"the Triton kernels cannot be used here: {obstacle}")
+        raise ValueError(f"kernels='triton' cannot be used here: {obstacle}; use kernels='auto'")
     return obstacle is None
 
 

@@ -60,6 +60,17 @@ def test_the_engine_that_was_named_is_not_replaced(tokenizer: Any, lm: LM) -> No
     assert note == "engine: generate"
 
 
+@pytest.mark.parametrize("engine", ["auto", "paged", "generate"])
+def test_kernels_that_are_forced_and_cannot_run_are_refused(
+    lm: LM, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs, and no engine stands in."""
+    monkeypatch.setattr("triton.knobs.runtime.interpret", False)
+    text = r"kernels='triton' cannot be used here: got tensors on \w+, expected a GPU; use kernels="
+    with pytest.raises(ValueError, match=text):
+        make_engine(lm, Config(engine=engine, kernels="triton"))
+
+
 def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
     dynamic = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
     dynamic.model.config.rope_parameters = {

@@ -60,6 +60,34 @@ def test_it_is_autograds(family: str, rows: int, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(gradient, by_states, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_kernel_makes_the_same_losses_and_gradient(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the states, in one go: no logits exist. Under the interpreter here."""
+    lm = tiny_lm(family)
+    states = torch.randn(10, 48, generator=torch.Generator().manual_seed(0))
+    expected = losses_and_gradient(lm, states, TERMS, 0.4, kernels="reference")
+    asked = []
+    own = LM.logprobs
+    monkeypatch.setattr(LM, "logprobs", lambda *given: asked.append(len(given[1])) or own(*given))
+    monkeypatch.setattr(LM, "logits", lambda *_: pytest.fail("logits were made"))
+    found = losses_and_gradient(lm, states, TERMS, 0.4, kernels="triton")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert asked == [4, 6]  # the prompts' rows, and the answers'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+def test_the_setting_reaches_the_gradients_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("gemma2")
+    layouts = layouts_of(lm, 4)
+    expected = gradients(layouts, lm, kernels="reference")
+    monkeypatch.setattr(LM, "logits", lambda *_: pytest.fail("logits were made"))
+    found = gradients(layouts, lm, kernels="triton")
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def gradients(
     layouts: Layouts, lm: LM, function: Callable[..., Any] = example_gradients, **given: Any
 ) -> torch.Tensor:

@@ -137,6 +137,108 @@ def test_logprobs_carry_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(torch.autograd.grad(values.sum(), hidden), expected)
 
 
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="no interpreter where there is a GPU"
+)
+
+
+@INTERPRETED
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_by_a_kernel(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same from the states, gradient included, and no logits."""
+    lm = any_lm(family)
+    assert lm.fused_head() is None  # on a CPU it must be asked for
+    hidden = lm.hidden_at([SEQUENCES[2]], [range(7)]).requires_grad_()
+    targets = torch.tensor([4, 9, 16, 8, 0, 3, lm.vocab_size - 1])
+    targets[2] = int(lm.logits(hidden)[2].argmax())
+    expected, hits = lm.logprobs(hidden, targets, 0.3, "reference")
+    weights = torch.arange(1.0, 8.0)
+    by_states = torch.autograd.grad((weights * expected).sum(), hidden)
+    monkeypatch.setattr(LM, "logits", lambda *_: pytest.fail("logits were made"))
+    found, found_hits = lm.logprobs(hidden, targets, 0.3, "triton")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found_hits.tolist() == hits.tolist()
+    assert hits[2]
+    gradient = torch.autograd.grad((weights * found).sum(), hidden)
+    torch.testing.assert_close(gradient, by_states, rtol=1e-3, atol=1e-4)
+    with torch.inference_mode():
+        inferred, _ = lm.logprobs(hidden.detach(), targets, 0.3, "triton")
+    assert torch.equal(inferred, found)
+    none, no_hits = lm.logprobs(hidden[:0], targets[:0], 0.3, "triton")
+    assert none.shape == no_hits.shape == (0,)
+
+
+class Weights(torch.Tensor):
+    """Weights of a class of their own, as quantised ones are."""
+
+
+class Doubled(torch.nn.Linear):
+    """A head that is more than its matrix."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(inputs)
+
+
+def with_bias(head: Any) -> None:
+    head.bias = torch.nn.Parameter(torch.linspace(-1, 1, len(head.weight)), requires_grad=False)
+
+
+def with_weights_of_a_class(head: Any) -> None:
+    head.weight = torch.nn.Parameter(head.weight.data.as_subclass(Weights), requires_grad=False)
+
+
+def with_a_forward_of_its_own(head: Any) -> None:
+    head.forward = lambda inputs: torch.nn.functional.linear(inputs, 3 * head.weight)
+
+
+def of_a_subclass(head: Any) -> None:
+    head.__class__ = Doubled
+
+
+def with_a_hook_behind(head: Any) -> None:
+    head.register_forward_hook(lambda module, inputs, output: -output)
+
+
+def with_a_hook_before(head: Any) -> None:
+    head.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+
+
+@INTERPRETED
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_bias,
+        with_weights_of_a_class,
+        with_a_forward_of_its_own,
+        of_a_subclass,
+        with_a_hook_behind,
+        with_a_hook_before,
+    ],
+)
+def test_a_head_that_is_more_than_a_matrix_makes_its_logits(change: Any) -> None:
+    found = tokenizer("llama3")
+    model = tiny_model("llama", len(found))
+    change(model.get_output_embeddings())
+    lm = load_lm((model, found))
+    assert lm.head is None
+    hidden = lm.hidden_at([SEQUENCES[0]], [range(4)])
+    targets = torch.tensor(SEQUENCES[2][:4])
+    expected = plain_logits(lm, SEQUENCES[0]).log_softmax(-1)[range(4), targets]
+    for kernels in ("auto", "reference"):
+        torch.testing.assert_close(lm.logprobs(hidden, targets, 1.0, kernels)[0], expected)
+    with pytest.raises(ValueError, match=r"kernels='triton' .* more than one dense matrix"):
+        lm.logprobs(hidden, targets, 1.0, "triton")
+
+
+@INTERPRETED
+def test_weights_that_no_kernel_takes() -> None:
+    found = tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(found), torch.float64), found))
+    assert lm.head is not None
+    with pytest.raises(ValueError, match=r"kernels='triton' .* got torch.float64, expected"):
+        lm.fused_head("triton")
+
+
 def test_the_candidate_mask_reaches_the_embeddings_end() -> None:
     found = tokenizer("llama3")
     lm = load_lm((tiny_model("llama", len(found) + 40), found))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from greater_fast.config import Config
+from greater_fast.engine import make_engine
 from greater_fast.lm import LM, load_lm
 from greater_fast.plain_rollout import PlainRolloutEngine
 from greater_fast.rollout import RolloutRequest
@@ -114,6 +116,22 @@ def test_hits_are_found() -> None:
     assert right.answer_hits[0]
     assert not wrong.answer_hits[0]
     assert wrong.is_wrong
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
+def test_a_kernel_scores_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm("gemma2")
+    asked = requests(lm, 4)[:4]
+    expected = make_engine(lm, Config(engine="generate", kernels="reference"))[0].run(asked)
+    monkeypatch.setattr(LM, "logits", lambda *_: pytest.fail("logits were made"))
+    found = make_engine(lm, Config(engine="generate", kernels="triton"))[0].run(asked)
+    for own, other in zip(found, expected, strict=True):
+        assert own is not None
+        assert other is not None
+        assert own.reasoning_ids == other.reasoning_ids
+        assert own.answer_hits == other.answer_hits
+        assert own.prompt_nll == pytest.approx(other.prompt_nll, rel=1e-4)
+        assert own.answer_logprobs == pytest.approx(other.answer_logprobs, rel=1e-4, abs=1e-4)
 
 
 def test_nothing_is_scored_where_nothing_is_asked() -> None:
