@@ -1,4 +1,4 @@
-"""Who attends over a plan's block tables: csrc on a CPU, Triton kernels on a GPU."""
+"""Who attends over a plan's block tables: csrc on a CPU, Triton on a GPU, plain torch if forced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 
 from greater_fast.attention_interface import AttentionOptions
 from greater_fast.extension import paged_attention
-from greater_fast.kernels.dispatch import device_obstacle
+from greater_fast.kernels import reference
+from greater_fast.kernels.dispatch import BACKENDS, device_obstacle
+from greater_fast.kernels.reference import Ranges
 from greater_fast.kv_cache import KVCache
 from greater_fast.lm import LM
 from greater_fast.plan import Plan
@@ -39,21 +41,23 @@ def backend_of(plan: Plan) -> Backend:
     return _BACKENDS[plan.backend]
 
 
-def choose_backend(lm: LM, forced: str | None = None) -> str:
-    """`csrc` on a CPU and `triton` on a GPU, unless another is asked for.
+def choose_backend(lm: LM, kernels: str = "auto") -> str:
+    """`csrc` on a CPU and `triton` on a GPU, unless `kernels` forces `triton` or `reference`.
 
     Raises:
         ValueError: there is no such backend, or it does not run there, or not with such weights.
     """
+    if kernels not in BACKENDS:
+        raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(BACKENDS)}")
     kind = lm.device.type
-    name = forced or ("triton" if kind == "cuda" else "csrc")
-    if name not in _BACKENDS:
-        raise ValueError(f"attention: got {name!r}, expected one of {', '.join(_BACKENDS)}")
+    own = "triton" if kind == "cuda" else "csrc"
+    name = own if kernels == "auto" else kernels
+    setting = f"with kernels={kernels!r} there is no paged attention"
     if lm.dtype not in _BACKENDS[name].dtypes or (name == "csrc" and kind != "cpu"):
-        raise ValueError(f"there is no paged attention for {lm.dtype} on {kind}")
+        raise ValueError(f"{setting} for {lm.dtype} on {kind}")
     obstacle = device_obstacle(lm.device, forced=True) if name == "triton" else None
     if obstacle:
-        raise ValueError(f"there is no paged attention in Triton: {obstacle}")
+        raise ValueError(f"{setting}: {obstacle}")
     return name
 
 
@@ -89,16 +93,14 @@ def _attend_triton(
 ) -> torch.Tensor:
     from greater_fast.kernels import kv_blocks
     from greater_fast.kernels import paged_attention as kernel
-    from greater_fast.kernels.reference import Ranges
 
     queries, keys, values = (
         tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in states
     )
     pool = plan.cache.layer(layer)
     kv_blocks.store_kv((keys, values), pool, plan.slots)
-    ranges = Ranges(plan.query_starts, plan.context_lens, plan.block_tables)
     return kernel.paged_attention(
-        queries, pool, ranges, options.scale, options.soft_cap, options.window
+        queries, pool, _ranges(plan), options.scale, options.soft_cap, options.window
     )
 
 
@@ -108,7 +110,31 @@ def _copy_triton(cache: KVCache, pairs: torch.Tensor) -> None:
     kv_blocks.copy_blocks(cache.data, pairs)
 
 
+def _attend_reference(
+    plan: Plan, layer: int, states: States, options: AttentionOptions
+) -> torch.Tensor:
+    queries, keys, values = states
+    pool = plan.cache.layer(layer)
+    reference.store_kv((keys, values), pool, plan.slots)
+    output = reference.paged_attention(
+        queries, pool, _ranges(plan), options.scale, options.soft_cap, options.window
+    )
+    return output.to(queries.dtype)
+
+
+def _copy_reference(cache: KVCache, pairs: torch.Tensor) -> None:
+    reference.copy_blocks(cache.data, pairs)
+
+
+def _ranges(plan: Plan) -> Ranges:
+    return Ranges(plan.query_starts, plan.context_lens, plan.block_tables)
+
+
+_16_BITS = (torch.bfloat16, torch.float16)
 _BACKENDS = {
     "csrc": Backend(_attend_csrc, _copy_csrc, (torch.float32, torch.float64)),
-    "triton": Backend(_attend_triton, _copy_triton, (torch.float32, torch.bfloat16, torch.float16)),
+    "triton": Backend(_attend_triton, _copy_triton, (torch.float32, *_16_BITS)),
+    "reference": Backend(
+        _attend_reference, _copy_reference, (torch.float32, torch.float64, *_16_BITS)
+    ),
 }

@@ -89,7 +89,9 @@ class Config:
         "auto: paged where it runs",
     )
     kernels: str = _setting(
-        "auto", "triton: fused kernels; reference: plain torch; auto: triton where there is a GPU"
+        "auto",
+        "triton: fused kernels; reference: plain torch; auto: triton on a GPU, and on a CPU plain "
+        "torch, but C++ in the paged engine",
     )
     kv_cache_bytes: int | None = _setting(
         None,
@@ -97,12 +99,13 @@ class Config:
         1,
     )
     max_step_tokens: int | None = _setting(
-        None, "paged: tokens of a step; 256 on a CPU, measured on a GPU if unset", 16
+        None, "paged: tokens of a step; measured for a GPU's kernels, else 256 if unset", 16
     )
     draft_tokens: int | None = _setting(
         None,
         "paged: guessed tokens fill a step up to this many, 0 for no guesses; by default all of a "
-        "GPU's free slots, and none on a CPU, where each costs as much as a token",
+        "GPU's free slots, and none on a CPU (or in plain torch), where each costs as much as a "
+        "token",
         0,
     )
     batch_size: int = _setting(32, "rows generated at a time by the generate engine", 1)

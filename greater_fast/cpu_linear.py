@@ -8,7 +8,7 @@ are. Ours is fast from 16 rows on, and a row's result is its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -26,11 +26,12 @@ class CPULinears:
     """The linear layers of a model that can be taken over; weights are shared, not copied.
 
     Taken over: `torch.nn.Linear` as it is (neither a class derived from it, nor a layer that was
-    given another forward), on a CPU, dense, in float32 or float64. `are_all` says that no other
-    layer multiplies by a matrix. Weights changed in place are seen, replaced ones are not.
+    given another forward), on a CPU, dense, in float32 or float64, and of `modules`, by default all
+    of the model's. `are_all` says that no other layer multiplies by a matrix. Weights changed in
+    place are seen, replaced ones are not.
     """
 
-    def __init__(self, lm: LM) -> None:
+    def __init__(self, lm: LM, modules: Iterable[nn.Module] | None = None) -> None:
         embedding = lm.model.get_input_embeddings()
         with_matrix = [
             module
@@ -39,7 +40,7 @@ class CPULinears:
         ]
         self._forwards = [
             (module, functools.partial(_forward, *_arrays(module)))
-            for module in lm.model.modules()
+            for module in (lm.model.modules() if modules is None else modules)
             if _is_plain(module) and _is_dense(module.weight)
         ]
 

@@ -38,6 +38,7 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
             kv_cache_bytes=config.kv_cache_bytes,
             max_tokens=config.max_step_tokens,
             draft_tokens=config.draft_tokens,
+            kernels=config.kernels,
             longest_sequence=longest_sequence,
         )
     except ValueError as error:

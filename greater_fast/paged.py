@@ -51,14 +51,14 @@ def _attend(
     return backend_of(plan).attend(plan, module.layer_idx, states, known)[None], None
 
 
-def usable_backend(lm: LM, forced: str | None = None) -> str:
-    """Who attends: the backend of the model's device, or the one that is asked for.
+def usable_backend(lm: LM, kernels: str = "auto") -> str:
+    """Who attends: the backend of the model's device, or the one that `kernels` forces.
 
     Raises:
         ValueError: the model cannot run over a plan; says why, and what to use instead.
     """
     try:
-        backend = choose_backend(lm, forced)
+        backend = choose_backend(lm, kernels)
         reason = why_not(lm, backend)
     except ValueError as error:
         reason = str(error)

@@ -98,8 +98,9 @@ class RolloutEngine:
         max_tokens: tokens of a step (M); by default measured on a GPU, 256 on a CPU.
         draft_tokens: drafts fill a step up to this many tokens, 0 turns them off; by default the
             free slots of a fixed step, which cost nothing, and none of another.
-        fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU.
-        attention: `csrc` or `triton`; by default the one of the device.
+        fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU, unless
+            attention in plain torch would wait for it anyway.
+        kernels: `triton`, or `reference` for plain torch; `auto` is Triton on a GPU, csrc on a CPU.
         longest_sequence: tokens of a sequence at most; by default what the model takes.
 
     Raises:
@@ -118,17 +119,19 @@ class RolloutEngine:
         draft_tokens: int | None = None,
         share_prefixes: bool = True,
         fixed: bool | None = None,
-        attention: str | None = None,
+        kernels: str = "auto",
         longest_sequence: int | None = None,
         poisoned: bool = False,
     ) -> None:
-        backend = usable_backend(lm, attention)
+        backend = usable_backend(lm, kernels)
         self.lm = lm
-        self.fixed = fixed = lm.device.type == "cuda" if fixed is None else fixed
+        if fixed is None:
+            fixed = lm.device.type == "cuda" and backend == "triton"
+        self.fixed = fixed
         self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
         if draft_tokens is None:
             draft_tokens = max_tokens if fixed else 0
-        self._linears = CPULinears(lm)
+        self._linears = CPULinears(lm, () if backend == "reference" else None)
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0

@@ -1,4 +1,4 @@
-"""How many token slots a step has: a GPU's are measured, a CPU's are given."""
+"""How many token slots a step has: of a fixed shape on a GPU they are measured, else given."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from greater_fast.lm import LM
 from greater_fast.row_reader import RowReader
 from greater_fast.step_buffers import StepBuffers, StepCounts, step_shapes
 
-CPU_TOKENS = 256
+GIVEN_TOKENS = 256
 _GPU_SIZES = (64, 128, 256, 512)
 _SLACK = 1.15  # a step may take so many times as long as the smallest
 _NUM_TIMED = 7
 
 
 def choose_step_size(lm: LM, backend: str) -> int:
-    """Slots M of a step: on a GPU as many as cost little more than few.
+    """Slots M of a step: with a GPU's kernels as many as cost little more than few.
 
     Up to there a step takes the time to read the weights, whatever M is.
     """
-    if lm.device.type != "cuda":
-        return CPU_TOKENS
+    if lm.device.type != "cuda" or backend != "triton":
+        return GIVEN_TOKENS
     return knee({size: measure_step_ms(lm, backend, size) for size in _GPU_SIZES})
 
 

@@ -48,3 +48,17 @@ def test_sizes_are_chosen() -> None:
     engine = RolloutEngine(on_gpu("llama", "llama3"), longest_sequence=100)
     assert engine.max_tokens in (64, 128, 256, 512)
     assert engine.kv_cache_bytes > 1 << 30
+
+
+def test_plain_torch_may_be_forced() -> None:
+    """It waits for the GPU: its steps have no fixed shape, and one that has is not captured."""
+    cpu, lm = tiny_lm("gemma2", "sentencepiece"), on_gpu("gemma2", "sentencepiece")
+    asked = requests(cpu)
+    expected = make(cpu).run(asked)
+    engine = make(lm, kernels="reference")
+    assert not engine.fixed
+    check(engine.run(asked), expected)
+    fixed = make(lm, kernels="reference", fixed=True, max_tokens=24)
+    step: Any = fixed._model_step
+    assert step._graph is None
+    check(fixed.run(asked), expected)

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import pytest
+import torch
 
 from greater_fast.lm import LM, load_lm
 from greater_fast.nouns import Rollout
@@ -27,6 +28,9 @@ FEATURES: list[dict[str, Any]] = [
     {"fixed": True},
     {"num_blocks": 9},
     {"num_blocks": 9, "draft_tokens": 20, "max_tokens": 20},
+    {"kernels": "reference"},
+    {"kernels": "reference", "fixed": True, "max_tokens": 24},
+    {"kernels": "reference", "num_blocks": 9, "draft_tokens": 20, "max_tokens": 20},
 ]
 
 
@@ -88,6 +92,28 @@ def test_equals_the_plain_engine(family: str, kind: str, features: dict[str, Any
     paged.check_integrity()
     check(paged.run(asked), expected)  # from stored prefixes
     paged.check_integrity()
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])
+def test_plain_torch_equals_csrc_in_float64(family: str, kind: str) -> None:
+    tokenizer = tiny_tokenizer(kind)
+    lm = load_lm((tiny_model(family, len(tokenizer), torch.float64), tokenizer))
+    asked = requests(lm)[::3]
+    paged = engine(lm, {"kernels": "reference"})
+    check(paged.run(asked), engine(lm, {}).run(asked))
+    assert not paged.batch_invariant
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_plain_torch_takes_weights_of_16_bits(dtype: torch.dtype) -> None:
+    """On any device: the model is accepted, and its logits behind two contexts are its own."""
+    tokenizer = tiny_tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(tokenizer), dtype), tokenizer))
+    contexts = [tuple(range(3, 3 + length)) for length in (2, 21)]
+    found = engine(lm, {"kernels": "reference"}).next_logits(contexts)
+    with torch.inference_mode():
+        own = torch.cat([lm.model(torch.tensor([ids])).logits[0, -1:] for ids in contexts])
+    assert ((found - own).norm(dim=-1) < 0.03 * own.norm(dim=-1)).all()
 
 
 @pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])

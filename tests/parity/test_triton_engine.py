@@ -38,7 +38,7 @@ def make(lm: LM, **options: Any) -> RolloutEngine:
 
 
 def fixed_triton(lm: LM, **options: Any) -> RolloutEngine:
-    return make(lm, attention="triton", fixed=True, **options)
+    return make(lm, kernels="triton", fixed=True, **options)
 
 
 @pytest.mark.parametrize(("family", "kind"), [("llama", "llama3"), ("gemma2", "sentencepiece")])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from greater_fast import optimize
+from greater_fast import attention_backends, optimize
 from greater_fast.config import Config
 from greater_fast.engine import make_engine
 from greater_fast.lm import LM, load_lm
@@ -58,6 +58,27 @@ def test_the_engine_that_was_named_is_not_replaced(tokenizer: Any, lm: LM) -> No
     made, note = make_engine(lm, Config(engine="generate"))
     assert isinstance(made, PlainRolloutEngine)
     assert note == "engine: generate"
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference", "triton"])
+def test_the_setting_chooses_who_attends(
+    lm: LM, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name, own in list(attention_backends._BACKENDS.items()):
+
+        def attend(*given: Any, name: str = name, own: Any = own) -> torch.Tensor:
+            asked.append(name)
+            found: torch.Tensor = own.attend(*given)
+            return found
+
+        monkeypatch.setitem(attention_backends._BACKENDS, name, own._replace(attend=attend))
+    made, note = make_engine(
+        lm, Config(kernels=kernels, max_step_tokens=16, kv_cache_bytes=1 << 18)
+    )
+    assert isinstance(made, RolloutEngine)
+    assert set(asked) == {"csrc" if kernels == "auto" else kernels}
+    assert ("a row's bits depend" in note) == (kernels == "reference")
 
 
 @pytest.mark.parametrize("engine", ["auto", "paged", "generate"])

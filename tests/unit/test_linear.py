@@ -158,6 +158,16 @@ def test_the_layers_of_a_model_are_taken_over_and_given_back(lm: LM) -> None:
     assert not torch.equal(ours, own)  # another order of additions: it did run elsewhere
 
 
+def test_plain_torch_multiplies_where_it_was_asked_for(lm: LM) -> None:
+    engines = {
+        k: RolloutEngine(lm, kv_cache_bytes=1 << 20, kernels=k) for k in ("auto", "reference")
+    }
+    for kernels, engine in engines.items():
+        with engine._linears.installed():
+            taken = "forward" in vars(lm.model.get_output_embeddings())
+        assert taken == (kernels == "auto")
+
+
 def test_a_layer_with_a_forward_of_its_own_keeps_it(own_lm: LM) -> None:
     layer = own_lm.model.get_output_embeddings()
     layer.forward = own = lambda inputs: inputs

@@ -58,8 +58,9 @@ def test_steps_are_measured_on_a_gpu_alone(lm: LM, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(step_size, "measure_step_ms", measured)
     assert step_size.choose_step_size(lm, "csrc") == 256
-    assert not asked
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    assert step_size.choose_step_size(lm, "reference") == 256  # its steps are of no fixed shape
+    assert not asked
     assert step_size.choose_step_size(lm, "triton") == 128
     assert asked == [64, 128, 256, 512]
 
@@ -74,6 +75,7 @@ def test_the_pool_takes_two_thirds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 def test_rows_keep_their_bits_in_any_step(lm: LM, own_lm: LM) -> None:
     for sizes in ([1], [16], [16, 40, 64]):
         assert is_batch_invariant(lm, "csrc", sizes)
+    assert not is_batch_invariant(lm, "reference", [16])
     layer = own_lm.model.model.layers[0].self_attn
     plain = layer.forward
 
@@ -111,19 +113,25 @@ def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) ->
     double = load_lm((tiny_model("llama", len(tokenizer), dtype=torch.float64), tokenizer))
     assert (choose_backend(lm), choose_backend(lm, "triton")) == ("csrc", "triton")
     assert choose_backend(double) == "csrc"
-    with pytest.raises(ValueError, match="attention: got 'eager', expected one of csrc, triton"):
-        choose_backend(lm, "eager")
+    assert choose_backend(double, "reference") == "reference"
+    with pytest.raises(ValueError, match="kernels: got 'csrc', expected one of auto, triton, refe"):
+        choose_backend(lm, "csrc")
     with pytest.raises(ValueError, match=r"no paged attention for torch.float64 on cpu"):
         choose_backend(double, "triton")
     with monkeypatch.context() as patch:
         patch.setattr("triton.knobs.runtime.interpret", False)
-        with pytest.raises(ValueError, match="in Triton: got tensors on cpu, expected a GPU"):
+        text = "kernels='triton' there is no paged attention: got tensors on cpu, expected a GPU"
+        with pytest.raises(ValueError, match=text):
             choose_backend(lm, "triton")
+    with monkeypatch.context() as patch:
+        patch.setattr(LM, "device", torch.device("mps"))
+        assert choose_backend(lm, "reference") == "reference"
+        with pytest.raises(ValueError, match=r"no paged attention for torch.float32 on mps"):
+            choose_backend(lm)
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
     assert choose_backend(lm) == "triton"
-    with pytest.raises(ValueError, match=r"no paged attention for torch.float32 on cuda"):
-        choose_backend(lm, "csrc")
+    assert choose_backend(lm, "reference") == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(ValueError, match=r"compute capability \(7, 5\)"):
         choose_backend(lm)
