@@ -131,10 +131,13 @@ def _sequence_of(row, starts, num_sequences, SEQUENCES_PAD: tl.constexpr):
 
 @triton.jit
 def _tanh(x):
-    """By its series near 0, where the other form cancels; 1 in float32 long before x is 40."""
+    """By its series near 0, where the other form cancels; 1 in float32 long before x is 40.
+
+    NaN stays NaN, which a minimum on a GPU would drop.
+    """
     square = x * x
     near = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
-    far = 1 - 2 / (tl.exp(tl.minimum(2 * x, 80.0)) + 1)
+    far = 1 - 2 / (tl.exp(tl.where(x > 40.0, 80.0, 2 * x)) + 1)
     return tl.where(square < 0.04, near, far)
 
 

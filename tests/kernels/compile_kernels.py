@@ -37,7 +37,7 @@ def find_cases() -> list[CompileCase]:
 
 
 def compile_case(case: CompileCase, target: GPUTarget) -> dict[str, Any]:
-    """Registers and spills of a thread, and shared memory of a block."""
+    """Registers and spills of a thread, shared memory of a block, minima that drop a NaN."""
     types = {name: kind.removesuffix(":16") for name, kind in case.signature.items()}
     aligned = [kind.startswith("*") or kind.endswith(":16") for kind in case.signature.values()]
     source = ASTSource(
@@ -59,6 +59,7 @@ def compile_case(case: CompileCase, target: GPUTarget) -> dict[str, Any]:
         "target": str(target.arch),
         "registers": registers,
         "spills": spills,
+        "dropping_minima": compiled.asm["ttir"].count("arith.minnumf"),
         "shared_bytes": compiled.metadata.shared,
         "max_registers": 512 if target.backend == "hip" else case.max_registers,
         "max_shared_bytes": min(case.max_shared_bytes, SHARED_BYTES[target.backend]),

@@ -36,6 +36,11 @@ def test_nothing_spills(compiled: list[dict[str, Any]]) -> None:
     assert [result for result in compiled if result["spills"]] == []
 
 
+def test_no_minimum_drops_a_nan(compiled: list[dict[str, Any]]) -> None:
+    """The interpreter's keeps it; a cap on a GPU would make a number of it."""
+    assert [result for result in compiled if result["dropping_minima"]] == []
+
+
 @pytest.mark.parametrize("what", ["registers", "shared_bytes"])
 def test_limits_are_kept(compiled: list[dict[str, Any]], what: str) -> None:
     assert [result for result in compiled if result[what] > result[f"max_{what}"]] == []

@@ -107,6 +107,19 @@ def test_scores_far_apart() -> None:
         )
 
 
+@pytest.mark.parametrize("options", OPTIONS[:2], ids=str)
+def test_a_score_that_is_no_number_shows(options: dict[str, Any]) -> None:
+    """In the rows that see it, and in no other."""
+    batch = make_batch([(3, 20), (1, 5)])
+    block = batch.ranges.block_tables[0, 1]
+    batch.pool[0][block, :, 2] = torch.nan  # the key of token 18
+    found = paged_attention(*batch, 0.3, **options)
+    assert found[1:3].isnan().all()
+    others = [0, 3]
+    wanted = exact(batch, 0.3, **options)[others]
+    torch.testing.assert_close(found[others].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dtype", "options"), [*zip(DTYPES, OPTIONS, strict=True)], ids=str)
 def test_a_row_does_not_depend_on_its_batch(
     dtype: torch.dtype, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
