@@ -73,7 +73,7 @@ def store_kv_kernel(
     HEAD_PAD: tl.constexpr,
 ):
     """One token's keys and values of one head."""
-    token, head = tl.program_id(0), tl.program_id(1)
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, HEAD_PAD)
     inside = column < HEAD_SIZE
     slot = tl.load(slots + token).to(tl.int64)

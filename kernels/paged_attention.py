@@ -206,7 +206,7 @@ def paged_attention_kernel(
         return
 
     mask = is_row[:, None] & in_head[None, :]
-    place = (start + query) * query_stride_m + head * query_stride_h
+    place = (start + query).to(tl.int64) * query_stride_m + head * query_stride_h
     q = tl.load(queries + place[:, None] + column[None, :], mask=mask, other=0.0)
     table = tables + sequence.to(tl.int64) * table_width
     first_at = kv_head * BLOCK_SIZE * HEAD_SIZE

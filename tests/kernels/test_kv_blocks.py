@@ -27,6 +27,17 @@ def test_store(dtype: torch.dtype, kv_heads: int, head_size: int) -> None:
     assert (~pool.isnan()).sum() == new.numel()
 
 
+def test_new_rows_lie_beyond_what_32_bits_count() -> None:
+    torch.use_deterministic_algorithms(False)  # its pages are touched where rows lie, only there
+    memory = torch.empty((1 << 31) + 64, dtype=torch.bfloat16)
+    new = memory.as_strided((3, 1, 16), (1 << 30, 16, 1))
+    rows = torch.randn(3, 1, 16).to(torch.bfloat16)
+    new.copy_(rows)
+    pool = torch.zeros(2, 1, 1, 16, 16, dtype=torch.bfloat16)
+    store_kv((new, new), (pool[0], pool[1]), torch.tensor([4, 9, 2], dtype=torch.int32))
+    assert torch.equal(pool[:, 0, 0, [4, 9, 2]], rows[:, 0].expand(2, 3, 16))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 8, 1, 16, 12), (3, 9, 2, 16, 80)])
 def test_copy(dtype: torch.dtype, shape: tuple[int, ...]) -> None:

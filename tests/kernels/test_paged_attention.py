@@ -189,6 +189,17 @@ def test_queries_may_be_a_view() -> None:
     assert torch.equal(found, paged_attention(*batch, 0.3))
 
 
+def test_queries_lie_beyond_what_32_bits_count() -> None:
+    torch.use_deterministic_algorithms(False)  # its pages are touched where rows lie, only there
+    memory = torch.empty((1 << 31) + 64, dtype=torch.bfloat16)
+    queries = memory.as_strided((3, 1, 16), (1 << 30, 16, 1))
+    shape: dict[str, Any] = {"heads": 1, "kv_heads": 1, "head_size": 16, "dtype": memory.dtype}
+    batch = make_batch([(3, 20)], **shape)
+    queries.copy_(batch.queries)
+    found = paged_attention(queries, batch.pool, batch.ranges, 0.3)
+    assert torch.equal(found, paged_attention(*batch, 0.3))
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "queries: got": {"queries": lambda x: x.half()},
     "queries: got .* strides": {"queries": lambda x: x.repeat_interleave(2, 2)[..., ::2]},
