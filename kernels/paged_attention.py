@@ -51,7 +51,7 @@ def paged_attention(
     num_tokens, num_heads, head_size = queries.shape
     _, num_kv_heads, block_size, _ = pool[0].shape
     num_sequences, table_width = ranges.block_tables.shape
-    workers = min(MAX_WORKERS, triton.cdiv(table_width * block_size, SPLIT))
+    workers = max(1, min(MAX_WORKERS, triton.cdiv(table_width * block_size, SPLIT)))
     output = queries.new_empty(queries.shape)
     # What each program found for a row: sums of weighted values; highest score, sum of weights.
     parts = (num_tokens if workers > 1 else 0, num_heads, workers)
@@ -62,7 +62,7 @@ def paged_attention(
         "HEAD_PAD": max(_MIN_ROWS, triton.next_power_of_2(head_size)),
         "SPLIT": SPLIT,
         "WORKERS": workers,
-        "SEQUENCES_PAD": triton.next_power_of_2(num_sequences),
+        "SEQUENCES_PAD": max(1, triton.next_power_of_2(num_sequences)),
     }
     group = num_heads // num_kv_heads
     with torch.cuda.device_of(queries):

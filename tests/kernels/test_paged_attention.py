@@ -180,6 +180,15 @@ def test_empty_sequences_are_padding() -> None:
     assert (paged_attention(queries, batch.pool, nothing, 0.3) == 0).all()
 
 
+def test_no_blocks_no_sequences() -> None:
+    """Every row is padding."""
+    queries, pool, _ = make_batch([(2, 20)], heads=2, kv_heads=1)
+    for num_sequences, table_width in ((1, 0), (0, 3), (0, 0)):
+        sizes = ((num_sequences + 1,), (num_sequences,), (num_sequences, table_width))
+        ranges = reference.Ranges(*(torch.zeros(size, dtype=torch.int32) for size in sizes))
+        assert (paged_attention(queries, pool, ranges, 0.3) == 0).all()
+
+
 def test_queries_may_be_a_view() -> None:
     """As attention modules give them: heads before tokens."""
     batch = make_batch(RAGGED[:3], heads=2, kv_heads=1)
