@@ -157,8 +157,9 @@ def partial_logsumexp_kernel(
         lowest_id = tl.min(tl.where(logits == highest[:, None], token[None, :], V - 1), 1)
         best = tl.where(highest > peak, lowest_id, best)
         highest = tl.maximum(peak, highest)
-        powers = tl.exp((logits - highest[:, None]) * inverse[:, None])
-        total = total * tl.exp((peak - highest) * inverse) + tl.sum(powers, 1)
+        base = tl.where(highest == float("-inf"), 0.0, highest)  # no token of any probability yet
+        powers = tl.exp((logits - base[:, None]) * inverse[:, None])
+        total = total * tl.exp((peak - base) * inverse) + tl.sum(powers, 1)
         peak = highest
     at = rows * tl.num_programs(1) + tl.program_id(1)
     tl.store(peaks + at, peak, mask=row < R)

@@ -165,6 +165,16 @@ def test_large_logits_at_a_low_temperature() -> None:
     assert argmax.tolist() == [0]
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN|invalid value:RuntimeWarning")  # past the rows
+def test_tokens_of_no_probability_may_come_first() -> None:
+    weight = torch.ones(200, 1)
+    weight[:130] = -torch.inf
+    targets = torch.tensor([150, 3])
+    logprobs, argmax = target_logprob(torch.ones(2, 1), targets, Head(weight), 0.5, "triton")
+    assert logprobs.tolist() == pytest.approx([-math.log(70), -math.inf], rel=1e-6)
+    assert argmax.tolist() == [130, 130]
+
+
 def test_one_temperature_for_all_and_none_for_the_argmax() -> None:
     hidden, targets, head, _ = problem((3, 50, 8), torch.float32)
     one, best = target_logprob(hidden, targets, head, 0.7, "triton")
