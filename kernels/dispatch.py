@@ -17,6 +17,7 @@ from greater_fast.kernels.reference import Head
 
 BACKENDS = ("auto", "triton", "reference")
 MAX_K = 64
+MAX_IDS = 65_535 * 32  # most blocks along a grid's second axis, ids of a block
 _CAPABILITY = (8, 0)
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -28,13 +29,17 @@ def candidate_scores(
     scale: float = 1.0,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Scores [G, K] of the tokens `ids` [K] for each gradient; see `reference.candidate_scores`."""
+    """Scores [G, K] of the tokens `ids` [K] for each gradient; see `reference.candidate_scores`.
+
+    The kernel takes up to 2,097,120 ids.
+    """
     _check_matrices(embeddings=embeddings, gradients=gradients)
     _check_vector("ids", ids, None, torch.int64, embeddings.device)
     low, high = (int(i) for i in ids.aminmax()) if len(ids) else (0, -1)
     if low < 0 or high >= len(embeddings):
         raise ValueError(f"ids: got {low} to {high}, expected 0 to {len(embeddings) - 1}")
-    if not uses_triton(backend, embeddings, gradients):
+    too_many = f"got {len(ids)} ids, expected at most {MAX_IDS}" if len(ids) > MAX_IDS else None
+    if not uses_triton(backend, embeddings, gradients, obstacle=too_many):
         return reference.candidate_scores(embeddings, gradients, ids, scale)
     from greater_fast.kernels import candidate_scores as triton_ops
 

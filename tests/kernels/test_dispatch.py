@@ -16,6 +16,7 @@ from greater_fast.config import CHOICES
 from greater_fast.kernels import reference
 from greater_fast.kernels.dispatch import (
     BACKENDS,
+    MAX_IDS,
     candidate_scores,
     target_logprob,
     uses_triton,
@@ -139,6 +140,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: candidate_scores(E, G, IDS.int()), "ids: got [2] torch.int32 on cpu, expected [any]"),
     (lambda: candidate_scores(E, G, IDS[None]), "ids: got [1, 2] torch.int64 on cpu, expected [an"),
     (lambda: candidate_scores(E, G, IDS - 1), "ids: got -1 to 0, expected 0 to 4"),
+    (
+        lambda: candidate_scores(E, G, IDS[:1].expand(MAX_IDS + 1), backend="triton"),
+        "cannot be used here: got 2097121 ids, expected at most 2097120",
+    ),
     (lambda: candidate_scores(E, G, IDS + 4), "ids: got 4 to 5, expected 0 to 4"),
     (
         lambda: vocabulary_top_k(E, G, ALL[1:], 1),
