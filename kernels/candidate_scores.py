@@ -20,7 +20,7 @@ def candidate_scores(
 ) -> torch.Tensor:
     """Scores [G, K] float32 of the tokens `ids` [K] int64; see `reference.candidate_scores`."""
     (num_rows, width), num_ids = gradients.shape, len(ids)
-    scores = torch.empty(num_rows, num_ids, device=embeddings.device)
+    scores = torch.empty(num_rows, num_ids, dtype=torch.float32, device=embeddings.device)
     if not scores.numel():
         return scores
     rows = _gradient_rows(gradients, embeddings.dtype, scale)
@@ -104,7 +104,7 @@ class _GradientRows(NamedTuple):
 
 def _gradient_rows(gradients: torch.Tensor, dtype: torch.dtype, scale: float) -> _GradientRows:
     gradients = gradients.float()
-    factors = torch.full((len(gradients),), scale, device=gradients.device)
+    factors = torch.full((len(gradients),), scale, dtype=torch.float32, device=gradients.device)
     if dtype == torch.float32:
         return _GradientRows(gradients.contiguous(), factors)
     if dtype == torch.float16:  # into its range, by a power of two

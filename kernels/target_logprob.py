@@ -69,9 +69,9 @@ def _forward(
     (num_rows, width), num_tokens = hidden.shape, len(head.weight)
     blocks = block_sizes(hidden.dtype)
     num_parts = triton.cdiv(num_tokens, TILES * blocks["BLOCK_V"])
-    floats = torch.empty(3, num_rows, num_parts, device=hidden.device)
+    floats = hidden.new_empty(3, num_rows, num_parts, dtype=torch.float32)
     part_argmax = torch.empty(num_rows, num_parts, dtype=torch.int32, device=hidden.device)
-    logprobs, peaks, log_sums = (torch.empty(num_rows, device=hidden.device) for _ in range(3))
+    logprobs, peaks, log_sums = (hidden.new_empty(num_rows, dtype=torch.float32) for _ in range(3))
     argmax = torch.empty(num_rows, dtype=torch.int64, device=hidden.device)
     if num_rows:
         partial_logsumexp_kernel[(triton.cdiv(num_rows, blocks["BLOCK_R"]), num_parts)](

@@ -44,7 +44,7 @@ def hidden_gradients(rows: Rows, head: Head) -> torch.Tensor:
 
 def _gradients(rows: Rows, head: Head) -> torch.Tensor:
     (num_rows, width), num_tokens = rows.hidden.shape, len(head.weight)
-    gradients = torch.zeros(num_rows, width, device=rows.hidden.device)
+    gradients = torch.zeros(num_rows, width, dtype=torch.float32, device=rows.hidden.device)
     if not num_rows:
         return gradients
     blocks = block_sizes(rows.hidden.dtype)

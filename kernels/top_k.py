@@ -16,7 +16,7 @@ def merge(keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     Where there are fewer tokens, -1 and inf fill up.
     """
     ids = torch.empty(len(keys), k, dtype=torch.int64, device=keys.device)
-    scores = torch.empty(len(keys), k, device=keys.device)
+    scores = torch.empty(len(keys), k, dtype=torch.float32, device=keys.device)
     merge_kernel[(len(keys),)](
         keys,
         ids,

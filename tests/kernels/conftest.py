@@ -22,3 +22,11 @@ def gpu_if_any() -> Iterator[None]:
     torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     yield
     torch.set_default_device(None)
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    """New tensors of no given type are float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

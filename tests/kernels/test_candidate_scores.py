@@ -136,6 +136,20 @@ def test_gradients_may_be_tiny_or_large(dtype: torch.dtype, size: float) -> None
     assert (found[1] == 0.0).all()
 
 
+@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_have_their_own_type(dtype: torch.dtype) -> None:
+    embeddings = random_matrix(50, 8, dtype)
+    gradients = random_matrix(2, 8, torch.float32, seed=1)
+    ids, allowed = torch.arange(50), torch.ones(50, dtype=torch.bool)
+    every = candidate_scores(embeddings, gradients, ids, 1.5, "triton")
+    _, best = chosen(embeddings, gradients, allowed, 4)
+    assert (every.dtype, best.dtype) == (torch.float32, torch.float32)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(every, candidate_scores(embeddings, gradients, ids, 1.5, "triton"))
+    assert torch.equal(best, chosen(embeddings, gradients, allowed, 4)[1])
+
+
 def test_no_rows_no_ids() -> None:
     embeddings, none = torch.zeros(5, 3), torch.zeros(0, 3)
     ids = torch.arange(0)

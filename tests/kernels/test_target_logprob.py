@@ -184,6 +184,17 @@ def test_one_temperature_for_all_and_none_for_the_argmax() -> None:
     assert torch.equal(best, other)
 
 
+@pytest.mark.usefixtures("float64_by_default")
+def test_results_have_their_own_type() -> None:
+    hidden, targets, head, temperatures = problem((2, 70, 8), torch.float32)
+    logprobs, _, gradient = with_gradient(hidden, targets, head, temperatures)
+    assert (logprobs.dtype, gradient.dtype) == (torch.float32, torch.float32)
+    torch.set_default_dtype(torch.float32)
+    expected, _, expected_gradient = with_gradient(hidden, targets, head, temperatures)
+    assert torch.equal(logprobs, expected)
+    assert torch.equal(gradient, expected_gradient)
+
+
 def test_no_rows() -> None:
     _, _, head, _ = problem((1, 50, 8), torch.float32)
     leaf = torch.zeros(0, 8, requires_grad=True)
