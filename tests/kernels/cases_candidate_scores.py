@@ -15,9 +15,7 @@ from tests.kernels.compile_case import CompileCase
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-def case(
-    kernel: Any, num_rows: int, dtype: torch.dtype, backend: str = "", **constants: int
-) -> CompileCase:
+def case(kernel: Any, num_rows: int, dtype: torch.dtype, **constants: int) -> CompileCase:
     """A kernel with the block sizes of its launch."""
     sizes = ops.block_sizes(num_rows, dtype)
     options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
@@ -32,20 +30,18 @@ def case(
         "D": "i32:16",
         "row_stride": "i32:16",
     }
-    fixed = {**constants, "PRECISION": "tf32x3" if backend == "cuda" else "ieee", **sizes}
+    fixed = {**constants, **sizes}
     return CompileCase(
-        name=f"{kernel.fn.__name__} {TYPES[dtype]} rows={num_rows} {constants} {backend}",
+        name=f"{kernel.fn.__name__} {TYPES[dtype]} rows={num_rows} {constants}",
         kernel=kernel,
         signature={**signature, **dict.fromkeys(fixed, "constexpr")},
         constants=fixed,
-        backends=(backend,) if backend else ("cuda", "hip"),
         **options,
     )
 
 
-def whole(num_rows: int, dtype: torch.dtype, k: int, backend: str = "") -> CompileCase:
-    kernel = ops.vocabulary_top_k_kernel
-    return case(kernel, num_rows, dtype, backend, K=k, BLOCK_K=k, BLOCK_V=128)
+def whole(num_rows: int, dtype: torch.dtype, k: int) -> CompileCase:
+    return case(ops.vocabulary_top_k_kernel, num_rows, dtype, K=k, BLOCK_K=k, BLOCK_V=128)
 
 
 def merge(k: int) -> CompileCase:
@@ -67,13 +63,11 @@ def merge(k: int) -> CompileCase:
 CASES = (
     case(ops.candidate_scores_kernel, 1, torch.bfloat16, BLOCK_V=32),
     case(ops.candidate_scores_kernel, 64, torch.bfloat16, BLOCK_V=32),
-    case(ops.candidate_scores_kernel, 64, torch.float32, "cuda", BLOCK_V=32),
-    case(ops.candidate_scores_kernel, 64, torch.float32, "hip", BLOCK_V=32),
+    case(ops.candidate_scores_kernel, 64, torch.float32, BLOCK_V=32),
     whole(1, torch.bfloat16, 16),
     whole(64, torch.bfloat16, 64),
     whole(64, torch.float16, 64),
-    whole(64, torch.float32, 64, "cuda"),
-    whole(64, torch.float32, 64, "hip"),
+    whole(64, torch.float32, 64),
     merge(16),
     merge(64),
 )

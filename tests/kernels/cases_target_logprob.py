@@ -22,23 +22,22 @@ NORMALISER = {"targets": "*i64", "temperatures": "*fp32"}
 
 
 def case(
-    kernel: Any, dtype: torch.dtype, signature: dict[str, str], backend: str, **constants: Any
+    kernel: Any, dtype: torch.dtype, signature: dict[str, str], **constants: Any
 ) -> CompileCase:
     """A kernel with the block sizes of its launch; `signature` in the order of its arguments."""
     sizes = block_sizes(dtype)
     options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
-    fixed = {**constants, "PRECISION": "tf32x3" if backend == "cuda" else "ieee", **sizes}
+    fixed = {**constants, **sizes}
     return CompileCase(
-        name=f"{kernel.fn.__name__} {TYPES[dtype]} {constants} {backend}",
+        name=f"{kernel.fn.__name__} {TYPES[dtype]} {constants}",
         kernel=kernel,
         signature={**signature, **dict.fromkeys(fixed, "constexpr")},
         constants=fixed,
-        backends=(backend,) if backend else ("cuda", "hip"),
         **options,
     )
 
 
-def forward(dtype: torch.dtype, capped: bool, backend: str = "") -> CompileCase:
+def forward(dtype: torch.dtype, capped: bool) -> CompileCase:
     matrix = f"*{TYPES[dtype]}"
     signature = {
         "hidden": matrix,
@@ -50,10 +49,10 @@ def forward(dtype: torch.dtype, capped: bool, backend: str = "") -> CompileCase:
         **FACTORS,
     }
     kernel = ops.partial_logsumexp_kernel
-    return case(kernel, dtype, signature, backend, CAPPED=capped, TILES=ops.TILES)
+    return case(kernel, dtype, signature, CAPPED=capped, TILES=ops.TILES)
 
 
-def coefficients(dtype: torch.dtype, capped: bool, backend: str = "") -> CompileCase:
+def coefficients(dtype: torch.dtype, capped: bool) -> CompileCase:
     matrix = f"*{TYPES[dtype]}"
     signature = {
         "hidden": matrix,
@@ -66,10 +65,10 @@ def coefficients(dtype: torch.dtype, capped: bool, backend: str = "") -> Compile
         **FACTORS,
     }
     kernel = backward.coefficients_kernel
-    return case(kernel, dtype, signature, backend, CAPPED=capped, CHUNK=backward.CHUNK)
+    return case(kernel, dtype, signature, CAPPED=capped, CHUNK=backward.CHUNK)
 
 
-def add_products(dtype: torch.dtype, backend: str = "") -> CompileCase:
+def add_products(dtype: torch.dtype) -> CompileCase:
     signature = {
         "coefficients": f"*{TYPES[dtype]}",
         "weight": f"*{TYPES[dtype]}",
@@ -80,7 +79,7 @@ def add_products(dtype: torch.dtype, backend: str = "") -> CompileCase:
         "first": "i32:16",
         "columns": "i32:16",
     }
-    return case(backward.add_products_kernel, dtype, signature, backend, CHUNK=backward.CHUNK)
+    return case(backward.add_products_kernel, dtype, signature, CHUNK=backward.CHUNK)
 
 
 def merge(num_parts: int) -> CompileCase:
@@ -106,14 +105,11 @@ CASES = (
     forward(torch.bfloat16, False),
     forward(torch.bfloat16, True),
     forward(torch.float16, False),
-    forward(torch.float32, True, "cuda"),
-    forward(torch.float32, True, "hip"),
+    forward(torch.float32, True),
     coefficients(torch.bfloat16, False),
     coefficients(torch.bfloat16, True),
-    coefficients(torch.float32, True, "cuda"),
-    coefficients(torch.float32, True, "hip"),
+    coefficients(torch.float32, True),
     add_products(torch.bfloat16),
-    add_products(torch.float32, "cuda"),
-    add_products(torch.float32, "hip"),
+    add_products(torch.float32),
     merge(512),
 )

@@ -11,14 +11,14 @@ class CompileCase:
 
     `signature` names every argument's type as Triton writes it ("*bf16", "i32", "constexpr").
     Pointers are taken to be multiples of 16 bytes, as torch allocates them; "i32:16" promises the
-    same of a number, as a launch does where its value is a multiple of 16.
+    same of a number, as a launch does where its value is a multiple of 16. A kernel's PRECISION is
+    not named: it is what a launch on the target passes.
     """
 
     name: str
     kernel: Any
     signature: Mapping[str, str]
     constants: Mapping[str, Any] = field(default_factory=dict)
-    backends: tuple[str, ...] = ("cuda", "hip")
     num_warps: int = 4
     num_stages: int = 2
     max_registers: int = 255

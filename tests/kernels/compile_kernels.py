@@ -17,6 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from greater_fast.kernels.tiles import PRECISION
 from tests.kernels.compile_case import CompileCase
 
 TARGETS = [
@@ -40,10 +41,14 @@ def compile_case(case: CompileCase, target: GPUTarget) -> dict[str, Any]:
     """Registers and spills of a thread, shared memory of a block, minima that drop a NaN."""
     types = {name: kind.removesuffix(":16") for name, kind in case.signature.items()}
     aligned = [kind.startswith("*") or kind.endswith(":16") for kind in case.signature.values()]
+    constants = dict(case.constants)
+    if "PRECISION" in case.kernel.arg_names:
+        types["PRECISION"] = "constexpr"
+        constants["PRECISION"] = "ieee" if target.backend == "hip" else PRECISION
     source = ASTSource(
         fn=case.kernel,
         signature=types,
-        constexprs=dict(case.constants),
+        constexprs=constants,
         attrs={(i,): [["tt.divisibility", 16]] for i, yes in enumerate(aligned) if yes},
     )
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
@@ -84,10 +89,5 @@ def _amd_usage(asm: dict[str, Any]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    results = [
-        compile_case(case, target)
-        for case in find_cases()
-        for target in TARGETS
-        if target.backend in case.backends
-    ]
+    results = [compile_case(case, target) for case in find_cases() for target in TARGETS]
     json.dump(results, sys.stdout, indent=1)
