@@ -26,6 +26,14 @@ inline void expect_shape(const py::array& array, const std::vector<int64_t>& sha
   throw std::invalid_argument(message.substr(0, message.size() - 2) + "]");
 }
 
+// An object that is an array; one that could be made into an array would be gone with it.
+inline py::array array_of(const py::handle& object, const char* name) {
+  if (!py::isinstance<py::array>(object)) {
+    throw std::invalid_argument(std::string(name) + ": expected an array");
+  }
+  return py::reinterpret_borrow<py::array>(object);
+}
+
 // The data of an array that must be what it is said to be; nothing is converted or copied. It must
 // be writable unless T is const.
 template <typename T>

@@ -118,7 +118,7 @@ void linear_of(const py::array& inputs, const py::array& weights, const py::obje
   args.outputs = data_of<T>(outputs, outputs.size(), "outputs");
   args.bias = nullptr;
   if (!bias.is_none()) {
-    const py::array terms = bias.cast<py::array>();
+    const py::array terms = array_of(bias, "bias");
     expect_shape(terms, {args.num_outputs}, "bias");
     args.bias = data_of<const T>(terms, terms.size(), "bias");
   }

@@ -20,7 +20,8 @@ using States = std::tuple<py::array, py::array, py::array>;
 template <typename T>
 void set_prefix(const py::tuple& prefix, const PackedAttentionArgs<T>& args,
                 PackedSegment<T>& segment) {
-  const auto keys = prefix[0].cast<py::array>(), values = prefix[1].cast<py::array>();
+  const py::array keys = array_of(prefix[0], "prefixes' keys");
+  const py::array values = array_of(prefix[1], "prefixes' values");
   segment.block_ids = prefix[2].cast<std::vector<int64_t>>();
   segment.prefix_len = prefix[3].cast<int64_t>();
   if (keys.ndim() != 4 || keys.shape(2) < 1) {
@@ -56,7 +57,7 @@ PackedAttentionArgs<T> packed_args(const States& states, const py::list& starts,
   args.num_kv_heads = keys.shape(1);
   expect_shape(keys, {args.num_tokens, args.num_kv_heads, args.head_size}, "keys");
   expect_shape(values, {args.num_tokens, args.num_kv_heads, args.head_size}, "values");
-  if (args.num_kv_heads < 1 || args.num_heads % args.num_kv_heads != 0) {
+  if (args.num_kv_heads < 1 || args.num_heads < 1 || args.num_heads % args.num_kv_heads != 0) {
     throw std::invalid_argument("keys: their heads do not divide those of the queries");
   }
   args.queries = data_of<const T>(queries, queries.size(), "queries");

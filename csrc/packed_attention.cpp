@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "product.h"
 #include "simd.h"
@@ -246,12 +247,15 @@ void run_all(const PackedAttentionArgs<T>& args, const Task<T>& task) {
     longest = std::max(longest, segment.prefix_len + segment.stop - segment.start);
   }
   const int64_t floats = Workspace<T>::num_needed(args.head_size, longest);
-  std::vector<T> memory(omp_get_max_threads() * floats);
   const int64_t num_heads = args.num_heads;
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t i = static_cast<int64_t>(args.segments.size()) * num_heads - 1; i >= 0; --i) {
+  const int64_t num_tasks = static_cast<int64_t>(args.segments.size()) * num_heads;
+  const int64_t num_threads =
+      std::min<int64_t>(omp_get_max_threads(), std::max<int64_t>(num_tasks, 1));
+  const std::unique_ptr<T[]> memory(new T[num_threads * floats]);
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+  for (int64_t i = num_tasks - 1; i >= 0; --i) {
     const Head<T> at{args, args.segments[i / num_heads], i % num_heads};
-    run_head(task, at, {memory.data() + omp_get_thread_num() * floats, args.head_size, longest});
+    run_head(task, at, {memory.get() + omp_get_thread_num() * floats, args.head_size, longest});
   }
 }
 

@@ -90,8 +90,8 @@ class Config:
     )
     kernels: str = _setting(
         "auto",
-        "triton: fused kernels; reference: plain torch; auto: triton on a GPU, and on a CPU plain "
-        "torch, but C++ in the paged engine",
+        "triton: fused kernels; reference: plain torch in rollouts, losses and scores; auto: "
+        "triton on a GPU, and on a CPU C++ for the model's layers and plain torch for the rest",
     )
     kv_cache_bytes: int | None = _setting(
         None,

@@ -66,7 +66,7 @@ class _PackedAttention(torch.autograd.Function):
         starts, prefixes, options = ctx.rest
         arrays = tuple(tensor.detach().numpy() for tensor in ctx.saved_tensors)
         gradients = tuple(new_array(array.shape, array.dtype) for array in arrays)
-        by_outputs = gradient.contiguous().numpy()
+        by_outputs = gradient.detach().contiguous().numpy()
         packed_attention_backward(arrays, starts, _arrays(prefixes), by_outputs, gradients, options)
         return (*map(torch.from_numpy, gradients), None)
 

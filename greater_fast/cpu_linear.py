@@ -32,6 +32,7 @@ class CPULinears:
     """
 
     def __init__(self, lm: LM, modules: Iterable[nn.Module] | None = None) -> None:
+        _ = lm.head  # known from now on: what is taken over no longer looks plain
         embedding = lm.model.get_input_embeddings()
         with_matrix = [
             module
@@ -41,7 +42,7 @@ class CPULinears:
         self._forwards = [
             (module, functools.partial(_forward, *_arrays(module)))
             for module in (lm.model.modules() if modules is None else modules)
-            if _is_plain(module) and _is_dense(module.weight)
+            if _is_plain(module) and _is_dense(module)
         ]
 
         self.are_all = len(self._forwards) == len(with_matrix)
@@ -49,25 +50,32 @@ class CPULinears:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within, the layers run here; a gradient reaches their inputs, and no parameter."""
+        own = [vars(module).get("forward") for module, _ in self._forwards]
         for module, forward in self._forwards:
-            module.__dict__["forward"] = forward
+            vars(module)["forward"] = forward
         try:
             yield
         finally:
-            for module, _ in self._forwards:
-                del module.__dict__["forward"]
+            for (module, _), before in zip(self._forwards, own, strict=True):
+                del vars(module)["forward"]
+                if before is not None:  # installed within installed
+                    vars(module)["forward"] = before
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and "forward" not in vars(module)
 
 
-def _is_dense(weight: torch.Tensor) -> bool:
-    return (
-        type(weight) in (torch.Tensor, nn.Parameter)  # no quantised subclass
-        and weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.float64)
-        and weight.is_contiguous()
+def _is_dense(module: nn.Linear) -> bool:
+    weight, bias = module.weight, getattr(module, "bias", None)
+    return all(
+        type(tensor) in (torch.Tensor, nn.Parameter)  # no quantised subclass
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.dtype == weight.dtype
+        and tensor.is_contiguous()
+        for tensor in (weight, bias)
+        if tensor is not None
     )
 
 
@@ -100,5 +108,5 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         input_gradients = new_array((len(gradient), ctx.weights.shape[1]), ctx.weights.dtype)
-        linear_backward(gradient.contiguous().numpy(), ctx.weights, input_gradients)
+        linear_backward(gradient.detach().contiguous().numpy(), ctx.weights, input_gradients)
         return torch.from_numpy(input_gradients), None, None

@@ -48,7 +48,8 @@ def activations_recomputed(lm: LM) -> Iterator[None]:
     made: dict[int, tuple[weakref.ref[torch.Tensor], Any, torch.Tensor]] = {}
 
     def remember(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        made[id(output)] = weakref.ref(output), module, inputs[0].detach()
+        if output.requires_grad:
+            made[id(output)] = weakref.ref(output), module, inputs[0].detach()
 
     def pack(tensor: torch.Tensor) -> Any:
         output, module, states = made.pop(id(tensor), (None, None, None))

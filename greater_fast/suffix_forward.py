@@ -128,7 +128,7 @@ def why_not(lm: LM) -> str | None:
         ]
         with torch.no_grad(), packed(lm, segments) as forward:
             found = forward(lm.embed(suffixes))
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     own = lm.hidden_at(sequences, [[start + i for i in read] for read in rows])
     tolerance = 1e-2 if lm.dtype.itemsize >= 4 else 1e-1

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from greater_fast.cpu_linear import CPULinears
 from greater_fast.extension import linear, linear_backward
-from greater_fast.lm import LM
+from greater_fast.lm import LM, load_lm
 from greater_fast.rollout import RolloutEngine, RolloutRequest
+from tests.cases import tokenizer
+from tests.tiny import tiny_model
 
 
 def product(
@@ -113,8 +115,16 @@ def test_a_gradient_reaches_the_inputs_of_a_layer(own_lm: LM) -> None:
     inputs = torch.randn(3, 4, head.in_features, dtype=own_lm.dtype, requires_grad=True)
     factors = torch.randn(3, 4, head.out_features, dtype=own_lm.dtype)
     (own,) = torch.autograd.grad(head(inputs), inputs, factors)
-    with CPULinears(own_lm).installed():
+    (own_sum,) = torch.autograd.grad(head(inputs).sum(), inputs)
+    linears = CPULinears(own_lm)
+    with linears.installed():
+        with linears.installed():
+            pass
+        assert "forward" in vars(head)
         (ours,) = torch.autograd.grad(head(inputs), inputs, factors)
+        (ours_sum,) = torch.autograd.grad(head(inputs).sum(), inputs)  # by an expanded number
+    assert "forward" not in vars(head)
+    torch.testing.assert_close(ours_sum, own_sum, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
 
 
@@ -125,6 +135,7 @@ def test_a_gradient_reaches_the_inputs_of_a_layer(own_lm: LM) -> None:
         ({"weights": np.zeros((3, 7), np.float32)}, "weights: expected shape"),
         ({"weights": np.zeros((3, 8))}, "weights: got dtype float64"),
         ({"bias": np.zeros(2, np.float32)}, "bias: expected shape"),
+        ({"bias": [0.0, 0.0, 0.0]}, "bias: expected an array"),
         ({"outputs": np.zeros((2, 4), np.float32)}, "outputs: expected shape"),
         ({"weights": np.zeros((8, 3), np.float32).T}, "weights: expected a contiguous array"),
         (
@@ -211,3 +222,9 @@ def padding(lm: LM) -> int:
     engine = RolloutEngine(lm, kv_cache_bytes=1 << 20)
     engine.run([RolloutRequest((5,), 1, frozenset())])
     return engine.statistics["padding_tokens"]
+
+
+def test_the_head_is_known_though_it_is_taken_over() -> None:
+    lm = load_lm((tiny_model("llama", len(tokenizer("llama3"))), tokenizer("llama3")))
+    with CPULinears(lm).installed():
+        assert lm.head is not None

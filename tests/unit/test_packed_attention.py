@@ -120,17 +120,26 @@ def test_outputs_and_gradients_equal_those_of_the_formula(case: Case, dtype: tor
         assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("case", CASES[1:3])
+@pytest.mark.usefixtures("every_vector_size")
+@pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[5]])
 def test_a_segment_has_the_same_bits_beside_others(case: Case) -> None:
-    arrays = tuple(state.float().numpy() for state in states_of(case)[:3])
+    *arrays, factors = (state.float().numpy() for state in states_of(case))
     prefixes = prefixes_of(case, torch.float32)
-    whole = np.empty_like(arrays[0])
-    packed_attention(arrays, case.starts, prefixes, whole, case.options)
-    start = case.starts[-1]
-    alone = tuple(array[start:].copy() for array in arrays)
-    found = np.empty_like(alone[0])
-    packed_attention(alone, [0], prefixes[-1:], found, case.options)
-    assert (found == whole[start:]).all()
+
+    def run(rows: slice, starts: list[int], own: list[Any]) -> list[NDArray[np.float32]]:
+        states = tuple(array[rows].copy() for array in arrays)
+        outputs, *gradients = (np.empty_like(array) for array in (states[0], *states))
+        packed_attention(states, starts, own, outputs, case.options)
+        packed_attention_backward(
+            states, starts, own, factors[rows].copy(), tuple(gradients), case.options
+        )
+        return [outputs, *gradients]
+
+    whole = run(slice(None), case.starts, prefixes)
+    for start, length, prefix in zip(case.starts, case.lengths, prefixes, strict=True):
+        rows = slice(start, start + length)
+        for alone, together in zip(run(rows, [0], [prefix]), whole, strict=True):
+            assert (alone == together[rows]).all()
 
 
 def arguments() -> dict[str, Any]:
@@ -175,6 +184,8 @@ def states_with(number: int, array: NDArray[Any]) -> dict[str, Any]:
             {"prefixes": [(np.zeros((5, 3, 16, 8), np.float32),) * 2 + ([4], 7)]},
             "prefixes' keys: expected shape",
         ),
+        ({"prefixes": [([[[[1.0]]]], *arguments()["prefixes"][0][1:])]}, "keys: expected an array"),
+        (states_with(0, np.zeros((3, 0, 8), np.float32)), "do not divide"),
         ({"outputs": np.zeros((3, 2, 8), np.float32)}, "outputs: expected shape"),
     ],
 )
