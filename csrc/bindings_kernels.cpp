@@ -139,16 +139,18 @@ void linear_backward_of(const py::array& gradients, const py::array& weights,
   if (gradients.ndim() != 2 || weights.ndim() != 2) {
     throw std::invalid_argument("linear_backward: expected gradients [M, N] and weights [N, K]");
   }
-  LinearBackwardArgs<T> args;
-  args.num_rows = gradients.shape(0);
-  args.num_outputs = gradients.shape(1);
-  args.num_inputs = weights.shape(1);
-  if (args.num_outputs < 1) throw std::invalid_argument("gradients: expected at least one column");
-  expect_shape(weights, {args.num_outputs, args.num_inputs}, "weights");
-  expect_shape(input_gradients, {args.num_rows, args.num_inputs}, "input_gradients");
-  args.gradients = data_of<const T>(gradients, gradients.size(), "gradients");
-  args.weights = data_of<const T>(weights, weights.size(), "weights");
-  args.input_gradients = data_of<T>(input_gradients, input_gradients.size(), "input_gradients");
+  const int64_t num_rows = gradients.shape(0), depth = gradients.shape(1), width = weights.shape(1);
+  if (depth < 1) throw std::invalid_argument("gradients: expected at least one column");
+  expect_shape(weights, {depth, width}, "weights");
+  expect_shape(input_gradients, {num_rows, width}, "input_gradients");
+  const ProductArgs<T> args{
+      {data_of<const T>(gradients, gradients.size(), "gradients"), depth},
+      {data_of<const T>(weights, weights.size(), "weights"), width},
+      {data_of<T>(input_gradients, input_gradients.size(), "input_gradients"), width},
+      num_rows,
+      depth,
+      width,
+      false};
   py::gil_scoped_release release;
   linear_backward(args);
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "product.h"
 #include "simd.h"
 
 namespace greater_fast {
@@ -121,25 +120,18 @@ void linear(const LinearArgs<T>& args) {
 }
 
 template <typename T>
-void linear_backward(const LinearBackwardArgs<T>& args) {
-  const ProductArgs<T> all{{args.gradients, args.num_outputs},
-                           {args.weights, args.num_inputs},
-                           {args.input_gradients, args.num_inputs},
-                           args.num_rows,
-                           args.num_outputs,
-                           args.num_inputs,
-                           false};
-  const int64_t num_blocks = (all.width + kProductColumns - 1) / kProductColumns;
+void linear_backward(const ProductArgs<T>& args) {
+  const int64_t num_blocks = (args.width + kProductColumns - 1) / kProductColumns;
 #pragma omp parallel for schedule(static)
   for (int64_t block = 0; block < num_blocks; ++block) {
     const int64_t first = block * kProductColumns;
-    product(all, first, std::min(first + kProductColumns, all.width));
+    product(args, first, std::min(first + kProductColumns, args.width));
   }
 }
 
 template void linear<float>(const LinearArgs<float>&);
 template void linear<double>(const LinearArgs<double>&);
-template void linear_backward<float>(const LinearBackwardArgs<float>&);
-template void linear_backward<double>(const LinearBackwardArgs<double>&);
+template void linear_backward<float>(const ProductArgs<float>&);
+template void linear_backward<double>(const ProductArgs<double>&);
 
 }  // namespace greater_fast

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "product.h"
+
 namespace greater_fast {
 
 // T is float or double, and so is the arithmetic; all matrices are dense, row after row.
@@ -21,19 +23,8 @@ struct LinearArgs {
 template <typename T>
 void linear(const LinearArgs<T>& args);
 
-// As above.
+// The inputs' gradient dy W, where W [N, K] is frozen: the product of all columns, in parallel.
 template <typename T>
-struct LinearBackwardArgs {
-  const T* gradients;   // of the outputs, [M, N]
-  const T* weights;     // [N, K]
-  T* input_gradients;   // [M, K]
-  int64_t num_rows;     // M
-  int64_t num_inputs;   // K
-  int64_t num_outputs;  // N
-};
-
-// The inputs' gradient; the weights are frozen.
-template <typename T>
-void linear_backward(const LinearBackwardArgs<T>& args);
+void linear_backward(const ProductArgs<T>& args);
 
 }  // namespace greater_fast

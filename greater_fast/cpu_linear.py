@@ -8,8 +8,8 @@ are. Ours is fast from 16 rows on, and a row's result is its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeGuard
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from greater_fast.extension import linear, linear_backward
+from greater_fast.forwards import replaced_forwards
 from greater_fast.host_memory import new_array
 from greater_fast.lm import LM
 
@@ -47,19 +48,9 @@ class CPULinears:
 
         self.are_all = len(self._forwards) == len(with_matrix)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> AbstractContextManager[None]:
         """Within, the layers run here; a gradient reaches their inputs, and no parameter."""
-        own = [vars(module).get("forward") for module, _ in self._forwards]
-        for module, forward in self._forwards:
-            vars(module)["forward"] = forward
-        try:
-            yield
-        finally:
-            for (module, _), before in zip(self._forwards, own, strict=True):
-                del vars(module)["forward"]
-                if before is not None:  # installed within installed
-                    vars(module)["forward"] = before
+        return replaced_forwards(self._forwards)
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:

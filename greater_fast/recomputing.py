@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from greater_fast.forwards import Forward, replaced_forwards
 from greater_fast.lm import LM
-
-Forward = Callable[..., Any]
 
 
 @contextlib.contextmanager
@@ -31,10 +30,8 @@ def layers_recomputed(lm: LM) -> Iterator[None]:
     if not layers:
         raise ValueError(f"{lm.name} has no layers to checkpoint: set gradient_checkpointing='off'")
 
-    def recomputed(forward: Forward) -> Forward:
-        return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-
-    with _replaced(layers, recomputed):
+    recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    with replaced_forwards([(layer, partial(recomputed, layer.forward)) for layer in layers]):
         yield
 
 
@@ -80,23 +77,8 @@ def activations_recomputed(lm: LM) -> Iterator[None]:
         functions += own
     hooks = [function.register_forward_hook(remember) for function in dict.fromkeys(functions)]
     try:
-        with _replaced(mlps, recomputed):
+        with replaced_forwards([(mlp, recomputed(mlp.forward)) for mlp in mlps]):
             yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextlib.contextmanager
-def _replaced(modules: Sequence[Any], change: Callable[[Forward], Forward]) -> Iterator[None]:
-    """Give modules another forward, made from their own."""
-    own = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        vars(module)["forward"] = change(module.forward)
-    try:
-        yield
-    finally:
-        for module, forward in zip(modules, own, strict=True):
-            del vars(module)["forward"]
-            if forward is not None:
-                vars(module)["forward"] = forward
