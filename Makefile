@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
+CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
 SOURCES := greater_fast kernels benchmarks tests setup.py
 

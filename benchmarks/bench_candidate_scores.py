@@ -3,9 +3,9 @@
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.clock import CLOCK
-from benchmarks.op_figure import record_op
-from benchmarks.ops import full_case, small_case
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.op_figure import record_op
+from benchmarks.harness.ops import full_case, small_case
 
 
 @pytest.mark.benchmark(timer=CLOCK)

@@ -15,14 +15,15 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.clock import CLOCK
-from benchmarks.figure import Figure
-from benchmarks.machine import PeakMemory, device_name
-from greater_fast import paged
-from greater_fast.kv_cache import BLOCK_SIZE, block_bytes
-from greater_fast.lm import LM, load_lm
-from greater_fast.plain_rollout import PlainRolloutEngine
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.figure import Figure
+from benchmarks.harness.machine import PeakMemory, device_name
+from greater_fast.engine import RolloutRequest
+from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts import paged
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
 
 SHARE = 0.8  # of the tokens a second without attention, asked for
 NUM_COMPARED, PARTED_AT_MOST = 8, 1

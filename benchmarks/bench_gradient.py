@@ -7,12 +7,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.clock import CLOCK
-from benchmarks.figure import Figure
-from benchmarks.gradients import GradientCase, GradientFigures, measure_gradients
-from benchmarks.measure import StepCase, load_inputs
-from greater_fast import optimizer
-from greater_fast.engine import make_engine
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.figure import Figure
+from benchmarks.harness.gradients import GradientCase, GradientFigures, measure_gradients
+from benchmarks.harness.measure import StepCase, load_inputs
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.search import optimizer
 
 SECONDS, MEMORY = 4.0, 5.0  # times less, asked for
 COSINE = 0.99999

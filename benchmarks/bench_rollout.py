@@ -6,11 +6,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.bench_step import TOLERANCE
-from benchmarks.clock import CLOCK
-from benchmarks.figure import Figure
-from benchmarks.measure import StepCase
-from benchmarks.prompt_tokens import count_prompt_tokens
-from benchmarks.rollouts import SelectionFigures, measure_selection
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.figure import Figure
+from benchmarks.harness.measure import StepCase
+from benchmarks.harness.prompt_tokens import count_prompt_tokens
+from benchmarks.harness.rollouts import SelectionFigures, measure_selection
 
 # Ratios asked for, and the share of reasonings that near-ties may turn.
 TARGETS = {"reference": 6.0, "generate": 2.5, "generate_batch": 6.0}

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.clock import CLOCK
-from benchmarks.figure import Figure
-from benchmarks.machine import device_name
-from greater_fast.extension import Scheduler
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.figure import Figure
+from benchmarks.harness.machine import device_name
+from greater_fast.model.cpu.extension import Scheduler
 
 MICROSECONDS = 150.0  # asked for, of a step
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
@@ -44,7 +44,7 @@ def num_sequences(smoke: bool) -> int:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """csrc/bench_scheduler.cpp, built."""
+    """csrc/checks/bench_scheduler.cpp, built."""
     build = tmp_path_factory.mktemp("bench_scheduler")
     run = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
     made_by = ["-GNinja", f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.clock import CLOCK
-from benchmarks.figure import Figure
-from benchmarks.measure import (
+from benchmarks.harness.clock import CLOCK
+from benchmarks.harness.figure import Figure
+from benchmarks.harness.measure import (
     Measurement,
     StepCase,
     StepInputs,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.measure import StepCase
-from greater_fast.smollm2 import SMOLLM2, smollm2_folder
+from benchmarks.harness.measure import StepCase
+from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
 
 NUM_THREADS = 2
 

@@ -25,11 +25,9 @@ build() {
     include=$("$PYTHON" -c 'import os, sysconfig, torch
 print("-I" + sysconfig.get_path("include"), "-I" + os.path.dirname(torch.__file__) + "/include")')
     local sources=()
-    for file in csrc/*.cpp; do
-        [[ $file == */fuzz.cpp || $file == */bench_*.cpp ]] || sources+=("$file")
-    done
+    for file in csrc/{scheduling,math,bindings}/*.cpp; do sources+=("$file"); done
     # shellcheck disable=SC2086
-    c++ -std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fopenmp -shared $include \
+    c++ -std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fopenmp -shared -Icsrc $include \
         "${sources[@]}" -o "greater_fast/_core$suffix" && is_built
 }
 
@@ -41,7 +39,7 @@ part() {
     fi
     log=$(mktemp)
     timeout "$((left < limit ? left : limit))" \
-        "$PYTHON" -m benchmarks.gpu "$name" --out "$OUT" $smoke >"$log" 2>&1
+        "$PYTHON" -m benchmarks.gpu.main "$name" --out "$OUT" $smoke >"$log" 2>&1
     status=$?
     line=$(grep "^$name: " "$log" | tail -1)
     if ((status)) || [[ -z $line ]]; then

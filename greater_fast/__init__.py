@@ -2,7 +2,7 @@
 
 from greater_fast.api import evaluate, optimize
 from greater_fast.config import Config
-from greater_fast.data import Example, load_examples
-from greater_fast.result import Result
+from greater_fast.examples.data import Example, load_examples
+from greater_fast.runs.result import Result
 
 __all__ = ["Config", "Example", "Result", "evaluate", "load_examples", "optimize"]

@@ -2,7 +2,7 @@
 
 import sys
 
-from greater_fast.cli import main
+from greater_fast.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

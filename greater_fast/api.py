@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.data import load_examples
-from greater_fast.engine import make_engine
-from greater_fast.evaluation import Evaluation, compare, evaluate_prompt
-from greater_fast.example_loss import AnswerLoss, try_loss
-from greater_fast.layout import build_layouts
-from greater_fast.lm import load_lm
-from greater_fast.memory_budget import MemoryPlan
-from greater_fast.optimizer import OnStep
-from greater_fast.prepare import as_config, check_prompt, choose_extractor, prepare, read_splits
-from greater_fast.result import Report, Result
-from greater_fast.run import Run
-from greater_fast.run_dir import RunDirectory
+from greater_fast.examples.data import load_examples
+from greater_fast.examples.layout import build_layouts
+from greater_fast.gradients.example_loss import AnswerLoss, try_loss
+from greater_fast.memory.budget import MemoryPlan
+from greater_fast.model.lm import load_lm
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.directory import RunDirectory
+from greater_fast.runs.evaluation import Evaluation, compare, evaluate_prompt
+from greater_fast.runs.prepare import (
+    as_config,
+    check_prompt,
+    choose_extractor,
+    prepare,
+    read_splits,
+)
+from greater_fast.runs.result import Report, Result
+from greater_fast.runs.run import Run
+from greater_fast.search.optimizer import OnStep
 
 DEFAULT_PROMPT = (
     "Use proper logical reasoning and think step by step. Finally give the actual correct answer."

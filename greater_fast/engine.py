@@ -1,68 +1,89 @@
-"""Which engine runs the rollouts."""
+"""What stages and gradients know of an engine: what they ask of it and what they get."""
 
 from __future__ import annotations
 
-from greater_fast.config import Config
-from greater_fast.lm import LM
-from greater_fast.plain_rollout import PlainRolloutEngine
-from greater_fast.rollout import Engine, RolloutEngine
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from greater_fast.model.kv_cache import PrefixKV
+from greater_fast.model.lm import LM
 
 
-def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> tuple[Engine, str]:
-    """The engine that the settings name, and a line that says which one it is.
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """What to generate, and what to score behind it.
 
-    `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
-
-    Raises:
-        ValueError: the kernels that were forced cannot run here, the model cannot use the engine
-            that was named, or its pool is too small for a sequence of `longest_sequence` tokens
-            (None: not known); says what to change.
+    `prompt_ids` is all text before the reasoning, `prompt_span` the part of it whose NLL is wanted
+    as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
+    `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
+    its cost alone. Requests of a `group` can be dropped together. Sampled text with the same
+    `sample_key` (the row's number) meets the same noise.
     """
-    plain = PlainRolloutEngine(
-        lm,
-        config.batch_size,
-        config.temperature,
-        sampling_temperature=config.sampling_temperature,
-        seed=config.seed,
-        kernels=config.kernels,
-    )
-    lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
-    if config.engine == "generate":
-        return plain, "engine: generate"
-    try:
-        paged = RolloutEngine(
-            lm,
-            temperature=config.temperature,
-            sampling_temperature=config.sampling_temperature,
-            seed=config.seed,
-            kv_cache_bytes=config.kv_cache_bytes,
-            max_tokens=config.max_step_tokens,
-            draft_tokens=config.draft_tokens,
-            kernels=config.kernels,
-            longest_sequence=longest_sequence,
-        )
-    except ValueError as error:
-        if config.engine == "auto":
-            return plain, f"engine: generate ({error})"
-        raise
-    if longest_sequence and longest_sequence > paged.max_sequence_tokens:
-        needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
-        raise ValueError(
-            f"kv_cache_bytes: the pool of {paged.kv_cache_bytes} bytes holds sequences of "
-            f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
-            f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
-        )
-    return paged, _describe(paged)
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    end_ids: frozenset[int]
+    prompt_span: tuple[int, int] = (0, 0)
+    target_ids: tuple[int, ...] = ()
+    num_scored: int = 0
+    max_answer_tokens: int = 0
+    draft_ids: tuple[int, ...] = ()
+    group: int = 0
+    sample_key: int = 0
 
 
-def _describe(engine: RolloutEngine) -> str:
-    """Which engine it is, and what a user should know of it."""
-    line = "engine: paged"
-    if engine.fixed:  # a row's last bits depend on it
-        line += f", {engine.max_tokens} tokens a step"
-    if not engine.batch_invariant:
-        line += (
-            "; a row's bits depend on what is computed beside it: where two tokens are nearly as "
-            "likely, reasoning may differ between runs that differ in their batches alone"
-        )
-    return line
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One row's reasoning, and what the model thinks of prompt and gold answer around it.
+
+    `answer_ids` were generated behind the extractor, where that was asked for.
+    `answer_logprobs` are log-softmax(logits / temperature) of the answer's tokens, `answer_hits`
+    whether each is the argmax; `prompt_nll` is the mean -log p of the prompt's tokens, in nats.
+    """
+
+    reasoning_ids: tuple[int, ...]
+    answer_logprobs: tuple[float, ...] = ()
+    answer_hits: tuple[bool, ...] = ()
+    prompt_nll: float = 0.0
+    answer_ids: tuple[int, ...] = ()
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether any token of the answer is not the model's first choice."""
+        return not all(self.answer_hits)
+
+    @property
+    def answer_loss(self) -> float:
+        """Mean cross-entropy of the answer's tokens at the temperature of the loss."""
+        return -math.fsum(self.answer_logprobs) / len(self.answer_logprobs)
+
+
+# Called with a request's number and its rollout; returns groups whose requests are dropped.
+OnFinished = Callable[[int, Rollout], Collection[int]]
+
+
+class Engine(Protocol):
+    """What the stages need: two implementations, the same results but for near-ties."""
+
+    lm: LM
+    num_generated_tokens: int  # end ids included
+    num_forward_tokens: int  # through the model, padding included
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether the model runs over packed suffixes (else the gradient pads whole sequences)."""
+
+    def run(
+        self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
+    ) -> list[Rollout | None]:
+        """Rollouts in the order of the requests; None where the group was dropped."""
+
+    def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [C, V] of the token after each context."""
+
+    def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
+        """Keys and values of the longest stored prefix of `ids`; sure until the next run."""

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from greater_fast.config import Config
-from greater_fast.data import Example
-from greater_fast.extractor import make_extractor
-from greater_fast.layout import Layouts, Row, build_layouts
-from greater_fast.lm import LM, load_lm
-from greater_fast.nouns import Rollout
-from greater_fast.rollout import Engine, OnFinished, RolloutRequest
-from greater_fast.smollm2 import SMOLLM2
-from greater_fast.vocabulary import Vocabulary
+from greater_fast.engine import Engine, OnFinished, Rollout, RolloutRequest
+from greater_fast.examples.data import Example
+from greater_fast.examples.extractor import make_extractor
+from greater_fast.examples.layout import Layouts, Row, build_layouts
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.smollm2 import SMOLLM2
+from greater_fast.model.vocabulary import Vocabulary
 from tests.tiny import END_ID, EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 TOKENIZERS = [

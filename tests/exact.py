@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from greater_fast.lm import LM, load_lm
+from greater_fast.model.lm import LM, load_lm
 from tests.cases import tokenizer
 from tests.tiny import tiny_model
 

@@ -13,7 +13,7 @@ fuzz() {
     local sanitizers=$1 threads=$2
     "${CXX:-g++}" -std=c++17 -O1 -g -Wall -Wextra -Werror -pthread -fno-omit-frame-pointer \
         "-fsanitize=$sanitizers" -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS \
-        -o "$build/fuzz" fuzz.cpp block_pool.cpp drafter.cpp scheduler.cpp scheduler_step.cpp
+        -o "$build/fuzz" -I. checks/fuzz.cpp scheduling/*.cpp
     printf -- '-- %s, %d threads\n' "$sanitizers" "$threads"
     TSAN_OPTIONS=halt_on_error=1 "$build/fuzz" "$seconds" "$seed" "$threads"
 }

@@ -2,12 +2,12 @@ import time
 
 import pytest
 
-from benchmarks import effect
-from benchmarks.random_prompts import random_prompts
-from greater_fast.engine import make_engine
-from greater_fast.extractor import derive_extractor
-from greater_fast.layout import build_layouts
-from greater_fast.lm import load_lm
+from benchmarks.evidence import effect
+from benchmarks.evidence.random_prompts import random_prompts
+from greater_fast.examples.extractor import derive_extractor
+from greater_fast.examples.layout import build_layouts
+from greater_fast.model.lm import load_lm
+from greater_fast.rollouts.choose import make_engine
 from tests.tiny import PROMPT, tiny_model, tiny_tokenizer
 
 SETTINGS = effect.Settings(

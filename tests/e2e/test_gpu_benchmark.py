@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.gpu_model import SMOKE
-from benchmarks.gpu_rollouts import MODEL_VARIABLE
+from benchmarks.gpu import main as gpu
+from benchmarks.gpu.model import SMOKE
+from benchmarks.gpu.rollouts import MODEL_VARIABLE
 
-SCRIPT = Path(gpu.__file__).with_name("run_gpu.sh")
+SCRIPT = Path(gpu.__file__).parents[1] / "run_gpu.sh"
 
 
 @pytest.mark.filterwarnings("ignore:all . training rows are wrong:RuntimeWarning")

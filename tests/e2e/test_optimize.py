@@ -14,12 +14,12 @@ import datasets
 import pytest
 
 from greater_fast import Config, Example, optimize
-from greater_fast.cli import main
-from greater_fast.extractor import make_extractor
-from greater_fast.lm import LM
-from greater_fast.nouns import Step
-from greater_fast.run_dir import read_run
-from greater_fast.state import LoopState
+from greater_fast.cli.main import main
+from greater_fast.examples.extractor import make_extractor
+from greater_fast.model.lm import LM
+from greater_fast.runs.directory import read_run
+from greater_fast.search.nouns import Step
+from greater_fast.search.state import LoopState
 from tests.tiny import PROMPT, boolean_rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from greater_fast import Config, evaluate, load_examples, optimize
-from greater_fast.cli import main
-from greater_fast.extractor import derive_extractor
-from greater_fast.lm import LM
-from greater_fast.run_dir import read_run
-from greater_fast.smollm2 import SMOLLM2
+from greater_fast.cli.main import main
+from greater_fast.examples.extractor import derive_extractor
+from greater_fast.model.lm import LM
+from greater_fast.model.smollm2 import SMOLLM2
+from greater_fast.runs.directory import read_run
 from tests.conftest import shared_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")

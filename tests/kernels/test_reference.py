@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from greater_fast.kernels import reference
-from greater_fast.kernels.reference import (
-    Head,
-    candidate_scores,
-    target_logprob,
-    vocabulary_top_k,
-)
+from greater_fast.kernels.reference import Head, candidate_scores, target_logprob, vocabulary_top_k
 from tests.kernels.arithmetic import DTYPES, all_products, log_softmax, lowest
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from greater_fast.lm import LM, load_lm
-from greater_fast.rollout import RolloutEngine
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
 from tests.parity.test_rollout_engine import FAMILIES, check, requests, tiny_lm
 from tests.tiny import tiny_model, tiny_tokenizer
 

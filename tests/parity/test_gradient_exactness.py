@@ -10,15 +10,16 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from greater_fast.config import Config
-from greater_fast.gradient import prompt_gradient
-from greater_fast.layout import Layouts
-from greater_fast.lm import LM, load_lm
-from greater_fast.nouns import Position, Rollout
-from greater_fast.optimizer import start
-from greater_fast.plain_rollout import PlainRolloutEngine
-from greater_fast.propose import propose
-from greater_fast.rollout import Engine, RolloutEngine
-from greater_fast.score import score
+from greater_fast.engine import Engine, Rollout
+from greater_fast.examples.layout import Layouts
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
+from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.nouns import Position
+from greater_fast.search.optimizer import start
+from greater_fast.search.propose import propose
+from greater_fast.search.score import score
 from tests.cases import layouts_of, small_config
 from tests.exact import exact_lm
 from tests.oracle import Oracle, Settings

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from greater_fast.config import Config
-from greater_fast.data import Example
-from greater_fast.engine import make_engine
-from greater_fast.extractor import make_extractor
-from greater_fast.gradient import prompt_gradient
-from greater_fast.layout import build_layouts
-from greater_fast.lm import LM, load_lm
-from greater_fast.nouns import Position, Step
-from greater_fast.optimizer import run, start
-from greater_fast.propose import draw_rows, propose
-from greater_fast.state import LoopState
+from greater_fast.examples.data import Example
+from greater_fast.examples.extractor import make_extractor
+from greater_fast.examples.layout import build_layouts
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.nouns import Position, Step
+from greater_fast.search.optimizer import run, start
+from greater_fast.search.propose import draw_rows, propose
+from greater_fast.search.state import LoopState
 from tests.oracle import Oracle, Settings
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from greater_fast.lm import LM, load_lm
-from greater_fast.nouns import Rollout
-from greater_fast.plain_rollout import PlainRolloutEngine
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.engine import Rollout, RolloutRequest
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.tiny import tiny_model, tiny_tokenizer
 
 FAMILIES = [

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from greater_fast.lm import LM
-from greater_fast.nouns import Rollout
-from greater_fast.plain_rollout import PlainRolloutEngine
-from greater_fast.rollout import RolloutEngine, RolloutRequest
-from greater_fast.sampling import gumbel_noise
+from greater_fast.engine import Rollout, RolloutRequest
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
+from greater_fast.rollouts.sampling import gumbel_noise
 from tests.parity.test_rollout_engine import FAMILIES, FEATURES, check, engine, requests, tiny_lm
 
 SAMPLING = {"sampling_temperature": 1.0, "seed": 3}

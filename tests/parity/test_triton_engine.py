@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greater_fast.lm import LM, load_lm
-from greater_fast.rollout import RolloutEngine, RolloutRequest
+from greater_fast.engine import RolloutRequest
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
 from tests.parity.test_rollout_engine import check, tiny_lm
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from greater_fast import cli
 from greater_fast._core import limit_vectors
+from greater_fast.cli import main as cli
 from tests.tiny import PROMPT
 
 

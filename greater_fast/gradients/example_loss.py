@@ -1,0 +1,161 @@
+"""The loss of each example, L = CE(answer) + lambda · NLL(prompt), and its gradient by states.
+
+Logits exist for a few rows at a time, so that none outlives its part of the sum, or not at all
+where a kernel takes log-probabilities from the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from greater_fast.model.lm import LM
+
+# Logits of a chunk, [rows, V]; softmax and its gradient take as much again a few times over.
+_CPU_LOGIT_FLOATS, _GPU_LOGIT_FLOATS = 1 << 20, 1 << 24
+
+# (logits [A, V] that predict an answer's tokens, the answer's ids [A]) -> a scalar to minimise
+AnswerLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an example's loss reads: ids that its states predict, the prompt's first.
+
+    `prompt_weight` is the weight of each prompt token's NLL.
+    """
+
+    prompt_ids: tuple[int, ...]
+    prompt_weight: float
+    answer_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Tokens of all examples at one temperature: -log p of `ids` at `rows`, weighted, by owner."""
+
+    temperature: float
+    rows: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+
+
+def losses_and_gradient(
+    lm: LM,
+    states: torch.Tensor,
+    terms: Sequence[Terms],
+    temperature: float,
+    answer_loss: AnswerLoss | None = None,
+    kernels: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses [B] of the examples, and the gradient [R, D] of their sum by the states [R, D].
+
+    States come example after example, each predicting its prompt's ids, then its answer's.
+    `answer_loss` takes the place of the answer's mean cross-entropy at the temperature; `kernels`
+    says who makes log-probabilities, as the setting does.
+
+    Raises:
+        ValueError: `answer_loss` gives no scalar, or none that depends on the logits; `kernels` is
+            "triton", and it cannot run.
+    """
+    kind = torch.promote_types(states.dtype, torch.float32)
+    losses = torch.zeros(len(terms), dtype=kind, device=states.device)
+    gradient = torch.zeros_like(states)
+    answers, prompts = _Tokens(temperature), _Tokens(1.0)
+    row = 0
+    for number, term in enumerate(terms):
+        for part, ids, weight in (
+            (prompts, term.prompt_ids, term.prompt_weight),
+            (answers, term.answer_ids, 1 / len(term.answer_ids)),
+        ):
+            part.rows.extend(range(row, row + len(ids)))
+            part.ids.extend(ids)
+            part.weights.extend([weight] * len(ids))
+            part.owners.extend([number] * len(ids))
+            row += len(ids)
+    _add_nll(lm, states, prompts, kernels, losses, gradient)
+    if answer_loss is None:
+        _add_nll(lm, states, answers, kernels, losses, gradient)
+        return losses, gradient
+    for number in range(len(terms)):
+        own = [i for i, owner in enumerate(answers.owners) if owner == number]
+        rows, answer_ids = (
+            torch.tensor([values[i] for i in own], device=states.device)
+            for values in (answers.rows, answers.ids)
+        )
+        leaf = states[rows].detach().requires_grad_()
+        logits = lm.logits(leaf)
+        value, by_logits = _value_and_gradient(answer_loss, logits, answer_ids)
+        (gradient[rows],) = torch.autograd.grad(logits, leaf, by_logits)
+        losses[number] += value
+    return losses, gradient
+
+
+def try_loss(answer_loss: AnswerLoss, lm: LM, answer_ids: Sequence[int]) -> None:
+    """Call a user's loss once, at even logits, to see that it can be differentiated.
+
+    Raises:
+        ValueError: it cannot; says why.
+    """
+    if not callable(answer_loss):
+        raise ValueError(
+            f"loss: got {type(answer_loss).__name__}, expected a function of an answer's logits "
+            "[A, V] and ids [A]"
+        )
+    kind = torch.promote_types(lm.dtype, torch.float32)
+    logits = torch.zeros(len(answer_ids), lm.vocab_size, dtype=kind, device=lm.device)
+    with torch.enable_grad():
+        _value_and_gradient(answer_loss, logits, torch.tensor(answer_ids, device=lm.device))
+
+
+def _value_and_gradient(
+    answer_loss: AnswerLoss, logits: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A user's loss at logits [A, V] and ids [A], and its gradient [A, V] by the logits."""
+    given = logits.detach().requires_grad_()
+    value: Any = answer_loss(given, ids)
+    if not isinstance(value, torch.Tensor) or value.dim() > 0:
+        is_tensor = isinstance(value, torch.Tensor)
+        got = f"a tensor of shape {list(value.shape)}" if is_tensor else type(value).__name__
+        raise ValueError(f"loss: got {got} from it, expected a scalar tensor")
+    by_logits = None
+    if value.requires_grad:
+        (by_logits,) = torch.autograd.grad(value, given, allow_unused=True)
+    if by_logits is None:
+        raise ValueError(
+            "loss: its value has no gradient by the answer's logits: compute it from them in "
+            "torch, without detach, item, argmax or no_grad"
+        )
+    return value.detach(), by_logits
+
+
+def _add_nll(
+    lm: LM,
+    states: torch.Tensor,
+    tokens: _Tokens,
+    kernels: str,
+    losses: torch.Tensor,
+    gradient: torch.Tensor,
+) -> None:
+    """Add weighted -log p of tokens to their examples' losses, and set the gradient's rows."""
+    device = states.device
+    floats = _CPU_LOGIT_FLOATS if device.type == "cpu" else _GPU_LOGIT_FLOATS
+    chunk = max(1, floats // lm.vocab_size)
+    if lm.fused_head(kernels):  # no logits: all rows share a reading of the head
+        chunk = max(1, len(tokens.rows))
+    for start in range(0, len(tokens.rows), chunk):
+        part = slice(start, start + chunk)
+        rows, ids, owners = (
+            torch.tensor(values[part], device=device)
+            for values in (tokens.rows, tokens.ids, tokens.owners)
+        )
+        weights = torch.tensor(tokens.weights[part], dtype=losses.dtype, device=device)
+        leaf = states[rows].detach().requires_grad_()
+        logprobs, _ = lm.logprobs(leaf, ids, tokens.temperature, kernels)
+        nll = -weights * logprobs
+        (gradient[rows],) = torch.autograd.grad(nll.sum(), leaf)
+        losses.index_add_(0, owners, nll.detach())

@@ -1,0 +1,48 @@
+"""How much a gradient pass keeps for its way back, and how many tokens it may take at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from greater_fast.config import Config
+from greater_fast.memory.shapes import ModelShapes
+from greater_fast.model.byte_sizes import free_bytes
+from greater_fast.model.lm import LM
+
+# From here on a processor's matrix products are near their rate (measured with csrc's: 160 tokens
+# take as long, and a sixth more memory), and a GPU no longer waits for weights alone.
+EFFICIENT_TOKENS = 128
+_GPU_TOKENS = 4096  # more would save nothing
+_GPU_SHARE, _CPU_SHARE = 0.7, 0.25  # of what is free; the rest is for logits, and for others
+
+
+@dataclass(frozen=True, slots=True)
+class PassPlan:
+    """Tokens of a micro-batch at most (or one example), and whether layers are computed twice."""
+
+    max_tokens: int
+    checkpointing: bool
+
+
+def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
+    """The plan for examples of these lengths.
+
+    Layers are computed twice only where a batch of decent size would not fit otherwise: recomputing
+    costs half as much again, small batches cost little.
+    """
+    free = free_bytes(lm.device)
+    is_cpu = lm.device.type == "cpu"
+    activation_bytes = ModelShapes.of(lm).activation_bytes
+    usable = math.inf if free is None else free * (_CPU_SHARE if is_cpu else _GPU_SHARE)
+    given = config.gradient_batch_tokens
+    least = max(*lengths, 1, min(given or EFFICIENT_TOKENS, sum(lengths)))
+    checkpointing = config.gradient_checkpointing == "on" or (
+        config.gradient_checkpointing == "auto" and activation_bytes(least) > usable
+    )
+    if given or lm.device.type != "cuda":
+        return PassPlan(given or EFFICIENT_TOKENS, checkpointing)
+    token_bytes = activation_bytes(1, checkpointing=checkpointing)
+    fitting = max(1, int(min(usable / token_bytes, _GPU_TOKENS)))
+    return PassPlan(fitting, checkpointing)

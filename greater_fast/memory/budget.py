@@ -1,0 +1,221 @@
+"""What a run takes of a device's memory, told from shapes and lengths before weights are read.
+
+    needed = weights + gradient + logits + overhead + K/V pool
+
+The pool takes what the others leave, up to what could be in use at once; one sequence must fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from greater_fast.config import KV_CACHE_BYTES, Config
+from greater_fast.examples.layout import Layouts
+from greater_fast.memory.activations import EFFICIENT_TOKENS
+from greater_fast.memory.shapes import ModelShapes
+from greater_fast.model.byte_sizes import format_bytes
+from greater_fast.model.kv_cache import BLOCK_SIZE
+from greater_fast.model.lm import LOGIT_FLOATS
+
+LOGIT_COPIES = 3  # as the model makes them, in float32, divided by a temperature
+OVERHEAD_BYTES = {"cpu": 1 << 29}  # interpreter and libraries
+GPU_OVERHEAD_BYTES = 1 << 30  # context, kernels, a step's own states, what the allocator cannot use
+
+
+@dataclass(frozen=True, slots=True)
+class RowLengths:
+    """What a plan needs to know of the rows: how many are searched on, and tokens of a sequence.
+
+    `num_rows` counts the largest set, `mean` and `longest` are over all; prompt and reasoning count
+    at their longest.
+    """
+
+    num_train: int
+    num_rows: int
+    mean: int
+    longest: int
+
+    @classmethod
+    def of(cls, layouts: Mapping[str, Layouts], config: Config) -> RowLengths:
+        """The lengths of the rows of each set; the one that is searched on is `train`."""
+        longest = max(rows.longest_sequence(config) for rows in layouts.values())
+        around = [len(r.head_ids) + len(r.tail_ids) for rows in layouts.values() for r in rows.rows]
+        return cls(
+            num_train=len(layouts["train"]),
+            num_rows=max(map(len, layouts.values())),
+            mean=longest - max(around) + round(sum(around) / len(around)),
+            longest=longest,
+        )
+
+    def shortened(self, num_tokens: int) -> RowLengths:
+        """The same with that many tokens less in each sequence."""
+        return replace(self, mean=self.mean - num_tokens, longest=self.longest - num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One part of the memory, and how its size comes about."""
+
+    name: str
+    num_bytes: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The parts, all that there is, and what to change where it is not enough.
+
+    `pool_bytes` is the K/V pool (None for an engine that has none); `checkpointing` says whether
+    the gradient computes layers twice.
+    """
+
+    needs: tuple[Need, ...]
+    total_bytes: int
+    pool_bytes: int | None
+    checkpointing: bool
+    advice: tuple[str, ...] = ()
+
+    @property
+    def needed_bytes(self) -> int:
+        """The sum of the parts."""
+        return sum(need.num_bytes for need in self.needs)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.needed_bytes <= self.total_bytes
+
+    @property
+    def verdict(self) -> str:
+        """The plan in one line."""
+        relation = "fit into" if self.fits else "do not fit into"
+        parts = " + ".join(f"{n.name} {format_bytes(n.num_bytes)}" for n in self.needs)
+        return (
+            f"memory: {parts} = {format_bytes(self.needed_bytes)} {relation} "
+            f"{format_bytes(self.total_bytes)}"
+        )
+
+    @property
+    def table(self) -> tuple[str, ...]:
+        """A line for each part."""
+        return tuple(
+            f"{need.name:<14} {format_bytes(need.num_bytes):>11}  {need.how}" for need in self.needs
+        )
+
+    def settled(self, config: Config) -> Config:
+        """The settings, with the plan's pool where they name none."""
+        if config.kv_cache_bytes is not None or self.pool_bytes is None:
+            return config
+        return replace(config, kv_cache_bytes=self.pool_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, for JSON."""
+        return {
+            **asdict(self),
+            "needed_bytes": self.needed_bytes,
+            "fits": self.fits,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is planned for: a model and rows, settings, and a device's kind and memory."""
+
+    shapes: ModelShapes
+    lengths: RowLengths
+    config: Config
+    total_bytes: int
+    device_type: str = "cuda"
+
+    @property
+    def sequence_bytes(self) -> int:
+        """Blocks of keys and values of the longest sequence."""
+        num_blocks = -(-self.lengths.longest // BLOCK_SIZE)
+        return num_blocks * BLOCK_SIZE * self.shapes.kv_token_bytes
+
+    @property
+    def gradient_tokens(self) -> int:
+        """Tokens of a gradient micro-batch at most: one example always goes through whole."""
+        lengths = self.lengths
+        given = self.config.gradient_batch_tokens or EFFICIENT_TOKENS
+        most = min(given, lengths.num_train * lengths.longest)
+        return max(lengths.longest, most)
+
+
+def budget(load: Workload) -> MemoryPlan:
+    """The plan of a run as it is, without advice.
+
+    Raises:
+        ValueError: `kv_cache_bytes` is set, and too small for one sequence.
+    """
+    ways = {"off": (False,), "on": (True,), "auto": (False, True)}[
+        load.config.gradient_checkpointing
+    ]
+    plans = [_budget(load, checkpointing=way) for way in ways]
+    return next((plan for plan in plans if plan.fits), plans[-1])
+
+
+def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
+    shapes, tokens = load.shapes, load.gradient_tokens
+    kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
+    fixed = (
+        Need(
+            "weights",
+            shapes.weight_bytes,
+            f"all parameters once, embeddings in {8 * shapes.itemsize} bits",
+        ),
+        Need(
+            "gradient",
+            shapes.activation_bytes(tokens, checkpointing=checkpointing),
+            f"{kept} of {tokens} tokens in {shapes.num_layers} layers",
+        ),
+        Need(
+            "logits",
+            LOGIT_COPIES * 4 * LOGIT_FLOATS,
+            f"{LOGIT_FLOATS // shapes.vocab_size} rows of {shapes.vocab_size} in float32, "
+            f"{LOGIT_COPIES} times",
+        ),
+        Need(
+            "overhead",
+            OVERHEAD_BYTES.get(load.device_type, GPU_OVERHEAD_BYTES),
+            "libraries" if load.device_type == "cpu" else "context, kernels, the allocator's gaps",
+        ),
+    )
+    left = load.total_bytes - sum(need.num_bytes for need in fixed)
+    cache, pool_bytes = (
+        _generate_cache(load) if load.config.engine == "generate" else _pool(load, left)
+    )
+    return MemoryPlan((*fixed, cache), load.total_bytes, pool_bytes, checkpointing)
+
+
+def _pool(load: Workload, left: int) -> tuple[Need, int]:
+    """The K/V pool of the paged engine: as set, or what is left, up to what could be in use."""
+    least, lengths, given = load.sequence_bytes, load.lengths, load.config.kv_cache_bytes
+    num_sequences = max(load.config.shortlist_size * lengths.num_train, lengths.num_rows)
+    wanted = num_sequences * least
+    if given is not None and given < least:
+        raise ValueError(
+            f"kv_cache_bytes: the pool of {given} bytes is too small for a sequence of "
+            f"{lengths.longest} tokens: give it {least} at least, or lower max_new_tokens or "
+            "max_prompt_tokens"
+        )
+    if given is None:
+        most = KV_CACHE_BYTES if load.device_type == "cpu" else wanted
+        given = max(least, min(wanted, left, most))
+    room = min(num_sequences, given // least)
+    how = (
+        f"{load.shapes.kv_token_bytes} bytes a token, {room} of {num_sequences} sequences of "
+        f"{lengths.longest} tokens (mean {lengths.mean})"
+    )
+    return Need("K/V pool", given, how), given
+
+
+def _generate_cache(load: Workload) -> tuple[Need, None]:
+    """Keys and values of a batch of transformers' generate, where a layer at a time is copied."""
+    num_rows, longest = load.config.batch_size, load.lengths.longest
+    batch = num_rows * longest * load.shapes.kv_token_bytes
+    how = f"{num_rows} sequences of {longest} tokens, a layer of them twice as it grows"
+    return Need("K/V of a batch", batch + batch // load.shapes.num_layers, how), None

@@ -1,0 +1,42 @@
+"""A model without its weights: what its configuration and its tokenizer alone say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from greater_fast.model.files import (
+    clear_load_errors,
+    locate,
+    read_config,
+    read_tokenizer,
+    weights_dtype,
+)
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
+from greater_fast.model.vocabulary import Vocabulary
+
+
+def outline_lm(source: Any, device: str | None, dtype: str | None = None) -> LM:
+    """An `LM` whose tensors have shapes and dtypes and no values (they are on the meta device).
+
+    Texts can be laid out with it, nothing can be computed. `source` and `dtype` are those of
+    `load_lm`; a model that is loaded already comes back with its weights. The device, on which the
+    dtype depends, need not be there.
+
+    Raises:
+        ValueError: as `load_lm`, as far as it can be told without weights.
+    """
+    if not isinstance(source, str | Path):
+        return load_lm(source)
+    from transformers import AutoModelForCausalLM
+
+    name = str(source)
+    files = locate(name, smollm2_source() if name == SMOLLM2 else name)
+    config = read_config(files)
+    vocabulary = Vocabulary(read_tokenizer(files.path, **files.options))
+    with clear_load_errors(name), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(device, dtype))
+    return LM(model, vocabulary.tokenizer, name, vocabulary, end_ids=frozenset())

@@ -1,0 +1,135 @@
+"""The sizes of a model that its memory depends on, and what a token takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from greater_fast.model.lm import LM
+
+_SCALE_BITS = (
+    0.5  # a weight of few bits shares a float32 scale with 63 others, as bitsandbytes has it
+)
+_NUMBER = re.compile(r"(?:int|float|fp|nf)([48])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShapes:
+    """What a plan needs to know of a model; shapes of one decoder layer, all layers alike.
+
+    `weight_bytes` counts shared weights (tied embeddings) once; `linear_bytes` are those of them
+    that 4-bit weights would shrink. `itemsize` is that of activations, and of keys and values.
+    `inner` is the width inside the MLP, over all experts that a token goes through.
+    """
+
+    weight_bytes: int
+    linear_bytes: int
+    num_layers: int
+    width: int
+    inner: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, lm: LM) -> ModelShapes:
+        """The shapes of a model, be its weights there or not."""
+        config = lm.model.config.get_text_config()
+        width, heads = int(config.hidden_size), int(config.num_attention_heads)
+        experts = int(getattr(config, "num_experts_per_tok", None) or 1)
+        sizes = [getattr(config, f"{kind}intermediate_size", None) for kind in ("moe_", "")]
+        inner = next((int(size) for size in sizes if size), 4 * width)
+        weight_bytes, linear_bytes = _weights(lm)
+        return cls(
+            weight_bytes=weight_bytes,
+            linear_bytes=linear_bytes,
+            num_layers=int(config.num_hidden_layers),
+            width=width,
+            inner=inner * experts,
+            num_heads=heads,
+            num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            head_size=int(getattr(config, "head_dim", None) or width // heads),
+            vocab_size=lm.vocab_size,
+            itemsize=lm.dtype.itemsize,
+        )
+
+    @property
+    def kv_token_bytes(self) -> int:
+        """Keys and values of one token: 2 · layers · KV heads · head size · itemsize."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_size * self.itemsize
+
+    def activation_bytes(self, num_tokens: int, *, checkpointing: bool = False) -> int:
+        """About what autograd keeps of tokens on their way through the layers; rather too much.
+
+        A layer keeps, of each token: 4 states of the model's width in at least float32 (inputs of
+        the two norms and what they divide), its queries and what attention made of them, its keys
+        and values twice (prefixes as long as suffixes), and 2 vectors inside the MLP (input of the
+        activation function, and its factor). With checkpointing only each layer's input is kept,
+        and one layer at a time is as above.
+        """
+        size = self.itemsize
+        norms = 4 * self.width * max(size, 4)
+        attention = (2 * self.num_heads + 4 * self.num_kv_heads) * self.head_size * size
+        layer = norms + attention + 2 * self.inner * size
+        if checkpointing:
+            return num_tokens * (self.num_layers * self.width * size + layer)
+        return num_tokens * self.num_layers * layer
+
+    def in_16_bits(self) -> ModelShapes:
+        """The same model with weights and activations of 2 bytes."""
+        return replace(
+            self,
+            weight_bytes=self.weight_bytes * 2 // self.itemsize,
+            linear_bytes=self.linear_bytes * 2 // self.itemsize,
+            itemsize=2,
+        )
+
+    def in_4_bits(self) -> ModelShapes:
+        """The same model with the weights of its linear layers in 4 bits; embeddings stay."""
+        small = _packed_bytes(self.linear_bytes // self.itemsize, 4)
+        return replace(
+            self, weight_bytes=self.weight_bytes - self.linear_bytes + small, linear_bytes=0
+        )
+
+
+def _weights(lm: LM) -> tuple[int, int]:
+    """Bytes of all parameters and buffers, and of them those that could have fewer bits."""
+    total = sum(t.nbytes for t in (*lm.model.parameters(), *lm.model.buffers()))
+    head = lm.model.get_output_embeddings()
+    linears = {
+        id(module.weight): module.weight
+        for module in lm.model.modules()
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and module.weight.dtype.is_floating_point
+    }
+    linear_bytes = sum(weight.nbytes for weight in linears.values())
+    bits = _bits(getattr(lm.model.config, "quantization_config", None))
+    if lm.device.type != "meta" or bits is None:
+        return total, linear_bytes
+    numbers = sum(weight.numel() for weight in linears.values())
+    return total - linear_bytes + _packed_bytes(numbers, bits), 0
+
+
+def _packed_bytes(num_weights: int, bits: int) -> int:
+    return int(num_weights * (bits + _SCALE_BITS) / 8)
+
+
+def _bits(settings: Any) -> int | None:
+    """Bits of a weight in a checkpoint that is quantised, as its configuration says; else None."""
+    if settings is None:
+        return None
+    values = settings if isinstance(settings, dict) else settings.to_dict()
+    for name, bits in (("load_in_4bit", 4), ("load_in_8bit", 8)):
+        if values.get(name):
+            return bits
+    if isinstance(values.get("bits"), int):
+        return int(values["bits"])
+    kind = " ".join(str(values.get(name, "")) for name in ("quant_method", "quant_type"))
+    found = _NUMBER.search(kind.lower())
+    return int(found[1]) if found else None

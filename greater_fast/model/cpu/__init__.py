@@ -1,0 +1,1 @@
+"""The model's linear layers and attention on a CPU, by csrc."""

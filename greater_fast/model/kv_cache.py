@@ -1,0 +1,105 @@
+"""The K/V tensors behind block ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from greater_fast.config import KV_CACHE_BYTES
+from greater_fast.model.byte_sizes import free_bytes
+from greater_fast.model.lm import LM
+
+BLOCK_SIZE = 16
+_GPU_SHARE = 2 / 3
+
+
+class KVCache:
+    """Keys and values of all layers, `data` [layers, 2, num_blocks, KV heads, S, D].
+
+    Block 0 takes what padding writes. `poisoned` fills the pool with NaN first (for tests: what was
+    never written must never be read).
+    """
+
+    def __init__(self, lm: LM, num_blocks: int, *, poisoned: bool = False) -> None:
+        shape = (num_layers(lm), 2, num_blocks, *_block_shape(lm))
+        try:
+            self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"kv_cache_bytes: no memory for a K/V pool of {num_blocks} blocks: {error}"
+            ) from error
+        if poisoned:
+            self.data.fill_(torch.nan)
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [num_blocks, KV heads, S, D] of a layer."""
+        return self.data[index, 0], self.data[index, 1]
+
+    def copy(self, pairs: torch.Tensor) -> None:
+        """Copy blocks, `pairs` [C, 2] of (from, to); all are read before any is written."""
+        sources, targets = pairs.to(self.data.device, torch.int64).unbind(1)
+        self.data[:, :, targets] = self.data[:, :, sources]
+
+
+class Blocks(NamedTuple):
+    """Keys and values [num_blocks, KV heads, S, D], and the ids of those in use."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixKV:
+    """Keys and values of a stored prefix, read from its blocks [B] when a layer's are asked for.
+
+    They are there until the engine runs again.
+    """
+
+    num_tokens: int
+    cache: KVCache
+    block_ids: torch.Tensor
+
+    def blocks(self, index: int) -> Blocks:
+        """Where a layer's keys and values are."""
+        return Blocks(*self.cache.layer(index), self.block_ids.tolist())
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [KV heads, num_tokens, D] of a layer."""
+        keys, values = (
+            blocks[self.block_ids].transpose(0, 1).flatten(1, 2)[:, : self.num_tokens]
+            for blocks in self.cache.layer(index)
+        )
+        return keys, values
+
+
+def default_pool_bytes(device: torch.device) -> int:
+    """Memory of a pool where neither the user nor a plan names it: on a GPU 2/3 of what is free.
+
+    The last third is for the gradient, for logits and for what a step needs beside the pool.
+    """
+    if device.type != "cuda":
+        return KV_CACHE_BYTES
+    torch.cuda.empty_cache()
+    return int(_GPU_SHARE * (free_bytes(device) or 0))
+
+
+def block_bytes(lm: LM) -> int:
+    """Memory of one block over all layers."""
+    kv_heads, size, width = _block_shape(lm)
+    return num_layers(lm) * 2 * kv_heads * size * width * lm.dtype.itemsize
+
+
+def num_layers(lm: LM) -> int:
+    """Decoder layers of a model."""
+    return int(lm.model.config.get_text_config().num_hidden_layers)
+
+
+def _block_shape(lm: LM) -> tuple[int, int, int]:
+    config = lm.model.config.get_text_config()
+    num_heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    return kv_heads, BLOCK_SIZE, width

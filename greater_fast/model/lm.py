@@ -1,0 +1,296 @@
+"""One loaded model: the module, its tokenizer, and the few forward passes that the stages need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from greater_fast.kernels.dispatch import target_logprob, uses_triton
+from greater_fast.kernels.reference import Head
+from greater_fast.model.files import (
+    clear_load_errors,
+    locate,
+    read_config,
+    read_tokenizer,
+    usable_device,
+    weights_dtype,
+)
+from greater_fast.model.lm_head import LogitScaling, plain_head
+from greater_fast.model.quantised import keep_differentiable
+from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
+from greater_fast.model.vocabulary import Vocabulary
+
+LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class LM:
+    """A causal language model with frozen weights, ready for the method.
+
+    `model` is the transformers module, unchanged; `end_ids` end a turn of the assistant.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    vocabulary: Vocabulary
+    end_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is, and so where ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the rows of the embedding (it may be padded past the tokenizer's ids)."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def max_context(self) -> int | None:
+        """Positions the model was made for, or None where its configuration names none."""
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        return int(positions) if positions else None
+
+    @cached_property
+    def candidate_mask(self) -> torch.Tensor:
+        """[V] bool on the CPU: ids that a prompt may be changed to."""
+        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
+        known = self.vocabulary.candidate_mask[: self.vocab_size]
+        mask[: len(known)] = known
+        return mask
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings `[..., D]` of ids by the model's own module (Gemma scales inside)."""
+        embedded: torch.Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
+
+        Rows are padded on the right, so a causal model needs no mask.
+        """
+        states: torch.Tensor = self.model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def hidden_at(
+        self, sequences: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Hidden states [R, D] at `rows[b]` of `sequences[b]`, sequence after sequence."""
+        with torch.no_grad():
+            states = self.hidden(input_ids=self.pad_right(sequences))
+        return states[gather_index(rows, self.device)]
+
+    def pad_right(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Ids [B, T] int64 on the model's device, padded behind with an id nothing attends to."""
+        width = max(map(len, sequences))
+        fill = min(self.end_ids)
+        padded = [[*ids, *[fill] * (width - len(ids))] for ids in sequences]
+        return torch.tensor(padded, dtype=torch.int64, device=self.device)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V] of hidden states [R, D], in at least float32, scaled as the model does."""
+        return self._logit_scaling.logits(self.model.get_output_embeddings()(hidden))
+
+    @cached_property
+    def _logit_scaling(self) -> LogitScaling:
+        return LogitScaling.of(self.model.config.get_text_config())
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The LM head as the kernels take it, None where it is more than one dense matrix."""
+        return plain_head(self.model.get_output_embeddings(), self._logit_scaling)
+
+    def fused_head(self, kernels: str = "auto") -> Head | None:
+        """The head where Triton takes log-probabilities from it, None where logits are made first.
+
+        Raises:
+            ValueError: `kernels` is "triton", and it cannot; says why.
+        """
+        matrix = self.head.weight if self.head else self.model.get_input_embeddings().weight
+        unknown = None if self.head else "the LM head is more than one dense matrix"
+        return self.head if uses_triton(kernels, matrix, matrix, unknown) else None
+
+    def logprobs(
+        self,
+        hidden: torch.Tensor,
+        ids: torch.Tensor,
+        temperature: float = 1.0,
+        kernels: str = "auto",
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [R] of `ids` [R] at softmax(logits / temperature), and argmax hits.
+
+        Differentiable in `hidden` [R, D]; logits exist for a tile or a chunk of rows at a time.
+
+        Raises:
+            ValueError: `kernels` is "triton", and it cannot run; says why.
+        """
+        if head := self.fused_head(kernels):
+            values, argmax = target_logprob(hidden, ids, head, temperature, kernels)
+            return values, argmax == ids
+        chunk = max(1, LOGIT_FLOATS // self.vocab_size)
+        parts, hits = [], []
+        for rows, targets in zip(hidden.split(chunk), ids.split(chunk), strict=True):
+            logits = self.logits(rows)
+            hits.append(logits.detach().argmax(-1) == targets)
+            parts.append(logprobs_of(targets, logits / temperature))
+        return torch.cat(parts), torch.cat(hits)
+
+
+def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities [R] of `ids` [R] under softmax(logits), `logits` [R, V]."""
+    return logits.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+
+
+def gather_index(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index ([R], [R]) that picks `rows[b]` of sequence b out of a [B, T, ...] tensor."""
+    batch = [b for b, positions in enumerate(rows) for _ in positions]
+    flat = [p for positions in rows for p in positions]
+    return torch.tensor(batch, device=device), torch.tensor(flat, device=device)
+
+
+def load_lm(
+    source: Any, device: str | None = None, dtype: str | None = None, tokenizer: Any = None
+) -> LM:
+    """The one way a model comes in.
+
+    Args:
+        source: a hub name, a folder, a GGUF file, `smollm2-135m` (the demonstration model), a
+            loaded transformers model (its tokenizer is found by its name), a pair
+            (model, tokenizer), or an `LM`, which is returned as it is.
+        device: `cpu`, `cuda`, ...; by default a GPU where there is one.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
+            on a CPU. A loaded model keeps its own device and dtype.
+        tokenizer: that of a named model, where it has been read already.
+
+    The model is put in eval mode and its weights are frozen; a loaded one stays so.
+
+    Raises:
+        ValueError: no such model, no causal language model, or no usable tokenizer.
+    """
+    if isinstance(source, LM):
+        return source
+    if isinstance(source, str | Path):
+        model, tokenizer = _load(str(source), device, dtype, tokenizer)
+        name = str(source)
+    else:
+        model, tokenizer = source if isinstance(source, tuple) else (source, tokenizer)
+        if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
+            raise ValueError(
+                f"got {type(model).__name__}, expected a model name, a folder, a GGUF file or a "
+                "loaded transformers model"
+            )
+        name = getattr(model, "name_or_path", "")
+        if tokenizer is None and not name:
+            raise ValueError("no usable tokenizer for a nameless model: pass (model, tokenizer)")
+        tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
+        name = name or type(model).__name__
+    model.requires_grad_(False)
+    model.eval()
+    keep_differentiable(model)
+    vocabulary = Vocabulary(tokenizer)
+    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary))
+    _check(lm)
+    return lm
+
+
+def _load(
+    name: str, device: str | None, dtype: str | None, tokenizer: Any = None
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
+    files = locate(name, smollm2_folder() if name == SMOLLM2 else name)
+    device = usable_device(device)
+    kind = weights_dtype(device, dtype)
+    read_config(files)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(files.path, **files.options)
+    with clear_load_errors(name):
+        safe = {} if files.options else {"use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=kind, **files.options, **safe
+        )
+    place: Any = model.to  # its annotations know tensors only
+    return place(device), tokenizer
+
+
+def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:
+    """Ids that end the assistant's turn: of the generation settings, tokenizer and template."""
+    found: set[int] = set()
+    tokenizer = vocabulary.tokenizer
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        ids = getattr(holder, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    if getattr(tokenizer, "chat_template", None):
+        found.update(_turn_end(vocabulary))
+    if not found:
+        raise ValueError("neither the model nor its tokenizer names an end-of-text id")
+    return frozenset(found)
+
+
+def _turn_end(vocabulary: Vocabulary) -> list[int]:
+    """The special id that the chat template writes behind an assistant's message, if any."""
+    from jinja2.exceptions import TemplateError
+
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zyx"}]
+    try:
+        text = vocabulary.tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, TypeError, ValueError):  # it needs arguments, or refuses the role
+        return []
+    _, found, behind = text.rpartition("zyx")
+    (ids,) = vocabulary.encode([behind.strip() if found else ""], special_tokens=False)
+    return [i for i in ids[:1] if i in vocabulary.special_ids]
+
+
+def _check(lm: LM) -> None:
+    """Refuse what would go wrong silently: bidirectional models, and logits made differently.
+
+    Raises:
+        ValueError: says what was found.
+    """
+    for part in ("get_decoder", "get_output_embeddings"):
+        if getattr(lm.model, part, lambda: None)() is None:
+            what = part.removeprefix("get_").replace("_", " ")
+            raise ValueError(f"{lm.name} has no {what}: expected a causal language model")
+    if getattr(lm.model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{lm.name} has an encoder: expected a causal language model")
+    base = lm.vocabulary.ids(" the answer is")
+    one, other = (torch.tensor([[*base, i]], device=lm.device) for i in (base[0], base[-1]))
+    # Special tokens may be added past the embedding (Gemma 3), plain ones may not.
+    if lm.tokenizer.vocab_size > lm.vocab_size:
+        raise ValueError(
+            f"the tokenizer's ids exceed the model's vocabulary of {lm.vocab_size}: "
+            "they do not belong together"
+        )
+    with torch.no_grad():
+        states = lm.hidden(input_ids=one)
+        if not torch.isfinite(states).all():
+            raise ValueError(
+                f"the states of {lm.name} are not finite: its weights are damaged, or too large "
+                f"for {lm.dtype}"
+            )
+        if not torch.allclose(states[:, :-1], lm.hidden(input_ids=other)[:, :-1], atol=1e-2):
+            raise ValueError(
+                f"{lm.name} is no causal language model: a later token changes earlier states"
+            )
+        ours, own = lm.logits(states[0]), lm.model(input_ids=one).logits[0].float()
+    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{lm.name} makes its logits in a way that is not supported "
+            f"(they differ by {(ours.float() - own).abs().max():.3g})"
+        )

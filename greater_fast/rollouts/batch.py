@@ -1,0 +1,242 @@
+"""Rollouts: reasoning for many sequences in one continuous batch, and what follows it.
+
+The scheduler (csrc/) says which tokens of which sequences go through the model next; Python runs
+the model on them and hands back argmax ids and log-probabilities. A sequence passes through
+prefill, decoding and scoring without waiting for any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from greater_fast.engine import OnFinished, Rollout, RolloutRequest
+from greater_fast.gradients import suffix_forward
+from greater_fast.model.cpu.extension import Scheduler
+from greater_fast.model.cpu.linear import CPULinears
+from greater_fast.model.kv_cache import (
+    BLOCK_SIZE,
+    KVCache,
+    PrefixKV,
+    block_bytes,
+    default_pool_bytes,
+)
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.fixed_step import FixedStep
+from greater_fast.rollouts.invariance import is_batch_invariant
+from greater_fast.rollouts.paged import usable_backend
+from greater_fast.rollouts.ragged_step import RaggedStep
+from greater_fast.rollouts.row_reader import MIN_ROWS, RowReader
+from greater_fast.rollouts.sampling import make_sampler, sample_keys
+from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts, step_shapes
+from greater_fast.rollouts.step_size import choose_step_size
+
+_FEW_ROWS = (5, 9, MIN_ROWS)
+_TRIED_SIZES = (MIN_ROWS, 40, 256)  # of ragged steps, for a row's bits
+_NO_LIMIT = 1 << 17  # tokens of a sequence, where a model names none
+
+
+class RolloutEngine:
+    """The continuous batch. Prefixes are computed once and kept between calls.
+
+    Args:
+        lm: the model.
+        temperature: divides the logits of scored tokens.
+        sampling_temperature: of generated tokens; 0 decodes greedily. Scores and hits stay those of
+            the model without noise.
+        seed: of the sampling.
+        kv_cache_bytes: memory of the K/V pool; by default what the device has to give.
+        max_tokens: tokens of a step (M); by default measured on a GPU, 256 on a CPU.
+        draft_tokens: drafts fill a step up to this many tokens, 0 turns them off; by default the
+            free slots of a fixed step, which cost nothing, and none of another.
+        fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU, unless
+            attention in plain torch would wait for it anyway.
+        kernels: `triton`, or `reference` for plain torch; `auto` is Triton on a GPU, csrc on a CPU.
+        longest_sequence: tokens of a sequence at most; by default what the model takes.
+
+    Raises:
+        ValueError: the model cannot run so; says why, and what to use instead.
+    """
+
+    def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
+        self,
+        lm: LM,
+        *,
+        temperature: float = 1.0,
+        sampling_temperature: float = 0.0,
+        seed: int = 0,
+        kv_cache_bytes: int | None = None,
+        max_tokens: int | None = None,
+        draft_tokens: int | None = None,
+        share_prefixes: bool = True,
+        fixed: bool | None = None,
+        kernels: str = "auto",
+        longest_sequence: int | None = None,
+        poisoned: bool = False,
+    ) -> None:
+        backend = usable_backend(lm, kernels)
+        self.lm = lm
+        if fixed is None:
+            fixed = lm.device.type == "cuda" and backend == "triton"
+        self.fixed = fixed
+        self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
+        if draft_tokens is None:
+            draft_tokens = max_tokens if fixed else 0
+        self._linears = CPULinears(lm, () if backend == "reference" else None)
+        self._sampler = make_sampler(sampling_temperature, seed)
+        self.num_generated_tokens = 0
+        self.num_forward_tokens = 0
+        self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
+        with self._linears.installed():
+            few_are_safe = self._linears.are_all and is_batch_invariant(lm, backend, _FEW_ROWS)
+            min_rows = 1 if few_are_safe else min(MIN_ROWS, max_tokens)
+            sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
+            self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes))
+        self.kv_cache_bytes = kv_cache_bytes or default_pool_bytes(lm.device)
+        num_blocks = 1 + self.kv_cache_bytes // self.block_bytes
+        longest = min(filter(None, (longest_sequence, lm.max_context)), default=_NO_LIMIT)
+        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, -(-longest // BLOCK_SIZE))
+        table_width = max(self.max_sequence_tokens // BLOCK_SIZE, 1)
+        self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
+        buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
+        make_step = FixedStep if fixed else RaggedStep
+        reader = RowReader(temperature, self._sampler, lm.device, min_rows)
+        self._model_step = make_step(lm, self._cache, buffers, backend, reader)
+        self._buffers = buffers.host
+        self._scheduler = Scheduler(
+            self._buffers,
+            num_blocks=max(num_blocks, 2),
+            block_size=BLOCK_SIZE,
+            table_width=table_width,
+            max_tokens=max_tokens,
+            min_tokens=min_rows,
+            fixed_tokens=fixed,
+            max_sequences=max_tokens,
+            vocab_size=lm.vocab_size,
+            draft_tokens=min(draft_tokens, max_tokens),
+            share_prefixes=share_prefixes,
+        )
+
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether the model runs over packed suffixes."""
+        return suffix_forward.why_not(self.lm) is None
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """Counts since the engine was made: steps, tokens computed, shared, drafted, accepted."""
+        return self._scheduler.statistics()
+
+    def run(
+        self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
+    ) -> list[Rollout | None]:
+        """Rollouts in the order of the requests; None where `on_finished` dropped the group.
+
+        Raises:
+            ValueError: a request that can never run (ids, spans, a sequence longer than the pool);
+                says which one, before any work.
+        """
+        before = self.statistics["generated_tokens"]
+        self._submit(requests)
+        rollouts: list[Rollout | None] = [None] * len(requests)
+        try:
+            while not self._scheduler.idle:
+                self._step()
+                for (
+                    number,
+                    reasoning,
+                    answer,
+                    nll,
+                    logprobs,
+                    hits,
+                ) in self._scheduler.take_finished():
+                    rollouts[number] = rollout = Rollout(
+                        reasoning_ids=reasoning,
+                        answer_ids=answer,
+                        answer_logprobs=logprobs,
+                        answer_hits=tuple(map(bool, hits)),
+                        prompt_nll=math.fsum(nll) / max(len(nll), 1),
+                    )
+                    for group in on_finished(number, rollout) if on_finished else ():
+                        self._scheduler.cancel_group(group)
+        finally:
+            self._drop_all()
+        self.num_generated_tokens += self.statistics["generated_tokens"] - before
+        return rollouts
+
+    def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits [C, V], in at least float32, of the token after each context."""
+        nothing: frozenset[int] = frozenset()
+        self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
+        logits: dict[int, torch.Tensor] = {}
+        try:
+            while not self._scheduler.idle:
+                self._step(logits)
+                self._scheduler.take_finished()
+        finally:
+            self._drop_all()
+        return torch.stack([logits[number] for number in range(len(contexts))])
+
+    def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
+        """Keys and values of the longest stored prefix of `ids`; sure until the next run."""
+        num_tokens, block_ids = self._scheduler.cached_prefix(ids)
+        if num_tokens == 0:
+            return None
+        return PrefixKV(num_tokens, self._cache, torch.tensor(block_ids, device=self.lm.device))
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError at the first contradiction in the scheduler's state."""
+        self._scheduler.check_integrity()
+
+    def _submit(self, requests: Sequence[RolloutRequest]) -> None:
+        own_keys = sample_keys([r.sample_key for r in requests], torch.device("cpu"))
+        self._sample_keys = own_keys[:, None].view(torch.int32).numpy()  # [R, 2]
+        try:
+            for number, request in enumerate(requests):
+                self._scheduler.submit(
+                    key=number,
+                    group=request.group,
+                    prompt_ids=request.prompt_ids,
+                    prompt_span=request.prompt_span,
+                    draft_ids=request.draft_ids,
+                    target_ids=request.target_ids,
+                    num_scored=request.num_scored,
+                    max_new_tokens=request.max_new_tokens,
+                    max_answer_tokens=request.max_answer_tokens,
+                    end_ids=sorted(request.end_ids),
+                )
+        except (ValueError, TypeError) as error:
+            self._drop_all()
+            raise ValueError(f"request {number}: {error}") from error
+        self._prompt_lens = np.array([len(r.prompt_ids) for r in requests], np.int32)
+
+    def _drop_all(self) -> None:
+        """Leave nothing behind, whatever stopped a run."""
+        if not self._scheduler.idle:
+            self._scheduler.abort()
+        self._scheduler.take_finished()
+
+    def _step(self, collected: dict[int, torch.Tensor] | None = None) -> None:
+        """One step of the batch; logits of generating rows go to `collected` by request number."""
+        counts = StepCounts(*self._scheduler.plan())
+        if self._sampler is not None:
+            self._place_samples(counts.num_rows)
+        with self._linears.installed():
+            answers = self._model_step.run(counts)
+            if collected is not None:
+                keys = self._buffers["row_keys"][: counts.num_rows].tolist()
+                logits = self._model_step.logits(counts.num_rows)
+                collected.update(zip(keys, logits, strict=True))
+        self.num_forward_tokens += counts.num_tokens
+        self._scheduler.commit(*answers)
+
+    def _place_samples(self, num_rows: int) -> None:
+        """Tell each row of logits its place in the reasoning; rows inside of prompts have none."""
+        rows, keys = (self._buffers[name][:num_rows] for name in ("logit_rows", "row_keys"))
+        places = self._buffers["positions"][rows] + 1 - self._prompt_lens[keys]
+        self._buffers["sample_places"][:num_rows] = np.maximum(places, -1)
+        self._buffers["sample_keys"][:num_rows] = self._sample_keys[keys]

@@ -1,0 +1,69 @@
+"""Which engine runs the rollouts."""
+
+from __future__ import annotations
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
+
+
+def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> tuple[Engine, str]:
+    """The engine that the settings name, and a line that says which one it is.
+
+    `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
+
+    Raises:
+        ValueError: the kernels that were forced cannot run here, the model cannot use the engine
+            that was named, or its pool is too small for a sequence of `longest_sequence` tokens
+            (None: not known); says what to change.
+    """
+    plain = PlainRolloutEngine(
+        lm,
+        config.batch_size,
+        config.temperature,
+        sampling_temperature=config.sampling_temperature,
+        seed=config.seed,
+        kernels=config.kernels,
+    )
+    lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
+    if config.engine == "generate":
+        return plain, "engine: generate"
+    try:
+        paged = RolloutEngine(
+            lm,
+            temperature=config.temperature,
+            sampling_temperature=config.sampling_temperature,
+            seed=config.seed,
+            kv_cache_bytes=config.kv_cache_bytes,
+            max_tokens=config.max_step_tokens,
+            draft_tokens=config.draft_tokens,
+            kernels=config.kernels,
+            longest_sequence=longest_sequence,
+        )
+    except ValueError as error:
+        if config.engine == "auto":
+            return plain, f"engine: generate ({error})"
+        raise
+    if longest_sequence and longest_sequence > paged.max_sequence_tokens:
+        needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
+        raise ValueError(
+            f"kv_cache_bytes: the pool of {paged.kv_cache_bytes} bytes holds sequences of "
+            f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
+            f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
+        )
+    return paged, _describe(paged)
+
+
+def _describe(engine: RolloutEngine) -> str:
+    """Which engine it is, and what a user should know of it."""
+    line = "engine: paged"
+    if engine.fixed:  # a row's last bits depend on it
+        line += f", {engine.max_tokens} tokens a step"
+    if not engine.batch_invariant:
+        line += (
+            "; a row's bits depend on what is computed beside it: where two tokens are nearly as "
+            "likely, reasoning may differ between runs that differ in their batches alone"
+        )
+    return line

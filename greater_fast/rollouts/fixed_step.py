@@ -1,0 +1,97 @@
+"""A step of fixed shape: the same work whatever is in its slots, captured once on a GPU."""
+
+from __future__ import annotations
+
+import torch
+
+from greater_fast.model.kv_cache import KVCache
+from greater_fast.model.lm import LM, LOGIT_FLOATS
+from greater_fast.rollouts.attention_backends import backend_of
+from greater_fast.rollouts.cuda_graph import capture
+from greater_fast.rollouts.paged import forward
+from greater_fast.rollouts.plan import Plan
+from greater_fast.rollouts.row_reader import Answers, RowReader
+from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
+
+
+class FixedStep:
+    """A step of M slots: one transfer in, block copies, model and logits, one transfer out.
+
+    Between the transfers nothing waits for the host: on a GPU that is one CUDA graph, on a CPU the
+    same code is run. All of the M rows of logits that a step may ask for are computed in each.
+    """
+
+    def __init__(
+        self, lm: LM, cache: KVCache, buffers: StepBuffers, backend: str, reader: RowReader
+    ) -> None:
+        self._lm, self._reader = lm, reader
+        self._buffers, self._arrays = buffers, buffers.device
+        num_slots = len(self._arrays["tokens"])
+        self._plan = Plan.of(cache, backend, self._arrays, num_slots, num_slots)
+        self._hidden = torch.empty(0)
+        self._chunk = min(num_slots, max(1, LOGIT_FLOATS // lm.vocab_size))
+        # Argmax ids, log-probabilities as the bits of float32, sampled ids.
+        self._on_gpu = lm.device.type == "cuda"
+        self._results = torch.zeros(3, num_slots, dtype=torch.int32, device=lm.device)
+        self._received = torch.zeros(3, num_slots, dtype=torch.int32, pin_memory=self._on_gpu)
+        self._graph = capture(self._launch, lm.device) if self._on_gpu else None
+
+    def run(self, counts: StepCounts) -> Answers:
+        """What the step in the buffers says of its rows; there until the next step."""
+        self._buffers.host["copies"][counts.num_copies :] = 0
+        self._buffers.upload()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._launch()
+        self._received.copy_(self._results, non_blocking=True)
+        if self._on_gpu:
+            torch.cuda.current_stream(self._lm.device).synchronize()
+        argmax, logprobs, sampled = self._received[:, : counts.num_rows]
+        return Answers(
+            argmax.numpy(),
+            logprobs.view(torch.float32).numpy(),
+            sampled.numpy() if self._reader.sampler else None,
+        )
+
+    @torch.inference_mode()
+    def logits(self, num_rows: int) -> torch.Tensor:
+        """Logits [R, V] at the rows of the step that was run last."""
+        chunks = [rows for rows in self._chunks() if rows.start < num_rows]
+        found = self._hidden.new_empty(len(self._plan.tokens), 0)
+        for rows in chunks:
+            logits = self._logits(rows)
+            if not found.shape[1]:
+                found = logits.new_empty(len(found), logits.shape[1])
+            found[rows] = logits
+        return found[:num_rows]
+
+    def _chunks(self) -> list[slice]:
+        """All rows, in chunks of equal size for the same bits in each: the last may overlap."""
+        num_slots, size = len(self._plan.tokens), self._chunk
+        starts = (min(start, num_slots - size) for start in range(0, num_slots, size))
+        return [slice(start, start + size) for start in starts]
+
+    def _logits(self, rows: slice) -> torch.Tensor:
+        return self._lm.logits(self._hidden[self._arrays["logit_rows"][rows].long()])
+
+    @torch.inference_mode()
+    def _launch(self) -> None:
+        backend_of(self._plan).copy_blocks(self._plan.cache, self._arrays["copies"])
+        self._hidden = forward(self._lm, self._plan)
+        for rows in self._chunks():
+            self._read(rows)
+
+    def _read(self, rows: slice) -> None:
+        argmax, logprobs, sampled = self._results[:, rows]
+        targets, kinds, keys, places = (
+            self._arrays[name][rows]
+            for name in ("targets", "target_kinds", "sample_keys", "sample_places")
+        )
+        logits = self._logits(rows)
+        argmax.copy_(logits.argmax(-1))
+        values = self._reader.logprobs(logits, targets.clamp(min=0), kinds)
+        logprobs.view(torch.float32).copy_(values.masked_fill(targets < 0, 0))
+        if self._reader.sampler:
+            drawn = self._reader.samples(logits, keys, places)
+            sampled.copy_(drawn.masked_fill(places < 0, 0))

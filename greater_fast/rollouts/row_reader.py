@@ -1,0 +1,59 @@
+"""What a step says of its rows of logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from greater_fast.model.lm import logprobs_of
+from greater_fast.rollouts.sampling import Sampler
+
+# With torch's matrix products a row's bits change with the number of rows under 12 (measured: fp32
+# on a CPU); 16 is safe.
+MIN_ROWS = 16
+
+
+class Answers(NamedTuple):
+    """Of R rows: argmax ids, log-probabilities of their targets, and sampled ids, if any are."""
+
+    argmax: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    sampled: NDArray[np.int32] | None
+
+
+class RowReader:
+    """Scores and samples rows of logits. No method waits for a GPU.
+
+    `temperature` divides the logits of scored tokens; the sampler has its own. Logits are to be
+    made of `min_rows` rows at least.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        sampler: Sampler | None,
+        device: torch.device,
+        min_rows: int = MIN_ROWS,
+    ) -> None:
+        self.sampler, self.min_rows = sampler, min_rows
+        self._temperatures = torch.tensor([1.0, temperature], device=device)
+
+    def logprobs(
+        self, logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probabilities [R] of `targets` [R] under `logits` [R, V].
+
+        The targets of kind 1 are the answer's, at the temperature of the loss; others are at 1.
+        """
+        return logprobs_of(targets.long(), logits / self._temperatures[kinds.long(), None])
+
+    def samples(
+        self, logits: torch.Tensor, keys: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        """Ids [R] drawn from `logits` [R, V]; `keys` [R, 2] are int64 in two parts."""
+        assert self.sampler is not None
+        examples = keys.view(torch.int64).squeeze(-1)
+        return self.sampler.perturbed(logits, examples, places.long()).argmax(-1)

@@ -1,0 +1,1 @@
+"""One run: search, finals, test, and the files it leaves."""

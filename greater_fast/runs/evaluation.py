@@ -1,0 +1,133 @@
+"""Accuracy of a prompt on rows: reasoning, then the answer generated and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine, RolloutRequest
+from greater_fast.examples.answers import answers_match
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class RowRecord:
+    """One row of an evaluation, as it is written down."""
+
+    question: str
+    gold: str
+    predicted: str
+    correct: bool
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a prompt did on a set of rows."""
+
+    prompt: str
+    rows: tuple[RowRecord, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows evaluated."""
+        return len(self.rows)
+
+    @property
+    def num_correct(self) -> int:
+        """Rows whose generated answer equals the gold one."""
+        return sum(row.correct for row in self.rows)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows that are correct."""
+        return self.num_correct / self.num_rows
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy (Wilson)."""
+        return wilson_interval(self.num_correct, self.num_rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, without the rows."""
+        return {
+            "prompt": self.prompt,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "num_correct": self.num_correct,
+            "num_rows": self.num_rows,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two prompts on the same rows: how many rows only one of them answers right, and p of chance.
+
+    `p_value` is McNemar's exact two-sided test.
+    """
+
+    num_only_first: int
+    num_only_second: int
+    p_value: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Paired comparison of two prompts.
+
+    Raises:
+        ValueError: the evaluations are not of the same rows.
+    """
+    if [r.question for r in first.rows] != [r.question for r in second.rows]:
+        raise ValueError("the two evaluations are of different rows: a paired test needs the same")
+    pairs = [(a.correct, b.correct) for a, b in zip(first.rows, second.rows, strict=True)]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    return Comparison(only_first, only_second, mcnemar_exact(only_first, only_second))
+
+
+def evaluate_prompt(
+    engine: Engine,
+    layouts: Layouts,
+    prompt_ids: Sequence[int],
+    config: Config,
+    max_answer_tokens: int | None = None,
+) -> Evaluation:
+    """Generate each row's reasoning, then its answer behind the extractor, and compare with gold.
+
+    `max_answer_tokens` is the longest answer expected, by default the longest of these rows; 8
+    tokens more are allowed.
+    """
+    longest = layouts.longest_answer if max_answer_tokens is None else max_answer_tokens
+    rollouts = engine.run(
+        [
+            RolloutRequest(
+                prompt_ids=layouts.context_ids(row, prompt_ids),
+                max_new_tokens=config.max_new_tokens,
+                end_ids=engine.lm.end_ids,
+                target_ids=layouts.extractor_ids,
+                max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
+                sample_key=row,
+            )
+            for row in range(len(layouts))
+        ]
+    )
+    records = []
+    for row, rollout in zip(layouts.rows, rollouts, strict=True):
+        assert rollout is not None  # nothing drops a row here
+        predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
+        records.append(
+            RowRecord(
+                question=row.example.question,
+                gold=row.example.answer,
+                predicted=predicted,
+                correct=answers_match(predicted, row.example.answer),
+                reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
+            )
+        )
+    return Evaluation(layouts.prompt_text(prompt_ids), tuple(records))

@@ -1,0 +1,147 @@
+"""A run before its model is loaded: input checked, rows laid out, memory planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from greater_fast.config import Config
+from greater_fast.examples.data import load_examples
+from greater_fast.examples.extractor import Extractor, derive_extractor, make_extractor
+from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.splits import Splits, make_splits
+from greater_fast.memory.budget import MemoryPlan, RowLengths
+from greater_fast.memory.outline import outline_lm
+from greater_fast.memory.plan import plan_memory
+from greater_fast.memory.shapes import ModelShapes
+from greater_fast.model.byte_sizes import memory_bytes
+from greater_fast.model.files import usable_device
+from greater_fast.model.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`layouts` has rows under train, dev and perhaps test; `lm` may be without its weights."""
+
+    lm: LM
+    device: str
+    splits: Splits
+    layouts: dict[str, Layouts]
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model came with its weights."""
+        return self.lm.device.type != "meta"
+
+    @property
+    def extractor(self) -> Extractor:
+        """What asks for the answer, on all rows."""
+        return self.layouts["train"].extractor
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the rows and the extractor."""
+        dropped = [f"{name}: {note}" for name, rows in self.layouts.items() for note in rows.notes]
+        return (*self.splits.report, *dropped, self.extractor.describe())
+
+    def memory(self, config: Config, total_bytes: int | None = None) -> MemoryPlan:
+        """The plan for so much memory, by default for all of the device's.
+
+        Raises:
+            ValueError: `kv_cache_bytes` is set, and too small for one sequence.
+        """
+        device = torch.device(self.device)
+        return plan_memory(
+            ModelShapes.of(self.lm),
+            RowLengths.of(self.layouts, config),
+            config,
+            memory_bytes(device) if total_bytes is None else total_bytes,
+            device_type=device.type,
+        )
+
+
+def prepare(
+    model: Any, splits: Splits, prompt: str, config: Config, device: str | None = None
+) -> Prepared:
+    """Lay out the rows for a model, without its weights unless it is loaded.
+
+    `device` is where the run is planned for, be it there or not; by default the device of a loaded
+    model, else that of the settings.
+
+    Raises:
+        ValueError: no such device, or model, prompt and rows do not go together.
+    """
+    if device is None and isinstance(model, str | Path):
+        device = usable_device(config.device)
+    lm = outline_lm(model, device, config.dtype)
+    extractor = choose_extractor(config, [e.answer for e in (*splits.train, *splits.dev)])
+    layouts = _layouts(lm, splits, prompt, extractor, config)
+    return Prepared(lm, device or str(lm.device), splits, layouts)
+
+
+def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
+    """The rows of each set, from what `load_examples` takes; `dev` and `test` may be None."""
+    return make_splits(
+        load_examples(train),
+        None if dev is None else load_examples(dev),
+        None if test is None else load_examples(test),
+        num_train=config.num_train,
+        num_dev=config.num_dev,
+        seed=config.seed,
+    )
+
+
+def as_config(config: Config | Mapping[str, Any] | None) -> Config:
+    """Settings from what a user passes: none, some, or all."""
+    if isinstance(config, Config):
+        return config
+    if config is None:
+        return Config()
+    if isinstance(config, Mapping):
+        return Config.from_mapping(config)
+    raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
+
+
+def check_prompt(prompt: object) -> None:
+    """Raise ValueError where a prompt is no text."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"prompt: got {prompt!r}, expected a text of at least 2 tokens")
+
+
+def choose_extractor(config: Config, answers: list[str]) -> Extractor:
+    """The extractor of the settings, else one that suits the answers."""
+    if config.extractor is not None:
+        return make_extractor(config.extractor)
+    return derive_extractor(answers)
+
+
+def _layouts(
+    lm: LM, splits: Splits, prompt: str, extractor: Extractor, config: Config
+) -> dict[str, Layouts]:
+    """Layouts of each split that has rows.
+
+    Raises:
+        ValueError: among others, the prompt changes its ids on the way through text and back.
+    """
+    sets = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    layouts: dict[str, Layouts] = {}
+    longest_answer = 0
+    for name, examples in sets.items():
+        if not examples:
+            continue
+        try:
+            layouts[name] = build_layouts(lm, examples, prompt, extractor, config, longest_answer)
+        except ValueError as error:
+            raise ValueError(f"{name} rows: {error}") from error
+        longest_answer = layouts["train"].longest_answer
+    train = layouts["train"]
+    if len(train) < 2:
+        raise ValueError(f"{len(train)} training row is left, expected 2 at least: {train.notes}")
+    for name, other in layouts.items():
+        if other.prompt_ids != train.prompt_ids:
+            raise ValueError(f"the prompt has other tokens on the {name} rows than in training")
+    return layouts

@@ -1,0 +1,132 @@
+"""What a run returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from greater_fast.runs.evaluation import Comparison, Evaluation
+from greater_fast.search.nouns import Step
+
+
+@dataclass(frozen=True, slots=True)
+class PromptResult:
+    """A prompt with both its figures: objective on the training rows, accuracy on the others.
+
+    `dev` is None where the run was stopped before the development rows; `test` where none were
+    given, and for prompts other than the initial and the best.
+    """
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    objective: float
+    train_error_rate: float
+    dev: Evaluation | None = None
+    test: Evaluation | None = None
+
+    @property
+    def dev_accuracy(self) -> float | None:
+        """Accuracy on the development rows."""
+        return self.dev.accuracy if self.dev else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Accuracy on the test rows."""
+        return self.test.accuracy if self.test else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without rows."""
+        return {
+            "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "objective": self.objective,
+            "train_error_rate": self.train_error_rate,
+            "dev": self.dev.to_dict() if self.dev else None,
+            "test": self.test.to_dict() if self.test else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of `optimize`.
+
+    `best` is the prompt with the highest development accuracy, `baseline` the initial one;
+    `finalists` holds both and the others that were tried there. `dev_comparison` and
+    `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended.
+    """
+
+    best: PromptResult
+    baseline: PromptResult
+    finalists: tuple[PromptResult, ...]
+    steps: tuple[Step, ...]
+    stopped: str
+    extractor: str
+    notes: tuple[str, ...]
+    run_dir: Path
+    dev_comparison: Comparison | None = None
+    test_comparison: Comparison | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The best prompt, to be put where the initial one stood."""
+        return self.best.prompt
+
+    @property
+    def dev_accuracy(self) -> float | None:
+        """Accuracy of the best prompt on the development rows."""
+        return self.best.dev_accuracy
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Accuracy of the best prompt on the test rows, where some were given."""
+        return self.best.test_accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the steps stand in the run directory's step log."""
+        return {
+            "prompt": self.prompt,
+            "dev_accuracy": self.dev_accuracy,
+            "test_accuracy": self.test_accuracy,
+            "stopped": self.stopped,
+            "num_steps": len(self.steps),
+            "extractor": self.extractor,
+            "notes": list(self.notes),
+            "run_dir": str(self.run_dir),
+            "best": self.best.to_dict(),
+            "baseline": self.baseline.to_dict(),
+            "finalists": [f.to_dict() for f in self.finalists],
+            "dev_comparison": self.dev_comparison.to_dict() if self.dev_comparison else None,
+            "test_comparison": self.test_comparison.to_dict() if self.test_comparison else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of `evaluate`: a prompt's figures, and those of a second prompt beside it."""
+
+    evaluation: Evaluation
+    against: Evaluation | None
+    comparison: Comparison | None
+    extractor: str
+    notes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the rows that the prompt gets right."""
+        return self.evaluation.accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy."""
+        return self.evaluation.interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values for JSON."""
+        return {
+            **self.evaluation.to_dict(),
+            "extractor": self.extractor,
+            "notes": list(self.notes),
+            "against": self.against.to_dict() if self.against else None,
+            "comparison": self.comparison.to_dict() if self.comparison else None,
+        }

@@ -1,0 +1,141 @@
+"""The shared nouns of the loop: what one stage hands to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from greater_fast.config import Config
+from greater_fast.engine import Rollout
+
+TIE = 1e-6  # objectives closer than this are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The place in the incumbent prompt that a step tries to change; at its end, to grow by one."""
+
+    step: int
+    index: int
+    prompt_ids: tuple[int, ...]
+
+    @property
+    def grows(self) -> bool:
+        """Whether the place is one past the prompt's end."""
+        return self.index == len(self.prompt_ids)
+
+    @property
+    def incumbent_id(self) -> int | None:
+        """The token now at this place; None where the prompt would grow."""
+        return None if self.grows else self.prompt_ids[self.index]
+
+    def with_token(self, token_id: int) -> tuple[int, ...]:
+        """The prompt with a token in this place."""
+        return (*self.prompt_ids[: self.index], token_id, *self.prompt_ids[self.index + 1 :])
+
+    def allowed(self, mask: torch.Tensor) -> torch.Tensor:
+        """Ids [V] bool of a mask that may be new here: no stutter, not what is here now."""
+        mask = self.without_stutter(mask)
+        if self.incumbent_id is not None:
+            mask[self.incumbent_id] = False
+        return mask
+
+    def without_stutter(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask of ids [V] less the token before this place."""
+        mask = mask.clone()
+        if self.index > 0:
+            mask[self.prompt_ids[self.index - 1]] = False
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Replacement tokens [K], sorted by id, with their mean log-probability over the drawn rows."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_k: int
+
+    @property
+    def likeliest(self) -> int:
+        """The most likely candidate, of equals the one with the lower id."""
+        return max(zip(self.logprobs, (-i for i in self.ids), strict=True))[1] * -1
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a prompt is judged by: means over N rows of terms that are never negative."""
+
+    num_wrong: int
+    num_rows: int
+    prompt_nll: float
+    answer_loss: float
+
+    @property
+    def error_rate(self) -> float:
+        """Share of the rows that are wrong."""
+        return self.num_wrong / self.num_rows
+
+    def value(self, config: Config) -> float:
+        """The figure to minimise, under either objective of GREATER (step 3)."""
+        if config.objective == "error":
+            return self.error_rate + config.error_fluency_weight * self.prompt_nll
+        return self.answer_loss + config.fluency_weight * self.prompt_nll
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A prompt with its rollouts on all rows and the objective they give."""
+
+    prompt_ids: tuple[int, ...]
+    objective: Objective
+    rollouts: tuple[Rollout, ...]
+
+
+def objective_of(rollouts: Sequence[Rollout], num_rows: int) -> Objective:
+    """The objective from some of N rows: a lower bound of that of all, exact when all are in."""
+    return Objective(
+        num_wrong=sum(r.is_wrong for r in rollouts),
+        num_rows=num_rows,
+        prompt_nll=math.fsum(r.prompt_nll for r in rollouts) / num_rows,
+        answer_loss=math.fsum(r.answer_loss for r in rollouts) / num_rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One shortlisted candidate of a step. `objective` is None where it was pruned."""
+
+    token_id: int
+    token: str
+    score: float
+    objective: float | None
+    error_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step, as it is logged: no field is a bound or a guess."""
+
+    step: int
+    index: int
+    grows: bool
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    objective: float
+    error_rate: float
+    candidate_ids: tuple[int, ...]
+    candidate_top_k: int
+    trials: tuple[Trial, ...]
+    changed: bool
+    num_generated_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)

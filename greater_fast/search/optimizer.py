@@ -1,0 +1,125 @@
+"""The loop of GReaTer (paper, section 3): propose, take the gradient, score, select, move on."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.examples.layout import Layouts
+from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.meter import Meter
+from greater_fast.search.nouns import Candidates, Position, Step, Trial
+from greater_fast.search.propose import propose
+from greater_fast.search.score import score
+from greater_fast.search.selection import Selection, score_prompts, select
+from greater_fast.search.state import LoopState
+
+OnStep = Callable[[Step], bool | None]
+
+
+def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
+    """The state before the first step: the initial prompt, scored on all rows."""
+    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config).results()
+    assert scored is not None  # nothing bounds the first prompt
+    return LoopState(incumbent=scored)
+
+
+def run(
+    engine: Engine,
+    layouts: Layouts,
+    config: Config,
+    state: LoopState,
+    on_step: OnStep,
+    loss: AnswerLoss | None = None,
+) -> str:
+    """Run the loop from `state`, which it keeps up to date, and say why it ended.
+
+    `on_step` sees every finished step; a true value from it ends the run. `loss` takes the place of
+    the answer's cross-entropy in the gradient.
+    """
+    warned = False
+    while (position := state.next_position(layouts, config)) is not None:
+        meter = Meter(engine)
+        with meter("propose"):
+            candidates = propose(engine, layouts, position, config)
+        with meter("gradient"):
+            place = _with_placeholder(position, candidates)
+            rollouts = state.incumbent.rollouts
+            gradient = prompt_gradient(engine, layouts, rollouts, place, config, loss)
+        with meter("score"):
+            shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
+        with meter("select"):
+            selection = select(engine, layouts, shortlist, position, state.scored, config)
+        state.accept(selection.winner)
+        step = _record(layouts, position, candidates, selection, config)
+        stop = on_step(dataclasses.replace(step, **meter.readings()))
+        warned = warned or _warn_if_flat(state, selection, config)
+        if stop:
+            return "stopped by on_step"
+    return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
+
+
+def _with_placeholder(position: Position, candidates: Candidates) -> Position:
+    """Where the gradient is taken: a new place holds the likeliest proposal for it meanwhile."""
+    if not position.grows or not candidates.ids:
+        return position
+    return dataclasses.replace(position, prompt_ids=position.with_token(candidates.likeliest))
+
+
+def _record(
+    layouts: Layouts,
+    position: Position,
+    candidates: Candidates,
+    selection: Selection,
+    config: Config,
+) -> Step:
+    """A finished step as it is logged; what it cost is filled in by the meter."""
+    winner = selection.winner
+    trials = tuple(
+        Trial(
+            token_id=token_id,
+            token=layouts.vocabulary.text([token_id]),
+            score=score,
+            objective=scored.objective.value(config) if scored else None,
+            error_rate=scored.objective.error_rate if scored else None,
+        )
+        for (token_id, score), scored in zip(
+            selection.shortlist.items(), selection.scored, strict=True
+        )
+    )
+    return Step(
+        step=position.step,
+        index=position.index,
+        grows=position.grows,
+        prompt=layouts.prompt_text(winner.prompt_ids),
+        prompt_ids=winner.prompt_ids,
+        objective=winner.objective.value(config),
+        error_rate=winner.objective.error_rate,
+        candidate_ids=candidates.ids,
+        candidate_top_k=candidates.top_k,
+        trials=trials,
+        changed=winner.prompt_ids != position.prompt_ids,
+    )
+
+
+def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> bool:
+    """Warn where the error rate cannot tell prompts apart; whether it did."""
+    counts = {s.objective.num_wrong for s in state.scored.values()}
+    num_rows = state.incumbent.objective.num_rows
+    if config.objective != "error" or not selection.scored or counts not in ({0}, {num_rows}):
+        return False
+    if counts == {0} and selection.gave_up_wrong:
+        return False
+    found = "right" if counts == {0} else "wrong"
+    warnings.warn(
+        f"all {num_rows} training rows are {found} for every prompt so far, so fluency alone "
+        f"decides: use {'harder' if counts == {0} else 'easier'} rows, another extractor, or "
+        "objective='loss'",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return True

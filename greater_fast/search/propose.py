@@ -1,0 +1,98 @@
+"""Stage 1, propose: the model's own next tokens for a place, agreed across examples.
+
+GREATER, step 1: static mask, top-k, intersection over the examples of a draw, union over the draws,
+round trip, count; while too few come out, k grows by 2 and the examples are drawn afresh.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import torch
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.examples.layout import Layouts
+from greater_fast.search.nouns import Candidates, Position
+
+_K_GROWTH = 2
+
+
+def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
+    """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed.
+
+    Nor are there any where the vocabulary is searched instead, but for a new place, which holds a
+    proposal while the gradient is taken.
+    """
+    if config.candidates == "vocabulary" and not position.grows:
+        return Candidates((), (), 0)
+    mask = position.without_stutter(engine.lm.candidate_mask)
+    num_allowed = int(mask.sum())
+    rankings = _Rankings(engine, layouts, position, mask)
+    survives: dict[int, bool] = {}
+    agreed: list[int] = []
+    drawn: set[int] = set()
+    top_k, round_number = config.top_k, 0
+    while True:
+        draws = draw_rows(len(layouts), position.step, round_number, config)
+        drawn = {row for rows in draws for row in rows}
+        rankings.add(drawn)
+        agreed = sorted({i for rows in draws for i in rankings.agreed(rows, top_k)})
+        agreed = [i for i in agreed if i != position.incumbent_id]
+        _round_trip(layouts, position, agreed, survives)
+        agreed = [i for i in agreed if survives[i]]
+        if len(agreed) >= 2 * config.shortlist_size or top_k >= num_allowed:
+            break
+        top_k, round_number = top_k + _K_GROWTH, round_number + 1
+    return Candidates(tuple(agreed), rankings.mean_logprobs(drawn, agreed), top_k)
+
+
+def draw_rows(num_rows: int, step: int, round_number: int, config: Config) -> list[list[int]]:
+    """Row numbers of each draw: a function of the seed, the step and the round, of nothing else."""
+    source = random.Random(f"{config.seed}/propose/{step}/{round_number}")
+    size = min(config.num_proposal_examples, num_rows)
+    return [source.sample(range(num_rows), size) for _ in range(config.num_draws)]
+
+
+def _round_trip(
+    layouts: Layouts, position: Position, ids: Iterable[int], survives: dict[int, bool]
+) -> None:
+    """Fill in which ids give a prompt that survives text and back."""
+    new = [i for i in ids if i not in survives]
+    survives.update(
+        zip(new, layouts.round_trips([position.with_token(i) for i in new]), strict=True)
+    )
+
+
+class _Rankings:
+    """Each row's next-token distribution, and every token's rank in it, made when first drawn."""
+
+    def __init__(
+        self, engine: Engine, layouts: Layouts, position: Position, mask: torch.Tensor
+    ) -> None:
+        self._engine, self._layouts, self._mask = engine, layouts, mask
+        self._before = position.prompt_ids[: position.index]
+        self._logprobs: dict[int, torch.Tensor] = {}  # row -> [V] float32
+        self._ranks: dict[int, torch.Tensor] = {}  # row -> [V] int64
+
+    def add(self, rows: Iterable[int]) -> None:
+        new = sorted(set(rows) - self._ranks.keys())
+        if not new:
+            return
+        contexts = [(*self._layouts.rows[row].head_ids, *self._before) for row in new]
+        for row, logits in zip(new, self._engine.next_logits(contexts).cpu(), strict=True):
+            self._logprobs[row] = logits.log_softmax(-1)
+            masked = logits.masked_fill(~self._mask, -torch.inf)
+            order = masked.sort(descending=True, stable=True).indices
+            self._ranks[row] = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+
+    def agreed(self, rows: Iterable[int], top_k: int) -> list[int]:
+        """Allowed ids that are among the `top_k` of every row."""
+        worst = torch.stack([self._ranks[row] for row in rows]).amax(0)  # [V]
+        return [int(i) for i in ((worst < top_k) & self._mask).nonzero()]
+
+    def mean_logprobs(self, rows: Iterable[int], ids: list[int]) -> tuple[float, ...]:
+        """Mean log-probability of ids over rows."""
+        mean = torch.stack([self._logprobs[row] for row in sorted(rows)]).mean(0)
+        return tuple(mean[ids].tolist())

@@ -1,0 +1,100 @@
+"""All state of the loop, in one object that can be written down: where it is, and what it knows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.engine import Rollout
+from greater_fast.examples.layout import Layouts
+from greater_fast.search.nouns import Objective, Position, Scored
+
+_SENTENCE_ENDS = (".", "!", "?")
+
+
+@dataclass(slots=True)
+class LoopState:
+    """The incumbent prompt, the next position, and every prompt scored so far.
+
+    `scored` keeps its order of first scoring; the incumbent is always in it, with its rollouts.
+    """
+
+    incumbent: Scored
+    step: int = 0
+    index: int = 0
+    changed_in_sweep: bool = False
+    scored: dict[tuple[int, ...], Scored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scored.setdefault(self.incumbent.prompt_ids, self.incumbent)
+
+    def next_position(self, layouts: Layouts, config: Config) -> Position | None:
+        """The place to try next, or None at the end: steps done, or a whole sweep unchanged.
+
+        Behind its last token a prompt that ends no sentence tries to grow, up to the maximum.
+        """
+        if self.step >= config.steps:
+            return None
+        prompt_ids = self.incumbent.prompt_ids
+        complete = len(prompt_ids) >= config.max_prompt_tokens or layouts.prompt_text(
+            prompt_ids
+        ).endswith(_SENTENCE_ENDS)
+        if self.index > len(prompt_ids) or (self.index == len(prompt_ids) and complete):
+            if not self.changed_in_sweep:
+                return None
+            self.index, self.changed_in_sweep = 0, False
+        return Position(self.step, self.index, prompt_ids)
+
+    def accept(self, winner: Scored) -> bool:
+        """Take the winner of a step and move on by one position; whether the prompt changed."""
+        changed = winner.prompt_ids != self.incumbent.prompt_ids
+        self.incumbent = winner
+        self.changed_in_sweep |= changed
+        self.step += 1
+        self.index += 1
+        return changed
+
+    def best(self, number: int, config: Config) -> list[Scored]:
+        """The best prompts by objective, of equals the one scored first."""
+        return sorted(self.scored.values(), key=lambda s: s.objective.value(config))[:number]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: rollouts of the incumbent, objectives of all prompts."""
+        return {
+            "step": self.step,
+            "index": self.index,
+            "changed_in_sweep": self.changed_in_sweep,
+            "incumbent_ids": self.incumbent.prompt_ids,
+            "incumbent_rollouts": [asdict(r) for r in self.incumbent.rollouts],
+            "scored": [
+                {"prompt_ids": s.prompt_ids, "objective": asdict(s.objective)}
+                for s in self.scored.values()
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LoopState:
+        """The state that `to_dict` wrote; rollouts of prompts other than the incumbent are gone."""
+        incumbent_ids = tuple(values["incumbent_ids"])
+        rollouts = tuple(
+            Rollout(
+                reasoning_ids=tuple(r["reasoning_ids"]),
+                answer_logprobs=tuple(r["answer_logprobs"]),
+                answer_hits=tuple(r["answer_hits"]),
+                prompt_nll=r["prompt_nll"],
+            )
+            for r in values["incumbent_rollouts"]
+        )
+        scored = {}
+        for entry in values["scored"]:
+            ids = tuple(entry["prompt_ids"])
+            own = rollouts if ids == incumbent_ids else ()
+            scored[ids] = Scored(ids, Objective(**entry["objective"]), own)
+        return cls(
+            incumbent=scored[incumbent_ids],
+            step=values["step"],
+            index=values["index"],
+            changed_in_sweep=values["changed_in_sweep"],
+            scored=scored,
+        )

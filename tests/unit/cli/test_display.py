@@ -1,0 +1,284 @@
+import io
+import logging
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from greater_fast.cli import display
+from greater_fast.search.nouns import Step, Trial
+
+
+def step(**fields: Any) -> Step:
+    values: dict[str, Any] = {
+        "step": 1,
+        "index": 2,
+        "grows": False,
+        "prompt": "Think well.",
+        "prompt_ids": (1, 2),
+        "objective": 0.31254,
+        "error_rate": 0.25,
+        "candidate_ids": (5, 6),
+        "candidate_top_k": 10,
+        "trials": (
+            Trial(5, " well", -0.5, 0.31254, 0.25),
+            Trial(6, " ", 0.25, None, None),
+        ),
+        "changed": True,
+        "seconds": {"propose": 0.5, "select": 1.25},
+    }
+    return Step(**{**values, **fields})
+
+
+def prompt_result(prompt: str, num_correct: int | None, ids: list[int]) -> dict[str, Any]:
+    dev = {"accuracy": (num_correct or 0) / 4, "interval": [0.1, 0.9], "num_rows": 4}
+    return {
+        "prompt": prompt,
+        "prompt_ids": ids,
+        "objective": 0.5,
+        "train_error_rate": 0.25,
+        "dev": None if num_correct is None else {**dev, "num_correct": num_correct},
+        "test": None,
+    }
+
+
+def result(best: dict[str, Any], baseline: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {
+        "best": best,
+        "baseline": baseline,
+        "finalists": [best, baseline] if best is not baseline else [baseline],
+        "stopped": "all steps done",
+        "num_steps": 7,
+        "run_dir": "runs/a",
+        "dev_comparison": None,
+        "test_comparison": None,
+        **fields,
+    }
+
+
+OLD, NEW = prompt_result("Think.", 1, [1]), prompt_result("Think well.", 3, [1, 2])
+
+
+BRACKETS = (
+    "Use [b] and end with [/INST] please.",
+    "answer in the form [yes] or [no].",
+    "Say :smile: and [bold red]stop[/].",
+)
+
+
+def rendered(table: Any, width: int = 200, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, no_color=True)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def column(text: str, place: int) -> str:
+    """What stands in a column of a table, its lines put together, without white space."""
+    cells = [line.split("│")[place] for line in text.splitlines() if "│" in line]
+    return "".join("".join(cells).split())
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, width: int = 160) -> io.StringIO:
+    """What a terminal would show of the progress."""
+    shown = io.StringIO()
+
+    def console(stderr: bool) -> Console:
+        assert stderr
+        return Console(file=shown, force_terminal=True, width=width)
+
+    monkeypatch.setattr(display, "Console", console)
+    return shown
+
+
+def test_progress_shows_step_objective_prompt_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = terminal(monkeypatch)
+    with display.progress(4) as on_step:
+        logging.getLogger("greater_fast").info("scoring the initial prompt on %d rows", 9)
+        time.sleep(0.3)  # the bar is drawn ten times a second
+        on_step(step())
+    text = shown.getvalue()
+    assert "scoring the initial prompt on 9 rows" in text
+    assert "objective 0.3125" in text
+    assert "2/4" in text
+    assert "Think well." in text
+    assert ":" in text.rsplit("2/4", 1)[1]  # the time left
+
+
+def test_progress_keeps_tables_above_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch, width=40)
+    long = "[b]weights[/] " + 8 * "1.00 GiB "
+    with display.progress(4):
+        logging.getLogger("greater_fast").info("memory plan\n%s\n%s", long, "logits 2 GiB")
+        logging.getLogger("greater_fast").info("loading")
+    assert f"{long}\nlogits 2 GiB\n" in shown.getvalue()
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with display.progress(4) as on_step:
+        logging.getLogger("greater_fast").info("memory plan\nweights 1 GiB")
+        logging.getLogger("greater_fast").info("loading")
+        on_step(step())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_leaves_logging_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("greater_fast")
+    before = (log.level, list(log.filters))
+    with pytest.raises(RuntimeError, match="broken"), display.progress(0):
+        raise RuntimeError("broken")
+    assert (log.level, list(log.filters)) == before
+
+
+def test_long_prompts_are_shortened() -> None:
+    assert display.shortened("a" * 60) == "a" * 60
+    assert display.shortened("a" * 61) == "a" * 57 + "..."
+
+
+def test_steps_table() -> None:
+    steps = [
+        step().to_dict(),
+        step(step=2, grows=True, changed=False, trials=(), objective=0.2).to_dict(),
+    ]
+    text = rendered(display.steps_table(steps))
+    first, second, third = [line for line in text.splitlines() if "│" in line]
+    assert [part.strip() for part in first.split("│")] == [
+        "1",
+        "2",
+        "0.3125",
+        "25.0%",
+        "'well' -0.500 -> 0.3125",
+        "Think well.",
+        "1.8",
+    ]
+    assert "' ' +0.250 -> pruned" in second
+    assert "2+" in third
+    assert "no candidates" in third
+    assert "unchanged" in third
+
+
+def test_finalists_table() -> None:
+    text = rendered(display.finalists_table(result(NEW, OLD)))
+    best, initial = [line for line in text.splitlines() if "│" in line]
+    assert best.startswith("best ")
+    assert "75.0%" in best
+    assert "10.0% to 90.0%" in best
+    assert initial.startswith("initial ")
+    text = rendered(display.finalists_table(result(OLD, OLD)))
+    assert column(text, 0) == "bestinitial"
+    text = rendered(display.finalists_table(result(prompt_result("New.", None, [3]), OLD)))
+    assert " - " in text
+
+
+def test_outcome_of_a_gain() -> None:
+    comparison = {"num_only_first": 2, "num_only_second": 0, "p_value": 0.5}
+    lines = display.outcome(result(NEW, OLD, dev_comparison=comparison))
+    assert lines == [
+        "stopped: all steps done (7 steps)",
+        "initial prompt: Think.",
+        "  dev accuracy 25.0% of 4 rows (95% interval 10.0% to 90.0%)",
+        "best prompt: Think well.",
+        "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
+        "dev rows right with only the best prompt: 2, only the initial: 0 (McNemar p = 0.500)",
+        "the best prompt was chosen among 2 on these dev rows, so its dev accuracy is optimistic; "
+        "an unbiased one: --test, or greater-fast evaluate --run runs/a --data with other rows",
+        "run directory: runs/a",
+    ]
+
+
+def test_outcome_is_honest_when_nothing_was_gained() -> None:
+    comparison = {"num_only_first": 0, "num_only_second": 0, "p_value": 1.0}
+    lines = display.outcome(result(OLD, OLD, dev_comparison=comparison))
+    assert "nothing was gained: the initial prompt is still the best" in lines
+    assert not any("only the best" in line for line in lines)
+    same = prompt_result("Think hard.", 1, [2])
+    assert "nothing was gained on the development rows" in display.outcome(result(same, OLD))
+
+
+def test_outcome_of_an_interrupted_run() -> None:
+    best, baseline = prompt_result("New.", None, [3]), prompt_result("Old.", None, [4])
+    lines = display.outcome(result(best, baseline, stopped="interrupted"))
+    assert "stopped: interrupted (7 steps)" in lines
+    assert lines[-2] == (
+        "no prompt was measured on the development rows: the run was interrupted before, so the "
+        "best prompt is that of the training rows"
+    )
+    assert not any("nothing was gained" in line for line in lines)
+    assert not any("optimistic" in line for line in lines)
+    assert display.outcome(result(baseline, baseline, stopped="interrupted"))[-2] == lines[-2]
+
+
+def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -> None:
+    baseline = prompt_result("Old.", None, [4])
+    lines = display.outcome(result(NEW, baseline, stopped="interrupted"))
+    assert lines == [
+        "stopped: interrupted (7 steps)",
+        "initial prompt: Old.",
+        "best prompt: Think well.",
+        "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
+        "the run was interrupted: 1 of 2 prompts were measured on the development rows",
+        "the initial prompt was not measured on them because the run was interrupted: whether "
+        "anything was gained is unknown",
+        "run directory: runs/a",
+    ]
+    finalists = [NEW, prompt_result("Think hard.", 2, [2]), baseline]
+    lines = display.outcome(result(NEW, baseline, stopped="interrupted", finalists=finalists))
+    assert "the run was interrupted: 2 of 3 prompts" in "\n".join(lines)
+    assert "chosen among 2 on these dev rows" in "\n".join(lines)
+
+
+def test_outcome_of_a_run_interrupted_after_the_initial_prompt_was_measured() -> None:
+    unmeasured = prompt_result("New.", None, [3])
+    lines = display.outcome(result(OLD, OLD, stopped="interrupted", finalists=[OLD, unmeasured]))
+    assert "the run was interrupted: 1 of 2 prompts were measured" in "\n".join(lines)
+    assert "nothing was gained so far: the initial prompt is still the best" in lines
+
+
+def test_outcome_calls_a_figure_optimistic_unless_there_was_a_test() -> None:
+    tested = {**NEW, "test": NEW["dev"]}
+    assert "optimistic" in "\n".join(display.outcome(result(NEW, OLD)))
+    assert "optimistic" not in "\n".join(display.outcome(result(tested, OLD)))
+    assert "optimistic" not in "\n".join(display.outcome(result(OLD, OLD, finalists=[OLD, NEW])))
+    lines = display.outcome(result(NEW, OLD, run_dir="my runs/a"))
+    assert "--run 'my runs/a' --data" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("prompt", [*BRACKETS, "Think. " * 20, "x" * 200])
+def test_tables_show_prompts_whole_on_80_columns(prompt: str) -> None:
+    token = Trial(5, "[/b]", -0.5, 0.3, 0.25)
+    table = display.steps_table([step(prompt=prompt, trials=(token,)).to_dict()])
+    text = rendered(table, width=80, terminal=True)
+    assert column(text, 5) == "".join(prompt.split())
+    assert column(text, 4) == "'[/b]'-0.500->0.3000"
+    table = display.finalists_table(result(prompt_result(prompt, 3, [1]), OLD))
+    text = rendered(table, width=80, terminal=True)
+    assert column(text, 5) == "".join(prompt.split()) + "Think."
+    assert column(text, 2) == "10.0%to90.0%" * 2
+    assert max(len(line) for line in text.splitlines() if "│" in line) <= 80
+
+
+@pytest.mark.parametrize("prompt", BRACKETS)
+def test_progress_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    shown = terminal(monkeypatch)
+    with display.progress(4) as on_step:
+        logging.getLogger("greater_fast").info("%s", prompt)
+        on_step(step(prompt=prompt))
+    assert prompt in shown.getvalue()
+    shown = terminal(monkeypatch, width=80)
+    with display.progress():
+        logging.getLogger("greater_fast").info("%s", prompt)
+    assert prompt in shown.getvalue()
+
+
+def test_progress_without_steps_is_a_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch, width=80)
+    with display.progress():
+        logging.getLogger("greater_fast").info("evaluating a prompt on %d rows", 12)
+    assert "evaluating a prompt on 12 rows" in shown.getvalue()
+    assert "0/" not in shown.getvalue()
+
+
+def test_progress_shows_a_prompt_on_one_line() -> None:
+    assert display.shortened("Think.\n\nAnswer.") == "Think. Answer."

@@ -1,0 +1,242 @@
+"""`greater-fast evaluate`, and the help of every command."""
+
+import argparse
+import dataclasses
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greater_fast import evaluate
+from greater_fast.cli import main as cli
+from greater_fast.config import Config
+from greater_fast.runs.directory import read_run
+from greater_fast.version import __version__
+from tests.tiny import PROMPT, boolean_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """Rows of which a run on the first twelve has seen eight at most."""
+    path = tmp_path / "fresh.jsonl"
+    lines = [json.dumps({"question": q, "answer": a}) + "\n" for q, a in boolean_rows(18)]
+    path.write_text("".join(lines))
+    return path
+
+
+def test_evaluate_prints_the_report_as_json(
+    command: Any, model_folder: Path, data: Path, settings: dict[str, Any], limits: list[str]
+) -> None:
+    done = command(
+        "evaluate", "--model", model_folder, "--data", data, "--prompt", PROMPT, "--json", *limits
+    )
+    assert (done.status, done.err) == (0, "")
+    report = evaluate(str(model_folder), str(data), prompt=PROMPT, config=settings)
+    assert done.values == json.loads(json.dumps(report.to_dict()))
+    assert done.values["num_rows"] == 12
+    assert done.values["accuracy"] == report.accuracy
+    assert done.values["interval"] == list(report.interval)
+
+
+def test_two_prompts_and_records(
+    command: Any, model_folder: Path, data: Path, limits: list[str], tmp_path: Path
+) -> None:
+    records = tmp_path / "deep" / "records.jsonl"
+    other = "Think about the problem."
+    done = command(
+        *("evaluate", "--model", model_folder, "--data", data, "--prompt", PROMPT),
+        *("--against", other, "--records", records, *limits),
+    )
+    assert (done.status, done.err) == (0, "")
+    assert done.out.count("of 12 rows") == 2
+    assert f"  {PROMPT}\n" in done.out
+    assert f"  {other}\n" in done.out
+    assert "only the first right 0, only the second 0, McNemar p = 1.000" in done.out
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == [PROMPT] * 12 + [other] * 12
+    assert set(lines[0]) == {"prompt", "question", "gold", "predicted", "correct", "reasoning"}
+
+
+def test_prompt_model_and_extractor_of_a_run(
+    command: Any, finished: Path, fresh: Path, model_folder: Path
+) -> None:
+    run = read_run(finished)
+    done = command("evaluate", "--run", finished, "--data", fresh, "--json")
+    assert done.status == 0
+    assert done.err == "8 of 18 rows left out: the run has seen them\n"
+    assert done.values["num_rows"] == 10
+    assert done.values["prompt"] == run["result"]["prompt"]
+    best = run["result"]["prompt"] == PROMPT
+    assert (done.values["against"] is None) == best
+    report = evaluate(
+        str(model_folder),
+        [json.loads(line) for line in fresh.read_text().splitlines()][-6:],
+        prompt=run["result"]["prompt"],
+        config={**run["run"]["config"], "extractor": run["run"]["extractor"]},
+    )
+    assert done.values["extractor"] == report.extractor == run["run"]["extractor"]
+
+
+def test_options_win_over_the_run(command: Any, finished: Path, fresh: Path) -> None:
+    done = command(
+        *("evaluate", "--run", finished, "--data", fresh, "--prompt", "Think about it."),
+        *("--extractor", "It is ( ", "--json"),
+    )
+    assert done.values["prompt"] == "Think about it."
+    assert done.values["extractor"] == "It is ( {answer} )"
+    assert done.values["against"] is None
+
+
+def test_a_run_that_was_cut_off_gives_its_last_prompt(
+    command: Any, unfinished: Path, fresh: Path
+) -> None:
+    done = command("evaluate", "--run", unfinished, "--data", fresh, "--json")
+    assert done.values["prompt"] == read_run(unfinished)["steps"][-1]["prompt"]
+    assert done.values["against"] is None
+
+
+def test_rows_that_the_run_has_seen(command: Any, finished: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen.jsonl"
+    examples = read_run(finished)["examples"]
+    assert {example["split"] for example in examples} == {"train", "dev"}
+    seen.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    done = command("evaluate", "--run", finished, "--data", seen)
+    assert (done.status, done.out) == (2, "")
+    assert "the run has seen all of these rows: give it test rows" in done.err
+
+
+def test_missing_model_and_prompt(command: Any, data: Path) -> None:
+    done = command("evaluate", "--data", data)
+    assert done.status == 2
+    assert "--model and --prompt missing: give it, or --run RUN" in done.err
+    done = command("evaluate", "--data", data, "--model", "m")
+    assert "greater-fast: --prompt missing" in done.err
+
+
+def test_columns(command: Any, model_folder: Path, limits: list[str], tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    lines = [f'"{question}",{answer}' for question, answer in boolean_rows(9)]
+    data.write_text("\n".join(["Frage,Antwort", *lines]))
+    common = ("--model", model_folder, "--prompt", PROMPT, "--json", *limits)
+    named = ("--columns", "question=Frage, answer=Antwort")
+    done = command("evaluate", "--data", data, *named, *common)
+    assert done.values["num_rows"] == 9
+    done = command("optimize", "--train", data, *named, *common, "--run-dir", tmp_path / "run")
+    assert done.status == 0
+    refused = command("evaluate", "--data", data, *common)
+    assert (refused.status, refused.out) == (2, "")
+    assert "got the columns Frage, Antwort" in refused.err
+
+
+@pytest.mark.parametrize("columns", ["question", "question=", "=Frage", "Frage=question", ",", ""])
+def test_columns_that_are_no_pairs(command: Any, data: Path, columns: str) -> None:
+    done = command("evaluate", "--data", data, "--columns", columns)
+    assert (done.status, done.out) == (2, "")
+    assert f"--columns: got {columns!r}, expected question=NAME,answer=NAME" in done.err
+
+
+def test_interruption_is_status_130(
+    command: Any, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate", interrupt)
+    done = command("evaluate", "--model", "m", "--data", data, "--prompt", PROMPT)
+    assert done == (130, "", "greater-fast: interrupted before the evaluation was done\n")
+    monkeypatch.setattr(cli, "read_run", interrupt)
+    done = command("show", finished)
+    assert done == (130, "", "greater-fast: interrupted before all was shown\n")
+
+
+def test_a_terminal_is_told_what_is_measured(
+    command: Any,
+    model_folder: Path,
+    data: Path,
+    limits: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ("evaluate", "--model", model_folder, "--data", data, "--prompt", PROMPT, *limits)
+    quiet = command(*arguments)
+    assert quiet.err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    told = command(*arguments)
+    assert "evaluating a prompt on 12 rows" in told.err
+    assert told.out.strip() == quiet.out.strip()
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    (commands,) = [
+        action
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
+    return dict(commands.choices)
+
+
+@pytest.mark.parametrize("name", ["optimize", "evaluate", "show"])
+def test_help_explains_every_option(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for action in parsers()[name]._actions:
+        assert action.help
+        assert (action.option_strings or [action.metavar])[-1] in text
+        assert "%(" not in text
+    if name != "show":
+        explained = " ".join(text.split()).partition(" settings: ")[2]
+        for setting in dataclasses.fields(Config):
+            _, found, rest = explained.partition(f"--{setting.name.replace('_', '-')} ")
+            assert found
+            explanation, found, explained = rest.partition("(default: ")
+            assert found
+            assert explanation.endswith(f"{setting.metadata['help']} ")
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in parsers())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["optimise"],
+        ["optimize", "--model", "m"],
+        ["optimize", "--model", "m", "--train", "a", "--task", "boolean_expressions"],
+        ["optimize", "--model", "m", "--train", "a", "--stepz", "3"],
+        ["optimize", "--model", "m", "--train", "a", "--steps", "three"],
+        ["optimize", "--model", "m", "--train", "a", "--objective", "best"],
+        ["optimize", "--model", "m", "--train", "a", "--chat-template-kwargs", "{"],
+        ["evaluate", "--model", "m"],
+        ["show"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: greater-fast" in capsys.readouterr().err
+
+
+def test_run_as_a_module(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["greater-fast", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("greater_fast", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"greater-fast {__version__}\n"

@@ -1,0 +1,104 @@
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greater_fast.examples.answers import answers_match, normalise_answer
+
+SAME = [
+    ("True", "true", " TRUE ", "True.", "true .", "True...", '"True"', "'true.'", '"true".'),
+    ("A", "(A)", "( a )", "(A).", "$A$", "$ A $", "$(A)$", "\\boxed{A}", "$\\boxed{(A)}$", "`A`"),
+    ("b", "\\boxed{\\text{B}}", "\\(b\\)", "\\text{ B }", "“B”", "\u2018b\u2019"),
+    ("1000", "1,000", "1000.0", "$1,000", "$1,000.00", "$ 1000", "1000.", "+1000", "01000"),
+    ("1000", "\\$1,000", "$1000$", "$\\boxed{1,000}$", "€1000", "£1,000.", "(1000)"),
+    ("-3", "-3.0", "−3", "$-3", "-$3", "(-3)", "-3.", "-03"),
+    ("0", "-0", "0.0", ".0", "000", "$0.00"),
+    ("0.5", ".5", "0.50", "$.5"),
+    ("12345678", "12,345,678"),
+    ("a b", "A  B", "a\n\tb", "a\u00a0b"),
+    ("Straße", "STRASSE"),
+    ("Monsters, Inc", "monsters, inc."),
+    ("U.S.", "u.s"),
+    ("(A) and (B)", "(a) AND (b)."),
+]
+DIFFERENT = [
+    ("(A) and (B)", "A) and (B"),
+    ('"yes" or "no"', 'yes" or "no'),
+    ("$5 and $6", "5 and 6"),
+    ("\\boxed{a} and \\boxed{b}", "a} and \\boxed{b"),
+    ("18", "180"),
+    ("3", "-3"),
+    ("1/2", "0.5"),
+    ("50%", "50"),
+    ("50%", "0.5"),
+    ("1,00", "100"),
+    ("1,0000", "10000"),
+    ("1$5", "15"),
+    ("1e3", "1000"),
+    ("1 000", "1000"),
+    ("nan", "inf"),
+    ("(1, 200)", "1200"),
+    ("A", "B"),
+    ("5²", "52"),
+    ("", "0"),
+]
+
+
+@pytest.mark.parametrize("texts", SAME, ids=lambda texts: texts[0])
+def test_the_same_answer_in_other_forms(texts):
+    assert {normalise_answer(text) for text in texts} == {normalise_answer(texts[0])}
+    assert all(answers_match(text, texts[0]) for text in texts)
+
+
+@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+def test_different_answers(first, second):
+    assert not answers_match(first, second)
+    assert not answers_match(second, first)
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "NaN", "inf", "-Infinity", "1/2", "50%", "1e3", "٣", "0x1"]
+)
+def test_what_only_looks_like_a_number_is_text(text):
+    assert normalise_answer(text) == text.casefold()
+
+
+@pytest.mark.parametrize("text", [".", "...", "$", "$$", '""', "()", "( )", "\\boxed{}", "-", "$-"])
+def test_marks_around_nothing_stay(text):
+    assert normalise_answer(text) == text
+
+
+def test_an_empty_answer_matches_nothing():
+    assert not answers_match("", "")
+    assert not answers_match(" \n", "")
+
+
+def test_numbers_are_exact():
+    long = "123456789012345678901234567890123456789"
+    assert normalise_answer(long + ".10") == long + ".1"
+    assert not answers_match(long, long[:-1] + "8")
+    assert not answers_match("0.1", "0.1000000000000000055")
+    assert normalise_answer("9" * 10_000) == "9" * 10_000
+    assert normalise_answer("0." + "0" * 40 + "10") == "0." + "0" * 40 + "1"
+
+
+@given(st.text(st.sampled_from("Aa1 0,.$()\"'`-+−{}\\%bé\n") | st.characters(), max_size=12))
+def test_normalising_twice_changes_nothing_more(text):
+    once = normalise_answer(text)
+    assert normalise_answer(once) == once
+    assert bool(once) == bool(text.split())
+
+
+@given(st.integers(), st.integers(0, 3), st.sampled_from(["", "$", "€ ", "\\$"]))
+def test_numbers_equal_their_written_forms(number, num_zeros, currency):
+    fraction = "." + "0" * num_zeros if num_zeros else ""
+    sign = "-" if number < 0 else ""
+    assert answers_match(f"{sign}{currency}{abs(number):,}{fraction}", str(number))
+
+
+@given(st.decimals(places=3, allow_nan=False), st.decimals(places=3, allow_nan=False))
+def test_numbers_match_exactly_when_they_are_equal(first, second):
+    if first.is_finite() and second.is_finite():
+        equal = Fraction(first) == Fraction(second)
+        assert answers_match(format(first, "f"), format(second, ",f")) == equal

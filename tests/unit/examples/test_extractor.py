@@ -1,0 +1,136 @@
+import pytest
+
+from greater_fast.examples.extractor import Extractor, derive_extractor, make_extractor
+
+MARKS = [("$", "$"), ('"', '"'), ("'", "'"), ("`", "`"), ("(", ")"), ("[", "]"), ("{", "}")]
+
+
+@pytest.mark.parametrize(
+    ("answers", "origin", "text"),
+    [
+        (["A", "C", "B"] * 4, "choice letters A, B, C", "choice, $ A $ or $ B $ or $ C $, is $"),
+        (["A", "C"], "choice letters A, C", "right choice, $ A $ or $ C $, is $"),
+        (["12", "7", "-3", "+4"], "numbers", "Therefore, the final answer is"),
+        (["1,000", "3.5", "$20", "-$7"], "numbers", "Therefore, the final answer is"),
+        (["yes", "no"] * 2, "one of no, yes", "answer, $ no $ or $ yes $, is $"),
+        (["True", "False"] * 2, "one of False, True", "$ False $ or $ True $, is $"),
+        (["red", "blue", "green"] * 2, "one of blue, green, red", "$ blue $ or $ green $"),
+        ([f"city {i}" for i in range(9)], "short text", "Therefore, the final answer is"),
+        (["yes", "no", "no"], "short text", "Therefore, the final answer is"),  # too few to tell
+        ([f"c{i}" for i in range(13)] * 3, "short text", "Therefore, the final answer is"),
+        (["12", "twelve", "3", "x"], "short text", "Therefore, the final answer is"),
+    ],
+)
+def test_derived_from_the_answers(answers: list[str], origin: str, text: str) -> None:
+    extractor = derive_extractor(answers)
+    assert extractor.origin == f"derived: {origin}"
+    assert text in extractor.text
+    assert extractor.closing == (" $" if "$" in text else ".")
+
+
+def test_a_derived_extractor_closes_the_answer() -> None:
+    assert derive_extractor(["1", "2"]).answer_in_place("7") == " 7."
+    assert derive_extractor(["yes", "no"] * 2).answer_in_place("yes") == " yes $"
+    assert derive_extractor(["A", "B"]).answer_in_place("A") == " A $"
+
+
+def test_the_reader_is_told_which_extractor_it_is() -> None:
+    described = derive_extractor(["1", "2"]).describe()
+    assert described == "extractor (derived: numbers): 'Therefore, the final answer is {answer}.'"
+    assert make_extractor("It is:").describe() == "extractor (given): 'It is: {answer}'"
+
+
+@pytest.mark.parametrize(("mark", "closing"), MARKS)
+def test_marks_and_their_closing(mark: str, closing: str) -> None:
+    tight, spaced = make_extractor(f"The answer is {mark}"), make_extractor(f"It is {mark} ")
+    assert tight.answer_in_place("42") == f"42{closing}"
+    assert spaced.answer_in_place("42") == f" 42 {closing}"
+    assert tight.cut(f"42{closing} and more{closing}") == "42"
+    assert spaced.cut(f" 42 {closing}") == "42"
+    assert spaced.text == f"It is {mark}"
+
+
+@pytest.mark.parametrize("text", ["The answer is", "The answer is:", "It is (A) or (B)"])
+def test_text_without_an_opening_mark(text: str) -> None:
+    extractor = make_extractor(text)
+    assert extractor.in_place() == f" {text}"
+    assert extractor.answer_in_place("42") == " 42"
+    assert extractor.cut(" 42 $ \n next") == "42 $"
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer"),
+    [
+        ("42", "42"),
+        ("42\n43$", "42"),
+        (" ", ""),
+        ("", ""),
+        ("\n42$", ""),
+        ("$42", "42"),
+        ("$42$", "42"),
+        ("$$", ""),
+        (" a b $", "a b"),
+    ],
+)
+def test_cut_at_a_mark(generated: str, answer: str) -> None:
+    assert make_extractor("It is $").cut(generated) == answer
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer"),
+    [
+        (" 42.", "42"),
+        (" 3.5. So", "3.5"),
+        (" 3.5", "3.5"),
+        (" 4\n.", "4"),
+        (".", ""),
+        (" a.b. c.", "a.b"),
+    ],
+)
+def test_cut_at_a_full_stop(generated: str, answer: str) -> None:
+    assert make_extractor("It is {answer}.").cut(generated) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "placed", "closing"),
+    [
+        ("It is {answer}.", " 42.", "."),
+        ("It is {answer}", " 42", ""),
+        ("It is <{answer}> ", "42>", ">"),
+        ("It is $ {answer} $", " 42 $", " $"),
+    ],
+)
+def test_the_answers_place_can_be_named(text: str, placed: str, closing: str) -> None:
+    extractor = make_extractor(text)
+    assert extractor.answer_in_place("42") == placed
+    assert extractor.closing == closing
+    assert extractor.cut(f"{placed} and more") == ("42" if closing else "42 and more")
+
+
+@pytest.mark.parametrize(
+    "text", ["The answer is $", "The answer is $ ", "The answer is $\n", "It is", " It is ( ", "$"]
+)
+def test_round_trip_through_a_config(text: str) -> None:
+    extractor = make_extractor(text)
+    again = make_extractor(extractor.in_config())
+    assert again == extractor
+    assert again.answer_in_place("x") == extractor.answer_in_place("x")
+
+
+@pytest.mark.parametrize("answers", [["A", "B"], ["1", "2"], ["yes", "no"] * 2, ["a b", "c", "d"]])
+def test_derived_extractors_survive_a_config(answers: list[str]) -> None:
+    extractor = derive_extractor(answers)
+    again = make_extractor(extractor.in_config(), extractor.origin)
+    assert again == extractor
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", "{answer}", " {answer}."])
+def test_empty_extractor(text: str) -> None:
+    with pytest.raises(ValueError, match="the extractor is empty: give a text that asks"):
+        make_extractor(text)
+
+
+def test_frozen() -> None:
+    with pytest.raises(AttributeError):
+        make_extractor("a").text = "b"  # type: ignore[misc]
+    assert make_extractor("a $") == Extractor("a $", "", "$", "given")

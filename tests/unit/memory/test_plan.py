@@ -1,0 +1,230 @@
+"""Plans beside sums written out by hand, and advice that must hold when it is followed."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from greater_fast.config import KV_CACHE_BYTES, Config
+from greater_fast.examples.layout import Layouts
+from greater_fast.memory.budget import MemoryPlan, RowLengths
+from greater_fast.memory.plan import plan_memory
+from greater_fast.memory.shapes import ModelShapes
+from tests.cases import examples, layouts_of, tiny_lm
+
+GIB, MIB = 1 << 30, 1 << 20
+LLAMA_3_8B = ModelShapes(
+    weight_bytes=2 * 8_030_261_248,
+    linear_bytes=2 * (8_030_261_248 - 2 * 128_256 * 4096 - 65 * 4096),
+    num_layers=32,
+    width=4096,
+    inner=14336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_size=128,
+    vocab_size=128_256,
+    itemsize=2,
+)
+ROWS = RowLengths(num_train=50, num_rows=100, mean=500, longest=600)
+
+
+def sizes(plan: MemoryPlan) -> dict[str, int]:
+    return {need.name: need.num_bytes for need in plan.needs}
+
+
+def test_a_model_of_8b_on_24_gib_by_hand() -> None:
+    config = Config(gradient_batch_tokens=1024, gradient_checkpointing="on")
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, 24 * GIB)
+    layer = 4 * 4096 * 4 + (2 * 32 + 4 * 8) * 128 * 2 + 2 * 14336 * 2
+    gradient = 1024 * (32 * 4096 * 2 + layer)
+    fixed = {
+        "weights": 16_060_522_496,
+        "gradient": gradient,
+        "logits": 3 * 128 * MIB,
+        "overhead": GIB,
+    }
+    assert plan.fits
+    assert plan.total_bytes == 24 * GIB
+    # 150 sequences of 38 blocks would take more than is left.
+    assert 24 * GIB - sum(fixed.values()) < 150 * 38 * 16 * 131_072
+    assert sizes(plan) == {**fixed, "K/V pool": 24 * GIB - sum(fixed.values())}
+    assert plan.pool_bytes == sizes(plan)["K/V pool"]
+    room = plan.pool_bytes // (38 * 16 * 131_072)
+    assert f"{room} of 150 sequences of 600 tokens (mean 500)" in plan.needs[-1].how
+    assert plan.verdict.endswith("= 24.00 GiB fit into 24.00 GiB")
+    assert plan.advice == ()
+
+
+def test_the_pool_is_no_larger_than_can_be_used() -> None:
+    plan = plan_memory(LLAMA_3_8B, ROWS, Config(), 80 * GIB)
+    assert plan.pool_bytes == 150 * 38 * 16 * 131_072
+    few = dataclasses.replace(ROWS, num_train=4, num_rows=30)
+    plan = plan_memory(LLAMA_3_8B, few, Config(), 80 * GIB)
+    assert plan.pool_bytes == 30 * 38 * 16 * 131_072
+    on_cpu = plan_memory(LLAMA_3_8B, ROWS, Config(), 80 * GIB, device_type="cpu")
+    assert on_cpu.pool_bytes == KV_CACHE_BYTES
+
+
+def test_the_pool_is_as_set() -> None:
+    config = Config(kv_cache_bytes=3 * GIB)
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB)
+    assert (plan.pool_bytes, plan.settled(config)) == (3 * GIB, config)
+    least = 38 * 16 * 131_072
+    config = Config(kv_cache_bytes=least)
+    assert plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB).pool_bytes == least
+    config = Config(kv_cache_bytes=least - 1)
+    with pytest.raises(ValueError, match=f"600 tokens: give it {least} at least"):
+        plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB)
+    generate = dataclasses.replace(config, engine="generate")
+    assert plan_memory(LLAMA_3_8B, ROWS, generate, 80 * GIB).pool_bytes is None
+
+
+def test_settings_that_name_no_pool_get_the_plans() -> None:
+    plan = plan_memory(LLAMA_3_8B, ROWS, Config(), 24 * GIB)
+    assert plan.settled(Config(steps=3)) == Config(steps=3, kv_cache_bytes=plan.pool_bytes)
+    generate = Config(engine="generate")
+    assert plan_memory(LLAMA_3_8B, ROWS, generate, 80 * GIB).settled(generate) == generate
+
+
+def test_generate_keeps_a_batch() -> None:
+    plan = plan_memory(LLAMA_3_8B, ROWS, Config(engine="generate", batch_size=8), 80 * GIB)
+    assert sizes(plan)["K/V of a batch"] == 8 * 600 * 131_072 * 33 // 32
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "num_train", "tokens"),
+    [(1024, 50, 1024), (100, 50, 600), (10**6, 50, 30_000), (10**6, 2, 1200)],
+)
+def test_one_example_at_least_goes_through_and_all_at_most(
+    batch_tokens: int, num_train: int, tokens: int
+) -> None:
+    rows = dataclasses.replace(ROWS, num_train=num_train)
+    plan = plan_memory(LLAMA_3_8B, rows, Config(gradient_batch_tokens=batch_tokens), 999 * GIB)
+    assert sizes(plan)["gradient"] == LLAMA_3_8B.activation_bytes(tokens)
+
+
+def test_layers_are_computed_twice_only_where_it_does_not_fit_otherwise() -> None:
+    def planned(total: int, checkpointing: str) -> MemoryPlan:
+        config = Config(gradient_batch_tokens=1024, gradient_checkpointing=checkpointing)
+        return plan_memory(LLAMA_3_8B, ROWS, config, total)
+
+    assert not planned(24 * GIB, "auto").checkpointing
+    assert planned(24 * GIB, "on").checkpointing
+    assert planned(18 * GIB, "auto").checkpointing
+    assert planned(18 * GIB, "auto").fits
+    assert not planned(18 * GIB, "off").fits
+    assert not planned(4 * GIB, "auto").fits
+
+
+def changed(config: Config, advice: str) -> Config:
+    """The settings as a line of advice names them."""
+    name, value = re.findall(r"^(\w+)=(\d+):", advice)[0]
+    return dataclasses.replace(config, **{name: int(value)})
+
+
+def test_advice_is_exact_about_settings() -> None:
+    config = Config(gradient_batch_tokens=2000)
+    needed = plan_memory(LLAMA_3_8B, ROWS, config, 1).needed_bytes
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, needed - 50 * MIB)
+    assert not plan.fits
+    advice = next(line for line in plan.advice if "gradient_batch_tokens" in line)
+    assert advice.endswith("then it fits")
+    followed = changed(config, advice)
+    assert plan_memory(LLAMA_3_8B, ROWS, followed, needed - 50 * MIB).fits
+    more = dataclasses.replace(followed, gradient_batch_tokens=followed.gradient_batch_tokens + 1)
+    assert not plan_memory(LLAMA_3_8B, ROWS, more, needed - 50 * MIB).fits
+
+
+def test_advice_on_a_pool_that_was_set() -> None:
+    config = Config(kv_cache_bytes=8 * GIB, gradient_batch_tokens=1)
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, 24 * GIB)
+    advice = next(line for line in plan.advice if "kv_cache_bytes" in line)
+    followed = plan_memory(LLAMA_3_8B, ROWS, changed(config, advice), 24 * GIB)
+    assert followed.needed_bytes == 24 * GIB
+
+
+def test_advice_on_generate() -> None:
+    config = Config(engine="generate", batch_size=100, gradient_batch_tokens=1)
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, 22 * GIB)
+    advice = next(line for line in plan.advice if "batch_size" in line)
+    assert plan_memory(LLAMA_3_8B, ROWS, changed(config, advice), 22 * GIB).fits
+
+
+def test_shorter_reasoning_helps_as_much_as_it_says() -> None:
+    config = Config(gradient_batch_tokens=1)
+    needed = plan_memory(LLAMA_3_8B, ROWS, config, 1).needed_bytes
+    plan = plan_memory(LLAMA_3_8B, ROWS, config, needed - 100 * MIB)
+    advice = next(line for line in plan.advice if "max_new_tokens" in line)
+    assert advice.startswith("max_new_tokens=256: ")
+    assert advice.endswith("then it fits")
+    shorter = dataclasses.replace(ROWS, mean=244, longest=344)
+    followed = changed(config, advice)
+    assert plan_memory(LLAMA_3_8B, shorter, followed, needed - 100 * MIB).fits
+
+
+def test_weights_of_fewer_bits() -> None:
+    single = dataclasses.replace(
+        LLAMA_3_8B,
+        weight_bytes=2 * LLAMA_3_8B.weight_bytes,
+        linear_bytes=2 * LLAMA_3_8B.linear_bytes,
+        itemsize=4,
+    )
+    plan = plan_memory(single, ROWS, Config(), 24 * GIB)
+    assert any(line.startswith("dtype='bfloat16'") for line in plan.advice)
+    (line,) = [line for line in plan.advice if line.startswith("4-bit weights")]
+    assert line.endswith("then it fits")
+    plan = plan_memory(LLAMA_3_8B, ROWS, Config(), 16 * GIB)
+    assert not any("dtype" in line for line in plan.advice)
+    plan = plan_memory(LLAMA_3_8B.in_4_bits(), ROWS, Config(), 6 * GIB)
+    assert not any("4-bit" in line for line in plan.advice)
+
+
+def test_checkpointing_is_advised_where_it_can_be_turned_on() -> None:
+    def advice(checkpointing: str) -> str:
+        config = Config(gradient_batch_tokens=1024, gradient_checkpointing=checkpointing)
+        return " ".join(plan_memory(LLAMA_3_8B, ROWS, config, 18 * GIB).advice)
+
+    assert "gradient_checkpointing='auto'" in advice("off")
+    assert "gradient_checkpointing" not in advice("auto")
+
+
+def test_what_does_not_help_alone_may_help_together() -> None:
+    half = plan_memory(LLAMA_3_8B, ROWS, Config(), 16 * GIB)
+    assert any(line.endswith("then it fits") for line in half.advice)
+    wide = Config(gradient_batch_tokens=1024)
+    small = plan_memory(LLAMA_3_8B, ROWS, wide, int(7.3 * GIB))
+    assert all(line.endswith("not enough alone") for line in small.advice[:-1])
+    assert len(small.advice) > 2
+    assert small.advice[-1] == "with all of these together it fits"
+    none = plan_memory(LLAMA_3_8B, ROWS, Config(), GIB)
+    assert none.advice[-1].startswith("no setting is enough: take a smaller model")
+
+
+def test_lengths_are_those_of_the_layouts() -> None:
+    lm = tiny_lm()
+    config = Config(max_new_tokens=10)
+    layouts: dict[str, Layouts] = {
+        "train": layouts_of(lm, examples(9)[:3]),
+        "dev": layouts_of(lm, examples(9)[3:]),
+    }
+    lengths = RowLengths.of(layouts, config)
+    rows = [row for split in layouts.values() for row in split.rows]
+    around = [len(row.head_ids) + len(row.tail_ids) for row in rows]
+    longest = max(split.longest_sequence(config) for split in layouts.values())
+    assert lengths == RowLengths(
+        num_train=3,
+        num_rows=6,
+        longest=longest,
+        mean=longest - max(around) + round(sum(around) / 9),
+    )
+    assert lengths.shortened(4).longest == longest - 4
+
+
+def test_a_plan_as_plain_values() -> None:
+    plan = plan_memory(LLAMA_3_8B, ROWS, Config(), 24 * GIB)
+    values: dict[str, Any] = plan.to_dict()
+    assert sum(need["num_bytes"] for need in values["needs"]) == values["needed_bytes"]
+    assert values["fits"] is True
+    assert values["verdict"] == plan.verdict
+    assert len(plan.table) == len(values["needs"]) == 5

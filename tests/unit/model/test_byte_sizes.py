@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from greater_fast.model import byte_sizes
+from greater_fast.model.byte_sizes import format_bytes, memory_bytes, parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("24GiB", 24 * 1024**3),
+        ("24 GB", 24 * 1000**3),
+        (" 1.5kib ", 1536),
+        ("512MB", 512 * 10**6),
+        ("0.5TiB", 1 << 39),
+        ("8e9", 8 * 10**9),
+        ("2.5E3", 2500),
+        ("17", 17),
+        ("17 b", 17),
+        (".5 kB", 500),
+    ],
+)
+def test_sizes_are_read(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "24G", "-1GiB", "1e9GiB", "1,5 GB", "inf", "nan", "8e"]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a size such as 24GiB") as caught:
+        parse_bytes(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0", "0GiB", "0.2", "0.4B"])
+def test_a_size_is_one_byte_at_least(text: str) -> None:
+    with pytest.raises(ValueError, match="expected at least one byte"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.50 KiB"),
+        (3 << 19, "1.50 MiB"),
+        (24 << 30, "24.00 GiB"),
+    ],
+)
+def test_sizes_are_written(size: int, expected: str) -> None:
+    assert format_bytes(size) == expected
+
+
+def test_a_limit_of_the_control_group_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (tmp_path / "max", tmp_path / "limit")
+    monkeypatch.setattr(byte_sizes, "_CGROUP_LIMITS", files)
+    ram = memory_bytes(torch.device("cpu"))
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    assert ram == 1024 * int(lines[0].split()[1])
+    files[0].write_text("max\n")
+    assert memory_bytes(torch.device("cpu")) == ram
+    files[1].write_text("1000000\n")
+    assert memory_bytes(torch.device("cpu")) == 1000000
+    files[1].write_text(f"{1 << 63}\n")
+    assert memory_bytes(torch.device("cpu")) == ram

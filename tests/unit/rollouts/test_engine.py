@@ -1,0 +1,243 @@
+"""Which engine runs, what it refuses, and that a refusal leaves nothing behind."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from greater_fast import optimize
+from greater_fast.config import Config
+from greater_fast.engine import RolloutRequest
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts import attention_backends
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.rollouts.paged import why_not
+from greater_fast.rollouts.plain import PlainRolloutEngine
+from tests.tiny import PROMPT, tiny_model
+
+
+def half(tokenizer: Any) -> LM:
+    return load_lm((tiny_model("llama", len(tokenizer), dtype=torch.bfloat16), tokenizer))
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("auto", "paged"), ("paged", "paged")])
+def test_the_paged_engine_is_taken_where_it_runs(lm: LM, engine: str, kind: str) -> None:
+    made, note = make_engine(lm, Config(engine=engine))
+    assert isinstance(made, RolloutEngine)
+    assert note == f"engine: {kind}"
+
+
+@pytest.mark.parametrize("engine", ["paged", "generate"])
+def test_sampling_is_as_configured(lm: LM, engine: str) -> None:
+    request = RolloutRequest(tuple(range(5, 25)), 20, frozenset({4}), sample_key=2)
+    sampled = {
+        seed: make_engine(lm, Config(engine=engine, sampling_temperature=1.0, seed=seed))[0]
+        for seed in (0, 7)
+    }
+    (expected,) = RolloutEngine(lm, sampling_temperature=1.0, seed=7).run([request])
+    assert expected is not None
+    found = {seed: made.run([request])[0] for seed, made in sampled.items()}
+    assert found[7] is not None
+    assert found[7].reasoning_ids == expected.reasoning_ids
+    assert found[0] != found[7]
+
+
+def test_auto_falls_back_and_says_why(tokenizer: Any) -> None:
+    made, note = make_engine(half(tokenizer), Config())
+    assert isinstance(made, PlainRolloutEngine)
+    assert note.startswith("engine: generate (")
+    assert "no paged attention for torch.bfloat16 on cpu" in note
+
+
+def test_the_engine_that_was_named_is_not_replaced(tokenizer: Any, lm: LM) -> None:
+    with pytest.raises(ValueError, match=r"no paged attention .*; use engine='generate'"):
+        make_engine(half(tokenizer), Config(engine="paged"))
+    made, note = make_engine(lm, Config(engine="generate"))
+    assert isinstance(made, PlainRolloutEngine)
+    assert note == "engine: generate"
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference", "triton"])
+def test_the_setting_chooses_who_attends(
+    lm: LM, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name, own in list(attention_backends._BACKENDS.items()):
+
+        def attend(*given: Any, name: str = name, own: Any = own) -> torch.Tensor:
+            asked.append(name)
+            found: torch.Tensor = own.attend(*given)
+            return found
+
+        monkeypatch.setitem(attention_backends._BACKENDS, name, own._replace(attend=attend))
+    made, note = make_engine(
+        lm, Config(kernels=kernels, max_step_tokens=16, kv_cache_bytes=1 << 18)
+    )
+    assert isinstance(made, RolloutEngine)
+    assert set(asked) == {"csrc" if kernels == "auto" else kernels}
+    assert ("a row's bits depend" in note) == (kernels == "reference")
+
+
+@pytest.mark.parametrize("engine", ["auto", "paged", "generate"])
+def test_kernels_that_are_forced_and_cannot_run_are_refused(
+    lm: LM, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs, and no engine stands in."""
+    monkeypatch.setattr("triton.knobs.runtime.interpret", False)
+    text = r"kernels='triton' cannot be used here: got tensors on \w+, expected a GPU; use kernels="
+    with pytest.raises(ValueError, match=text):
+        make_engine(lm, Config(engine=engine, kernels="triton"))
+
+
+def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
+    dynamic = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    dynamic.model.config.rope_parameters = {
+        "rope_type": "dynamic",
+        "rope_theta": 1e4,
+        "factor": 2.0,
+    }
+    assert "rotary embedding depends on the length" in str(why_not(dynamic, "csrc"))
+
+    calls_nothing = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    layer = calls_nothing.model.model.layers[1].self_attn
+    layer.forward = lambda hidden_states, **_: (hidden_states, None)
+    assert why_not(calls_nothing, "csrc") == "1 of its 2 layers use the attention interface"
+
+    sinks = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    plain = sinks.model.model.layers[0].self_attn.forward
+    sinks.model.model.layers[0].self_attn.forward = lambda *a, **k: plain(*a, **k, s_aux=1.0)
+    assert why_not(sinks, "csrc") == "its attention takes s_aux"
+
+    other = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    own = other.model.model.layers[0].self_attn.forward
+
+    def sees_the_batch(*args: Any, **kwargs: Any) -> Any:
+        output, weights = own(*args, **kwargs)
+        return output + kwargs["hidden_states"].mean(1, keepdim=True), weights
+
+    other.model.model.layers[0].self_attn.forward = sees_the_batch
+    assert why_not(other, "csrc") == "a packed forward pass differs from its own"
+
+
+def test_a_pool_too_small_says_what_it_needs(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**settings, "kv_cache_bytes": 1}
+    with pytest.raises(ValueError, match=r"kv_cache_bytes: .* give it (\d+) at least") as caught:
+        optimize(lm, rows, config=config, prompt=PROMPT, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    needed = int(str(caught.value).split("give it ")[1].split()[0])
+    config = {**settings, "steps": 0, "kv_cache_bytes": needed}
+    optimize(lm, rows, config=config, prompt=PROMPT, run_dir=tmp_path / "run")
+
+
+def test_a_refused_engine_leaves_no_run_behind(
+    tokenizer: Any, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**settings, "engine": "paged"}
+    with pytest.raises(ValueError, match="cannot use the rollout engine"):
+        optimize(half(tokenizer), rows, config=config, prompt=PROMPT, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(model_folder: Path) -> None:
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device: got '{device}', which is not to be had"):
+            load_lm(str(model_folder), device=device)
+
+
+@pytest.mark.parametrize("engine", ["auto", "generate"])
+def test_a_row_that_just_fits_is_searched_and_measured(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path, engine: str
+) -> None:
+    """The finals generate answers longer than the gold ones: there is room for that too."""
+    given = {**settings, "steps": 0, "max_prompt_tokens": 17, "engine": engine, "num_dev": 2}
+    words = 400
+    while True:
+        long = {"question": "very " * words + "long?", "answer": "True"}
+        try:
+            found = optimize(
+                *(lm, rows[:4], [rows[5], long]),
+                prompt=PROMPT,
+                config=given,
+                run_dir=tmp_path / f"run{words}",
+            )
+        except ValueError as error:
+            assert "do not fit the context" in str(error)  # noqa: PT017
+            words -= 1
+            continue
+        break
+    assert found.dev_accuracy is not None
+
+
+def test_requests_that_cannot_run_leave_the_engine_usable(lm: LM) -> None:
+    engine = RolloutEngine(lm, kv_cache_bytes=4 * RolloutEngine(lm, kv_cache_bytes=1).block_bytes)
+    good = RolloutRequest((3, 4, 5), 4, lm.end_ids)
+    expected = engine.run([good])
+    for bad, message in (
+        ({"prompt_ids": tuple(range(3, 90))}, "request 1: .* raise kv_cache_bytes"),
+        ({"prompt_ids": (3, -1)}, "request 1: prompt_ids holds the id -1"),
+        ({"prompt_span": (2, 9)}, "request 1: prompt span"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.run([good, dataclasses.replace(good, **bad)])
+        engine.check_integrity()
+        assert engine.run([good]) == expected
+
+    def fail(number: int, rollout: object) -> list[int]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([good, good], fail)
+    assert engine.run([good]) == expected
+
+
+def test_groups_that_are_dropped_are_run_no_further(lm: LM) -> None:
+    engine = RolloutEngine(lm)
+    asked = [
+        RolloutRequest((3, 4, 5 + i), 1 if group == 0 else 20, frozenset(), group=group)
+        for group in (0, 1)
+        for i in range(3)
+    ]
+    found = engine.run(asked, lambda number, _: [1] if number < 3 else [])
+    assert all(found[:3])
+    assert found[3:] == [None] * 3
+    engine.check_integrity()
+
+
+def test_the_same_bits_whatever_else_is_in_the_batch(lm: LM) -> None:
+    """Alone, together, from stored prefixes, with drafts and in a fixed step: equal to the bit."""
+    asked = [
+        RolloutRequest(
+            prompt_ids=(*range(3, 3 + length), 40, 41),
+            max_new_tokens=12,
+            end_ids=lm.end_ids,
+            prompt_span=(length, length + 2),
+            target_ids=(7, 8, 9),
+            num_scored=2,
+        )
+        for length in (2, 9, 17, 18, 33)
+    ]
+    together = RolloutEngine(lm, temperature=0.2, poisoned=True, kv_cache_bytes=1 << 24)
+    expected = together.run(asked)
+    assert together.run(asked) == expected
+    assert [RolloutEngine(lm, temperature=0.2).run([one])[0] for one in asked] == expected
+    drafted = [
+        dataclasses.replace(r, draft_ids=e.reasoning_ids)
+        for r, e in zip(asked, expected, strict=True)
+        if e
+    ]
+    assert RolloutEngine(lm, temperature=0.2, draft_tokens=64).run(drafted) == expected
+    assert RolloutEngine(lm, temperature=0.2, max_tokens=32, fixed=True).run(asked) == expected
+
+
+def test_a_missing_extension_says_how_to_build_it() -> None:
+    code = "import sys; sys.modules['greater_fast._core'] = None; import greater_fast"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: the C++ extension of greater_fast is not built" in done.stderr
+    assert "pip install -e ." in done.stderr

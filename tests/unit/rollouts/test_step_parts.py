@@ -1,0 +1,166 @@
+"""What a step is made of beside the model: arrays, sizes, places, the choice of who attends."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from greater_fast.config import KV_CACHE_BYTES, Config
+from greater_fast.model import kv_cache
+from greater_fast.model.kv_cache import default_pool_bytes
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts import batch as rollout
+from greater_fast.rollouts import cuda_graph, paged, step_size
+from greater_fast.rollouts.attention_backends import choose_backend
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.rollouts.invariance import is_batch_invariant
+from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
+from tests.tiny import tiny_model
+
+CPU = torch.device("cpu")
+
+
+def test_step_arrays_are_one_allocation() -> None:
+    shapes = step_shapes(5, 3)
+    buffers = StepBuffers(shapes, CPU)
+    assert {name: a.shape for name, a in buffers.host.items()} == shapes
+    first = min(tensor.data_ptr() for tensor in buffers.device.values())
+    for number, (name, array) in enumerate(buffers.host.items()):
+        array[...] = number
+        assert array.dtype == np.int32
+        assert buffers.device[name].data_ptr() == array.ctypes.data
+        assert (array.ctypes.data - first) % 16 == 0
+    buffers.upload()
+    for number, tensor in enumerate(buffers.device.values()):  # no array lies in another
+        assert (tensor == number).all()
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "size"),
+    [
+        ({64: 5.0, 128: 5.1, 256: 5.7, 512: 9.0}, 256),
+        ({64: 5.0, 128: 5.1, 256: 5.74, 512: 5.75}, 512),
+        ({64: 5.0, 128: 6.0, 256: 8.0, 512: 16.0}, 64),
+        ({64: 5.0, 128: 6.0, 256: 5.2, 512: 16.0}, 256),
+    ],
+)
+def test_a_step_has_as_many_slots_as_cost_little(step_ms: dict[int, float], size: int) -> None:
+    assert step_size.knee(step_ms) == size
+
+
+def test_steps_are_measured_on_a_gpu_alone(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert step_size.measure_step_ms(lm, "csrc", 16) > 0
+    asked: list[int] = []
+
+    def measured(_: LM, backend: str, num_slots: int) -> float:
+        asked.append(num_slots)
+        return {64: 5.0, 128: 5.1, 256: 9.0, 512: 18.0}[num_slots]
+
+    monkeypatch.setattr(step_size, "measure_step_ms", measured)
+    assert step_size.choose_step_size(lm, "csrc") == 256
+    monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    assert step_size.choose_step_size(lm, "reference") == 256  # its steps are of no fixed shape
+    assert not asked
+    assert step_size.choose_step_size(lm, "triton") == 128
+    assert asked == [64, 128, 256, 512]
+
+
+def test_the_pool_takes_two_thirds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_pool_bytes(CPU) == KV_CACHE_BYTES
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(kv_cache, "free_bytes", lambda _: 9 << 30)
+    assert default_pool_bytes(torch.device("cuda")) == 6 << 30
+
+
+def test_rows_keep_their_bits_in_any_step(lm: LM, own_lm: LM) -> None:
+    for sizes in ([1], [16], [16, 40, 64]):
+        assert is_batch_invariant(lm, "csrc", sizes)
+    assert not is_batch_invariant(lm, "reference", [16])
+    layer = own_lm.model.model.layers[0].self_attn
+    plain = layer.forward
+
+    def sees_the_batch(*args: Any, **kwargs: Any) -> Any:
+        output, weights = plain(*args, **kwargs)
+        return output + 1e-3 * kwargs["hidden_states"].mean(1, keepdim=True), weights
+
+    layer.forward = sees_the_batch
+    assert not is_batch_invariant(own_lm, "csrc", [16])
+    assert not is_batch_invariant(own_lm, "csrc", [16, 40])
+
+
+def test_the_engine_says_what_it_is(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(max_step_tokens=32, kv_cache_bytes=1 << 20)
+    made, note = make_engine(lm, config)
+    assert isinstance(made, RolloutEngine)
+    assert (made.max_tokens, made.batch_invariant, note) == (32, True, "engine: paged")
+    monkeypatch.setattr(rollout, "is_batch_invariant", lambda *_: False)
+    made, note = make_engine(lm, config)
+    assert isinstance(made, RolloutEngine)
+    assert not made.batch_invariant
+    assert note.startswith("engine: paged; a row's bits depend on what is computed beside it")
+
+
+def test_sequences_may_be_limited(lm: LM) -> None:
+    engine = RolloutEngine(lm, kv_cache_bytes=1 << 20, longest_sequence=33)
+    assert engine.max_sequence_tokens == 48
+    good = rollout.RolloutRequest(tuple(range(3, 40)), 11, lm.end_ids)
+    assert engine.run([good]) == RolloutEngine(lm, kv_cache_bytes=1 << 20).run([good])
+    with pytest.raises(ValueError, match="49 tokens does not fit a table of 3 blocks"):
+        engine.run([rollout.RolloutRequest(tuple(range(3, 40)), 12, lm.end_ids)])
+
+
+def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    double = load_lm((tiny_model("llama", len(tokenizer), dtype=torch.float64), tokenizer))
+    assert (choose_backend(lm), choose_backend(lm, "triton")) == ("csrc", "triton")
+    assert choose_backend(double) == "csrc"
+    assert choose_backend(double, "reference") == "reference"
+    with pytest.raises(ValueError, match="kernels: got 'csrc', expected one of auto, triton, refe"):
+        choose_backend(lm, "csrc")
+    with pytest.raises(ValueError, match=r"no paged attention for torch.float64 on cpu"):
+        choose_backend(double, "triton")
+    with monkeypatch.context() as patch:
+        patch.setattr("triton.knobs.runtime.interpret", False)
+        text = "kernels='triton' there is no paged attention: got tensors on cpu, expected a GPU"
+        with pytest.raises(ValueError, match=text):
+            choose_backend(lm, "triton")
+    with monkeypatch.context() as patch:
+        patch.setattr(LM, "device", torch.device("mps"))
+        assert choose_backend(lm, "reference") == "reference"
+        with pytest.raises(ValueError, match=r"no paged attention for torch.float32 on mps"):
+            choose_backend(lm)
+    monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    assert choose_backend(lm) == "triton"
+    assert choose_backend(lm, "reference") == "reference"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.raises(ValueError, match=r"compute capability \(7, 5\)"):
+        choose_backend(lm)
+
+
+def test_what_waits_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def waits() -> None:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    def fails() -> None:
+        raise RuntimeError("out of memory")
+
+    assert cuda_graph._never_waits(lambda: None)
+    assert not cuda_graph._never_waits(waits)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cuda_graph._never_waits(fails)
+    assert modes == ["error", 1] * 3
+
+
+def test_a_probe_fills_blocks_of_its_own(lm: LM) -> None:
+    plan = paged.probe(lm, "csrc", (17, 2, 16))
+    slots = plan.slots.tolist()
+    assert len(set(slots)) == 35
+    assert min(slots) >= 16  # block 0 is for padding
+    assert plan.block_tables.tolist() == [[1, 2], [3, 0], [4, 0]]
+    assert plan.query_starts.tolist() == [0, 17, 19, 35]

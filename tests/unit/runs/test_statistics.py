@@ -1,0 +1,113 @@
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
+
+Z_95 = 1.959963984540054
+# correct, rows, confidence and the interval, from scipy's binomtest(…).proportion_ci(…, "wilson")
+WILSON = [
+    (0, 10, 0.95, 0.0, 0.27753279986288926),
+    (7, 10, 0.95, 0.39677814746114526, 0.892208732593699),
+    (10, 10, 0.95, 0.7224672001371109, 1.0),
+    (82, 100, 0.95, 0.7333264161369927, 0.8829977450105365),
+    (1091, 1319, 0.95, 0.8057931571246294, 0.8465903875893078),
+    (50, 100, 0.99, 0.37527962504483986, 0.6247203749551602),
+    (1, 1, 0.8, 0.3784475032253529, 1.0),
+]
+# rows only the first and only the second prompt gets right, and scipy's binomtest(…).pvalue
+MCNEMAR = [
+    (0, 0, 1.0),
+    (1, 0, 1.0),
+    (5, 0, 0.0625),
+    (10, 2, 0.03857421875),
+    (3, 8, 0.2265625),
+    (6, 6, 1.0),
+    (25, 40, 0.08168153394154003),
+    (1, 12, 0.00341796875),
+]
+
+
+@pytest.mark.parametrize(("num_correct", "num_rows", "confidence", "low", "high"), WILSON)
+def test_wilson_known_values(num_correct, num_rows, confidence, low, high):
+    interval = wilson_interval(num_correct, num_rows, confidence)
+    assert interval == pytest.approx((low, high), abs=1e-12)
+
+
+def test_wilson_is_95_percent_unless_told():
+    assert wilson_interval(7, 20) == wilson_interval(7, 20, 0.95)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_ends_solve_the_score_equation(counts):
+    num_correct, num_rows = counts
+    low, high = wilson_interval(num_correct, num_rows)
+    proportion = num_correct / num_rows
+    assert 0 <= low <= proportion <= high <= 1
+    assert (low == 0) == (num_correct == 0)
+    assert (high == 1) == (num_correct == num_rows)
+    for end in (low, high):
+        distance = (proportion - end) ** 2 * num_rows
+        assert distance == pytest.approx(Z_95**2 * end * (1 - end), rel=1e-6, abs=1e-12)
+    mirrored = wilson_interval(num_rows - num_correct, num_rows)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("num_correct", "num_rows", "message"),
+    [
+        (0, 0, "got 0 correct of 0 rows; expected at least one row"),
+        (3, 2, "got 3 correct of 2 rows; expected at least one row, and no more correct than rows"),
+        (-1, 2, "num_correct: got -1; expected a whole number of rows, 0 or more"),
+        (1, -2, "num_rows: got -2; expected a whole number"),
+        (0.5, 2, "num_correct: got 0.5; expected a whole number"),
+        (True, 2, "num_correct: got True; expected a whole number"),
+    ],
+)
+def test_wilson_impossible_counts(num_correct, num_rows, message):
+    with pytest.raises(ValueError, match="got") as caught:
+        wilson_interval(num_correct, num_rows)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, -0.5, 95, math.nan])
+def test_wilson_impossible_confidence(confidence):
+    with pytest.raises(ValueError, match=r"confidence: got .*; expected above 0 and below 1; pass"):
+        wilson_interval(1, 2, confidence)
+
+
+@pytest.mark.parametrize(("first", "second", "p"), MCNEMAR)
+def test_mcnemar_known_values(first, second, p):
+    assert mcnemar_exact(first, second) == pytest.approx(p, rel=1e-12)
+    assert mcnemar_exact(second, first) == mcnemar_exact(first, second)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_sums_all_outcomes_at_least_as_uneven(first, second):
+    total = first + second
+    ways = sum(
+        math.comb(total, k) for k in range(total + 1) if abs(2 * k - total) >= abs(first - second)
+    )
+    assert mcnemar_exact(first, second) == float(Fraction(ways, 2**total))
+
+
+def test_mcnemar_of_many_rows():
+    assert mcnemar_exact(5000, 5000) == 1.0
+    assert 0 < mcnemar_exact(4900, 5100) < 0.05
+    assert mcnemar_exact(0, 5000) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (-1, 2, "num_only_first: got -1; expected a whole number of rows, 0 or more; pass a count"),
+        (1, 2.0, "num_only_second: got 2.0; expected a whole number"),
+    ],
+)
+def test_mcnemar_impossible_counts(first, second, message):
+    with pytest.raises(ValueError, match="got") as caught:
+        mcnemar_exact(first, second)
+    assert message in str(caught.value)

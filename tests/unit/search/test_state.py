@@ -1,0 +1,127 @@
+import json
+from typing import Any, cast
+
+import pytest
+
+from greater_fast.config import Config
+from greater_fast.engine import Rollout
+from greater_fast.examples.layout import Layouts
+from greater_fast.search.nouns import Objective, Scored
+from greater_fast.search.state import LoopState
+
+WORDS = {1: "think", 2: "well", 3: ".", 4: "now", 5: "!", 6: "?", 7: ","}
+
+
+class Texts:
+    """Stands for layouts: the text of ids, which is all that the state asks for."""
+
+    def prompt_text(self, prompt_ids: tuple[int, ...]) -> str:
+        return " ".join(WORDS[i] for i in prompt_ids)
+
+
+LAYOUTS = cast(Layouts, Texts())
+
+
+def scored(*prompt_ids: int, num_wrong: int = 1, nll: float = 2.0) -> Scored:
+    rollout = Rollout((8, 9), (-0.5, -0.25), (True, False), nll)
+    return Scored(prompt_ids, Objective(num_wrong, 2, nll, 0.5), (rollout, rollout))
+
+
+def visited(
+    state: LoopState, config: Config, winners: dict[int, Scored] | None = None
+) -> list[Any]:
+    """The places of a whole search; `winners` are the prompts that win in some of its steps."""
+    places = []
+    while (position := state.next_position(LAYOUTS, config)) is not None:
+        assert position.prompt_ids == state.incumbent.prompt_ids
+        places.append((position.index, position.grows))
+        state.accept((winners or {}).get(position.step, state.incumbent))
+    return places
+
+
+@pytest.mark.parametrize("end", [3, 5, 6])
+def test_a_sweep_without_a_change_ends_the_search(end: int) -> None:
+    state = LoopState(scored(1, 2, end))
+    assert visited(state, Config()) == [(0, False), (1, False), (2, False)]
+    assert state.step == 3
+    assert state.next_position(LAYOUTS, Config()) is None
+
+
+@pytest.mark.parametrize("end", [2, 7])
+def test_a_prompt_that_ends_no_sentence_tries_to_grow(end: int) -> None:
+    places = visited(LoopState(scored(1, end)), Config())
+    assert places == [(0, False), (1, False), (2, True)]
+
+
+def test_growth_goes_on_until_the_sentence_ends() -> None:
+    winners = {2: scored(1, 2, 4), 3: scored(1, 2, 4, 3)}
+    places = visited(LoopState(scored(1, 2)), Config(), winners)
+    first_sweep, second_sweep = places[:4], places[4:]
+    assert first_sweep == [(0, False), (1, False), (2, True), (3, True)]
+    assert second_sweep == [(index, False) for index in range(4)]
+
+
+def test_growth_that_finds_nothing_wraps_around() -> None:
+    winners = {1: scored(1, 4)}
+    places = visited(LoopState(scored(1, 2)), Config(), winners)
+    assert places == [(0, False), (1, False), (2, True)] * 2
+
+
+def test_no_growth_past_the_longest_prompt() -> None:
+    config = Config(max_prompt_tokens=3)
+    winners = {2: scored(1, 2, 4)}
+    places = visited(LoopState(scored(1, 2)), config, winners)
+    assert places == [(0, False), (1, False), (2, True), *((i, False) for i in range(3))]
+    assert not any(grows for _, grows in visited(LoopState(scored(1, 2, 4)), config))
+
+
+def test_a_change_brings_another_sweep() -> None:
+    winners = {0: scored(4, 2, 3), 4: scored(4, 1, 3)}
+    places = visited(LoopState(scored(1, 2, 3)), Config(), winners)
+    assert [index for index, _ in places] == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_the_steps_are_counted(steps: int) -> None:
+    winners = {number: scored(1 + number % 2, 2, 3) for number in range(20)}
+    state = LoopState(scored(1, 2, 3))
+    assert len(visited(state, Config(steps=steps), winners)) == steps
+    assert state.step == steps
+
+
+def test_accept_says_whether_the_prompt_changed() -> None:
+    state = LoopState(scored(1, 2, 3))
+    assert not state.accept(state.incumbent)
+    assert state.accept(scored(4, 2, 3))
+    assert state.changed_in_sweep
+    assert state.incumbent.prompt_ids == (4, 2, 3)
+
+
+def test_the_incumbent_is_always_among_the_scored() -> None:
+    assert list(LoopState(scored(1, 2)).scored) == [(1, 2)]
+
+
+def test_best_prompts_and_their_order() -> None:
+    config = Config()
+    state = LoopState(scored(1, 2, num_wrong=1))
+    for other in (scored(2, 1, num_wrong=2), scored(1, 1, num_wrong=1), scored(2, 2, num_wrong=0)):
+        state.scored[other.prompt_ids] = other
+    assert [s.prompt_ids for s in state.best(3, config)] == [(2, 2), (1, 2), (1, 1)]
+    assert len(state.best(10, config)) == 4
+
+
+def test_round_trip_of_the_whole_state_through_json() -> None:
+    state = LoopState(scored(1, 2, 3))
+    state.scored[4, 2, 3] = scored(4, 2, 3, num_wrong=0, nll=0.1)
+    state.accept(state.scored[4, 2, 3])
+    state.scored[1, 1, 3] = scored(1, 1, 3, num_wrong=2)
+    written = json.loads(json.dumps(state.to_dict()))
+    read = LoopState.from_dict(written)
+    assert json.loads(json.dumps(read.to_dict())) == written
+    assert read.incumbent == state.incumbent
+    assert list(read.scored) == list(state.scored)
+    assert [s.objective for s in read.scored.values()] == [
+        s.objective for s in state.scored.values()
+    ]
+    assert read.next_position(LAYOUTS, Config()) == state.next_position(LAYOUTS, Config())
+    assert visited(read, Config()) == visited(state, Config())
