@@ -17,7 +17,7 @@ from greater_fast.version import __version__
 
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".benchmarks", "__pycache__", "*.egg-info", "build", "dist", "runs"
+    ".git", ".venv", ".*_cache", ".benchmarks", "__pycache__", "*.egg-info", "build", "dist"
 )
 # Building must not need torch, not even for the version.
 BUILD = """
@@ -113,6 +113,20 @@ assert not is_kernels_available()
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_lists_of_sources_name_every_source() -> None:
+    """A list made by a pattern is empty, and nothing says so, where the folders have moved."""
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.cpp")}
+    headers = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h")}
+    show = ["make", "--silent", "--eval=show: ; @echo $(CXX_SOURCES)", "show"]
+    listed = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(listed.split()) == sources | headers
+    assert len(sources) > 10
+
+    built = (ROOT / "csrc/CMakeLists.txt").read_text()
+    assert all(source.removeprefix("csrc/") in built for source in sources)
 
 
 def test_installed_version_is_the_source_version() -> None:

@@ -6,7 +6,7 @@
 #include <tuple>
 #include <utility>
 
-#include "bindings/bindings.h"
+#include "bindings/arrays.h"
 #include "math/packed_attention.h"
 
 namespace greater_fast {

@@ -1,6 +1,4 @@
 // The extension module, and the scheduler as Python sees it.
-#include "bindings/bindings.h"
-
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -8,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "scheduling/scheduler.h"
 
 namespace greater_fast {

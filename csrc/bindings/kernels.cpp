@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/bindings.h"
+#include "bindings/arrays.h"
 #include "math/attention.h"
 #include "math/linear.h"
 #include "math/simd.h"
