@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,19 @@ if not torch.cuda.is_available():
 import pytest
 
 from greater_fast.model.lm import LM, load_lm
+from tests.interpreter import treat_rows_alike
 from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rows_alike() -> Iterator[None]:
+    """Where kernels are interpreted, a row's bits are its own, as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "TRITON_INTERPRET" in os.environ:
+            treat_rows_alike(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plain_warnings(show: Callable[..., None]) -> Callable[..., None]:
     """Show the package's own warnings as one line without source code, all others as before."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
 
     def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         if Path(filename).is_relative_to(package):

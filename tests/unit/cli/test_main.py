@@ -260,10 +260,10 @@ def test_warnings_of_the_package_are_one_plain_line(
 ) -> None:
     others: list[Any] = []
     text = "all 4 training rows are wrong for every prompt so far:\n  use easier rows"
-    package = Path(cli.__file__).parent
+    package = Path(cli.__file__).parents[1]
 
     def warn(*args: Any, **kwargs: Any) -> None:
-        warnings.warn_explicit(text, RuntimeWarning, str(package / "run.py"), 70)
+        warnings.warn_explicit(text, RuntimeWarning, str(package / "runs/run.py"), 70)
         warnings.warn_explicit("of others", UserWarning, "/elsewhere/module.py", 7)
         raise FloatingPointError("stop here")
 
