@@ -40,7 +40,9 @@ class Config:
     steps: int = _setting(105, "steps at most, one prompt position each", 0)
     top_k: int = _setting(10, "next tokens proposed by an example (k of the paper)", 1)
     num_proposal_examples: int = _setting(5, "examples that must agree on a candidate (q)", 1)
-    num_draws: int = _setting(5, "draws of that many examples, whose agreements are pooled", 1)
+    num_draws: int = _setting(
+        5, "draws of that many examples, whose agreements are pooled", 1, 10_000
+    )
     shortlist_size: int = _setting(3, "candidates whose reasoning is regenerated (mu)", 1)
     objective: str = _setting(
         "error", "error: answer error rate + a little fluency; loss: the paper's loss"

@@ -22,10 +22,19 @@ _NUM_ROWS_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: the question as the model reads it, and the gold answer."""
+    """One row: the question as the model reads it, and the gold answer, which the search scores.
+
+    An answer in `other_answers` is as right as the gold one where answers are compared.
+    """
 
     question: str
     answer: str
+    other_answers: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All gold answers, the first before the others."""
+        return (self.answer, *self.other_answers)
 
 
 def load_examples(source: Source, columns: Mapping[str, str] | None = None) -> list[Example]:
