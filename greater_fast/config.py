@@ -101,7 +101,10 @@ class Config:
         1,
     )
     max_step_tokens: int | None = _setting(
-        None, "paged: tokens of a step; measured for a GPU's kernels, else 256 if unset", 16
+        None,
+        "paged: tokens of a step; measured for a GPU's kernels, else 256 if unset",
+        16,
+        1 << 13,  # a step has buffers for so many sequences; the gain ends far below
     )
     draft_tokens: int | None = _setting(
         None,

@@ -50,7 +50,7 @@ def packed(lm: LM, segments: Sequence[Segment]) -> Iterator[Callable[[torch.Tens
     row = PackedRow(segments, num_layers(lm), lm.device)
 
     def forward(embedded: torch.Tensor) -> torch.Tensor:
-        output = lm.model.get_decoder()(
+        output = lm.decoder(
             inputs_embeds=embedded[None],
             position_ids=row.positions[None],
             use_cache=False,
@@ -66,7 +66,7 @@ def packed(lm: LM, segments: Sequence[Segment]) -> Iterator[Callable[[torch.Tens
 @contextlib.contextmanager
 def _last_mlp_at(lm: LM, row: PackedRow) -> Iterator[None]:
     """Compute the last layer's MLP for the rows that are read alone; zero stands for the others."""
-    layers = getattr(lm.model.get_decoder(), "layers", None)
+    layers = getattr(lm.decoder, "layers", None)
     mlp = getattr(layers[-1], "mlp", None) if layers else None
     if mlp is None or len(row.read_rows) in (0, row.num_tokens):
         yield

@@ -131,6 +131,11 @@ class Workload:
     device_type: str = "cuda"
 
     @property
+    def has_pool(self) -> bool:
+        """Whether there is a K/V pool: of the paged engine, unless the model keeps none."""
+        return self.config.engine != "generate" and self.shapes.kv_token_bytes > 0
+
+    @property
     def sequence_bytes(self) -> int:
         """Blocks of keys and values of the longest sequence."""
         num_blocks = -(-self.lengths.longest // BLOCK_SIZE)
@@ -161,6 +166,7 @@ def budget(load: Workload) -> MemoryPlan:
 def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     shapes, tokens = load.shapes, load.gradient_tokens
     kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
+    rough = " (roughly: some are recurrent)" if shapes.is_rough else ""
     fixed = (
         Need(
             "weights",
@@ -170,7 +176,7 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
         Need(
             "gradient",
             shapes.activation_bytes(tokens, checkpointing=checkpointing),
-            f"{kept} of {tokens} tokens in {shapes.num_layers} layers",
+            f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}",
         ),
         Need(
             "logits",
@@ -185,9 +191,7 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
         ),
     )
     left = load.total_bytes - sum(need.num_bytes for need in fixed)
-    cache, pool_bytes = (
-        _generate_cache(load) if load.config.engine == "generate" else _pool(load, left)
-    )
+    cache, pool_bytes = _pool(load, left) if load.has_pool else _generate_cache(load)
     return MemoryPlan((*fixed, cache), load.total_bytes, pool_bytes, checkpointing)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from greater_fast.model.layers import LayerShape, layer_shapes, width
 from greater_fast.model.lm import LM
 
 _SCALE_BITS = (
@@ -18,50 +19,51 @@ _NUMBER = re.compile(r"(?:int|float|fp|nf)([48])")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShapes:
-    """What a plan needs to know of a model; shapes of one decoder layer, all layers alike.
+    """What a plan needs to know of a model.
 
     `weight_bytes` counts shared weights (tied embeddings) once; `linear_bytes` are those of them
     that 4-bit weights would shrink. `itemsize` is that of activations, and of keys and values.
-    `inner` is the width inside the MLP, over all experts that a token goes through.
     """
 
     weight_bytes: int
     linear_bytes: int
-    num_layers: int
+    layers: tuple[LayerShape, ...]
     width: int
-    inner: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
     vocab_size: int
     itemsize: int
 
     @classmethod
     def of(cls, lm: LM) -> ModelShapes:
-        """The shapes of a model, be its weights there or not."""
+        """The shapes of a model, be its weights there or not.
+
+        Raises:
+            ValueError: the configuration does not say how many layers there are, or how wide.
+        """
         config = lm.model.config.get_text_config()
-        width, heads = int(config.hidden_size), int(config.num_attention_heads)
-        experts = int(getattr(config, "num_experts_per_tok", None) or 1)
-        sizes = [getattr(config, f"{kind}intermediate_size", None) for kind in ("moe_", "")]
-        inner = next((int(size) for size in sizes if size), 4 * width)
         weight_bytes, linear_bytes = _weights(lm)
         return cls(
             weight_bytes=weight_bytes,
             linear_bytes=linear_bytes,
-            num_layers=int(config.num_hidden_layers),
-            width=width,
-            inner=inner * experts,
-            num_heads=heads,
-            num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_size=int(getattr(config, "head_dim", None) or width // heads),
+            layers=layer_shapes(config),
+            width=width(config),
             vocab_size=lm.vocab_size,
             itemsize=lm.dtype.itemsize,
         )
 
     @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.layers)
+
+    @property
     def kv_token_bytes(self) -> int:
-        """Keys and values of one token: 2 · layers · KV heads · head size · itemsize."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_size * self.itemsize
+        """Keys and values of one token, in all layers; 0 where the model keeps none."""
+        return self.itemsize * sum(layer.kv_numbers for layer in self.layers)
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether there are layers that are no attention: what they keep is guessed."""
+        return any(layer.num_heads == 0 or layer.state_size for layer in self.layers)
 
     def activation_bytes(self, num_tokens: int, *, checkpointing: bool = False) -> int:
         """About what autograd keeps of tokens on their way through the layers; rather too much.
@@ -69,16 +71,22 @@ class ModelShapes:
         A layer keeps, of each token: 4 states of the model's width in at least float32 (inputs of
         the two norms and what they divide), its queries and what attention made of them, its keys
         and values twice (prefixes as long as suffixes), and 2 vectors inside the MLP (input of the
-        activation function, and its factor). With checkpointing only each layer's input is kept,
-        and one layer at a time is as above.
+        activation function, and its factor). A recurrent layer keeps 4 states of each channel in
+        float32 (a scan's decay, its input, and what both come to). With checkpointing only each
+        layer's input is kept, and one layer at a time is as above.
         """
+        layers = [self._layer_bytes(layer) for layer in self.layers]
+        if checkpointing:
+            return num_tokens * (self.num_layers * self.width * self.itemsize + max(layers))
+        return num_tokens * sum(layers)
+
+    def _layer_bytes(self, layer: LayerShape) -> int:
         size = self.itemsize
         norms = 4 * self.width * max(size, 4)
-        attention = (2 * self.num_heads + 4 * self.num_kv_heads) * self.head_size * size
-        layer = norms + attention + 2 * self.inner * size
-        if checkpointing:
-            return num_tokens * (self.num_layers * self.width * size + layer)
-        return num_tokens * self.num_layers * layer
+        queries = layer.num_heads * (layer.key_size + layer.value_size)
+        attention = (queries + 2 * layer.kv_numbers) * size
+        states = 4 * layer.inner * layer.state_size * 4
+        return norms + attention + 2 * layer.inner * size + states
 
     def in_16_bits(self) -> ModelShapes:
         """The same model with weights and activations of 2 bytes."""

@@ -1,4 +1,4 @@
-"""Sizes in bytes: written and read as text, and of a device's whole memory."""
+"""Sizes in bytes: written and read as text, of a device's memory, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import torch
 
 _UNITS = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:(e\d+)|\s*([kmgt]i?b|b))?", re.IGNORECASE)
+_MOST = 1 << 60  # more than any machine has
+# Of RuntimeErrors, which is all that torch raises where a CPU's memory ends, or a library's.
+_NO_MEMORY = re.compile(
+    "can.?t allocate memory|cannot allocate memory|(out of|not enough) memory|alloc_failed",
+    re.IGNORECASE,
+)
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -20,18 +26,20 @@ def parse_bytes(text: str) -> int:
     """Bytes of "24GiB" (1024 ** 3), "24GB" (1000 ** 3), "8e9" or "8000000000".
 
     Raises:
-        ValueError: the text is none of these, or names no byte at all.
+        ValueError: the text is none of these, or names no byte at all, or more than there can be.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"got {text!r}, expected a size such as 24GiB, 24GB or 8e9")
+        raise ValueError(f"got {text[:40]!r}, expected a size such as 24GiB, 24GB or 8e9")
     number, exponent, unit = found.groups()
     unit = (unit or "").lower()
     factor = (1024 if "i" in unit else 1000) ** _UNITS.index(unit.removesuffix("b").rstrip("i"))
-    size = int(float(number + (exponent or "")) * factor)
-    if size < 1:
-        raise ValueError(f"got {text!r}, expected at least one byte")
-    return size
+    amount = float(number + (exponent or "")) * factor
+    if not 1 <= amount <= _MOST:
+        raise ValueError(
+            f"got {text[:40]!r}, expected at least one byte and at most {_MOST >> 40} TiB"
+        )
+    return int(amount)
 
 
 def format_bytes(size: int) -> str:
@@ -79,6 +87,13 @@ def free_bytes(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the machine's, has ended."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _limit(file: Path) -> int | None:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from greater_fast.config import KV_CACHE_BYTES
-from greater_fast.model.byte_sizes import free_bytes
+from greater_fast.model import layers
+from greater_fast.model.byte_sizes import format_bytes, free_bytes
+from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.lm import LM
 
 BLOCK_SIZE = 16
@@ -28,7 +30,8 @@ class KVCache:
             self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
         except RuntimeError as error:
             raise ValueError(
-                f"kv_cache_bytes: no memory for a K/V pool of {num_blocks} blocks: {error}"
+                f"kv_cache_bytes: a K/V pool of {format_bytes(num_blocks * block_bytes(lm))} is "
+                f"more than {lm.device} gives: set less, or engine='generate', which has no pool"
             ) from error
         if poisoned:
             self.data.fill_(torch.nan)
@@ -94,12 +97,26 @@ def block_bytes(lm: LM) -> int:
 
 def num_layers(lm: LM) -> int:
     """Decoder layers of a model."""
-    return int(lm.model.config.get_text_config().num_hidden_layers)
+    return layers.num_layers(lm.model.config.get_text_config())
 
 
 def _block_shape(lm: LM) -> tuple[int, int, int]:
-    config = lm.model.config.get_text_config()
-    num_heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    return kv_heads, BLOCK_SIZE, width
+    """K/V heads, slots and head size of a block: one shape for all layers.
+
+    Raises:
+        UnsupportedModelError: the model's layers do not share one; says which there are.
+    """
+    shapes = layers.layer_shapes(lm.model.config.get_text_config())
+    kinds = sorted({(shape.num_kv_heads, shape.key_size, shape.value_size) for shape in shapes})
+    kv_heads, key_size, value_size = kinds[0]
+    if kv_heads == 0 or any(shape.state_size for shape in shapes):
+        raise UnsupportedModelError("it has recurrent layers, whose state is no keys and values")
+    if len(kinds) > 1:
+        texts = ", ".join(f"{heads} heads of {size}" for heads, size, _ in kinds)
+        raise UnsupportedModelError(f"the keys of its layers differ in shape ({texts})")
+    if key_size != value_size:
+        raise UnsupportedModelError(
+            f"its keys have {key_size} numbers a head and its values {value_size} (as in "
+            "multi-head latent attention), where a block holds both in one shape"
+        )
+    return kv_heads, BLOCK_SIZE, key_size

@@ -12,6 +12,7 @@ import torch
 
 from greater_fast.kernels.dispatch import target_logprob, uses_triton
 from greater_fast.kernels.reference import Head
+from greater_fast.model.checks import check_model
 from greater_fast.model.files import (
     clear_load_errors,
     locate,
@@ -66,6 +67,23 @@ class LM:
         return int(positions) if positions else None
 
     @cached_property
+    def decoder(self) -> Any:
+        """The module that makes hidden states of ids, without the head; None where there is none.
+
+        `get_decoder` is asked first, and not believed: of some models it names the whole, or
+        another part.
+        """
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+
+        def fits(part: Any) -> bool:
+            modules = {id(module) for module in part.modules()}
+            return id(embedding) in modules and (head is embedding or id(head) not in modules)
+
+        named = getattr(self.model, "get_decoder", lambda: None)()
+        parts = [*([] if named is None else [named]), *self.model.modules()]
+        return next(filter(fits, parts), None)
+
+    @cached_property
     def candidate_mask(self) -> torch.Tensor:
         """[V] bool on the CPU: ids that a prompt may be changed to."""
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
@@ -83,7 +101,7 @@ class LM:
 
         Rows are padded on the right, so a causal model needs no mask.
         """
-        states: torch.Tensor = self.model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        states: torch.Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
         return states
 
     def hidden_at(
@@ -205,7 +223,7 @@ def load_lm(
     keep_differentiable(model)
     vocabulary = Vocabulary(tokenizer)
     lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary))
-    _check(lm)
+    check_model(lm)
     return lm
 
 
@@ -255,42 +273,3 @@ def _turn_end(vocabulary: Vocabulary) -> list[int]:
     _, found, behind = text.rpartition("zyx")
     (ids,) = vocabulary.encode([behind.strip() if found else ""], special_tokens=False)
     return [i for i in ids[:1] if i in vocabulary.special_ids]
-
-
-def _check(lm: LM) -> None:
-    """Refuse what would go wrong silently: bidirectional models, and logits made differently.
-
-    Raises:
-        ValueError: says what was found.
-    """
-    for part in ("get_decoder", "get_output_embeddings"):
-        if getattr(lm.model, part, lambda: None)() is None:
-            what = part.removeprefix("get_").replace("_", " ")
-            raise ValueError(f"{lm.name} has no {what}: expected a causal language model")
-    if getattr(lm.model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{lm.name} has an encoder: expected a causal language model")
-    base = lm.vocabulary.ids(" the answer is")
-    one, other = (torch.tensor([[*base, i]], device=lm.device) for i in (base[0], base[-1]))
-    # Special tokens may be added past the embedding (Gemma 3), plain ones may not.
-    if lm.tokenizer.vocab_size > lm.vocab_size:
-        raise ValueError(
-            f"the tokenizer's ids exceed the model's vocabulary of {lm.vocab_size}: "
-            "they do not belong together"
-        )
-    with torch.no_grad():
-        states = lm.hidden(input_ids=one)
-        if not torch.isfinite(states).all():
-            raise ValueError(
-                f"the states of {lm.name} are not finite: its weights are damaged, or too large "
-                f"for {lm.dtype}"
-            )
-        if not torch.allclose(states[:, :-1], lm.hidden(input_ids=other)[:, :-1], atol=1e-2):
-            raise ValueError(
-                f"{lm.name} is no causal language model: a later token changes earlier states"
-            )
-        ours, own = lm.logits(states[0]), lm.model(input_ids=one).logits[0].float()
-    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2):
-        raise ValueError(
-            f"{lm.name} makes its logits in a way that is not supported "
-            f"(they differ by {(ours.float() - own).abs().max():.3g})"
-        )

@@ -11,6 +11,7 @@ from greater_fast.kernels import reference
 from greater_fast.kernels.dispatch import BACKENDS, device_obstacle
 from greater_fast.kernels.reference import Ranges
 from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.cpu.extension import paged_attention
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM
@@ -45,7 +46,8 @@ def choose_backend(lm: LM, kernels: str = "auto") -> str:
     """`csrc` on a CPU and `triton` on a GPU, unless `kernels` forces `triton` or `reference`.
 
     Raises:
-        ValueError: there is no such backend, or it does not run there, or not with such weights.
+        UnsupportedModelError: there is none for the model's weights on its device.
+        ValueError: there is no such backend, or the one that was forced does not run there.
     """
     if kernels not in BACKENDS:
         raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(BACKENDS)}")
@@ -54,10 +56,10 @@ def choose_backend(lm: LM, kernels: str = "auto") -> str:
     name = own if kernels == "auto" else kernels
     setting = f"with kernels={kernels!r} there is no paged attention"
     if lm.dtype not in _BACKENDS[name].dtypes or (name == "csrc" and kind != "cpu"):
-        raise ValueError(f"{setting} for {lm.dtype} on {kind}")
+        raise UnsupportedModelError(f"{setting} for {lm.dtype} on {kind}")
     obstacle = device_obstacle(lm.device, forced=True) if name == "triton" else None
     if obstacle:
-        raise ValueError(f"{setting}: {obstacle}")
+        raise (UnsupportedModelError if kernels == "auto" else ValueError)(f"{setting}: {obstacle}")
     return name
 
 

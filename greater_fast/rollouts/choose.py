@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 from greater_fast.config import Config
 from greater_fast.engine import Engine
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
+
+_log = logging.getLogger("greater_fast")
 
 
 def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> tuple[Engine, str]:
     """The engine that the settings name, and a line that says which one it is.
 
-    `auto` takes the paged engine where the model can use it, else the plain one, with the reason.
+    `auto` takes the paged engine where the model can use it, else the plain one, with the reason,
+    which is logged as a warning too. What the settings ask for and cannot be had is refused.
 
     Raises:
         ValueError: the kernels that were forced cannot run here, the model cannot use the engine
@@ -42,10 +49,19 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
             kernels=config.kernels,
             longest_sequence=longest_sequence,
         )
-    except ValueError as error:
-        if config.engine == "auto":
-            return plain, f"engine: generate ({error})"
-        raise
+    except UnsupportedModelError as error:
+        if config.engine != "auto":
+            raise
+        note = f"engine: generate ({error})"
+        _log.warning("%s", note)  # now: it takes several times as long
+        return plain, note
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the paged engine does not fit the memory of {lm.device}: lower kv_cache_bytes or "
+            "max_step_tokens, or set engine='generate'"
+        ) from error
     if longest_sequence and longest_sequence > paged.max_sequence_tokens:
         needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
         raise ValueError(

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from greater_fast.model.attention_interface import attention, read_options, rotates_by_length
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.checks import UnsupportedModelError, said
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.attention_backends import States, backend_of, choose_backend
@@ -25,8 +27,7 @@ def forward(lm: LM, plan: Plan) -> torch.Tensor:
     """Last hidden states [M, D] of the plan's tokens; their keys and values enter the cache."""
     tokens, positions = (ids.to(torch.int64)[None] for ids in (plan.tokens, plan.positions))
     with attention(lm, _NAME, _attend), torch.inference_mode():
-        decoder = lm.model.get_decoder()
-        output = decoder(input_ids=tokens, position_ids=positions, use_cache=False, plan=plan)
+        output = lm.decoder(input_ids=tokens, position_ids=positions, use_cache=False, plan=plan)
     states: torch.Tensor = output.last_hidden_state[0]
     return states
 
@@ -55,15 +56,16 @@ def usable_backend(lm: LM, kernels: str = "auto") -> str:
     """Who attends: the backend of the model's device, or the one that `kernels` forces.
 
     Raises:
-        ValueError: the model cannot run over a plan; says why, and what to use instead.
+        UnsupportedModelError: the model cannot run over a plan; says why, and what to use instead.
+        ValueError: the kernels that were forced cannot run here, or memory ends while it is tried.
     """
     try:
         backend = choose_backend(lm, kernels)
         reason = why_not(lm, backend)
-    except ValueError as error:
+    except UnsupportedModelError as error:
         reason = str(error)
     if reason is not None:
-        raise ValueError(
+        raise UnsupportedModelError(
             f"{lm.name} cannot use the rollout engine: {reason}; use engine='generate'"
         )
     return backend
@@ -80,8 +82,14 @@ def why_not(lm: LM, backend: str) -> str | None:
     plan = probe(lm, backend, lengths)
     try:
         packed = forward(lm, plan)
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except ValueError as error:
         return str(error)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ValueError(
+                f"{lm.device} has no memory for a step of {sum(lengths)} tokens"
+            ) from error
+        return f"its forward pass of packed tokens ends in {said(error)}"
     if plan.attention_calls != num_layers(lm):
         return f"{plan.attention_calls} of its {num_layers(lm)} layers use the attention interface"
     for ids, states in zip(plan.tokens.split(lengths), packed.split(lengths), strict=True):

@@ -25,6 +25,7 @@ from greater_fast.gradients.gradient_pass import (
 )
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.memory.activations import PassPlan, plan_pass
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.lm import LM
 from greater_fast.model.quantised import gradient_everywhere
 from greater_fast.search.nouns import Position
@@ -82,7 +83,9 @@ def example_gradients(
         batch = _first_batch(waiting, way, plan)
         try:
             found = _batch_gradients(lm, batch, way, plan, config, loss)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             found = None
         if found is None:  # by now all that the pass held is free
             torch.cuda.empty_cache()

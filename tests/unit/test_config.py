@@ -29,6 +29,7 @@ OUT_OF_RANGE = [
     ("draft_tokens", -1, "expected at least 0"),
     ("draft_tokens", "all", "expected a whole number"),
     ("max_step_tokens", 15, "expected at least 16"),
+    ("max_step_tokens", 8193, "expected at most 8192"),
     ("sampling_temperature", -0.1, "expected at least 0.0"),
     ("sampling_temperature", 1001.0, "expected at most 1000.0"),
 ]

@@ -11,18 +11,16 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.memory.plan import plan_memory
 from greater_fast.memory.shapes import ModelShapes
+from greater_fast.model.layers import LayerShape
 from tests.cases import examples, layouts_of, tiny_lm
 
 GIB, MIB = 1 << 30, 1 << 20
 LLAMA_3_8B = ModelShapes(
     weight_bytes=2 * 8_030_261_248,
     linear_bytes=2 * (8_030_261_248 - 2 * 128_256 * 4096 - 65 * 4096),
-    num_layers=32,
+    layers=32
+    * (LayerShape(num_heads=32, num_kv_heads=8, key_size=128, value_size=128, inner=14336),),
     width=4096,
-    inner=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_size=128,
     vocab_size=128_256,
     itemsize=2,
 )

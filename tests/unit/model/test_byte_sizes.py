@@ -1,10 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from greater_fast.model import byte_sizes
-from greater_fast.model.byte_sizes import format_bytes, memory_bytes, parse_bytes
+from greater_fast.model.byte_sizes import (
+    format_bytes,
+    is_out_of_memory,
+    memory_bytes,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,27 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_size_is_one_byte_at_least(text: str) -> None:
     with pytest.raises(ValueError, match="expected at least one byte"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["1e400", "1e19", "9e99", "9" * 5000, "2000000TiB"])
+def test_a_size_is_one_that_there_can_be(text: str) -> None:
+    with pytest.raises(ValueError, match="expected at least one byte and at most") as caught:
+        parse_bytes(text)
+    assert len(str(caught.value)) < 120
+
+
+def test_the_end_of_memory_is_known_by_its_words() -> None:
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(MemoryError) as of_numpy:
+        np.empty(1 << 60, np.uint8)
+    assert is_out_of_memory(of_torch.value)
+    assert is_out_of_memory(of_numpy.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 @pytest.mark.parametrize(

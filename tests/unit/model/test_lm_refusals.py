@@ -149,14 +149,19 @@ def test_a_model_that_sees_later_tokens() -> None:
         load_lm((BertForMaskedLM(config), tokenizer("llama3")))
 
 
-def test_a_model_without_a_decoder() -> None:
+def test_the_decoder_is_found_whatever_the_model_names_so() -> None:
+    """Nothing, the whole (Llama 4's text model), another part (ModernBERT's decoder)."""
+
     class Odd(LlamaForCausalLM):
-        def get_decoder(self) -> None:
-            return None
+        named: Any = None
+
+        def get_decoder(self) -> Any:
+            return self.named
 
     model = Odd(tiny_model("llama", 1200).config)
-    with pytest.raises(ValueError, match=r"has no decoder: expected a causal language model"):
-        load_lm((model, tokenizer("llama3")))
+    for named in (None, model, model.lm_head, model.model):
+        object.__setattr__(model, "named", named)
+        assert load_lm((model, tokenizer("llama3"))).decoder is model.model
 
 
 def test_a_model_without_a_head() -> None:

@@ -54,6 +54,45 @@ def test_auto_falls_back_and_says_why(tokenizer: Any) -> None:
     assert "no paged attention for torch.bfloat16 on cpu" in note
 
 
+def test_the_fallback_is_said_before_it_runs(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_engine(half(tokenizer), Config(engine="generate"))
+    assert not caplog.records
+    _, note = make_engine(half(tokenizer), Config())
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", note)]
+
+
+@pytest.mark.parametrize("engine", ["auto", "paged"])
+def test_a_pool_that_cannot_be_had_is_refused(lm: LM, engine: str) -> None:
+    """No slow engine stands in: it is the setting that asks for too much, not the model."""
+    with pytest.raises(ValueError, match=r"kv_cache_bytes: a K/V pool of \d+\.\d\d GiB is"):
+        make_engine(lm, Config(engine=engine, kv_cache_bytes=1 << 50))
+
+
+@pytest.mark.parametrize("end", [torch.OutOfMemoryError, MemoryError])
+def test_memory_that_ends_while_the_engine_is_made(
+    lm: LM, end: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise end
+
+    for part in ("StepBuffers", "is_batch_invariant"):
+        monkeypatch.setattr(f"greater_fast.rollouts.batch.{part}", fail)
+        with pytest.raises(ValueError, match="does not fit the memory of cpu: lower kv_cache_byt"):
+            make_engine(lm, Config())
+        monkeypatch.undo()
+
+
+def test_memory_that_ends_while_the_model_is_tried(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("greater_fast.rollouts.paged.forward", fail)
+    with pytest.raises(ValueError, match="cpu has no memory for a step of"):
+        make_engine(lm, Config())
+
+
 def test_the_engine_that_was_named_is_not_replaced(tokenizer: Any, lm: LM) -> None:
     with pytest.raises(ValueError, match=r"no paged attention .*; use engine='generate'"):
         make_engine(half(tokenizer), Config(engine="paged"))
@@ -122,6 +161,14 @@ def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
 
     other.model.model.layers[0].self_attn.forward = sees_the_batch
     assert why_not(other, "csrc") == "a packed forward pass differs from its own"
+
+    fails = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    nothing: Any = None
+    fails.model.model.layers[0].self_attn.forward = lambda *_, **__: nothing.to(1)
+    assert why_not(fails, "csrc") == (
+        "its forward pass of packed tokens ends in AttributeError: 'NoneType' object has no "
+        "attribute 'to'"
+    )
 
 
 def test_a_pool_too_small_says_what_it_needs(

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -155,7 +156,20 @@ def test_the_estimate_is_rather_too_much(family: str) -> None:
     ).activation_bytes(64)
 
 
-def test_a_micro_batch_that_does_not_fit_is_halved() -> None:
+def of_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def of_a_cpu() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def of_numpy() -> None:
+    np.empty(1 << 60, np.uint8)
+
+
+@pytest.mark.parametrize("end_memory", [of_a_gpu, of_a_cpu, of_numpy])
+def test_a_micro_batch_that_does_not_fit_is_halved(end_memory: Callable[[], None]) -> None:
     lm = tiny_lm()
     expected = gradient(lm, gradient_batch_tokens=10_000)
     sizes: list[int] = []
@@ -165,7 +179,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved() -> None:
             size = options["inputs_embeds"].shape[1]
             sizes.append(size)
             if size > 45:
-                raise torch.OutOfMemoryError(f"{size} tokens are too many")
+                end_memory()
 
     hook = lm.model.get_decoder().register_forward_pre_hook(run_out, with_kwargs=True)
     try:
@@ -180,6 +194,21 @@ def test_a_micro_batch_that_does_not_fit_is_halved() -> None:
     assert sum(done) == failed[0]
     assert sizes.index(done[0]) == 2  # it goes on, and asks for no more again
     assert len(done) == 5
+
+
+def test_another_error_is_no_end_of_memory() -> None:
+    lm = tiny_lm()
+
+    def fail(*_: Any) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError("shapes cannot be multiplied")
+
+    hook = lm.model.get_decoder().register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            gradient(lm)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize("setting", ["auto", "off", "on"])

@@ -1,0 +1,83 @@
+"""What would go wrong in silence, or far from its cause, is refused when a model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from greater_fast.model.lm import LM
+
+_LONGEST = 300  # characters of a message that is not ours
+
+
+class UnsupportedModelError(ValueError):
+    """What a model is made of does not go with a way of running it; another way may do."""
+
+
+def check_model(lm: LM) -> None:
+    """Try a model: is it causal, finite, and are its logits understood here?
+
+    Raises:
+        ValueError: it is not; says what was found.
+    """
+    _check_parts(lm)
+    base = lm.vocabulary.ids(" the answer is")
+    # Special tokens may be added past the embedding (Gemma 3), plain ones may not.
+    if lm.tokenizer.vocab_size > lm.vocab_size:
+        raise ValueError(
+            f"the tokenizer's ids exceed the model's vocabulary of {lm.vocab_size}: "
+            "they do not belong together"
+        )
+    one, other = (torch.tensor([[*base, i]], device=lm.device) for i in (base[0], base[-1]))
+    with torch.no_grad(), _tried(lm):
+        states, later = lm.hidden(input_ids=one), lm.hidden(input_ids=other)
+        ours, own = lm.logits(states[0]), lm.model(input_ids=one).logits[0].float()
+    if not torch.isfinite(states).all():
+        raise ValueError(
+            f"the states of {lm.name} are not finite: its weights are damaged, or too large "
+            f"for {lm.dtype}"
+        )
+    if not torch.allclose(states[:, :-1], later[:, :-1], atol=1e-2):
+        raise ValueError(
+            f"{lm.name} is no causal language model: a later token changes earlier states"
+        )
+    if ours.shape[-1] != lm.vocab_size:
+        raise ValueError(
+            f"{lm.name} has embeddings of {lm.vocab_size} tokens and logits of {ours.shape[-1]}: "
+            "expected one vocabulary for both"
+        )
+    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{lm.name} makes its logits in a way that is not supported "
+            f"(they differ by {(ours.float() - own).abs().max():.3g})"
+        )
+
+
+def _check_parts(lm: LM) -> None:
+    if getattr(lm.model, "get_output_embeddings", lambda: None)() is None:
+        raise ValueError(f"{lm.name} has no output embeddings: expected a causal language model")
+    if getattr(lm.model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{lm.name} has an encoder: expected a causal language model")
+    if lm.decoder is None:
+        raise ValueError(f"{lm.name} has no decoder: expected a causal language model")
+
+
+@contextlib.contextmanager
+def _tried(lm: LM) -> Iterator[None]:
+    """Make one sentence of whatever a model's own code raises."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{lm.name} cannot be run: its forward pass of token ids alone ends in {said(error)}"
+        ) from error
+
+
+def said(error: Exception) -> str:
+    """What an error says, in one line with its kind."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}"
