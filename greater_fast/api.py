@@ -101,6 +101,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             "dtype": str(lm.dtype).removeprefix("torch."),
             "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
             "extractor": extractor.in_config(),
+            "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
             "config": config.to_dict(),
             "seed": config.seed,
             "memory_plan": memory.to_dict(),

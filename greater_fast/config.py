@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "accept": ("improve", "best"),
     "shortlist": ("gradient", "random"),
     "candidates": ("lm", "vocabulary", "both"),
+    "allowed": ("prompt", "ascii"),
     "prompt_placement": ("after", "before"),
     "on_long": ("error", "drop"),
     "engine": ("auto", "paged", "generate"),
@@ -58,6 +61,11 @@ class Config:
         "lm: the shortlist is of the model's proposals; vocabulary: of all allowed tokens, by "
         "gradient alone; both: of each by turns",
     )
+    allowed: str = _setting(
+        "prompt",
+        "prompt: candidates are letters of the scripts that the prompt uses; ascii: unaccented "
+        "Latin letters alone (paper)",
+    )
     temperature: float = _setting(0.2, "divides the answer's logits in the loss (tau)", 1e-3, 1e3)
     fluency_weight: float = _setting(0.2, "weight of the prompt NLL in the loss (lambda)", 0.0)
     error_fluency_weight: float = _setting(
@@ -83,6 +91,9 @@ class Config:
     chat_template_kwargs: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={"help": "arguments of the chat template, as JSON", "low": None, "high": None},
+    )
+    template_date: str | None = _setting(
+        None, "day that a chat template writes which writes one, as 2026-11-26; today's if unset"
     )
     on_long: str = _setting("error", "rows that do not fit the context: stop, or drop them")
     engine: str = _setting(
@@ -143,7 +154,9 @@ class Config:
                 return None
             return f"{name}: got {value!r}, expected one of {', '.join(map(str, CHOICES[name]))}"
         if name == "chat_template_kwargs":
-            return None if isinstance(value, Mapping) else f"{name}: got {value!r}, expected a dict"
+            return _problem_of_arguments(value)
+        if name == "template_date" and value is not None and not _is_date(value):
+            return f"{name}: got {value!r}, expected a day such as 2026-11-26"
         if setting.default is None and (value is None or setting.metadata["low"] is None):
             if value is None or (isinstance(value, str) and value.strip()):
                 return None
@@ -183,3 +196,22 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.date.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+def _problem_of_arguments(value: object) -> str | None:
+    """What is wrong with arguments of the chat template, which are written down with a run."""
+    name = "chat_template_kwargs"
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return f"{name}: got {value!r}, expected a dict of names and values"
+    try:
+        json.dumps(dict(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"{name}: expected values that JSON can hold: {error}"
+    return None

@@ -55,7 +55,11 @@ def tokenizer_lm(kind: Any, max_context: int | None = None) -> LM:
     """An LM with a tokenizer (or a kind of `tokenizer`) and no model behind it."""
     found = tokenizer(kind) if isinstance(kind, str) else kind
     positions = SimpleNamespace(max_position_embeddings=max_context)
-    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: positions))
+    embedding = SimpleNamespace(weight=torch.empty(len(found), 0))
+    model = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: positions),
+        get_input_embeddings=lambda: embedding,
+    )
     return LM(model, found, "the test model", Vocabulary(found), frozenset([END_ID]))
 
 

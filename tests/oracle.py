@@ -70,7 +70,8 @@ class Oracle:
 
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         texts = {i: self.text_in_place([i]) for i in self.vocab[: len(self.tokenizer)]}
-        self.allowed = {i for i in texts if re.fullmatch("[A-Za-z ]+|[.]|,", texts[i])} - special
+        self.allowed = {i for i in texts if re.fullmatch(" ?[A-Za-z]+|[.]|,", texts[i])} - special
+        self.words = {i: text.strip().casefold() for i, text in texts.items()}
 
     def rendered_ids(self, question: str, prompt: str) -> list[int]:
         """The ids of a row's whole text up to the reasoning, tokenised at once."""
@@ -112,12 +113,13 @@ class Oracle:
     @torch.no_grad()
     def _candidates(self, p: list[int], t: int, draw: Draw) -> dict[int, float]:
         """Candidates with their mean log-probability over the distinct rows of the last round."""
-        allowed = torch.tensor(sorted(self.allowed - set(p[max(t - 1, 0) : t])))
+        beside = {self.words[v] for v in [*p[max(t - 1, 0) : t], *p[t + 1 : t + 2]]}
+        allowed = torch.tensor([v for v in sorted(self.allowed) if self.words[v] not in beside])
         contexts = [torch.tensor([head + p[:t]]) for head in self.heads]
         logits = torch.cat([self.model(input_ids=ids).logits[:, -1] for ids in contexts])
         ranked = allowed[logits[:, allowed].neg().sort(dim=-1, stable=True).indices].tolist()
-        for round in self.vocab:
-            k, draws = min(self.settings.top_k + 2 * round, len(allowed)), draw(round)
+        for round in range(8):
+            k, draws = min(self.settings.top_k * 2**round, len(allowed)), draw(round)
             top = [set(ids[:k]) for ids in ranked]
             found = set.union(*(set.intersection(*(top[j] for j in rows)) for rows in draws))
             found -= set(p[t : t + 1])

@@ -103,7 +103,7 @@ def run_here(side: str, case: GradientCase) -> GradientFigures:
         seconds.append(time.perf_counter() - start)
         scores.append(found.cpu())
     peak = memory.peak_bytes()
-    allowed = inputs.lm.candidate_mask
+    allowed = inputs.layouts.candidate_mask
     ranked = [found.masked_fill(~allowed, torch.inf).argsort() for found in scores]
     return GradientFigures(
         places=places,

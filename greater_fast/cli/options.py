@@ -63,10 +63,19 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
 
 def _setting_type(setting: dataclasses.Field[Any]) -> Any:
     if setting.name == "chat_template_kwargs":
-        return json.loads
+        return _template_arguments
     if setting.default is None:
         return str if setting.metadata["low"] is None else int
     return type(setting.default)
+
+
+def _template_arguments(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(
+            f'got {text!r}, expected JSON such as {{"enable_thinking": false}}: {error}'
+        ) from error
 
 
 def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:

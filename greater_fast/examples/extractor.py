@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from greater_fast.model.scripts import space_before, space_behind
+
 _CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
 _PLACEHOLDER = "{answer}"
 _LARGEST_CLOSED_SET = 12
@@ -25,8 +27,8 @@ class Extractor:
     origin: str
 
     def in_place(self) -> str:
-        """The text as it follows the reasoning; the space belongs to its first token."""
-        return f" {self.text}"
+        """The text as it follows the reasoning; a space before it belongs to its first token."""
+        return f"{space_before(self.text)}{self.text}"
 
     def answer_in_place(self, answer: str) -> str:
         """The answer as it follows the extractor, with what closes it."""
@@ -71,7 +73,8 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
     if found:
         return Extractor(stripped, " " if before[-1].isspace() else "", closing.rstrip(), origin)
     mark = _CLOSING.get(stripped[-1], "")
-    separator = "" if mark and not text[-1].isspace() else " "
+    joined = mark or not space_behind(stripped)
+    separator = "" if joined and not text[-1].isspace() else " "
     return Extractor(stripped, separator, separator + mark if mark else "", origin)
 
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+
+import torch
 
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
+from greater_fast.examples.rendering import Renderer, check_texts, joint_of, name_of
+from greater_fast.model.chat_template import has_template
 from greater_fast.model.lm import LM
+from greater_fast.model.scripts import ASCII, Alphabet
 from greater_fast.model.vocabulary import Vocabulary
 
 SPARE_ANSWER_TOKENS = 8  # a generated answer may be that much longer than the longest gold one
-_SENTINEL = "\ue000prompt\ue000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Layouts:
     """All rows of one set, the prompt they were made with, and the extractor they share.
 
     `answer_room` is for answers longer than these rows': those of the rows that are searched on.
+    `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`.
     """
 
     rows: tuple[Row, ...]
@@ -48,6 +53,9 @@ class Layouts:
     special_tokens: bool
     notes: tuple[str, ...] = ()
     answer_room: int = 0
+    vocab_size: int = 0
+    alphabet: Alphabet = ASCII
+    literal: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,21 +89,37 @@ class Layouts:
         """The prompt as a user writes it."""
         return self.vocabulary.text(prompt_ids).strip()
 
+    def rendered(self, row: int, prompt_ids: Sequence[int]) -> str:
+        """A row's text up to the reasoning, as the model reads it."""
+        return self.vocabulary.whole_text(self.context_ids(row, prompt_ids))
+
+    def cuts_a_character(self, token_id: int) -> bool:
+        """Whether a token is a part of a character, which no other token can take the place of."""
+        return "\ufffd" in self.vocabulary.text([token_id])
+
+    @cached_property
+    def candidate_mask(self) -> torch.Tensor:
+        """[V] bool on the CPU: ids that this prompt may be changed to."""
+        return _fit(self.vocabulary.candidate_mask(self.alphabet), self.vocab_size, False)
+
+    @cached_property
+    def words(self) -> torch.Tensor:
+        """[V] int64 on the CPU: a number for each id, the same where two would be a stutter."""
+        return _fit(self.vocabulary.words, self.vocab_size, -1)
+
     def round_trips(self, prompts: Sequence[Sequence[int]]) -> list[bool]:
         """Which prompts come back as the same ids when a user pastes their text, on all rows."""
-        texts = [self._placed(self.prompt_text(ids)) for ids in prompts]
+        texts = [_placed(self.prompt_text(ids), self.prompt_first) for ids in prompts]
+        vocabulary = self.vocabulary.literal if self.literal else self.vocabulary
         alive = [True] * len(texts)
         for rows in (self.rows[:1], self.rows[1:]):  # the first row spares most the others
             asked = [i for i, ok in enumerate(alive) if ok]
             rendered = [f"{r.before}{texts[i]}{r.after}" for i in asked for r in rows]
-            encoded = iter(self.vocabulary.encode(rendered, special_tokens=self.special_tokens))
+            encoded = iter(vocabulary.encode(rendered, special_tokens=self.special_tokens))
             for i in asked:
                 expected = [[*r.head_ids, *prompts[i], *r.tail_ids] for r in rows]
                 alive[i] = [next(encoded) for _ in rows] == expected
         return alive
-
-    def _placed(self, prompt: str) -> str:
-        return prompt if self.prompt_first else f" {prompt}"
 
 
 def build_layouts(
@@ -114,23 +138,26 @@ def build_layouts(
     """
     prompt = prompt.strip()
     prompt_first = config.prompt_placement == "before"
-    has_template = bool(getattr(lm.tokenizer, "chat_template", None))
-    if not has_template and config.system_prompt is not None:
-        raise ValueError(f"{lm.name} has no chat template, so system_prompt has no place: unset it")
-    placed = prompt if prompt_first else f" {prompt}"
-    around = [_around(lm, example.question.strip(), config) for example in examples]
-    split = lm.vocabulary.offsets(
-        [f"{before}{placed}{after}" for before, after in around], special_tokens=not has_template
+    check_texts(lm, examples, prompt, extractor, config)
+    written = (config.system_prompt or "", prompt, *(example.question for example in examples))
+    literal = any(map(lm.vocabulary.names_special, written))
+    vocabulary = lm.vocabulary.literal if literal else lm.vocabulary
+    renderer, joint = Renderer(lm, config, literal), joint_of(prompt, prompt_first)
+    around = [renderer.around(example.question.strip(), joint) for example in examples]
+    placed, special_tokens = _placed(prompt, prompt_first), not has_template(lm.tokenizer)
+    split = vocabulary.offsets(
+        [f"{before}{placed}{after}" for before, after in around], special_tokens=special_tokens
     )
+    own = len(prompt) if prompt_first else len(placed)  # a joint before the prompt belongs to it
     spans = [
-        _split(ids, offsets, (len(before), len(before) + len(placed)), _name(examples, number))
+        _split(ids, offsets, (len(before), len(before) + own), name_of(examples, number))
         for number, ((ids, offsets), (before, _)) in enumerate(zip(split, around, strict=True))
     ]
     prompt_ids = spans[0][1]
     for number, (head, middle, _) in enumerate(spans):
         if middle != prompt_ids:
             raise ValueError(
-                f"the prompt has other tokens on {_name(examples, number)} than on row 0: "
+                f"the prompt has other tokens on {name_of(examples, number)} than on row 0: "
                 "it merges with the text around it"
             )
         if not head:
@@ -138,12 +165,13 @@ def build_layouts(
                 "no token stands before the prompt, so the model cannot propose its first token: "
                 "use prompt_placement='after'"
             )
-    _check_prompt(prompt, prompt_ids, config)
+    _check_prompt(lm.vocabulary, prompt, prompt_ids, config)
     extractor_ids = lm.vocabulary.ids(extractor.in_place())
     rows = tuple(
         Row(head, tail, _answer_ids(lm.vocabulary, extractor, extractor_ids, e), e, *texts)
         for (head, _, tail), e, texts in zip(spans, examples, around, strict=True)
     )
+    _check_ids(lm, rows, prompt_ids, extractor_ids)
     rows, notes = _fitting(rows, lm, len(extractor_ids), longest_answer, config)
     return Layouts(
         rows=rows,
@@ -152,49 +180,26 @@ def build_layouts(
         extractor_ids=extractor_ids,
         vocabulary=lm.vocabulary,
         prompt_first=prompt_first,
-        special_tokens=not has_template,
+        special_tokens=special_tokens,
         notes=notes,
         answer_room=longest_answer,
+        vocab_size=lm.vocab_size,
+        alphabet=ASCII if config.allowed == "ascii" else Alphabet.of(prompt),
+        literal=literal,
     )
 
 
-def _around(lm: LM, question: str, config: Config) -> tuple[str, str]:
-    """Rendered text before and after the prompt, the space that joins it to the question aside.
-
-    That space belongs to the prompt where it follows the question, else to the text after it.
-    """
-    if config.prompt_placement == "before":
-        message, space = f"{_SENTINEL} {question}", ""
-    else:
-        message, space = f"{question} {_SENTINEL}", " "
-    text = _render(lm, message, config)
-    before, _, after = text.partition(_SENTINEL)
-    if message not in text or _SENTINEL in after:
-        raise ValueError(
-            f"the chat template of {lm.name} changes the user's message, so the prompt cannot be "
-            "placed in it"
-        )
-    return before.removesuffix(space), after
+def _placed(prompt: str, prompt_first: bool) -> str:
+    """A prompt with what joins it to the question."""
+    joint = joint_of(prompt, prompt_first)
+    return f"{prompt}{joint}" if prompt_first else f"{joint}{prompt}"
 
 
-def _render(lm: LM, message: str, config: Config) -> str:
-    if not getattr(lm.tokenizer, "chat_template", None):
-        return message
-    from jinja2.exceptions import TemplateError
-
-    messages: list[dict[str, Any]] = [{"role": "user", "content": message}]
-    if config.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": config.system_prompt})
-    try:
-        text: str = lm.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **config.chat_template_kwargs
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"the chat template of {lm.name} refused the message: {error}; "
-            "see system_prompt and chat_template_kwargs"
-        ) from error
-    return text
+def _fit(values: torch.Tensor, size: int, fill: int) -> torch.Tensor:
+    """Values [V] of the tokenizer's ids for the embedding's, which may be more or fewer."""
+    fitted = values.new_full((size,), fill)
+    fitted[: len(values)] = values[:size]
+    return fitted
 
 
 def _split(
@@ -212,18 +217,37 @@ def _split(
     return tuple(ids[:first]), tuple(ids[first:last]), tuple(ids[last:])
 
 
-def _name(examples: Sequence[Example], number: int) -> str:
-    """A row for a reader: its place in the set, from 0, and how its question begins."""
-    question = " ".join(examples[number].question.split())
-    return f"row {number} ({question[:40]!r}{'...' if len(question) > 40 else ''})"
-
-
-def _check_prompt(prompt: str, prompt_ids: Sequence[int], config: Config) -> None:
+def _check_prompt(
+    vocabulary: Vocabulary, prompt: str, prompt_ids: Sequence[int], config: Config
+) -> None:
     if not 2 <= len(prompt_ids) <= config.max_prompt_tokens:
         raise ValueError(
             f"the prompt {prompt!r} has {len(prompt_ids)} tokens, expected 2 to "
             f"{config.max_prompt_tokens} (max_prompt_tokens)"
         )
+    if vocabulary.tokenizer.unk_token_id in prompt_ids:
+        raise ValueError(
+            f"the tokenizer has no tokens for some characters of the prompt {prompt!r}: it reads "
+            f"{vocabulary.text(prompt_ids).strip()!r}; write it without them"
+        )
+
+
+def _check_ids(
+    lm: LM, rows: Sequence[Row], prompt_ids: Sequence[int], extractor_ids: Sequence[int]
+) -> None:
+    """Raise ValueError for an id that the model has no embedding for."""
+    examples = [row.example for row in rows]
+    used = {name_of(examples, n): (*r.head_ids, *r.tail_ids) for n, r in enumerate(rows)}
+    used |= {f"the answer {row.example.answer!r}": row.answer_ids for row in rows}
+    used |= {"the prompt": tuple(prompt_ids), "the extractor": tuple(extractor_ids)}
+    for what, ids in used.items():
+        if max(ids, default=0) >= lm.vocab_size:
+            token = lm.tokenizer.convert_ids_to_tokens(max(ids))
+            raise ValueError(
+                f"{what} has the token {token!r} with id {max(ids)}, but {lm.name} has embeddings "
+                f"for {lm.vocab_size} ids only: take the tokenizer that the model was trained "
+                "with, or a chat template without that token"
+            )
 
 
 def _answer_ids(
@@ -261,7 +285,7 @@ def _fitting(
     if not long:
         return rows, ()
     examples = [row.example for row in rows]
-    named = ", ".join(_name(examples, n) for n in long[:5]) + (", ..." if len(long) > 5 else "")
+    named = ", ".join(name_of(examples, n) for n in long[:5]) + (", ..." if len(long) > 5 else "")
     what = (
         f"{len(long)} of {len(rows)} rows do not fit the context of {lm.max_context} tokens with "
         f"{config.max_prompt_tokens} prompt and {config.max_new_tokens} reasoning tokens: "

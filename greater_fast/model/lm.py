@@ -83,14 +83,6 @@ class LM:
         parts = [*([] if named is None else [named]), *self.model.modules()]
         return next(filter(fits, parts), None)
 
-    @cached_property
-    def candidate_mask(self) -> torch.Tensor:
-        """[V] bool on the CPU: ids that a prompt may be changed to."""
-        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
-        known = self.vocabulary.candidate_mask[: self.vocab_size]
-        mask[: len(known)] = known
-        return mask
-
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings `[..., D]` of ids by the model's own module (Gemma scales inside)."""
         embedded: torch.Tensor = self.model.get_input_embeddings()(ids)

@@ -9,15 +9,19 @@ from typing import Any
 
 import torch
 
+from greater_fast.model.scripts import Alphabet
+from greater_fast.model.special_text import literal_double
+
 ANCHOR = "a"  # a text stands behind it as it stands inside a sequence: its leading space survives
-_CANDIDATE = re.compile(r"[A-Za-z ]+|[.,]")
+_PROBE = " The answer is 18, or B."
 
 
 class Vocabulary:
     """One tokenizer. `tokenizer` must be a fast one: offsets tell which token a character is in.
 
     Raises:
-        ValueError: the tokenizer gives no offsets, or has no ids for plain text.
+        ValueError: the tokenizer gives no offsets, has no ids for plain text, or does not give text
+            back as it was.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -30,6 +34,14 @@ class Vocabulary:
         self._anchor_ids = self._encode(ANCHOR)
         if not self._anchor_ids:
             raise ValueError("the tokenizer has no ids for plain text: is this a text model?")
+        (self._anchor_text,) = self._whole_texts([self._anchor_ids])  # some put a space before it
+        self._masks: dict[Alphabet, torch.Tensor] = {}
+        ids = self.ids(_PROBE)
+        if self.text(ids) != _PROBE or self._encode(f"so{_PROBE}")[-len(ids) :] != list(ids):
+            raise ValueError(
+                f"the tokenizer does not give text back: {_PROBE!r} becomes {self.text(ids)!r}, so "
+                "that no prompt could be written down as it was tried: use another model"
+            )
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -55,9 +67,13 @@ class Vocabulary:
     def ids(self, text: str) -> tuple[int, ...]:
         """Ids of a text that follows other text; its leading space belongs to its first token.
 
+        The name of a special token in it is read as text.
+
         Raises:
             ValueError: the tokenizer merges the text with what stands before it.
         """
+        if self.names_special(text):
+            return self.literal.ids(text)
         ids = self._encode(ANCHOR + text)
         start = len(self._anchor_ids)
         if ids[:start] != self._anchor_ids:
@@ -66,13 +82,21 @@ class Vocabulary:
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of ids that follow other text, with the space in front where they carry one."""
-        return self._decode([[*self._anchor_ids, *ids]])[0]
+        return self._texts([ids])[0]
 
-    def _decode(self, sequences: list[list[int]]) -> list[str]:
-        texts = self.tokenizer.batch_decode(
+    def _texts(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        texts = self._whole_texts([[*self._anchor_ids, *ids] for ids in sequences])
+        return [text.removeprefix(self._anchor_text) for text in texts]
+
+    def _whole_texts(self, sequences: list[list[int]]) -> list[str]:
+        texts: list[str] = self.tokenizer.batch_decode(
             sequences, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        return [text.removeprefix(ANCHOR) for text in texts]
+        return texts
+
+    def whole_text(self, ids: Sequence[int]) -> str:
+        """Text of a whole sequence with its special tokens, as the model reads it."""
+        return self._whole_texts([list(ids)])[0]
 
     def plain_text(self, ids: Sequence[int]) -> str:
         """Text of generated ids for a reader: special tokens left out, outer space removed."""
@@ -87,14 +111,49 @@ class Vocabulary:
         added = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         return frozenset(added.union(self.tokenizer.all_special_ids))
 
-    @cached_property
-    def candidate_mask(self) -> torch.Tensor:
-        """Ids that a prompt may be changed to: ASCII letters and spaces, or one of ". ,".
+    def names_special(self, text: str) -> bool:
+        """Whether the tokenizer would read a special token in a text."""
+        return bool(self._special_names.search(text))
 
-        [V] bool, on the CPU; V is the tokenizer's size, special ids are False (GREATER, step 1).
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        names = (t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+        longest_first = sorted(names, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @cached_property
+    def literal(self) -> Vocabulary:
+        """Ids of texts in which a special token is one only where it was `hidden`."""
+        return Vocabulary(self._double[0])
+
+    def hidden(self, text: str) -> str:
+        """A text for `literal` in which special tokens remain what they are; of the same length."""
+        return self._special_names.sub(lambda name: self._double[1][name[0]], text)
+
+    @cached_property
+    def _double(self) -> tuple[Any, dict[str, str]]:
+        return literal_double(self.tokenizer)
+
+    @cached_property
+    def _token_texts(self) -> list[str]:
+        """Each id's text behind other text; ids that name no token have none."""
+        size = max(self.tokenizer.get_vocab().values()) + 1
+        return self._texts([[i] for i in range(size)])
+
+    @cached_property
+    def words(self) -> torch.Tensor:
+        """[V] int64: a number for each id, the same where only case or outer space differ."""
+        words = [text.strip().casefold() for text in self._token_texts]
+        numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        return torch.tensor([numbers[word] for word in words])
+
+    def candidate_mask(self, alphabet: Alphabet) -> torch.Tensor:
+        """Ids that a prompt may be changed to: tokens spelled in an alphabet (GREATER, step 1).
+
+        [V] bool, on the CPU; V is one more than the highest id, special ids are False.
         """
-        size, special = len(self.tokenizer), self.special_ids
-        texts = self._decode([[*self._anchor_ids, i] for i in range(size)])
-        return torch.tensor(
-            [i not in special and bool(_CANDIDATE.fullmatch(t)) for i, t in enumerate(texts)]
-        )
+        if alphabet not in self._masks:
+            mask = torch.tensor(alphabet.spelled(self._token_texts))
+            mask[list(self.special_ids)] = False
+            self._masks[alphabet] = mask
+        return self._masks[alphabet]

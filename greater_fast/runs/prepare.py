@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,14 +98,13 @@ def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
 
 
 def as_config(config: Config | Mapping[str, Any] | None) -> Config:
-    """Settings from what a user passes: none, some, or all."""
-    if isinstance(config, Config):
-        return config
-    if config is None:
-        return Config()
-    if isinstance(config, Mapping):
-        return Config.from_mapping(config)
-    raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
+    """Settings from what a user passes: none, some, or all; the day of templates is settled."""
+    if config is None or isinstance(config, Mapping):
+        config = Config.from_mapping(config or {})
+    if not isinstance(config, Config):
+        raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
+    today = datetime.date.today().isoformat()
+    return dataclasses.replace(config, template_date=config.template_date or today)
 
 
 def check_prompt(prompt: object) -> None:

@@ -37,19 +37,17 @@ class Position:
         """The prompt with a token in this place."""
         return (*self.prompt_ids[: self.index], token_id, *self.prompt_ids[self.index + 1 :])
 
-    def allowed(self, mask: torch.Tensor) -> torch.Tensor:
+    def allowed(self, mask: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Ids [V] bool of a mask that may be new here: no stutter, not what is here now."""
-        mask = self.without_stutter(mask)
+        mask = self.without_stutter(mask, words)
         if self.incumbent_id is not None:
             mask[self.incumbent_id] = False
         return mask
 
-    def without_stutter(self, mask: torch.Tensor) -> torch.Tensor:
-        """A mask of ids [V] less the token before this place."""
-        mask = mask.clone()
-        if self.index > 0:
-            mask[self.prompt_ids[self.index - 1]] = False
-        return mask
+    def without_stutter(self, mask: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """A mask of ids [V] less the words before and behind this place; `words` numbers them."""
+        beside = (*self.prompt_ids[: self.index][-1:], *self.prompt_ids[self.index + 1 :][:1])
+        return mask & ~torch.isin(words, words[list(beside)])
 
 
 @dataclass(frozen=True, slots=True)

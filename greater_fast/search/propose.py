@@ -1,7 +1,8 @@
 """Stage 1, propose: the model's own next tokens for a place, agreed across examples.
 
 GREATER, step 1: static mask, top-k, intersection over the examples of a draw, union over the draws,
-round trip, count; while too few come out, k grows by 2 and the examples are drawn afresh.
+round trip, count; while too few come out, k doubles and the examples are drawn afresh, 8 rounds at
+most: further down the ranks are no likely words, and each costs a tokenisation of the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.search.nouns import Candidates, Position
 
-_K_GROWTH = 2
+_MAX_ROUNDS = 8
 
 
 def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
@@ -27,14 +28,15 @@ def propose(engine: Engine, layouts: Layouts, position: Position, config: Config
     """
     if config.candidates == "vocabulary" and not position.grows:
         return Candidates((), (), 0)
-    mask = position.without_stutter(engine.lm.candidate_mask)
+    mask = position.without_stutter(layouts.candidate_mask, layouts.words)
     num_allowed = int(mask.sum())
     rankings = _Rankings(engine, layouts, position, mask)
     survives: dict[int, bool] = {}
     agreed: list[int] = []
     drawn: set[int] = set()
-    top_k, round_number = config.top_k, 0
-    while True:
+    top_k = config.top_k
+    for round_number in range(_MAX_ROUNDS):
+        top_k = config.top_k if round_number == 0 else min(2 * top_k, num_allowed)
         draws = draw_rows(len(layouts), position.step, round_number, config)
         drawn = {row for rows in draws for row in rows}
         rankings.add(drawn)
@@ -44,7 +46,6 @@ def propose(engine: Engine, layouts: Layouts, position: Position, config: Config
         agreed = [i for i in agreed if survives[i]]
         if len(agreed) >= 2 * config.shortlist_size or top_k >= num_allowed:
             break
-        top_k, round_number = top_k + _K_GROWTH, round_number + 1
     return Candidates(tuple(agreed), rankings.mean_logprobs(drawn, agreed), top_k)
 
 

@@ -14,6 +14,7 @@ from greater_fast.kernels.dispatch import MAX_K, candidate_scores, vocabulary_to
 from greater_fast.model.lm import LM
 from greater_fast.search.nouns import Candidates, Position
 
+_MAX_ROUNDS = 16  # of tokens that may not survive their text
 Scores = list[tuple[float, int]]  # score and token id
 
 
@@ -59,11 +60,15 @@ def _proposed(
 def _found(
     gradient: torch.Tensor, lm: LM, layouts: Layouts, position: Position, config: Config
 ) -> Scores:
-    """The mu tokens of the vocabulary with the lowest scores, or drawn, that survive their text."""
-    allowed, source = position.allowed(lm.candidate_mask), _source(position, config)
+    """The mu tokens of the vocabulary with the lowest scores, or drawn, that survive their text.
+
+    Fewer come out where nearly none of the first hundreds survive.
+    """
+    allowed = position.allowed(layouts.candidate_mask, layouts.words)
+    source = _source(position, config)
     number = min(MAX_K, 4 * config.shortlist_size)  # at a time: most of them survive
     found: Scores = []
-    while len(found) < config.shortlist_size:
+    for _ in range(_MAX_ROUNDS):
         if config.shortlist == "random":
             ids = allowed.nonzero().flatten().tolist()
             tried = _scored(gradient, lm, source.sample(ids, min(number, len(ids))), config)
@@ -74,6 +79,9 @@ def _found(
         allowed[[token_id for _, token_id in tried]] = False
         survive = layouts.round_trips([position.with_token(token_id) for _, token_id in tried])
         found += [pair for pair, ok in zip(tried, survive, strict=True) if ok]
+        if len(found) >= config.shortlist_size:
+            break
+        number = min(MAX_K, 2 * number)
     return found[: config.shortlist_size]
 
 

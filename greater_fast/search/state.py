@@ -8,9 +8,8 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
+from greater_fast.model.scripts import ends_sentence
 from greater_fast.search.nouns import Objective, Position, Scored
-
-_SENTENCE_ENDS = (".", "!", "?")
 
 
 @dataclass(slots=True)
@@ -32,18 +31,22 @@ class LoopState:
     def next_position(self, layouts: Layouts, config: Config) -> Position | None:
         """The place to try next, or None at the end: steps done, or a whole sweep unchanged.
 
-        Behind its last token a prompt that ends no sentence tries to grow, up to the maximum.
+        Behind its last token a prompt that ends no sentence tries to grow, up to the maximum. A
+        token that is part of a character is no place: no other gives a text there.
         """
         if self.step >= config.steps:
             return None
         prompt_ids = self.incumbent.prompt_ids
-        complete = len(prompt_ids) >= config.max_prompt_tokens or layouts.prompt_text(
-            prompt_ids
-        ).endswith(_SENTENCE_ENDS)
-        if self.index > len(prompt_ids) or (self.index == len(prompt_ids) and complete):
-            if not self.changed_in_sweep:
-                return None
-            self.index, self.changed_in_sweep = 0, False
+        places = [i for i, token in enumerate(prompt_ids) if not layouts.cuts_a_character(token)]
+        text = layouts.prompt_text(prompt_ids)
+        if len(prompt_ids) < config.max_prompt_tokens and not ends_sentence(text):
+            places.append(len(prompt_ids))
+        ahead = [i for i in places if i >= self.index]
+        if not ahead and self.changed_in_sweep:
+            ahead, self.changed_in_sweep = places, False
+        if not ahead:
+            return None
+        self.index = ahead[0]
         return Position(self.step, self.index, prompt_ids)
 
     def accept(self, winner: Scored) -> bool:

@@ -17,6 +17,7 @@ from greater_fast import Config, Example, optimize
 from greater_fast.cli.main import main
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.model.lm import LM
+from greater_fast.model.scripts import ASCII
 from greater_fast.runs.directory import read_run
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
@@ -66,7 +67,7 @@ def test_shortlists_from_the_whole_vocabulary(
     result = optimize(lm, rows, prompt=prompt, config=config, run_dir=tmp_path / "run")
     steps = step_log(result.run_dir)
     assert [step["grows"] for step in steps] == [False, False, True]
-    allowed = set(lm.candidate_mask.nonzero().flatten().tolist())
+    allowed = set(lm.vocabulary.candidate_mask(ASCII).nonzero().flatten().tolist())
     for step in steps:
         drawn = {trial["token_id"] for trial in step["trials"]}
         assert len(drawn) == Config().shortlist_size

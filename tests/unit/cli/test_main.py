@@ -1,5 +1,6 @@
 """The command line in-process: what it prints, what it returns, and where."""
 
+import datetime
 import json
 import shutil
 import warnings
@@ -92,7 +93,7 @@ def test_config_file_and_options_that_win(
     file.write_text(json.dumps({**settings, "seed": 3, "chat_template_kwargs": {"a": 1}}))
     done = command(
         *("optimize", "--model", model_folder, "--train", data, "--config", file, "--json"),
-        *("--run-dir", tmp_path / "run", "--steps", 1, "--chat-template-kwargs", '{"b": 2}'),
+        *("--run-dir", tmp_path / "run", "--steps", 1, "--chat-template-kwargs", "{}"),
     )
     assert done.status == 0
     config = read_run(tmp_path / "run")["run"]["config"]
@@ -100,7 +101,7 @@ def test_config_file_and_options_that_win(
         **Config(**settings).to_dict(),
         "seed": 3,
         "steps": 1,
-        "chat_template_kwargs": {"b": 2},
+        "template_date": datetime.date.today().isoformat(),
     }
 
 

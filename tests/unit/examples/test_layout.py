@@ -170,7 +170,7 @@ def test_one_row_that_refuses_a_prompt_is_enough() -> None:
     lm, prompt = tokenizer_lm(changed), "Use proper reasoning."
     rows = [Example("The first?", "True"), Example("The second?", "True")]
     alone, both = (layouts_of(lm, data, prompt) for data in (rows[:1], rows))
-    allowed = lm.vocabulary.candidate_mask.nonzero().flatten().tolist()
+    allowed = both.candidate_mask.nonzero().flatten().tolist()
     prompts = [(*both.prompt_ids[:-1], i) for i in allowed]
     one, two = alone.round_trips(prompts), both.round_trips(prompts)
     assert all(first or not second for first, second in zip(one, two, strict=True))
@@ -205,7 +205,7 @@ def test_round_trips_are_exactly_those_of_pasted_text(
 ) -> None:
     """Between one and three tokens replaced by any that are allowed, at any place or behind it."""
     layouts = three_rows(kind, template, placement)
-    mask = layouts.vocabulary.candidate_mask
+    mask = layouts.candidate_mask
     tokens = st.sampled_from(mask.nonzero().flatten().tolist())
     prompts = [list(layouts.prompt_ids)]
     for _ in range(6):
@@ -224,7 +224,7 @@ def test_round_trips_are_exactly_those_of_pasted_text(
 def test_some_replacements_survive_and_others_do_not(kind: str, placement: str, index: int) -> None:
     """One or two tokens in the place of one."""
     layouts = three_rows(kind, True, placement)
-    mask, ids = layouts.vocabulary.candidate_mask, layouts.prompt_ids
+    mask, ids = layouts.candidate_mask, layouts.prompt_ids
     tokens = mask.nonzero().flatten().tolist()[:: len(mask) // 200]
     new = [(i,) for i in tokens] + list(itertools.pairwise(tokens))
     prompts = [[*ids[:index], *n, *ids[index + 1 :]] for n in new]

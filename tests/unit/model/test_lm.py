@@ -239,15 +239,6 @@ def test_weights_that_no_kernel_takes() -> None:
         lm.fused_head("triton")
 
 
-def test_the_candidate_mask_reaches_the_embeddings_end() -> None:
-    found = tokenizer("llama3")
-    lm = load_lm((tiny_model("llama", len(found) + 40), found))
-    assert lm.vocab_size == len(found) + 40
-    assert lm.candidate_mask.shape == (lm.vocab_size,)
-    assert torch.equal(lm.candidate_mask[: len(found)], lm.vocabulary.candidate_mask)
-    assert not lm.candidate_mask[len(found) :].any()
-
-
 def test_a_loaded_pair_and_an_lm() -> None:
     found = tokenizer("llama3")
     model = tiny_model("llama", len(found), torch.float64).train().requires_grad_(True)

@@ -31,6 +31,7 @@ class Table:
         self.values = torch.tensor(logits, dtype=torch.float32)
         self.candidate_mask = torch.zeros(self.values.shape[1], dtype=torch.bool)
         self.candidate_mask[list(allowed)] = True
+        self.words = torch.arange(self.values.shape[1])
         self.rows = [SimpleNamespace(head_ids=(100 + n,)) for n in range(len(logits))]
         self.survives = survives or (lambda _: True)
         self.asked: list[tuple[int, ...]] = []
@@ -59,8 +60,9 @@ class Table:
 
 def brute_force(table: Table, position: Position, config: Config) -> tuple[list[int], int]:
     """The candidates, and the k that gave them, from sets and sorted lists."""
-    before = position.prompt_ids[: position.index]
-    allowed = set(table.candidate_mask.nonzero().flatten().tolist()) - set(before[-1:])
+    prompt, t = position.prompt_ids, position.index
+    beside = {*prompt[max(t - 1, 0) : t], *prompt[t + 1 : t + 2]}
+    allowed = set(table.candidate_mask.nonzero().flatten().tolist()) - beside
     ranked = [
         sorted(allowed, key=lambda v, r=row: (-float(r[v]), v))  # type: ignore[misc]
         for row in table.values
@@ -72,9 +74,9 @@ def brute_force(table: Table, position: Position, config: Config) -> tuple[list[
             agreed |= set.intersection(*(set(ranked[row][:k]) for row in rows))
         agreed -= {position.incumbent_id} if position.incumbent_id is not None else set()
         kept = sorted(v for v in agreed if table.survives(position.with_token(v)))
-        if len(kept) >= 2 * config.shortlist_size or k >= len(allowed):
+        if len(kept) >= 2 * config.shortlist_size or k >= len(allowed) or number == 7:
             return kept, k
-        k, number = k + 2, number + 1
+        k, number = min(2 * k, len(allowed)), number + 1
 
 
 @st.composite
@@ -119,13 +121,20 @@ def one_row(**settings: Any) -> Config:
 def test_mask_stutter_and_incumbent() -> None:
     table = Table(FALLING, [v for v in ALL if v not in (0, 3)])
     config = one_row(top_k=8, shortlist_size=2)
-    prompt = (30, 1, 5, 31)
-    assert table.propose(Position(0, 2, prompt), config).ids == (2, 4, 6, 7, 8, 9, 10)
-    # The masked and the stuttering take no rank; the incumbent (5) does.
-    assert table.propose(Position(0, 0, prompt), config).ids == (1, 2, 4, 5, 6, 7, 8, 9)
-    assert table.propose(Position(0, 4, prompt), config).ids == (1, 2, 4, 5, 6, 7, 8, 9)
+    prompt = (30, 1, 5, 7)
+    # The masked and those beside the place (1 and 7) take no rank; the incumbent (5) does.
+    assert table.propose(Position(0, 2, prompt), config).ids == (2, 4, 6, 8, 9, 10, 11)
+    assert table.propose(Position(0, 0, prompt), config).ids == (2, 4, 5, 6, 7, 8, 9, 10)
+    assert table.propose(Position(0, 4, prompt), config).ids == (1, 2, 4, 5, 6, 8, 9, 10)
     assert table.propose(Position(0, 2, (30, 9)), config).ids == (1, 2, 4, 5, 6, 7, 8, 10)
     assert prompt not in table.asked
+
+
+def test_the_same_word_in_another_case_is_a_stutter_too() -> None:
+    table = Table(FALLING, ALL)
+    table.words[[4, 9]] = 6
+    config = one_row(top_k=8, shortlist_size=2)
+    assert table.propose(Position(0, 1, (4, 20, 2)), config).ids == (0, 1, 3, 5, 7, 8, 10, 11)
 
 
 def test_ties_go_to_the_lower_id() -> None:
@@ -135,19 +144,27 @@ def test_ties_go_to_the_lower_id() -> None:
     )  # fmt: skip
 
 
-def test_k_grows_by_two_while_too_few_survive() -> None:
+def test_k_doubles_while_too_few_survive() -> None:
     table = Table(FALLING, ALL, lambda ids: ids[1] > 6)
     found = table.propose(Position(0, 1, (30, 31)), one_row(top_k=3, shortlist_size=2))
-    assert found.top_k == 11
-    assert found.ids == (7, 8, 9, 10)
-    assert [ids[1] for ids in table.asked] == list(range(11))
+    assert found.top_k == 12
+    assert found.ids == (7, 8, 9, 10, 11)
+    assert [ids[1] for ids in table.asked] == list(range(12))
+
+
+def test_rounds_are_bounded_where_nothing_survives() -> None:
+    size = 5000
+    table = Table([[-float(v) for v in range(size)]], range(size), lambda _: False)
+    found = table.propose(Position(0, 1, (4000, 4001)), one_row(top_k=10))
+    assert (found.ids, found.top_k) == ((), 10 * 2**7)
+    assert len(table.asked) == 10 * 2**7
 
 
 def test_widening_ends_with_the_vocabulary() -> None:
     table = Table(FALLING, [3, 5, 8, 30], lambda ids: ids[1] > 4)
     found = table.propose(Position(0, 1, (30, 31)), one_row(top_k=1, shortlist_size=3))
     assert found.ids == (5, 8)
-    assert found.top_k == 3  # 30 stands before, so three are allowed
+    assert found.top_k == 3  # 30 stands before, so three are allowed, fewer than 4
     nothing = Table(FALLING, []).propose(Position(0, 1, (30, 31)), one_row())
     assert (nothing.ids, nothing.logprobs) == ((), ())
 
@@ -162,8 +179,8 @@ def test_nothing_is_proposed_where_the_vocabulary_is_searched() -> None:
 
 def test_a_candidate_must_be_agreed_on_within_one_draw() -> None:
     """The two first choices of three rows: every pair of rows, but not all of them, may agree."""
-    rows = [[5.0, 4.0, 0.0, 0.0], [5.0, 0.0, 4.0, 0.0], [0.0, 5.0, 0.0, 4.0]]
-    table, position = Table(rows, range(4)), Position(0, 0, (9, 9))
+    rows = [[5.0, 4.0, 0.0, 0.0, -1.0], [5.0, 0.0, 4.0, 0.0, -1.0], [0.0, 5.0, 0.0, 4.0, -1.0]]
+    table, position = Table(rows, range(4)), Position(0, 0, (4, 4))
     config = Config(top_k=2, num_proposal_examples=2, num_draws=60, shortlist_size=1)
     pairs = {frozenset(drawn) for drawn in draw_rows(3, 0, 0, config)}
     assert len(pairs) == 3
@@ -180,7 +197,7 @@ def test_logprobs_are_means_over_the_rows_of_the_last_round() -> None:
     config = Config(top_k=2, num_proposal_examples=2, num_draws=2, shortlist_size=3)
     position = Position(4, 1, (10, 11, 12))
     found = table.propose(position, config)
-    rounds = (found.top_k - config.top_k) // 2
+    rounds = (found.top_k // config.top_k).bit_length() - 1
     assert rounds > 0
     drawn = sorted({row for rows in draw_rows(6, 4, rounds, config) for row in rows})
     assert len(drawn) < 6
@@ -241,7 +258,7 @@ def test_with_a_model(family: str, index: int) -> None:
     heads = [[*row.head_ids, *layouts.prompt_ids[:index]] for row in layouts.rows]
     table = Table(
         [plain_logits(lm, ids)[-1].tolist() for ids in heads],
-        lm.candidate_mask.nonzero().flatten().tolist(),
+        layouts.candidate_mask.nonzero().flatten().tolist(),
         lambda ids: bool(layouts.round_trips([ids])[0]),
     )
     assert (list(found.ids), found.top_k) == brute_force(table, position, config)

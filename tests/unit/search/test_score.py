@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from greater_fast.config import Config
+from greater_fast.model.scripts import ASCII
 from greater_fast.search import score as stage
 from greater_fast.search.nouns import Candidates, Position
 from tests.cases import small_config, tiny_lm
@@ -23,7 +24,11 @@ def score(
     survives: Callable[[Sequence[int]], bool] = lambda _: True,
 ) -> dict[int, float]:
     """The stage, with a layout in which the prompts that survive are made up."""
-    layouts: Any = SimpleNamespace(round_trips=lambda prompts: [survives(ids) for ids in prompts])
+    layouts: Any = SimpleNamespace(
+        round_trips=lambda prompts: [survives(ids) for ids in prompts],
+        candidate_mask=lm.vocabulary.candidate_mask(ASCII),
+        words=lm.vocabulary.words,
+    )
     return stage.score(gradient, lm, layouts, candidates, position, config)
 
 
@@ -122,8 +127,14 @@ def test_the_random_control_ignores_the_scores() -> None:
 def by_vocabulary(family: str, gradient: torch.Tensor, position: Position) -> list[int]:
     """All tokens that may be new at a place, lowest score first."""
     lm = tiny_lm(family)
-    allowed = set(lm.candidate_mask.nonzero().flatten().tolist())
-    allowed -= {position.incumbent_id, *position.prompt_ids[: position.index][-1:]}
+    allowed = set(lm.vocabulary.candidate_mask(ASCII).nonzero().flatten().tolist())
+    prompt, t = position.prompt_ids, position.index
+    words = {
+        lm.vocabulary.text([i]).strip().lower()
+        for i in (*prompt[max(t - 1, 0) : t], *prompt[t + 1 : t + 2])
+    }
+    allowed = {i for i in allowed if lm.vocabulary.text([i]).strip().lower() not in words}
+    allowed -= {position.incumbent_id}
     scores = float64_scores(family, range(lm.vocab_size), gradient)
     return sorted(allowed, key=lambda i: (scores[i], i))
 
@@ -155,7 +166,11 @@ def test_tokens_that_do_not_survive_make_way_for_the_next() -> None:
     lm = tiny_lm()
     found = score(direction(), lm, candidates(), POSITION, config, lambda p: p[1] not in broken)
     assert list(found) == [order[30], order[32], order[33]]
-    assert score(direction(), lm, candidates(), POSITION, config, lambda _: False) == {}
+    tried: list[Sequence[int]] = []
+    none = score(direction(), lm, candidates(), POSITION, config, lambda p: bool(tried.append(p)))
+    assert none == {}
+    assert len(order) > 300
+    assert [p[1] for p in tried] == order[: len(tried)]  # each once, and all of a small vocabulary
 
 
 def test_both_take_turns() -> None:

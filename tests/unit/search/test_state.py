@@ -9,14 +9,17 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.search.nouns import Objective, Scored
 from greater_fast.search.state import LoopState
 
-WORDS = {1: "think", 2: "well", 3: ".", 4: "now", 5: "!", 6: "?", 7: ","}
+WORDS = {1: "think", 2: "well", 3: ".", 4: "now", 5: "!", 6: "?", 7: ",", 8: "\ufffd", 9: "。"}
 
 
 class Texts:
-    """Stands for layouts: the text of ids, which is all that the state asks for."""
+    """Stands for layouts: the text of ids, which is all that the state asks for; 8 is none."""
 
     def prompt_text(self, prompt_ids: tuple[int, ...]) -> str:
         return " ".join(WORDS[i] for i in prompt_ids)
+
+    def cuts_a_character(self, token_id: int) -> bool:
+        return token_id == 8
 
 
 LAYOUTS = cast(Layouts, Texts())
@@ -125,3 +128,26 @@ def test_round_trip_of_the_whole_state_through_json() -> None:
     ]
     assert read.next_position(LAYOUTS, Config()) == state.next_position(LAYOUTS, Config())
     assert visited(read, Config()) == visited(state, Config())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "places"),
+    [
+        ((8, 8, 1, 8, 3), [(2, False), (4, False)]),
+        ((1, 8, 8), [(0, False), (3, True)]),
+        ((8, 8), [(2, True)]),
+        ((8, 8, 9), [(2, False)]),
+    ],
+)
+def test_a_place_inside_a_character_is_passed_over(
+    prompt: tuple[int, ...], places: list[Any]
+) -> None:
+    """It costs no step, and a prompt of such places alone ends the search."""
+    assert visited(LoopState(scored(*prompt)), Config()) == places
+    full = Config(max_prompt_tokens=len(prompt))
+    assert visited(LoopState(scored(*prompt)), full) == [p for p in places if not p[1]]
+
+
+def test_a_sweep_after_a_change_passes_over_it_again() -> None:
+    state = LoopState(scored(8, 1, 3))
+    assert visited(state, Config(), {0: scored(8, 2, 3)}) == [(1, False), (2, False)] * 2

@@ -1,0 +1,80 @@
+"""A tokenizer's chat template: rendered on a day that is given, its arguments known by name."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
+_OURS = {"messages", "add_generation_prompt"}
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer knows how a conversation is written."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    arguments: Mapping[str, Any],
+    day: datetime.date,
+) -> str:
+    """A conversation as the model reads it, up to the start of the assistant's turn.
+
+    A template that writes the date writes `day`.
+
+    Raises:
+        ValueError: the template has no such argument, or refuses the conversation.
+    """
+    try:
+        template: str = tokenizer.get_chat_template(tools=arguments.get("tools"))
+        _check_arguments(template, arguments)
+        text: str = tokenizer.apply_chat_template(
+            list(messages),
+            chat_template=_dated(template, day),
+            tokenize=False,
+            add_generation_prompt=True,
+            **arguments,
+        )
+    except Exception as error:  # a template is a program of somebody else's
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    return text
+
+
+def _dated(template: str, day: datetime.date) -> str:
+    """The template with a clock of its own that stands at midnight of a day."""
+    if "strftime_now" not in template:
+        return template
+    midnight = datetime.datetime.combine(day, datetime.time())
+    written = {f"%{d}": midnight.strftime(f"%{d}") for d in _DIRECTIVES}
+    written |= {f"%-{d}": midnight.strftime(f"%-{d}") for d in "dHIjmMSUVWy"}
+    replaced = "".join(f' | replace("{d}", "{text}")' for d, text in written.items())
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{template}"
+
+
+def _check_arguments(template: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that the template never reads."""
+    if not arguments:
+        return
+    from jinja2 import Environment, meta
+
+    source = re.sub(
+        r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template
+    )  # transformers' own tag
+    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+    known = sorted(meta.find_undeclared_variables(tree) - _OURS)
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"it has no argument {name!r}"
+                + (
+                    f", did you mean {near[0]}?"
+                    if near
+                    else f"; it has {', '.join(known) or 'none'}"
+                )
+            )
