@@ -48,6 +48,7 @@ class Oracle:
     extractor: str
     settings: Settings
     placement: str = "after"  # or "before": where the prompt stands beside the question
+    letters: str = "A-Za-z"  # that candidates are made of, and the paper's
 
     def __post_init__(self) -> None:
         self.embed = self.model.get_input_embeddings()
@@ -70,7 +71,9 @@ class Oracle:
 
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         texts = {i: self.text_in_place([i]) for i in self.vocab[: len(self.tokenizer)]}
-        self.allowed = {i for i in texts if re.fullmatch(" ?[A-Za-z]+|[.]|,", texts[i])} - special
+        self.allowed = {
+            i for i in texts if re.fullmatch(f" ?[{self.letters}]+|[.]|,", texts[i])
+        } - special
         self.words = {i: text.strip().casefold() for i, text in texts.items()}
 
     def rendered_ids(self, question: str, prompt: str) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 import random
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,13 +110,17 @@ def boolean_rows(n: int) -> list[tuple[str, str]]:
     return rows
 
 
-def tiny_tokenizer(kind: str, chat_template: bool = True) -> Any:
-    """A fast tokenizer of the kind "llama3" or "sentencepiece", with 850 to 1200 tokens."""
+def tiny_tokenizer(kind: str, chat_template: bool = True, more: Sequence[str] = ()) -> Any:
+    """A fast tokenizer of the kind "llama3" or "sentencepiece", with 850 to 1200 tokens.
+
+    It is trained on the corpus and on `more` lines.
+    """
     if kind not in ("llama3", "sentencepiece"):
         raise ValueError(f"got kind {kind!r}, expected 'llama3' or 'sentencepiece'")
     llama3 = kind == "llama3"
     specials = LLAMA3_SPECIALS if llama3 else GEMMA_SPECIALS
-    backend = _byte_level(specials) if llama3 else _metaspace(specials)
+    lines = [*corpus(), *more]
+    backend = _byte_level(specials, lines) if llama3 else _metaspace(specials, lines)
     backend.post_processor = processors.TemplateProcessing(
         single=f"{specials[BOS_ID]} $A", special_tokens=[(specials[BOS_ID], BOS_ID)]
     )
@@ -131,7 +136,7 @@ def tiny_tokenizer(kind: str, chat_template: bool = True) -> Any:
     )
 
 
-def _byte_level(specials: list[str]) -> Tokenizer:
+def _byte_level(specials: list[str], lines: list[str]) -> Tokenizer:
     """Byte-level BPE behind Llama-3's pre-tokenisation."""
     backend = Tokenizer(models.BPE(ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -147,11 +152,11 @@ def _byte_level(specials: list[str]) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator([*corpus(), *["\n\n"] * 90], trainer)
+    backend.train_from_iterator([*lines, *["\n\n"] * 90], trainer)
     return backend
 
 
-def _metaspace(specials: list[str]) -> Tokenizer:
+def _metaspace(specials: list[str], lines: list[str]) -> Tokenizer:
     """Sentencepiece's BPE as Llama-2 has it: "▁" for spaces, byte fallback, no merge over marks."""
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     trained = Tokenizer(models.BPE())
@@ -163,7 +168,7 @@ def _metaspace(specials: list[str]) -> Tokenizer:
         initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation + "▁\n"),
         show_progress=False,
     )
-    trained.train_from_iterator(corpus(), trainer)
+    trained.train_from_iterator(lines, trainer)
     learned = json.loads(trained.to_str())["model"]
     marks = ["$", "(", '"', "'", "[", "{", "`"]
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]

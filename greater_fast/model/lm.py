@@ -255,12 +255,10 @@ def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:
 
 def _turn_end(vocabulary: Vocabulary) -> list[int]:
     """The special id that the chat template writes behind an assistant's message, if any."""
-    from jinja2.exceptions import TemplateError
-
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zyx"}]
     try:
         text = vocabulary.tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TemplateError, TypeError, ValueError):  # it needs arguments, or refuses the role
+    except Exception:  # it is anybody's program: it needs arguments, or refuses the role
         return []
     _, found, behind = text.rpartition("zyx")
     (ids,) = vocabulary.encode([behind.strip() if found else ""], special_tokens=False)

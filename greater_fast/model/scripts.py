@@ -12,9 +12,9 @@ _WRITTEN_TOGETHER = frozenset(
 )
 _JAPANESE = frozenset({"CJK", "HIRAGANA", "KATAKANA"})
 _WIDE_MARKS = re.compile("[\u3000-\u303f\uff00-\uff65]")  # CJK punctuation, full-width forms
-_STOPS = "。．｡۔।॥։።။។།"  # noqa: RUF001
-_COMMAS = "，､、،՝፣၊"  # noqa: RUF001
-_ENDS = frozenset(f".!?…！？؟⁇⁈⁉‼՜՞፧{_STOPS}")  # noqa: RUF001
+_STOPS = "。．｡۔।॥։።။។།"
+_COMMAS = "，､、،՝፣၊"
+_ENDS = frozenset(f".!?…！？؟⁇⁈⁉‼՜՞፧{_STOPS}")
 _CLOSING = frozenset("\"'`*_")  # beside closing brackets and quotes, behind the end of a sentence
 
 

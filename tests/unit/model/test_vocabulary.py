@@ -1,14 +1,20 @@
 import re
+import string
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from greater_fast.model.scripts import ASCII
+from greater_fast.model.scripts import ASCII, Alphabet
 from greater_fast.model.vocabulary import Vocabulary
-from tests.cases import TOKENIZERS, tokenizer
-from tests.tiny import tiny_tokenizer
+from tests.cases import TOKENIZERS, layouts_of, tokenizer, tokenizer_lm
+from tests.languages import PROMPTS, language_tokenizer
+from tests.tiny import PROMPT, corpus, tiny_tokenizer
 
 LINES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Co", "Cn")))
 
@@ -95,6 +101,126 @@ def test_a_special_token_made_of_letters_is_no_candidate() -> None:
     mask = Vocabulary(changed).candidate_mask(ASCII)
     assert not mask[changed.convert_tokens_to_ids("stop")]
     assert mask[changed.convert_tokens_to_ids("zebra")]
+
+
+def prefixed(scheme: str) -> Any:
+    """A tokenizer that puts a space before every text, of bytes or of sentencepiece's kind."""
+    if scheme == "byte-level":
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=900,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<s>", "</s>"],
+            show_progress=False,
+        )
+    else:
+        backend = Tokenizer(models.BPE(unk_token="<unk>"))
+        metaspace = pre_tokenizers.Metaspace(prepend_scheme="first")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([metaspace, pre_tokenizers.Punctuation()])
+        backend.decoder = decoders.Replace("▁", " ")  # it gives the space back
+        trainer = trainers.BpeTrainer(
+            vocab_size=900,
+            initial_alphabet=list(string.printable),
+            special_tokens=["<s>", "</s>", "<unk>"],
+            show_progress=False,
+        )
+    backend.train_from_iterator(corpus(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("scheme", ["byte-level", "metaspace"])
+def test_a_space_before_every_text_stays_out_of_texts_in_place(scheme: str) -> None:
+    found = prefixed(scheme)
+    assert found.decode(found("a", add_special_tokens=False).input_ids) == " a"
+    vocabulary = Vocabulary(found)
+    for text in (" proper logical reasoning.", ".", " the", "$True$"):
+        ids = vocabulary.ids(text)
+        assert vocabulary.text(ids) == text
+    mask = vocabulary.candidate_mask(ASCII)
+    assert mask[vocabulary.ids(" the")[0]]
+    assert mask[vocabulary.ids(".")[0]]
+    assert not mask[vocabulary.ids(" $")[-1]]
+    layouts = layouts_of(tokenizer_lm(found), 2)
+    assert layouts.prompt_text(layouts.prompt_ids) == PROMPT
+    assert layouts.round_trips([layouts.prompt_ids]) == [True]
+
+
+def changed(text: str) -> Any:
+    """A tokenizer that loses something of a text."""
+    found = tiny_tokenizer("llama3", False)
+    found.backend_tokenizer.normalizer = {
+        "capitals": normalizers.Lowercase(),
+        "digits": normalizers.Replace(Regex("[0-9]"), ""),
+        "spaces": normalizers.Replace(" ", ""),
+    }[text]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lost", "read"),
+    [
+        ("capitals", " the answer is 18, or b."),
+        ("digits", " The answer is , or B."),
+        ("spaces", "Theansweris18,orB."),
+    ],
+)
+def test_a_tokenizer_that_does_not_give_text_back_is_refused(lost: str, read: str) -> None:
+    with pytest.raises(ValueError, match=f"does not give text back: .* becomes '{read}', so that"):
+        Vocabulary(changed(lost))
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_are_the_same_but_for_case_and_space(kind: str) -> None:
+    vocabulary = Vocabulary(tokenizer(kind))
+    words, texts = vocabulary.words.tolist(), {}
+    for i in range(0, len(words), max(1, len(words) // 900)):
+        text = vocabulary.text([i]).strip().casefold()
+        assert texts.setdefault(words[i], text) == text
+    assert len(set(texts.values())) == len(texts) > 300
+    small, capital = vocabulary.ids(" t")[-1], vocabulary.ids(" T")[-1]
+    assert small != capital
+    assert words[small] == words[capital]
+
+
+@pytest.mark.parametrize("language", list(PROMPTS))
+@pytest.mark.parametrize("kind", ["llama3", "sentencepiece"])
+def test_candidates_are_of_the_scripts_of_a_prompt(kind: str, language: str) -> None:
+    vocabulary = Vocabulary(language_tokenizer(kind, *PROMPTS))
+    mask = vocabulary.candidate_mask(Alphabet.of(PROMPTS[language]))
+    allowed = [vocabulary.text([i]) for i in mask.nonzero().flatten().tolist()]
+    other = {"german": "я一か", "russian": "aü一か", "chinese": "aüяか", "japanese": "aüя"}[
+        language
+    ]
+    assert not any(set(text) & set(other) for text in allowed)
+    assert not any(not text.strip() or "\ufffd" in text for text in allowed)
+    word = {"german": " über", "russian": " шаг", "chinese": "思考", "japanese": "考えて"}[language]
+    (token,) = vocabulary.ids(word)
+    assert mask[token]
+    assert torch.equal(mask, vocabulary.candidate_mask(Alphabet.of(PROMPTS[language])))
+    assert not vocabulary.candidate_mask(ASCII)[token]
+
+
+def test_ids_with_holes_between_them() -> None:
+    """Tokens may be added far behind the others; ids between them name none."""
+    found = tiny_tokenizer("llama3")
+    size = len(found)
+    vocab = {**found.get_vocab(), "zebra": size + 20}
+
+    class Holed:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(found, name)
+
+        def __call__(self, *texts: Any, **how: Any) -> Any:
+            return found(*texts, **how)
+
+        def get_vocab(self) -> dict[str, int]:
+            return vocab
+
+    mask = Vocabulary(Holed()).candidate_mask(ASCII)
+    assert mask.shape == (size + 21,)
+    assert not mask[size:].any()
 
 
 def test_a_slow_tokenizer_is_refused() -> None:

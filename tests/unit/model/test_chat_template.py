@@ -1,0 +1,104 @@
+import datetime
+
+import pytest
+
+from greater_fast.model.chat_template import has_template, render
+from tests.cases import tokenizer
+from tests.tiny import LLAMA3_TEMPLATE, tiny_tokenizer
+
+DAY = datetime.date(2026, 3, 5)
+MESSAGES = [{"role": "user", "content": "Is it?"}]
+# As in published templates: a variable of the caller's, else the clock, else a constant.
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}"
+    "{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}"
+    "{{- 'Today Date: ' + date_string + '\n' }}"
+)
+
+
+def rendered(template: str, day: datetime.date = DAY, **arguments: object) -> str:
+    found = tiny_tokenizer("llama3")
+    found.chat_template = template
+    return render(found, MESSAGES, arguments, day)
+
+
+def test_a_template_without_more_is_transformers_own() -> None:
+    found = tokenizer("llama3")
+    expected = found.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+    assert render(found, MESSAGES, {}, DAY) == expected
+    assert has_template(found)
+    assert not has_template(tokenizer("llama3", False))
+
+
+def test_the_date_is_the_one_that_is_given() -> None:
+    assert rendered(DATED + LLAMA3_TEMPLATE).startswith("Today Date: 05 Mar 2026\n<|begin")
+    assert rendered(DATED, datetime.date(2030, 12, 31)) == "Today Date: 31 Dec 2030\n"
+    assert rendered(DATED, date_string="today") == "Today Date: today\n"
+
+
+def test_every_way_to_write_a_date() -> None:
+    formats = ["%Y-%m-%d", "%A, %-d %B %y", "%a %b %j %H:%M:%S %p", "day %d of %m", "%x"]
+    asked = "|".join(f"{{{{ strftime_now('{f}') }}}}" for f in formats)
+    midnight = datetime.datetime.combine(DAY, datetime.time())
+    assert rendered(asked) == "|".join(midnight.strftime(f) for f in formats)
+
+
+def test_the_date_reaches_macros_and_loops() -> None:
+    template = (
+        "{% macro today() %}{{ strftime_now('%Y') }}{% endmacro %}"
+        "{% for turn in messages %}{{ today() }} {{ strftime_now('%d') }}{% endfor %}"
+    )
+    assert rendered(template) == "2026 05"
+
+
+def test_an_argument_that_the_template_does_not_know() -> None:
+    template = (
+        LLAMA3_TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}!{% endif %}"
+    )
+    assert rendered(template, enable_thinking=False).endswith("!")
+    assert not rendered(template, enable_thinking=True).endswith("!")
+    with pytest.raises(ValueError, match="no argument 'enable_thinkin', did you mean enable_think"):
+        rendered(template, enable_thinkin=False)
+    with pytest.raises(ValueError, match="no argument 'x'; it has enable_thinking"):
+        rendered(template, x=1)
+    with pytest.raises(ValueError, match="no argument 'x'; it has none"):
+        rendered(LLAMA3_TEMPLATE, x=1)
+    for ours in ("messages", "add_generation_prompt", "tokenize", "chat_template"):
+        with pytest.raises(ValueError, match=f"no argument '{ours}'"):
+            rendered(template, **{ours: True})
+    assert rendered(DATED, date_string="d") == "Today Date: d\n"  # set by the template, read before
+
+
+def test_tags_of_transformers_own() -> None:
+    template = (
+        "{% for turn in messages %}{% generation %}{{ turn.content }}{% endgeneration %}"
+        "{% if loop.index > 3 %}{% break %}{% endif %}{% endfor %}{{ a | tojson }}"
+    )
+    assert rendered(template, a=[1]) == "Is it?[1]"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('No\n  system role') }}", "^No system role$"),
+        ("{% if %}", "^Expected an expression"),
+        ("{{ messages[3].content }}", "has no element 3"),
+        ("{{ 1 / 0 }}", "^division by zero$"),
+        ("{{ none.items() }}", "has no attribute 'items'"),
+    ],
+)
+def test_what_a_template_raises_is_one_sentence(template: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        rendered(template)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_of_several_templates() -> None:
+    found = tiny_tokenizer("llama3")
+    found.chat_template = {
+        "default": "{{ messages[0].content }}",
+        "tool_use": "{{ tools | length }}",
+    }
+    assert render(found, MESSAGES, {}, DAY) == "Is it?"
+    assert render(found, MESSAGES, {"tools": [{}]}, DAY) == "1"
