@@ -213,5 +213,5 @@ def _problem_of_arguments(value: object) -> str | None:
     try:
         json.dumps(dict(value))
     except (TypeError, ValueError, RecursionError) as error:
-        return f"{name}: expected values that JSON can hold: {error}"
+        return f"{name}: got {value!r}, expected values that JSON can hold: {error}"
     return None

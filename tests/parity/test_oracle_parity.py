@@ -14,6 +14,7 @@ from greater_fast.search.nouns import Position, Step
 from greater_fast.search.optimizer import run, start
 from greater_fast.search.propose import draw_rows, propose
 from greater_fast.search.state import LoopState
+from tests.languages import PROMPTS, language_tokenizer
 from tests.oracle import Oracle, Settings
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
@@ -30,7 +31,9 @@ UNFINISHED = "Use proper logical reasoning and think"
 class Case:
     """A model, rows and settings, laid out by the package and by the oracle."""
 
-    def __init__(self, lm: LM, prompt: str, config: Config, num_rows: int = 4) -> None:
+    def __init__(
+        self, lm: LM, prompt: str, config: Config, num_rows: int = 4, letters: str = "A-Za-z"
+    ) -> None:
         rows = boolean_rows(num_rows)
         self.lm, self.config = lm, config
         self.layouts = build_layouts(
@@ -57,6 +60,7 @@ class Case:
             config.extractor or EXTRACTOR,
             settings,
             config.prompt_placement,
+            letters,
         )
         self.prompt_ids = self.oracle.prompt_ids(prompt)
 
@@ -124,6 +128,32 @@ def test_prompt_before_the_question_equals_the_oracles(family: str, kind: str) -
     case = Case(tiny_lm(family, kind), PROMPT, config(prompt_placement="before", objective="loss"))
     for index in (0, 5):
         case.check(index)
+
+
+@pytest.mark.parametrize(
+    ("language", "letters"), [("german", "A-Za-zÀ-ÖØ-öø-ɏ"), ("russian", "Ѐ-ӿ")]
+)
+@pytest.mark.parametrize("kind", ["llama3", "sentencepiece"])
+def test_steps_in_other_languages_equal_the_oracles(kind: str, language: str, letters: str) -> None:
+    tokenizer = language_tokenizer(kind, *PROMPTS)
+    lm = load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    case = Case(lm, PROMPTS[language], config(objective="loss"), 3, letters)
+    places = [i for i in range(9) if not case.layouts.cuts_a_character(case.prompt_ids[i])]
+    for index in (places[1], places[4]):
+        step = case.check(index)
+        assert step.index == index
+        assert step.trials
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])
+def test_no_word_comes_twice_and_the_oracle_agrees(family: str, kind: str) -> None:
+    case = Case(tiny_lm(family, kind), PROMPT, config(objective="loss", top_k=300))
+    words = [case.lm.vocabulary.text([i]).strip().casefold() for i in case.prompt_ids]
+    for index in (2, len(words) - 2):
+        step = case.check(index)
+        found = {case.lm.vocabulary.text([i]).strip().casefold() for i in step.candidate_ids}
+        assert len(found) > 50
+        assert not found & {words[index - 1], words[index + 1], ""}
 
 
 @pytest.mark.parametrize(("family", "kind"), FAMILIES[:3])

@@ -56,6 +56,10 @@ WRONG_KIND = [
     ("system_prompt", 5, "expected a text that is not empty, or None"),
     ("device", " ", "expected a text that is not empty, or None"),
     ("chat_template_kwargs", [], "expected a dict"),
+    ("chat_template_kwargs", {1: 2}, "expected a dict of names and values"),
+    ("chat_template_kwargs", {"a": {1, 2}}, "expected values that JSON can hold: Object of type"),
+    ("template_date", "26.11.2026", "expected a day such as 2026-11-26"),
+    ("allowed", "utf-8", "expected one of prompt, ascii"),
 ]
 
 

@@ -86,6 +86,16 @@ def test_difficulty_of_rows_from_a_file(command: Any, data: Path) -> None:
     assert "--difficulty is for rows that --task generates" in done.err
 
 
+def test_template_arguments_that_are_no_json(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command("plan", "--model", "m", "--train", "a", "--chat-template-kwargs", "{thinking: 1}")
+    assert ended.value.code == 2
+    expected = "got '{thinking: 1}', expected JSON such as {\"enable_thinking\": false}: Expecting"
+    assert expected in capsys.readouterr().err
+
+
 def test_config_file_and_options_that_win(
     command: Any, model_folder: Path, data: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
