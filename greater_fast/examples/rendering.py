@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,7 @@ def check_texts(
     _check_text(prompt, "the prompt")
     _check_text(extractor.text + extractor.closing, "the extractor")
     _check_text(config.system_prompt or "", "system_prompt")
+    _check_text(json.dumps(config.chat_template_kwargs, ensure_ascii=False), "chat_template_kwargs")
     for number, example in enumerate(examples):
         _check_text(example.question, f"the question of row {number}")
         _check_text(example.answer, f"the answer of {name_of(examples, number)}")

@@ -142,6 +142,7 @@ def test_a_date_that_the_template_writes_is_that_of_the_settings() -> None:
         ("prompt", "the prompt holds half"),
         ("extractor", "the extractor holds half"),
         ("system_prompt", "system_prompt holds half"),
+        ("chat_template_kwargs", "chat_template_kwargs holds half"),
     ],
 )
 def test_half_a_character_is_named(where: str, named: str) -> None:
@@ -156,8 +157,8 @@ def test_half_a_character_is_named(where: str, named: str) -> None:
     elif where == "prompt":
         prompt = half
     else:
-        settings[where] = half
-    with pytest.raises(ValueError, match=rf"{named}.*'\\ud83d'\) at 6"):
+        settings[where] = {"date": half} if where == "chat_template_kwargs" else half
+    with pytest.raises(ValueError, match=rf"{named}.*'\\ud83d'\) at "):
         layouts_of(tokenizer_lm("llama3"), rows, prompt, **settings)
 
 
