@@ -76,5 +76,5 @@ def _lowest(
     engine: Engine, layouts: Layouts, prompts: Sequence[Prompt], config: Config
 ) -> list[Scored]:
     """Prompts by their objective on the rows, lowest first; each is scored in full."""
-    scored = [score_prompts(engine, layouts, [ids], config).results()[0] for ids in prompts]
+    scored = [score_prompts(engine, layouts, [ids], config)[0] for ids in prompts]
     return sorted((s for s in scored if s), key=lambda s: s.objective.value(config))

@@ -32,7 +32,7 @@ class Meter:
         self._seconds[stage] = time.perf_counter() - begun
 
     def readings(self) -> dict[str, Any]:
-        """The fields of `Step` that say what it cost."""
+        """The fields of `Step` that say what it cost: `WORK_FIELDS`."""
         return {
             "num_generated_tokens": self._engine.num_generated_tokens - self._tokens_before,
             "seconds": {stage: round(s, 4) for stage, s in self._seconds.items()},

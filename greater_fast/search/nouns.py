@@ -13,6 +13,8 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout
 
 TIE = 1e-6  # objectives closer than this are equal
+# Fields of `Step` that say what it cost: these differ from run to run, as timing does.
+WORK_FIELDS = ("num_generated_tokens", "seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +97,25 @@ class Scored:
 
 
 def objective_of(rollouts: Sequence[Rollout], num_rows: int) -> Objective:
-    """The objective from some of N rows: a lower bound of that of all, exact when all are in."""
+    """The objective from some of N rows: a lower bound of that of all, exact when all are in.
+
+    A loss that rounding put under 0 is 0, or more rows could lower the bound.
+    """
     return Objective(
         num_wrong=sum(r.is_wrong for r in rollouts),
         num_rows=num_rows,
-        prompt_nll=math.fsum(r.prompt_nll for r in rollouts) / num_rows,
-        answer_loss=math.fsum(r.answer_loss for r in rollouts) / num_rows,
+        prompt_nll=math.fsum(max(r.prompt_nll, 0.0) for r in rollouts) / num_rows,
+        answer_loss=math.fsum(max(r.answer_loss, 0.0) for r in rollouts) / num_rows,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One shortlisted candidate of a step. `objective` is None where it was pruned."""
+    """One shortlisted candidate of a step.
+
+    `objective` and `error_rate` are None where it was given up: worse than the best value that was
+    known when the step began.
+    """
 
     token_id: int
     token: str
@@ -117,7 +126,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One finished step, as it is logged: no field is a bound or a guess."""
+    """One finished step, as it is logged: no field is a bound or a guess.
+
+    All fields but `WORK_FIELDS` follow from settings, rows and model, and are the same each time.
+    """
 
     step: int
     index: int

@@ -23,7 +23,7 @@ OnStep = Callable[[Step], bool | None]
 
 def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
     """The state before the first step: the initial prompt, scored on all rows."""
-    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config).results()
+    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
     assert scored is not None  # nothing bounds the first prompt
     return LoopState(incumbent=scored)
 
@@ -53,7 +53,7 @@ def run(
         with meter("score"):
             shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
         with meter("select"):
-            selection = select(engine, layouts, shortlist, position, state.scored, config)
+            selection = select(engine, layouts, shortlist, position, state, config)
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, selection, config)
         stop = on_step(dataclasses.replace(step, **meter.readings()))
@@ -112,13 +112,11 @@ def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> boo
     num_rows = state.incumbent.objective.num_rows
     if config.objective != "error" or not selection.scored or counts not in ({0}, {num_rows}):
         return False
-    if counts == {0} and selection.gave_up_wrong:
-        return False
     found = "right" if counts == {0} else "wrong"
     warnings.warn(
-        f"all {num_rows} training rows are {found} for every prompt so far, so fluency alone "
-        f"decides: use {'harder' if counts == {0} else 'easier'} rows, another extractor, or "
-        "objective='loss'",
+        f"all {num_rows} training rows are {found} for every prompt that was not given up, so "
+        f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
+        "extractor, or objective='loss'",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -1,7 +1,7 @@
 """Stage 4, select: fresh reasoning for each shortlisted candidate, and the exact objective.
 
 GREATER, step 3. The incumbent competes with its known value, nothing is scored twice, and a
-candidate whose partial objective already exceeds the best complete one is given up.
+candidate that is worse than what was known when the step began is given up as soon as that shows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.examples.layout import Layouts
 from greater_fast.search.nouns import TIE, Objective, Position, Scored, objective_of
+from greater_fast.search.state import LoopState
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,11 @@ class Selection:
     """The winner of a step, and what each shortlisted token came to (None: given up).
 
     `shortlist` maps token ids to their first-order scores, `scored` follows its order.
-    `gave_up_wrong` says whether a candidate that was given up had a row wrong.
     """
 
     winner: Scored
     shortlist: Mapping[int, float]
     scored: tuple[Scored | None, ...]
-    gave_up_wrong: bool
 
 
 def select(
@@ -35,30 +34,40 @@ def select(
     layouts: Layouts,
     shortlist: Mapping[int, float],
     position: Position,
-    scored: dict[tuple[int, ...], Scored],
+    state: LoopState,
     config: Config,
 ) -> Selection:
     """Score the shortlist, and choose: lowest objective, ties to the incumbent, then the lower id.
 
-    `scored` holds every prompt scored so far, the incumbent among them; complete scores are added.
+    What is found goes into the state's `scored` and `given_up`. A candidate is given up if it is
+    worse than the best that was known when the step began: of the incumbent, where it competes, and
+    of shortlisted prompts that were scored in earlier steps.
     """
-    incumbent = scored[position.prompt_ids]
     prompts = {token_id: position.with_token(token_id) for token_id in shortlist}
-    rivals = [scored[ids] for ids in prompts.values() if ids in scored]
+    known = [state.scored[ids] for ids in prompts.values() if ids in state.scored]
     if config.accept == "improve":
-        rivals.append(incumbent)
-    best = min((r.objective.value(config) for r in rivals), default=math.inf)
-    new = [ids for ids in prompts.values() if ids not in scored]
-    drafts = [rollout.reasoning_ids for rollout in incumbent.rollouts]
-    race = score_prompts(engine, layouts, new, config, best, drafts)
-    scored.update({result.prompt_ids: result for result in race.results() if result is not None})
-    trials = {token_id: scored.get(prompts[token_id]) for token_id in shortlist}
+        known.append(state.incumbent)
+    bound = min((k.objective.value(config) for k in known), default=math.inf)
+    new = [
+        ids
+        for ids in prompts.values()
+        if ids not in state.scored and state.given_up.get(ids, -math.inf) < bound
+    ]
+    drafts = [rollout.reasoning_ids for rollout in state.incumbent.rollouts]
+    results = score_prompts(engine, layouts, new, config, bound, drafts)
+    for ids, result in zip(new, results, strict=True):
+        if result is None:
+            state.given_up[ids] = bound
+        else:
+            state.scored[ids] = result
+            state.given_up.pop(ids, None)
+    trials = {token_id: state.scored.get(prompts[token_id]) for token_id in shortlist}
     contenders = [result for _, result in sorted(trials.items()) if result is not None]
     if config.accept == "improve" or not contenders:
-        contenders.insert(0, incumbent)
+        contenders.insert(0, state.incumbent)
     lowest = min(c.objective.value(config) for c in contenders)
     winner = next(c for c in contenders if c.objective.value(config) <= lowest + TIE)
-    return Selection(winner, shortlist, tuple(trials.values()), race.gave_up_wrong)
+    return Selection(winner, shortlist, tuple(trials.values()))
 
 
 def score_prompts(
@@ -66,13 +75,13 @@ def score_prompts(
     layouts: Layouts,
     prompts: Sequence[tuple[int, ...]],
     config: Config,
-    best: float = math.inf,
+    bound: float = math.inf,
     drafts: Sequence[tuple[int, ...]] = (),
-) -> Race:
-    """Rollouts and objectives of prompts on all rows, side by side in one batch.
+) -> list[Scored | None]:
+    """Prompts with their rollouts on all rows, side by side in one batch; None for the given up.
 
-    A prompt is given up when its partial objective is over `best`, or over that of a prompt that is
-    done. `drafts` are guesses at each row's reasoning.
+    A prompt is given up when its objective is over `bound` by more than a tie. `drafts` are guesses
+    at each row's reasoning.
 
     Raises:
         FloatingPointError: a loss is not finite; names the example.
@@ -92,58 +101,48 @@ def score_prompts(
         for group, prompt_ids in enumerate(prompts)
         for row in range(len(layouts))
     ]
-    race = Race(prompts, len(layouts), config, best)
-    engine.run(requests, race.finished)
-    return race
+    trials = [_Trial(ids, len(layouts), config, bound) for ids in prompts]
+
+    def finished(number: int, rollout: Rollout) -> list[int]:
+        group, row = divmod(number, len(layouts))
+        trials[group].add(row, rollout)
+        return [group] if trials[group].is_given_up else []
+
+    engine.run(requests, finished)
+    return [None if trial.is_given_up else trial.result() for trial in trials]
 
 
-class Race:
-    """Prompts measured side by side; one that can no longer win is given up."""
+class _Trial:
+    """One prompt while its rows end, in any order; given up once it is over a bound.
+
+    The objective of some rows is never over that of all, as terms are not negative and sums are
+    rounded monotonically: at one row or another a prompt is over the bound exactly if it is with
+    all rows. As the bound is fixed before the first row ends, what is given up is a function of the
+    rows' outcomes, whatever their order and however many still end after it showed.
+    """
 
     def __init__(
-        self, prompts: Sequence[tuple[int, ...]], num_rows: int, config: Config, best: float
+        self, prompt_ids: tuple[int, ...], num_rows: int, config: Config, bound: float
     ) -> None:
-        self._prompts, self._num_rows = prompts, num_rows
-        self._config, self._best = config, best
-        self._rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
+        self._prompt_ids, self._num_rows = prompt_ids, num_rows
+        self._config, self._bound = config, bound
+        self._rollouts: dict[int, Rollout] = {}
 
-    def results(self) -> list[Scored | None]:
-        """Each prompt with its rollouts, None where it was given up."""
-        return [
-            Scored(ids, self.objective(group), tuple(rollouts[i] for i in range(self._num_rows)))
-            if len(rollouts) == self._num_rows
-            else None
-            for group, (ids, rollouts) in enumerate(zip(self._prompts, self._rollouts, strict=True))
-        ]
-
-    @property
-    def gave_up_wrong(self) -> bool:
-        """Whether a prompt that was given up had a row wrong."""
-        return any(
-            rollout.is_wrong
-            for rollouts in self._rollouts
-            if len(rollouts) < self._num_rows
-            for rollout in rollouts.values()
-        )
-
-    def objective(self, group: int) -> Objective:
-        """A prompt's objective from the rows that are in: a lower bound until all are."""
-        rollouts = self._rollouts[group]
-        return objective_of([rollouts[row] for row in sorted(rollouts)], self._num_rows)
-
-    def finished(self, number: int, rollout: Rollout) -> list[int]:
-        """Take a rollout in; the prompts to give up."""
-        group, row = divmod(number, self._num_rows)
+    def add(self, row: int, rollout: Rollout) -> None:
+        """Take a row in."""
         if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
             raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
-        self._rollouts[group][row] = rollout
-        values = [self.objective(i).value(self._config) for i in range(len(self._rollouts))]
-        is_done = [len(rollouts) == self._num_rows for rollouts in self._rollouts]
-        self._best = min(
-            [self._best, *(v for v, done in zip(values, is_done, strict=True) if done)]
-        )
-        return [
-            i
-            for i, (value, done) in enumerate(zip(values, is_done, strict=True))
-            if not done and value > self._best + TIE
-        ]
+        self._rollouts[row] = rollout
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the rows so far are enough to be over the bound."""
+        return self._objective().value(self._config) > self._bound + TIE
+
+    def result(self) -> Scored:
+        """The prompt with all its rows."""
+        rollouts = tuple(self._rollouts[row] for row in range(self._num_rows))
+        return Scored(self._prompt_ids, self._objective(), rollouts)
+
+    def _objective(self) -> Objective:
+        return objective_of(list(self._rollouts.values()), self._num_rows)

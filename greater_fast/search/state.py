@@ -14,9 +14,10 @@ from greater_fast.search.nouns import Objective, Position, Scored
 
 @dataclass(slots=True)
 class LoopState:
-    """The incumbent prompt, the next position, and every prompt scored so far.
+    """The incumbent prompt, the next position, and every prompt tried so far.
 
     `scored` keeps its order of first scoring; the incumbent is always in it, with its rollouts.
+    `given_up` says of prompts that were not scored to the end which objective theirs is over.
     """
 
     incumbent: Scored
@@ -24,6 +25,7 @@ class LoopState:
     index: int = 0
     changed_in_sweep: bool = False
     scored: dict[tuple[int, ...], Scored] = field(default_factory=dict)
+    given_up: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scored.setdefault(self.incumbent.prompt_ids, self.incumbent)
@@ -74,6 +76,9 @@ class LoopState:
                 {"prompt_ids": s.prompt_ids, "objective": asdict(s.objective)}
                 for s in self.scored.values()
             ],
+            "given_up": [
+                {"prompt_ids": ids, "objective_over": bound} for ids, bound in self.given_up.items()
+            ],
         }
 
     @classmethod
@@ -100,4 +105,5 @@ class LoopState:
             index=values["index"],
             changed_in_sweep=values["changed_in_sweep"],
             scored=scored,
+            given_up={tuple(g["prompt_ids"]): g["objective_over"] for g in values["given_up"]},
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from greater_fast.cli.main import main
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.model.lm import LM
 from greater_fast.model.scripts import ASCII
+from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
-from greater_fast.search.nouns import Step
+from greater_fast.search.nouns import WORK_FIELDS, Step
 from greater_fast.search.state import LoopState
 from tests.tiny import PROMPT, boolean_rows
 
@@ -28,10 +30,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:Runtime
 
 
 def step_log(run: Path) -> list[dict[str, Any]]:
-    """The steps without what differs from run to run: times and memory."""
+    """The steps without what differs from run to run."""
     steps = read_run(run)["steps"]
     for step in steps:
-        del step["seconds"], step["peak_memory_bytes"]
+        for name in WORK_FIELDS:
+            del step[name]
     return steps
 
 
@@ -55,6 +58,41 @@ def test_the_same_seed_gives_the_same_run(
     for name in ("examples.jsonl", "rows.jsonl", "state.json"):
         contents = [(r.run_dir / name).read_bytes() for r in results[:2]]
         assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("accept", ["improve", "best"])
+def test_a_run_does_not_depend_on_the_order_in_which_rollouts_end(
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accept: str,
+) -> None:
+    own_run = RolloutEngine.run
+    ends = random.Random(0)
+    dropped: list[int] = []
+
+    def shuffled(self: RolloutEngine, requests: Any, on_finished: Any = None) -> Any:
+        rollouts, groups = own_run(self, requests), set[int]()
+        for number in ends.sample(range(len(requests)), len(requests)) if on_finished else ():
+            if requests[number].group in groups:
+                rollouts[number] = None
+            else:
+                groups.update(on_finished(number, rollouts[number]))
+        dropped.extend(groups)
+        return rollouts
+
+    given = {**settings, "steps": 4, "accept": accept, "shortlist_size": 5}
+    runs = [optimize(lm, rows, config=given, run_dir=tmp_path / "plain")]
+    monkeypatch.setattr(RolloutEngine, "run", shuffled)
+    runs += [optimize(lm, rows, config=given, run_dir=tmp_path / f"{n}") for n in range(3)]
+    assert bool(dropped) is (accept == "improve")
+    first, *others = (
+        (step_log(r.run_dir), r.finalists, r.best, (r.run_dir / "state.json").read_bytes())
+        for r in runs
+    )
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("candidates", ["vocabulary", "both"])

@@ -12,7 +12,8 @@ from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.search import optimizer
 from greater_fast.search.gradient import prompt_gradient
-from greater_fast.search.nouns import Candidates, Position, Step
+from greater_fast.search.meter import Meter
+from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
 from tests.cases import (
     FakeEngine,
@@ -170,6 +171,7 @@ def test_a_step_is_recorded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(seconds >= 0 for seconds in step.seconds.values())
     assert step.peak_memory_bytes > 10 * 2**20
     assert set(step.to_dict()) == set(Step.__dataclass_fields__)
+    assert set(Meter(as_engine(loop.engine)).readings()) == set(WORK_FIELDS)
 
 
 def test_a_pruned_trial_is_recorded_without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
