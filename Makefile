@@ -44,8 +44,8 @@ $(VENV)/model.stamp: constraints.txt | $(VENV)/python.stamp
 	@touch $@
 
 demo: $(VENV)/demo.stamp $(VENV)/model.stamp
-	$(BIN)/greater-fast optimize --model smollm2-135m --task object_counting \
-		--num-train 12 --num-dev 24 --num-finalists 3 --steps 4 --max-new-tokens 48 \
+	$(BIN)/greater-fast optimize --model smollm2-135m --task multistep_arithmetic \
+		--num-train 16 --num-dev 32 --num-test 100 --num-finalists 4 --steps 8 --max-new-tokens 64 \
 		--run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: venv

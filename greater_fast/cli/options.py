@@ -35,6 +35,12 @@ def add_search_options(command: argparse.ArgumentParser, *train_flags: str) -> N
         "--dev", metavar="DATA", help=f"development rows; else part of {train_flags[0]}"
     )
     command.add_argument("--test", metavar="DATA", help="test rows, for the last comparison only")
+    command.add_argument(
+        "--num-test",
+        type=int,
+        metavar="N",
+        help="test rows that --task generates too",
+    )
     command.add_argument("--prompt", default=DEFAULT_PROMPT, help="initial prompt (%(default)r)")
 
 
@@ -123,3 +129,16 @@ def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
         num_rows = config.num_train + config.num_dev
         rows = generate(options.task, num_rows, config.seed, options.difficulty)
     return rows
+
+
+def generated_test_rows(options: argparse.Namespace, config: Config) -> list[Example] | None:
+    """The test rows that a task generates behind those of the search; None where not asked for."""
+    number = options.num_test
+    if number is None:
+        return None
+    if options.task is None or options.test is not None:
+        raise ValueError("--num-test is for rows that --task generates, without --test")
+    if number < 1:
+        raise ValueError(f"--num-test: got {number}, expected 1 or more")
+    num_seen = config.num_train + config.num_dev
+    return generate(options.task, num_seen + number, config.seed, options.difficulty)[num_seen:]

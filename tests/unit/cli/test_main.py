@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 from greater_fast import optimize
 from greater_fast.cli import main as cli
 from greater_fast.config import Config
-from greater_fast.examples.tasks import TASKS
+from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
 from tests.tiny import PROMPT, boolean_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 
+ROOT = Path(__file__).parents[3]
 BRACKETS = "Use [b] and :smile: and end with [/INST] in the form [yes] or [no]."
 
 
@@ -78,6 +80,54 @@ def test_generated_task(
     refused = command("optimize", "--model", "m", "--task", task, "--difficulty", 99)
     assert refused.status == 2
     assert "difficulty" in refused.err
+
+
+def test_generated_test_rows(
+    command: Any, model_folder: Path, limits: list[str], tmp_path: Path
+) -> None:
+    """They stand behind the rows of the search, which are those of a run without them."""
+    task, run = sorted(TASKS)[0], tmp_path / "run"
+    arguments = ("optimize", "--model", model_folder, "--task", task, *limits, "--steps", 0)
+    done = command(*arguments, "--num-test", 3, "--run-dir", run)
+    assert done.status == 0
+    examples = read_run(run)["examples"]
+    assert [e["split"] for e in examples] == ["train"] * 4 + ["dev"] * 4 + ["test"] * 3
+    rows = [row.question for row in generate(task, 11, 0)]
+    assert {e["question"] for e in examples[:8]} == set(rows[:8])
+    assert [e["question"] for e in examples[8:]] == rows[8:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train", "a.csv", "--num-test", "3"], "--num-test is for rows that --task generates"),
+        (["--task", "object_counting", "--test", "a.csv", "--num-test", "3"], "without --test"),
+        (["--task", "object_counting", "--num-test", "0"], "--num-test: got 0, expected 1"),
+    ],
+)
+def test_test_rows_that_cannot_be_generated(
+    command: Any, data: Path, arguments: list[str], message: str
+) -> None:
+    given = [str(data) if argument == "a.csv" else argument for argument in arguments]
+    done = command("optimize", "--model", "m", *given)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_the_demonstration_says_what_it_gained_on_rows_never_seen(
+    command: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    found = re.search(r"greater-fast (optimize .*)\s--run-dir", recipe)
+    assert found
+    assert "--num-test" in found[1]
+    done = command(
+        *found[1].split(),
+        *("--run-dir", tmp_path / "run", "--model", model_folder),
+        *("--num-train", 2, "--num-dev", 2, "--num-test", 3, "--steps", 0, "--max-new-tokens", 2),
+    )
+    assert done.status == 0
+    assert "test accuracy" in done.out
 
 
 def test_difficulty_of_rows_from_a_file(command: Any, data: Path) -> None:
