@@ -83,10 +83,10 @@ def test_a_run_does_not_depend_on_the_order_in_which_rollouts_end(
         dropped.extend(groups)
         return rollouts
 
-    given = {**settings, "steps": 4, "accept": accept, "shortlist_size": 5}
+    given = {**settings, "steps": 3, "accept": accept}
     runs = [optimize(lm, rows, config=given, run_dir=tmp_path / "plain")]
     monkeypatch.setattr(RolloutEngine, "run", shuffled)
-    runs += [optimize(lm, rows, config=given, run_dir=tmp_path / f"{n}") for n in range(3)]
+    runs += [optimize(lm, rows, config=given, run_dir=tmp_path / f"{n}") for n in range(2)]
     assert bool(dropped) is (accept == "improve")
     first, *others = (
         (step_log(r.run_dir), r.finalists, r.best, (r.run_dir / "state.json").read_bytes())
