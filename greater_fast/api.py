@@ -89,7 +89,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         try_loss(loss, lm, layouts["train"].rows[0].answer_ids)
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
     engine, engine_note = make_engine(lm, memory.settled(config), longest)
-    notes = (*prepared.notes, memory.verdict, engine_note)
+    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
     for note in notes:
@@ -188,9 +188,8 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
-    return Report(
-        evaluations[0], second, comparison, extractor.in_config(), (*laid_out[0].notes, note)
-    )
+    notes = (*lm.notes, *laid_out[0].notes, note)
+    return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
 
 
 def _write_records(path: Path, evaluation: Evaluation) -> None:

@@ -36,7 +36,9 @@ def outline_lm(source: Any, device: str | None, dtype: str | None = None) -> LM:
     name = str(source)
     files = locate(name, smollm2_source() if name == SMOLLM2 else name)
     config = read_config(files)
-    vocabulary = Vocabulary(read_tokenizer(files.path, **files.options))
+    vocabulary = Vocabulary(read_tokenizer(files))
     with clear_load_errors(name), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(device, dtype))
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=weights_dtype(device, dtype), trust_remote_code=False
+        )
     return LM(model, vocabulary.tokenizer, name, vocabulary, end_ids=frozenset())

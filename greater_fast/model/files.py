@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.checks import said
+
+_PICKLES = ("pytorch_model*.bin", "consolidated*.pth")
+_NO_PICKLES = (
+    "weights are read from safetensors and GGUF alone, for reading a pickle can run any code; if "
+    "you trust it, convert it by AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +34,25 @@ def locate(name: str, source: str | Path) -> ModelFiles:
     """The files of a model at `source`, a hub name, a folder or a GGUF file.
 
     Raises:
-        ValueError: no such GGUF file.
+        ValueError: no such GGUF file, or a folder whose weights are not read here: an adapter's, or
+            pickles.
     """
-    path = str(source)
-    if not path.endswith(".gguf"):
-        return ModelFiles(name, path, {})
-    if not Path(path).is_file():
-        raise ValueError(f"no GGUF file at {path}")
-    return ModelFiles(name, str(Path(path).parent), {"gguf_file": Path(path).name})
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"no GGUF file at {path}")
+        return ModelFiles(name, str(path.parent), {"gguf_file": path.name})
+    if not path.is_dir():
+        return ModelFiles(name, str(source), {})
+    if (path / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{name} is an adapter for {_base_of_adapter(path)}: merge it into that model (PEFT's "
+            "merge_and_unload), and pass the pair (model, tokenizer) or a folder they are saved in"
+        )
+    pickles = [file.name for kind in _PICKLES for file in path.glob(kind)]
+    if pickles and not any(path.glob("*.safetensors")):
+        raise ValueError(f"the weights of {name} are pickles ({min(pickles)}): {_NO_PICKLES}")
+    return ModelFiles(name, str(path), {})
 
 
 def read_config(files: ModelFiles) -> Any:
@@ -45,7 +65,10 @@ def read_config(files: ModelFiles) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     with clear_load_errors(files.name):
-        config: Any = AutoConfig.from_pretrained(files.path, **files.options)
+        _check_reachable(files.path)
+        config: Any = AutoConfig.from_pretrained(
+            files.path, trust_remote_code=False, **files.options
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"{files.name} is a {config.model_type} model, expected a causal language model "
@@ -54,7 +77,7 @@ def read_config(files: ModelFiles) -> Any:
     return config
 
 
-def read_tokenizer(path: str, **options: str) -> Any:
+def read_tokenizer(files: ModelFiles) -> Any:
     """The tokenizer of a model.
 
     Raises:
@@ -63,21 +86,74 @@ def read_tokenizer(path: str, **options: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
+        _check_reachable(files.path)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            files.path, trust_remote_code=False, **files.options
+        )
         return tokenizer
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:
         raise ValueError(
-            f"no usable tokenizer for {path}: {error}; for a loaded model pass (model, tokenizer)"
+            f"no usable tokenizer for {files.path}: {_explained(error)}; for a loaded model pass "
+            "(model, tokenizer)"
         ) from error
 
 
 @contextlib.contextmanager
 def clear_load_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises into a ValueError that names the model."""
+    """Turn what transformers raises, of any class, into a ValueError that names the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ValueError(f"cannot load the model {name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"cannot load the model {name}: {_explained(error)}") from error
+
+
+def _explained(error: Exception) -> str:
+    """What an error of transformers comes to, and what to do where that is known."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it comes with code of its own, which is not run here: if you trust it, load the model "
+            "yourself with trust_remote_code=True, and pass the pair (model, tokenizer)"
+        )
+    if is_out_of_memory(error):
+        return f"there is not enough memory for it ({said(error)})"
+    if not isinstance(error, OSError | ValueError | ImportError):
+        return said(error)
+    text = str(error)
+    return f"{text} ({_NO_PICKLES})" if "model.safetensors" in text else text
+
+
+def _base_of_adapter(folder: Path) -> str:
+    """The model that an adapter's settings name."""
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(settings["base_model_name_or_path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "a model that its adapter_config.json does not name"
+
+
+def _check_reachable(path: str) -> None:
+    """Ask the hub once whether it is there, for what is neither a folder here nor in its cache.
+
+    Its client would try for half a minute.
+
+    Raises:
+        OSError: it is not there.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if Path(path).exists():
+        return
+    try:
+        if not isinstance(try_to_load_from_cache(path, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=10)
+    except (HfHubHTTPError, ValueError):  # an answer, or no name that the hub has: said elsewhere
+        return
+    except Exception as error:
+        raise OSError(
+            f"it is no folder here, not in the hub's cache, and the hub cannot be asked: "
+            f"{said(error)}"
+        ) from error
 
 
 def usable_device(device: str | None) -> str:

@@ -14,6 +14,7 @@ from greater_fast.kernels.dispatch import target_logprob, uses_triton
 from greater_fast.kernels.reference import Head
 from greater_fast.model.checks import check_model
 from greater_fast.model.files import (
+    ModelFiles,
     clear_load_errors,
     locate,
     read_config,
@@ -25,6 +26,7 @@ from greater_fast.model.lm_head import LogitScaling, plain_head
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.weights import read_weights
 
 LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
 
@@ -33,7 +35,8 @@ LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
 class LM:
     """A causal language model with frozen weights, ready for the method.
 
-    `model` is the transformers module, unchanged; `end_ids` end a turn of the assistant.
+    `model` is the transformers module, unchanged; `end_ids` end a turn of the assistant; `notes`
+    say what a user should know of its files.
     """
 
     model: Any
@@ -41,6 +44,7 @@ class LM:
     name: str
     vocabulary: Vocabulary
     end_ids: frozenset[int]
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -195,11 +199,17 @@ def load_lm(
     """
     if isinstance(source, LM):
         return source
+    notes: tuple[str, ...] = ()
     if isinstance(source, str | Path):
-        model, tokenizer = _load(str(source), device, dtype, tokenizer)
-        name = str(source)
+        name, device = str(source), usable_device(device)
+        files = locate(name, smollm2_folder() if name == SMOLLM2 else name)
+        read_config(files)
+        tokenizer = read_tokenizer(files) if tokenizer is None else tokenizer
+        model, notes = read_weights(files, weights_dtype(device, dtype))
+        with clear_load_errors(name):
+            model.to(device)
     else:
-        model, tokenizer = source if isinstance(source, tuple) else (source, tokenizer)
+        model, tokenizer = source if _is_pair(source) else (source, tokenizer)
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
             raise ValueError(
                 f"got {type(model).__name__}, expected a model name, a folder, a GGUF file or a "
@@ -208,35 +218,20 @@ def load_lm(
         name = getattr(model, "name_or_path", "")
         if tokenizer is None and not name:
             raise ValueError("no usable tokenizer for a nameless model: pass (model, tokenizer)")
-        tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
+        if tokenizer is None:
+            tokenizer = read_tokenizer(ModelFiles(name, name, {}))
         name = name or type(model).__name__
     model.requires_grad_(False)
     model.eval()
     keep_differentiable(model)
     vocabulary = Vocabulary(tokenizer)
-    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary))
+    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary), notes)
     check_model(lm)
     return lm
 
 
-def _load(
-    name: str, device: str | None, dtype: str | None, tokenizer: Any = None
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
-
-    files = locate(name, smollm2_folder() if name == SMOLLM2 else name)
-    device = usable_device(device)
-    kind = weights_dtype(device, dtype)
-    read_config(files)
-    if tokenizer is None:
-        tokenizer = read_tokenizer(files.path, **files.options)
-    with clear_load_errors(name):
-        safe = {} if files.options else {"use_safetensors": True}
-        model = AutoModelForCausalLM.from_pretrained(
-            files.path, dtype=kind, **files.options, **safe
-        )
-    place: Any = model.to  # its annotations know tensors only
-    return place(device), tokenizer
+def _is_pair(source: Any) -> bool:
+    return isinstance(source, tuple) and len(source) == 2
 
 
 def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:

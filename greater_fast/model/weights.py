@@ -1,0 +1,79 @@
+"""A model with its weights, where every one of them is from the model's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from greater_fast.model.files import ModelFiles, clear_load_errors
+
+_FEW = 4  # names in a message
+
+
+def read_weights(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    """The model of these files, and what a user should know of what is in them beside it.
+
+    transformers gives a weight that it does not find random numbers, and says so in a log alone.
+
+    Raises:
+        ValueError: there is no such model, or weights are missing, of another shape, or have no
+            place in it; names them.
+    """
+    from transformers import AutoModelForCausalLM
+
+    safe = {} if files.options else {"use_safetensors": True}
+    with clear_load_errors(files.name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            files.path,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # or they are not named
+            **files.options,
+            **safe,
+        )
+    model, report = loaded
+    wrong = [
+        f"{name} of {list(found)} for {list(asked)}"
+        for name, found, asked in report["mismatched_keys"]
+    ]
+    parts = {name: _part_beside(name, model) for name in report["unexpected_keys"]}
+    homeless = [name for name, part in parts.items() if part is None]
+    problems = [
+        f"{text}: {_listed(names)}"
+        for text, names in (
+            ("weights are missing", report["missing_keys"]),
+            ("weights are of another shape than the configuration has", wrong),
+            ("weights have no place in it", homeless),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"the files of {files.name} are not whole, or not of one model: {'; '.join(problems)}"
+        )
+    beside = {part for part in parts.values() if part is not None}
+    if not beside:
+        return model, ()
+    return model, (f"parts of {files.name} that are no part of its text model: {_listed(beside)}",)
+
+
+def _part_beside(name: str, model: Any) -> str | None:
+    """The whole part of a checkpoint that a weight is of, if the model has nothing of that part.
+
+    So it is with an image encoder beside a text model. A weight in the midst of the model's own is
+    of no such part, nor is a single one.
+    """
+    base = f"{model.base_model_prefix}."
+    own = {known.removeprefix(base).partition(".")[0] for known in model.state_dict()}
+    part, *rest = name.removeprefix(base).split(".")
+    return part if part not in own and len(rest) > 1 else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A few names, and how many more there are."""
+    known = sorted(names)
+    more = len(known) - _FEW
+    return ", ".join(known[:_FEW]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,173 @@
+"""What a model's folder may hold: no code that runs, no pickles; and where it is looked for."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from greater_fast import evaluate, optimize
+from greater_fast.api import plan
+from greater_fast.model.files import locate, read_config
+from greater_fast.model.lm import load_lm
+from tests.tiny import PROMPT, tiny_model
+
+CODE = """
+from pathlib import Path
+Path({mark!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model_folder: Path) -> Path:
+    """A copy of the tiny model's folder."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in model_folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize("part", ["config", "model", "tokenizer"])
+@pytest.mark.parametrize("call", [plan, optimize, evaluate])
+def test_code_of_a_folder_is_not_run(
+    part: str,
+    call: Any,
+    folder: Path,
+    rows: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is asked either: a yes would be enough."""
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    mark = tmp_path / "ran"
+    (folder / "own.py").write_text(CODE.format(mark=str(mark)))
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    if part == "config":
+        change(folder / "config.json", auto_map=auto_map, model_type="own")
+    elif part == "model":
+        change(folder / "config.json", auto_map=auto_map)
+    else:
+        (folder / "tokenizer.json").unlink()
+        change(
+            folder / "tokenizer_config.json",
+            auto_map={"AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizer"]},
+            tokenizer_class="OwnTokenizer",
+        )
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(CODE.format(mark=str(mark)))
+    config = {"max_new_tokens": 2, "max_prompt_tokens": 40, "num_train": 4, "device": "cpu"}
+    if part == "model":  # transformers has that architecture itself
+        load_lm(folder, device="cpu")
+    else:
+        with pytest.raises(
+            ValueError, match=r"code of its own, which is not run here: .* the pair"
+        ):
+            call(folder, rows, prompt=PROMPT, config=config)
+    assert not mark.exists()
+
+
+def test_an_adapter_is_told_apart(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with pytest.raises(ValueError, match=r"is an adapter for some/base: merge it .*\(model, tok"):
+        load_lm(folder, device="cpu")
+    (folder / "adapter_config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"is an adapter for a model that its .* does not name"):
+        load_lm(folder, device="cpu")
+
+
+def test_pickles_are_refused_before_anything_is_read(folder: Path, rows: list[Any]) -> None:
+    weights = folder / "model.safetensors"
+    (folder / "pytorch_model-00001-of-00002.bin").touch()
+    (folder / "training_args.bin").touch()
+    load_lm(folder, device="cpu")  # there are safetensors beside them
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"are pickles \(pytorch_model-00001.* any code; if you"):
+        plan(folder, rows, prompt=PROMPT)
+
+
+def test_other_weights_than_safetensors(folder: Path) -> None:
+    torch.save({}, folder / "model.pt")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(
+        ValueError, match=r"no file named model\.safetensors.*read from safetensors"
+    ):
+        load_lm(folder, device="cpu")
+
+
+def test_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for source in ("~/model", Path("~/model")):
+        lm = load_lm(source, device="cpu")
+        assert (lm.name, locate("name", source).path) == (str(source), str(folder))
+    with pytest.raises(ValueError, match=f"no GGUF file at {folder.parent}/none.gguf"):
+        load_lm("~/none.gguf")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "many"},
+        {"hidden_act": "nothing"},
+        {"rope_parameters": {"rope_type": "none"}},
+        {"num_hidden_layers": None},
+        {"vocab_size": -4},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_model(values: dict[str, Any], folder: Path, rows: list[Any]) -> None:
+    """Whatever transformers raises: one error that names the model, from all who load it."""
+    change(folder / "config.json", **values)
+    for call in (plan, evaluate):
+        with pytest.raises(ValueError, match=f"{folder}"):
+            call(folder, rows, prompt=PROMPT, config={"device": "cpu"})
+
+
+def test_no_memory_for_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ValueError, match=r"cannot load the model .*: there is not enough memory"):
+        load_lm(folder, device="cpu")
+
+
+def test_a_hub_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client waits and tries again five times."""
+    asked: list[Any] = []
+
+    def unreachable(*args: Any, **_: Any) -> Any:
+        asked.append(args)
+        raise socket.gaierror("Name or service not known")
+
+    def waited(_: float) -> None:
+        raise AssertionError("it was tried again")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", unreachable)
+    monkeypatch.setattr("time.sleep", waited)
+    with pytest.raises(ValueError, match=r"model some/name: .*cannot be asked: .*not known"):
+        read_config(locate("some/name", "some/name"))
+    assert asked
+
+
+def test_a_pair_is_two(tokenizer: Any) -> None:
+    model = tiny_model("llama", len(tokenizer))
+    assert load_lm((model, tokenizer)).model is model
+    with pytest.raises(ValueError, match="got tuple, expected a model name"):
+        load_lm((model, tokenizer, 1))
