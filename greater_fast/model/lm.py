@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from greater_fast.kernels.dispatch import target_logprob, uses_triton
 from greater_fast.kernels.reference import Head
 from greater_fast.model.checks import check_model
+from greater_fast.model.exclusive import MODELS
 from greater_fast.model.files import (
     ModelFiles,
     clear_load_errors,
@@ -69,6 +72,11 @@ class LM:
         config = self.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
         return int(positions) if positions else None
+
+    @cached_property
+    def lock(self) -> threading.RLock:
+        """Held by the thread that runs the model; one for all that share a configuration."""
+        return MODELS.of(self.model.config.get_text_config())
 
     @cached_property
     def decoder(self) -> Any:
@@ -192,7 +200,8 @@ def load_lm(
             on a CPU. A loaded model keeps its own device and dtype.
         tokenizer: that of a named model, where it has been read already.
 
-    The model is put in eval mode and its weights are frozen; a loaded one stays so.
+    The model is put in eval mode and its weights are frozen; a loaded one stays so, unless it is
+    refused.
 
     Raises:
         ValueError: no such model, no causal language model, or no usable tokenizer.
@@ -221,17 +230,33 @@ def load_lm(
         if tokenizer is None:
             tokenizer = read_tokenizer(ModelFiles(name, name, {}))
         name = name or type(model).__name__
-    model.requires_grad_(False)
-    model.eval()
-    keep_differentiable(model)
     vocabulary = Vocabulary(tokenizer)
     lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary), notes)
-    check_model(lm)
+    with lm.lock, _unchanged_by_failure(model):
+        model.requires_grad_(False)
+        model.eval()
+        keep_differentiable(model)
+        check_model(lm)
     return lm
 
 
 def _is_pair(source: Any) -> bool:
     return isinstance(source, tuple) and len(source) == 2
+
+
+@contextlib.contextmanager
+def _unchanged_by_failure(model: Any) -> Iterator[None]:
+    """Leave a model as it was found where it is refused."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    training = [m for m in model.modules() if m.training]
+    try:
+        yield
+    except BaseException:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+        raise
 
 
 def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:

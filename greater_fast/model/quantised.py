@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+_FILTERS = threading.Lock()  # Python's warning filters are one list for all threads
 
 
 def keep_differentiable(model: Any) -> None:
@@ -35,7 +38,7 @@ def gradient_everywhere() -> Iterator[None]:
     Raises:
         ValueError: there is one; names it.
     """
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
         try:
             yield

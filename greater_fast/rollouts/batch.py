@@ -18,6 +18,7 @@ from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.cpu.linear import CPULinears
+from greater_fast.model.exclusive import exclusive
 from greater_fast.model.kv_cache import (
     BLOCK_SIZE,
     KVCache,
@@ -131,6 +132,7 @@ class RolloutEngine:
         """Counts since the engine was made: steps, tokens computed, shared, drafted, accepted."""
         return self._scheduler.statistics()
 
+    @exclusive
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
     ) -> list[Rollout | None]:
@@ -168,6 +170,7 @@ class RolloutEngine:
         self.num_generated_tokens += self.statistics["generated_tokens"] - before
         return rollouts
 
+    @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V], in at least float32, of the token after each context."""
         nothing: frozenset[int] = frozenset()

@@ -26,6 +26,11 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
             that was named, or its pool is too small for a sequence of `longest_sequence` tokens
             (None: not known); says what to change.
     """
+    with lm.lock:  # what is tried changes the model for a while
+        return _make_engine(lm, config, longest_sequence)
+
+
+def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[Engine, str]:
     plain = PlainRolloutEngine(
         lm,
         config.batch_size,

@@ -16,6 +16,7 @@ import torch
 
 from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
+from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
 
@@ -52,6 +53,7 @@ class PlainRolloutEngine:
         """Whether the model runs over packed suffixes."""
         return suffix_forward.why_not(self.lm) is None
 
+    @exclusive
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None
     ) -> list[Rollout | None]:
@@ -80,6 +82,7 @@ class PlainRolloutEngine:
             for request, rollout in zip(requests, rollouts, strict=True)
         ]
 
+    @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V] of the token after each context."""
         logits = []

@@ -26,6 +26,7 @@ from greater_fast.gradients.gradient_pass import (
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.model.quantised import gradient_everywhere
 from greater_fast.search.nouns import Position
@@ -58,6 +59,7 @@ def prompt_gradient(
     return gradients.sum(0)
 
 
+@exclusive
 def example_gradients(
     engine: Engine,
     layouts: Layouts,

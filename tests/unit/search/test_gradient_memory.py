@@ -79,12 +79,13 @@ def test_a_layer_with_its_own_forward_keeps_it() -> None:
 
 
 def test_a_model_without_such_layers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
     monkeypatch.setattr(torch.nn.Module, "modules", lambda self: iter(()))
     with (
         pytest.raises(
             ValueError, match="no layers to checkpoint: set gradient_checkpointing='off'"
         ),
-        layers_recomputed(tiny_lm()),
+        layers_recomputed(lm),
     ):
         pass
 
