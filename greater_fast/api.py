@@ -86,7 +86,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     if not prepared.is_loaded:
         lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
     if loss is not None:
-        try_loss(loss, lm, layouts["train"].rows[0].answer_ids)
+        try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
     engine, engine_note = make_engine(lm, memory.settled(config), longest)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)

@@ -95,11 +95,11 @@ def losses_and_gradient(
     return losses, gradient
 
 
-def try_loss(answer_loss: AnswerLoss, lm: LM, answer_ids: Sequence[int]) -> None:
-    """Call a user's loss once, at even logits, to see that it can be differentiated.
+def try_loss(answer_loss: AnswerLoss, lm: LM, answers: Sequence[Sequence[int]]) -> None:
+    """Call a user's loss with the ids of each answer, at drawn logits, and differentiate it.
 
     Raises:
-        ValueError: it cannot; says why.
+        ValueError: it cannot be differentiated, or what comes out is not finite; says why.
     """
     if not callable(answer_loss):
         raise ValueError(
@@ -107,9 +107,19 @@ def try_loss(answer_loss: AnswerLoss, lm: LM, answer_ids: Sequence[int]) -> None
             "[A, V] and ids [A]"
         )
     kind = torch.promote_types(lm.dtype, torch.float32)
-    logits = torch.zeros(len(answer_ids), lm.vocab_size, dtype=kind, device=lm.device)
-    with torch.enable_grad():
-        _value_and_gradient(answer_loss, logits, torch.tensor(answer_ids, device=lm.device))
+    generator = torch.Generator().manual_seed(0)
+    for ids in dict.fromkeys(map(tuple, answers)):
+        drawn = torch.randn(len(ids), lm.vocab_size, generator=generator, dtype=kind)
+        with torch.enable_grad():
+            value, gradient = _value_and_gradient(
+                answer_loss, drawn.to(lm.device), torch.tensor(ids, device=lm.device)
+            )
+        for what, found in (("value", value), ("gradient", gradient)):
+            if not found.isfinite().all():
+                raise ValueError(
+                    f"loss: its {what} for an answer of {len(ids)} tokens is not finite, at logits "
+                    "of ordinary size (drawn from a normal distribution)"
+                )
 
 
 def _value_and_gradient(

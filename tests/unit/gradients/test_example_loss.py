@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from greater_fast import optimize
 from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
-from greater_fast.gradients.example_loss import Terms, losses_and_gradient
+from greater_fast.gradients.example_loss import Terms, losses_and_gradient, try_loss
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.runs.result import Result
@@ -182,6 +182,33 @@ def test_a_loss_that_cannot_work_is_refused_before_the_search(
     if callable(loss):
         with pytest.raises(ValueError, match=f"loss: {text}"):
             gradients(layouts_of(lm, 4), lm, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (lambda x, y: x.sum() * torch.nan, "value for an answer of 2 tokens"),
+        (lambda x, y: x.sum() / (len(y) - 1), "value for an answer of 1 tokens"),
+        (lambda x, y: (x - x.detach()).abs().sqrt().sum(), "gradient for an answer of 2 tokens"),
+    ],
+    ids=["always", "at one answer", "the gradient"],
+)
+def test_a_loss_that_is_not_finite_is_refused_before_the_search(loss: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=f"loss: its {text} is not finite"):
+        try_loss(loss, tiny_lm(), [(7, 8), (9,), (7, 8)])
+
+
+def test_a_loss_is_tried_at_logits_that_are_not_even(lm: LM) -> None:
+    """Where all are equal, a standardised loss would be no number."""
+    asked: list[list[int]] = []
+
+    def standardised(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        asked.append(ids.tolist())
+        centred = logits - logits.mean(-1, keepdim=True)
+        return cross_entropy(centred / centred.std(-1, keepdim=True), ids)
+
+    try_loss(standardised, lm, [(7, 8), (9,), (7, 8)])
+    assert asked == [[7, 8], [9]]
 
 
 def test_a_loss_that_is_not_finite_names_its_example() -> None:
