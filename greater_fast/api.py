@@ -170,7 +170,7 @@ def evaluate(
         raise ValueError(f"records: {records} exists already: name another file, or remove it")
     for text in (prompt, *([] if against is None else [against])):
         check_prompt(text)
-    examples = load_examples(data)
+    examples = load_examples(data, template=config.template)
     extractor = choose_extractor(config, [e.answer for e in examples])
     lm = load_lm(model, config.device, config.dtype)
     laid_out = [
@@ -188,7 +188,7 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
-    notes = (*lm.notes, *laid_out[0].notes, note)
+    notes = (*examples.notes, *lm.notes, *laid_out[0].notes, note)
     return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
 
 

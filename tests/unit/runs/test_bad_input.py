@@ -69,7 +69,7 @@ def test_one_row(refused: Refused, rows: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "columns", [("Frage", "Antwort"), ("question", "anwser"), ("text", "label")]
+    "columns", [("Frage", "Antwort"), ("question", "anwser"), ("answer", "label")]
 )
 def test_missing_columns_are_told_with_those_found(
     refused: Refused, columns: tuple[str, str]
