@@ -183,6 +183,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = settings(options, base)
     rows = load_rows(options.data, options.columns, config.template) or Examples([])
     if run is not None:
+        if config.template != run["run"]["config"].get("template"):
+            warning = "the template is not the run's: rows that the run has seen cannot be told"
+            print(f"greater-fast: warning: {warning}", file=sys.stderr)
         rows = _unseen(rows, run["examples"])
     missing = [name for name, value in (("--model", model), ("--prompt", prompt)) if not value]
     if missing:

@@ -1,5 +1,7 @@
 """Cells as text: of one value, of a passage in parts, of all gold answers."""
 
+import ast
+import json
 import numbers
 import re
 from collections.abc import Mapping
@@ -12,6 +14,8 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _TEXT_KEYS = ("text", "value", "content", "contexts", "stem", "spans", "paragraph_text", "passage")
 _OTHER_KEYS = ("aliases",)
 _DEEPEST = 8
+_ARRAY = re.compile(r"array\((\[.*?\]),\s*dtype=\w+\)", re.DOTALL)
+_SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")
 
 
 def is_missing(value: object) -> bool:
@@ -71,6 +75,21 @@ def golds_of(value: object, depth: int = 0) -> tuple[str, ...] | None:
             return None
         golds |= dict.fromkeys(inner)
     return tuple(golds)
+
+
+def literal(text: str) -> object:
+    """The list or object that a cell holds as JSON, Python or numpy writes it, else the text."""
+    if text[:1] not in ("[", "{"):
+        return text
+    # numpy puts no commas between texts, and names its arrays
+    as_python = _SIDE_BY_SIDE.sub(", ", _ARRAY.sub(r"\1", text))
+    for parse, written in ((json.loads, text), (ast.literal_eval, as_python)):
+        try:
+            parsed: object = parse(written)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return parsed
+    return text
 
 
 def _text_key(value: Mapping[Any, Any]) -> str | None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from greater_fast.examples.reading.cells import as_list, is_missing, text_of
+from greater_fast.examples.reading.cells import as_list, is_missing, literal, text_of
 from greater_fast.examples.reading.errors import bad_data, listed, shortened
 
 _LETTERS = string.ascii_uppercase
 _MARKED = re.compile(r"\(?([A-Za-z])\s?[).:]\s*(\S.*)", re.DOTALL)
 _MARK_INSIDE = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-Za-z])\s?\)\s*")
-_ARRAY = re.compile(r"array\((\[.*?\]),\s*dtype=\w+\)", re.DOTALL)
-_SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _TEXT_KEYS, _LABEL_KEYS = ("text", "texts", "value", "content"), ("label", "labels", "key", "id")
 
@@ -186,26 +182,16 @@ def _index(wanted: str, among: Sequence[str]) -> int | None:
 
 
 def _parsed(text: str) -> object:
-    """What a text stands for that lists options: JSON, a Python literal, or marks inside."""
-    if text[:1] in ("[", "{"):
-        for parse in (json.loads, _python_literal):
-            try:
-                parsed: object = parse(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                continue
-            return parsed
+    """What a text lists as options: as JSON or Python writes it, or behind marks."""
+    parsed = literal(text)
+    if parsed is not text:
+        return parsed
     marks = list(_MARK_INSIDE.finditer(text))
     letters = "".join(mark[1] for mark in marks).upper()
     if len(marks) > 1 and marks[0].start() == 0 and letters == _LETTERS[: len(letters)]:
         stops = [*(mark.start() for mark in marks[1:]), len(text)]
         return [text[m.end() : stop].strip(" ,;\n") for m, stop in zip(marks, stops, strict=True)]
     return text
-
-
-def _python_literal(text: str) -> object:
-    """Lists and texts as Python writes them, or numpy, without commas."""
-    plain = _ARRAY.sub(r"\1", text)
-    return ast.literal_eval(_SIDE_BY_SIDE.sub(", ", plain))
 
 
 def _labels_and_texts(value: Mapping[str, object]) -> tuple[object, object]:

@@ -34,6 +34,7 @@ ANSWERS = (
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),
     *("targets", "target_scores"),
 )
+LISTS_OF_ANSWERS = ("answers", "answers_spans", "answer_aliases", "aliases", "other_answers")
 _MORE_ANSWERS = ("answers", "answer_aliases", "aliases", "other_answers")
 _OPTIONS = (
     *("choices", "options", "endings", "candidates", "answer_choices", "answer_options"),

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from greater_fast.examples.reading.cells import golds_of, is_unicode, passage_of, text_of
+from greater_fast.examples.reading.cells import golds_of, is_unicode, literal, passage_of, text_of
 from greater_fast.examples.reading.choices import (
     NUMBER_READINGS,
     READINGS,
@@ -14,7 +14,12 @@ from greater_fast.examples.reading.choices import (
     letters_of,
     read_options,
 )
-from greater_fast.examples.reading.columns import ColumnNames, Columns, option_mark
+from greater_fast.examples.reading.columns import (
+    LISTS_OF_ANSWERS,
+    ColumnNames,
+    Columns,
+    option_mark,
+)
 from greater_fast.examples.reading.errors import bad_data, listed, shortened
 from greater_fast.examples.reading.golds import best_scored, final_answer
 from greater_fast.examples.reading.rows import Row
@@ -79,6 +84,8 @@ def _golds(rows: Sequence[Row], columns: Columns, name: str) -> list[tuple[str, 
         golds: list[str] = []
         for column in (columns.answer, *columns.more_answers):
             value = row.get(column)
+            if isinstance(value, str) and str(column).casefold() in LISTS_OF_ANSWERS:
+                value = literal(value)
             texts = golds_of(best_scored(value) if is_scored else value)
             if texts is None or not all(map(is_unicode, texts)):
                 raise _bad_cell(value, column, number, name)
@@ -148,8 +155,8 @@ def _column_of(field: str, names: ColumnNames, columns: Columns) -> str | None:
         raise bad_data(
             "template",
             f"{{{field}}}, where {names.source} has the columns {listed(names.found)}",
-            "the names of its columns",
-            "write {{ and }} for braces",
+            "names of its columns",
+            "pass a template for this data; {{ and }} stand for braces",
         )
     if column in (columns.answer, *columns.more_answers):
         advice = "leave it out, or name another column of answers with columns={'answer': …}"

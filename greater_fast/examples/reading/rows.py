@@ -49,7 +49,7 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
     for key in (*_ROW_LIST_KEYS, *(source if len(source) == 1 else ())):
         if key in row_lists and not _are_columns(source):
             return _unpacked(row_lists[key], source, name)
-    if len(row_lists) == len(source) > 1 and not _are_columns(source):
+    if len(row_lists) == len(source) > 1:
         got = f"rows under each of {listed(row_lists)}"
         raise bad_data(name, got, "one set of rows", "pass one of them, or save it alone")
     if source and all(isinstance(value, list | tuple) for value in source.values()):

@@ -76,4 +76,5 @@ def default_template(columns: Columns) -> str:
 
 
 def _title(name: str) -> str:
-    return str(name).replace("_", " ").strip().capitalize()
+    title = str(name).replace("_", " ").strip().capitalize()
+    return title.replace("{", "{{").replace("}", "}}")

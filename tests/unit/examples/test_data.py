@@ -122,6 +122,20 @@ def test_several_gold_answers(value, answers):
     assert example.answers == answers
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "['a', 'b']",
+        "['a' 'b']",
+        '["a", "b"]',
+        "{'text': array(['a', 'b'], dtype=object), 'answer_start': array([1, 2], dtype=int32)}",
+    ],
+)
+def test_lists_of_answers_in_a_csv_file(value):
+    assert load_examples([{"question": "q", "answers": value}])[0].answers == ("a", "b")
+    assert load_examples([{"question": "q", "answer": value}])[0].answers == (value,)
+
+
 def test_no_gold_answer_among_several():
     for value in ([], {"text": [], "answer_start": []}, [None, " "]):
         message = message_of([{"question": "q", "answers": value}])

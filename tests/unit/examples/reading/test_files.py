@@ -199,6 +199,7 @@ def test_json_lines_may_hold_line_separators(write):
             '{"train": [{"a": 1}], "test": [{"a": 2}, {"a": 3}]}',
             "got rows under each of train, test",
         ),
+        ('{"train": [{"a": 1}], "test": [{"a": 2}]}', "got rows under each of train, test"),
         ('{"columns": ["a", "b"], "data": [[1, 2], [3]]}', "got row 2 without the 2 cells"),
         (
             '{"rows": [{"row_idx": 7, "row": {}, "truncated_cells": ["question"]}]}',

@@ -49,6 +49,12 @@ def test_a_question_named_by_the_user_is_the_templates_question():
     assert load_examples(rows, columns)[0].question == "Passage: p\n\nFrage: f"
 
 
+def test_braces_in_the_name_of_a_column_are_no_names():
+    row = {"{x} asks": "q", "passage": "p", "answer": "a"}
+    (example,) = load_examples([row], {"question": "{x} asks"})
+    assert example.question == "Passage: p\n\n{x} asks: q"
+
+
 def test_a_template_needs_no_question():
     rows = [{"left": "a", "right": "b", "answer": "c"}]
     with pytest.raises(ValueError, match="got the columns left, right, answer; expected"):
@@ -75,7 +81,7 @@ def test_letters_only_where_the_options_are_shown():
         (
             "{pasage} {question}",
             "template: got {pasage}, where the list has the columns question, passage, choices, "
-            "answer, Num Floors; expected the names of its columns; write {{ and }} for braces",
+            "answer, Num Floors; expected names of its columns; pass a template for this data; {{",
         ),
         ("{question} {answer}", "template: got {answer}; expected no column of answers; leave it"),
     ],
