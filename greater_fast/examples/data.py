@@ -56,7 +56,7 @@ def load_examples(
     `"{passage}\n{question}"` says instead what the question is: `{name}` stands for a column,
     `{options}` for the options, and a paragraph whose columns are empty in a row is left out.
 
-    The answer is cut to what follows its last "####" (GSM8K) or what its last `\boxed{}` holds
+    The answer is cut to its last line from "####" on (GSM8K) or what its last `\boxed{}` holds
     (MATH), and "(A)" becomes "A"; a list has several gold answers, each of them right. Numbers and
     truth values become text, every line end becomes a newline, and outer white space goes. Examples
     among the rows stay as they are. `notes` of the result say how questions were put together, and

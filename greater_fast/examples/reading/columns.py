@@ -19,16 +19,16 @@ QUESTIONS = (
     *("sentence1", "question1", "prompt", "user"),
 )
 ANSWERS = (
+    *("answer", "final_target", "answers", "answerkey", "answer_key", "final_answer"),
     *(
-        "answer",
-        "final_target",
-        "answers",
-        "answerkey",
-        "answer_key",
-        "final_answer",
         "best_answer",
+        "final_decision",
+        "final_ans",
+        "correct_answer",
+        "correct answer",
+        "target",
+        "output",
     ),
-    *("final_decision", "final_ans", "correct_answer", "correct answer", "target", "output"),
     *("response", "completion", "label_text", "label", "correct", "correct_option", "cop"),
     *("gold_label", "labels", "answer_idx", "answer_index", "is_duplicate", "gold", "gold_answer"),
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),

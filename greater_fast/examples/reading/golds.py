@@ -11,11 +11,12 @@ _CHOICE_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)")
 def final_answer(text: str) -> str:
     r"""The answer of a solution, without the brackets of a choice letter.
 
-    It is what follows the last "####" (GSM8K), else what the last `\boxed{}` holds (MATH), else all
+    It is the last line from "####" on (GSM8K), else what the last `\boxed{}` holds (MATH), else all
     of it; a whole answer "(A)" becomes "A".
     """
     _, mark, behind = text.rpartition(_FINAL_ANSWER_MARK)
-    text = behind.strip() if mark else _boxed(text)
+    is_marked = bool(mark) and "\n" not in behind.strip()  # else it begins a heading
+    text = behind.strip() if is_marked else _boxed(text)
     letter = _CHOICE_LETTER.fullmatch(text)
     return letter[1] if letter else text
 

@@ -24,16 +24,19 @@ def flat_rows(rows: Sequence[Row], name: str) -> Sequence[Row]:
         ValueError: a chat does not end with the assistant.
     """
     if all(isinstance(row.get("question"), Mapping) for row in rows):
-        rows = [{**row, **_flat_question(row["question"])} for row in rows]
+        rows = [_with_flat_question(row) for row in rows]
     for column in _CHATS:
         if all(_is_chat(row.get(column)) for row in rows):
             rows = [_of_chat(row, column, number, name) for number, row in enumerate(rows, start=1)]
     return rows
 
 
-def _flat_question(question: Any) -> dict[str, object]:
-    """The stem as the question, beside what else it holds."""
-    return {**question, "question": question["stem"]} if "stem" in question else {}
+def _with_flat_question(row: Mapping[str, Any]) -> Row:
+    """The row with the stem as its question, and what else the question holds beside it."""
+    if "stem" not in row["question"]:
+        return row
+    others = {key: value for key, value in row["question"].items() if key != "stem"}
+    return {**row, **others, "question": row["question"]["stem"]}
 
 
 def _is_chat(value: object) -> bool:

@@ -1,8 +1,9 @@
 """Rows out of objects, in the shapes that data libraries write them in."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from greater_fast.examples.reading.columns import ANSWERS, QUESTIONS
 from greater_fast.examples.reading.errors import bad_data, listed
 
 Row = Mapping[str, object]
@@ -154,10 +155,17 @@ def _rows_of_columns(columns: Mapping[str, Sequence[Any]], name: str) -> list[Ro
 def _rows_of_objects(source: Mapping[str, Mapping[str, Any]], name: str) -> list[Row]:
     """Rows of pandas' {column: {index: cell}}, orient="columns", or {index: {column: cell}}.
 
-    They look alike: an index is numbers, as a rule, and there are more rows than columns.
+    They look alike: names of columns are known, an index is numbers as a rule, and there are more
+    rows than columns.
     """
     inner = list(dict.fromkeys(key for part in source.values() for key in part))
-    outer_counts, inner_counts = (all(str(k).isdigit() for k in keys) for keys in (source, inner))
-    if outer_counts > inner_counts or (outer_counts == inner_counts and len(source) > len(inner)):
+    if _likeness_to_columns(inner) > _likeness_to_columns(source):
         return list(source.values())
     return [{column: cells.get(key) for column, cells in source.items()} for key in inner]
+
+
+def _likeness_to_columns(names: Collection[str]) -> tuple[bool, bool, int]:
+    """The greater, the more likely are these the names of columns."""
+    folded = {str(name).casefold() for name in names}
+    is_known = not folded.isdisjoint(QUESTIONS) and not folded.isdisjoint(ANSWERS)
+    return is_known, not all(name.isdigit() for name in folded), -len(folded)

@@ -66,6 +66,7 @@ def test_an_exact_column_name_wins_over_one_in_another_case():
     [
         ("16 - 3 = <<16-3=13>>13\n#### 13", "13"),
         ("see #### 1\n####  2,125 ", "2,125"),
+        ("# A title\n#### A heading\nand text", "# A title\n#### A heading\nand text"),
         ("(A)", "A"),
         (" ( b ) ", "b"),
         ("#### (C)", "C"),

@@ -279,6 +279,7 @@ def test_a_row_with_what_belongs_to_its_question(name):
         ("MMLU as CSV", "(unnamed)"),
         ("MMLU-Pro", "answer_index, category"),
         ("ARC", "id"),
+        ("CommonsenseQA, ARC as published", "id"),
         ("Alpaca", "text"),
         ("HotpotQA", "supporting_facts"),
         ("StrategyQA", "qid, term, facts"),

@@ -97,6 +97,19 @@ def test_the_content_decides_the_format(write, form, ending):
     assert load_examples(str(path)) == expected
 
 
+@pytest.mark.parametrize("orient", ["columns", "index"])
+@pytest.mark.parametrize("index", [["a", "b"], ["1", "2"], ["question", "b"]])
+def test_pandas_forms_of_a_named_index(write, orient, index):
+    assert load_examples(write(pd.DataFrame(ROWS, index=index).to_json(orient=orient))) == EXAMPLES
+
+
+@pytest.mark.parametrize("orient", ["columns", "index"])
+def test_pandas_forms_of_columns_that_the_user_names(write, orient):
+    named = {"question": "frage", "answer": "antwort"}
+    path = write(pd.DataFrame(ROWS).rename(columns=named).to_json(orient=orient))
+    assert load_examples(path, named) == EXAMPLES
+
+
 def test_squads_file_is_unpacked(write):
     asked = [{"question": f"q{n}", "id": n, "answers": [{"text": "a"}]} for n in (1, 2)]
     paragraphs = [{"context": "c1", "qas": asked}, {"context": "c2", "qas": asked[:1]}]
