@@ -13,13 +13,14 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.examples.data import load_examples
+from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Evaluation, compare, evaluate_prompt
+from greater_fast.runs.evaluation import Evaluation, compare, cut_off_notes, evaluate_prompt
 from greater_fast.runs.prepare import (
     as_config,
     check_prompt,
@@ -170,8 +171,9 @@ def evaluate(
         raise ValueError(f"records: {records} exists already: name another file, or remove it")
     for text in (prompt, *([] if against is None else [against])):
         check_prompt(text)
-    examples = load_examples(data, template=config.template)
-    extractor = choose_extractor(config, [e.answer for e in examples])
+    rows = load_examples(data, template=config.template)
+    examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
+    extractor = choose_extractor(config, examples)
     lm = load_lm(model, config.device, config.dtype)
     laid_out = [
         build_layouts(lm, examples, text, extractor, config)
@@ -188,7 +190,14 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
-    notes = (*examples.notes, *lm.notes, *laid_out[0].notes, note)
+    notes = (
+        *rows.notes,
+        *lm.notes,
+        *describe_changes(rows, examples),
+        *laid_out[0].notes,
+        note,
+        *cut_off_notes("rows", evaluations[0], config),
+    )
     return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
 
 

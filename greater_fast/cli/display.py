@@ -174,9 +174,14 @@ def outcome(result: dict[str, Any]) -> list[str]:
         lines.extend(
             f"  {split} accuracy {percent(prompt[split])} of {prompt[split]['num_rows']} rows "
             f"(95% interval {interval(prompt[split])})"
-            for split in ("dev", "test")
-            if prompt[split] is not None
+            for split in ("train", "dev", "test")
+            if prompt.get(split) is not None
         )
+        if prompt.get("train") is not None:
+            lines.append(
+                f"  train accuracy token by token, as the search counts it: "
+                f"{1 - prompt['train_error_rate']:.1%}"
+            )
     for split in ("dev", "test"):
         comparison = result[f"{split}_comparison"]
         if comparison is not None and not _same(best, baseline):

@@ -1,58 +1,61 @@
-"""When two answers are the same: comparison after normalisation."""
+"""When an answer is right: comparison after normalisation, and letters read out of choices."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 
-# Each takes one pair of marks off a whole answer. What is inside may hold no such mark again, so
-# that "(A) and (B)" and '"yes" or "no"' stay as they are.
-_WRAPPERS = (
-    re.compile(r"\$([^$]+)\$"),
-    re.compile(r"\\\((.+)\\\)"),
-    re.compile(r"\\(?:boxed|text|mathrm|mathbf)\s*\{([^{}]*(?:\{[^{}]+\})?[^{}]*)\}"),
-    re.compile(r"\(\s*([\w.+\u2212-]+)\s*\)"),
-    re.compile(r'"([^"]+)"'),
-    re.compile(r"'([^']+)'"),
-    re.compile(r"`([^`]+)`"),
-    re.compile("\u201c([^\u201c\u201d]+)\u201d"),
-    re.compile("\u2018([^\u2018\u2019]+)\u2019"),
-)
-_SIGN = r"[-+\u2212]"
-_CURRENCY = r"\\?[$\u20ac\u00a3]\s?"
+from greater_fast.examples.marks import in_plain_characters, peeled
+
+_CURRENCY = r"[$\u20ac\u00a3]\s?"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_NUMBER = re.compile(
-    rf"(?P<sign>{_SIGN}?|{_SIGN}{_CURRENCY}|{_CURRENCY}{_SIGN}?)(?P<digits>{_DIGITS})"
+_NUMBER = re.compile(rf"(?P<sign>[-+]?|[-+]{_CURRENCY}|{_CURRENCY}[-+]?)(?P<digits>{_DIGITS})")
+
+_CHOICE = re.compile(
+    r"(?:(?:the )?(?:(?:correct|right|best|final) )?(?:option|choice|answer|letter)(?: is)?:? )?"
+    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<alone>[a-z])(?=[).:!]|$))[).:!]*"
+    r"(?:(?: |(?<=[)\]]))(?P<rest>.+))?"
+)
+# Behind a choice's letter, its own text is no matter; another choice, or a denial, is.
+_NOT_ITS_TEXT = re.compile(
+    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|[/&+,;]"
+    r"|.*(?<!\w)(?:\([a-z]\)|[a-z][).:](?= |$))"
 )
 
 
 def normalise_answer(text: str) -> str:
     r"""The form in which answers are compared.
 
-    Case and white space are folded; trailing full stops, surrounding quotes, and the marks of
-    "(A)", "$A$" and "\boxed{A}" are taken off; numbers lose thousands commas, a currency sign and
-    idle zeros, exactly ("$1,000.0" is "1000"). "1/2", "50%", "1e3", "nan" and "inf" are text.
-    Normalising twice changes nothing more.
+    Case, white space, width and accents' composition are folded; the marks around an answer are
+    taken off (`marks.py`); numbers lose thousands commas, a currency sign and idle zeros, exactly
+    ("$1,000.0" is "1000"). "1/2", "50%", "1e3", "18 dollars", "- 42" are text. Normalising twice
+    changes nothing more.
     """
-    text = " ".join(text.casefold().split())
-    while (shorter := _unwrapped(text)) != text:
-        text = shorter
+    text = peeled(in_plain_characters(text))
     return _number(text) or text
 
 
 def answers_match(predicted: str, gold: str) -> bool:
-    """Whether a generated answer equals the gold one after normalisation; an empty one does not."""
-    normalised = normalise_answer(predicted)
-    return bool(normalised) and normalised == normalise_answer(gold)
+    """Whether an answer equals the gold one after normalisation; an empty one does not.
+
+    Where the gold one is a letter, a choice that begins with it does too: "(A) Paris", "option A".
+    """
+    written, wanted = normalise_answer(predicted), normalise_answer(gold)
+    if not written:
+        return False
+    return written == wanted or (len(wanted) == 1 and _chosen_letter(written) == wanted)
 
 
-def _unwrapped(text: str) -> str:
-    """Take one layer off, unless nothing would be left."""
-    bare = text.rstrip(". ")
-    for wrapper in _WRAPPERS:
-        match = wrapper.fullmatch(bare)
-        if match:
-            bare = match[1].strip()
-            break
-    return bare or text
+def matching_gold(predicted: str, golds: Iterable[str]) -> str | None:
+    """The first gold answer that a predicted one equals, None where it is wrong."""
+    return next((gold for gold in golds if answers_match(predicted, gold)), None)
+
+
+def _chosen_letter(text: str) -> str | None:
+    """The letter of "(a) paris", "a) paris", "option a"; None for several, or another text."""
+    match = _CHOICE.fullmatch(text.replace("**", ""))
+    if match is None or (match["rest"] and _NOT_ITS_TEXT.match(match["rest"])):
+        return None
+    return match["round"] or match["square"] or match["alone"]
 
 
 def _number(text: str) -> str | None:
@@ -66,5 +69,4 @@ def _number(text: str) -> str | None:
     plain = format(value, "f")
     if "." in plain:
         plain = plain.rstrip("0").rstrip(".")
-    is_negative = "-" in match["sign"] or "\u2212" in match["sign"]
-    return f"-{plain}" if is_negative else plain
+    return f"-{plain}" if "-" in match["sign"] else plain

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from greater_fast.examples.answers import answers_match
+from greater_fast.examples.golds import spellings
+from greater_fast.examples.placeholders import (
+    ANSWER,
+    check_no_placeholder,
+    has_placeholder,
+    with_answer_place,
+)
+from greater_fast.examples.reading import cut_answer
 from greater_fast.model.scripts import space_before, space_behind
 
-_CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
-_PLACEHOLDER = "{answer}"
 _LARGEST_CLOSED_SET = 12
+_IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."
+# What encloses an answer, in order of preference. Measured with SmolLM2-135M: it closes what it
+# finds open, a quote most reliably, and never a tag.
+_ENCLOSED = (("$", "$"), ('"', '"'), ("`", "`"), ("<answer>", "</answer>"))
+_NUM_NAMED = 3
+_CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,39 +31,44 @@ class Extractor:
     """A text such as "Therefore, the final answer is", and how an answer stands behind it.
 
     `separator` stands between text and answer, `closing` behind the answer and is scored with it,
-    so that 18 is not 180.
+    so that 18 is not 180. `lead`, if any, joins the text to the reasoning in place of a space.
     """
 
     text: str
     separator: str
     closing: str
     origin: str
+    lead: str = ""
 
     def in_place(self) -> str:
         """The text as it follows the reasoning; a space before it belongs to its first token."""
-        return f"{space_before(self.text)}{self.text}"
+        return f"{self.lead or space_before(self.text)}{self.text}"
 
     def answer_in_place(self, answer: str) -> str:
-        """The answer as it follows the extractor, with what closes it."""
-        return f"{self.separator}{answer}{self.closing}".rstrip(" ")
+        """The answer as it follows the extractor, with what closes it; no full stop comes twice."""
+        closing = self.closing
+        if closing.startswith(".") and answer.endswith("."):
+            closing = closing[1:]
+        return f"{self.separator}{answer}{closing}".rstrip(" ")
 
     def in_config(self) -> str:
         """The text that makes this extractor again."""
-        return f"{self.text}{self.separator}{_PLACEHOLDER}{self.closing}"
+        if self.text.endswith("{") and self.closing == f"{self.separator}}}":
+            # "{{answer}}" would be read as a template's placeholder.
+            return f"{self.text}{self.separator}"
+        return f"{self.text}{self.separator}{ANSWER}{self.closing}"
 
     def describe(self) -> str:
         """One line for a reader: the text, and where it comes from."""
         return f"extractor ({self.origin}): {self.in_config()!r}"
 
     def cut(self, generated: str) -> str:
-        """The answer in a generated continuation: up to its closing, or the line's end."""
-        line = generated.strip(" ").split("\n", 1)[0]
-        closing = self.closing.strip()
-        if closing == ".":  # a full stop, not a decimal point
-            return re.split(r"\.(?=\s|$)", line, maxsplit=1)[0].strip()
-        if closing:  # a mark that is opened once more is no answer
-            line = line.removeprefix(closing).split(closing, 1)[0]
-        return line.strip()
+        """The answer in a generated continuation."""
+        return cut_answer(generated, self.closing)
+
+    def reads_back(self, answer: str) -> bool:
+        """Whether reading undoes writing: the answer as it is asked for is cut to an equal one."""
+        return answers_match(self.cut(self.answer_in_place(answer)), answer)
 
 
 def make_extractor(text: str, origin: str = "given") -> Extractor:
@@ -61,14 +79,19 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
     counterpart; white space behind the mark is repeated before the counterpart.
 
     Raises:
-        ValueError: there is no text before the answer.
+        ValueError: there is no text before the answer, or the answer has two places.
     """
-    before, found, closing = text.partition(_PLACEHOLDER)
+    before, found, closing = text.partition(ANSWER)
     stripped = before.strip()
     if not stripped:
         raise ValueError(
             "the extractor is empty: give a text that asks for the answer, such as "
             "'Therefore, the final answer is {answer}.', or leave it out to have one derived"
+        )
+    if ANSWER in closing:
+        raise ValueError(
+            f"the extractor {text!r} has more than one place for the answer: the model writes it "
+            "once, so write {answer} once"
         )
     if found:
         return Extractor(stripped, " " if before[-1].isspace() else "", closing.rstrip(), origin)
@@ -78,21 +101,84 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
     return Extractor(stripped, separator, separator + mark if mark else "", origin)
 
 
-def derive_extractor(answers: Sequence[str]) -> Extractor:
+def given_extractor(text: str) -> Extractor:
+    """The extractor that a user gives, with placeholders of other spellings understood.
+
+    Raises:
+        ValueError: as `make_extractor`; there is a placeholder for anything but the answer.
+    """
+    text = with_answer_place(text)
+    check_no_placeholder("extractor", text, "only {answer} has a place in an extractor")
+    return make_extractor(text)
+
+
+def derive_extractor(answers: Sequence[str], others: Sequence[str] = ()) -> Extractor:
     """An extractor for the kind of answers that the training rows have; `origin` names it.
 
     A closed set is listed in the form in which the answer is to be given: small models copy it.
-    Other answers stand in a sentence of their own, which small models close with a full stop.
+    Other answers stand in a sentence of their own, which small models close with a full stop; where
+    one of these answers, or of `others`, could not be told from what closes it, in quotes or a tag.
+
+    Raises:
+        ValueError: no way of closing an answer lets all be read back.
     """
-    distinct = sorted(set(answers))
-    listed = " or ".join(f"$ {a} $" for a in distinct)
+    distinct = sorted(spellings(answers).values())
+    golds = list(dict.fromkeys((*distinct, *answers, *others)))
+    is_closed = len(distinct) <= min(_LARGEST_CLOSED_SET, len(answers) // 2)
     if all(re.fullmatch("[A-Z]", a) for a in distinct):
-        text = f"Therefore, the letter of the right choice, {listed}, is $ "
-        return make_extractor(text, f"derived: choice letters {', '.join(distinct)}")
-    sentence = f"Therefore, the final answer is {_PLACEHOLDER}."
-    if all(re.fullmatch(r"[-+]?\$?\d[\d,]*(\.\d+)?", a) for a in distinct):
-        return make_extractor(sentence, "derived: numbers")
-    if len(distinct) <= min(_LARGEST_CLOSED_SET, len(answers) // 2):
-        text = f"Therefore, the final answer, {listed}, is $ "
-        return make_extractor(text, f"derived: one of {', '.join(distinct)}")
-    return make_extractor(sentence, "derived: short text")
+        asked = _listing(distinct, "the letter of the right choice")
+        origin = f"choice letters {', '.join(distinct)}"
+    elif all(re.fullmatch(r"[-+]?\$?\d[\d,]*(\.\d+)?", a) for a in distinct):
+        asked, origin = [_IN_A_SENTENCE], "numbers"
+    elif is_closed and not has_placeholder("".join(distinct)):
+        asked = _listing(distinct, "the final answer")
+        origin = f"one of {', '.join(distinct)}"
+    else:
+        asked, origin = [_IN_A_SENTENCE, *_enclosures(golds)], "short text"
+    for text in asked:
+        extractor = make_extractor(text, f"derived: {origin}")
+        if all(map(extractor.reads_back, golds)):
+            return extractor
+    raise ValueError(
+        f"no extractor can be derived: {_unread(extractor, golds)} as whole answers, whatever "
+        "encloses them; correct these rows, or give an extractor that closes the answer with a "
+        "text that none of them holds"
+    )
+
+
+def check_reads_back(extractor: Extractor, golds: Iterable[str]) -> None:
+    """Raise ValueError where a gold answer would not be read as itself behind this extractor."""
+    unread = _unread(extractor, golds)
+    if unread:
+        ending = extractor.closing.strip() or "the line's end"
+        raise ValueError(
+            f"the extractor {extractor.in_config()!r} ends an answer at {ending!r}, so {unread} "
+            "would never be right: end it with a text that no answer holds, as in "
+            "'... is <answer> {answer} </answer>', or leave it out to have one derived"
+        )
+
+
+def _listing(distinct: Sequence[str], what: str) -> list[str]:
+    """Texts that list a closed set, in each way of enclosing an answer."""
+    texts = []
+    for mark, closing in _ENCLOSED:
+        listed = " or ".join(f"{mark} {answer} {closing}" for answer in distinct)
+        texts.append(f"Therefore, {what}, {listed}, is {mark} {ANSWER} {closing}")
+    return texts
+
+
+def _enclosures(golds: Sequence[str]) -> list[str]:
+    """Texts that open a mark, right before the answer where its tokens cannot merge with that."""
+    space = "" if all(re.match(r"\w", gold) for gold in golds) else " "
+    return [
+        f"Therefore, the final answer is {mark}{gap}{ANSWER}{gap}{closing}"
+        for mark, closing in _ENCLOSED[1:]
+        for gap in [" " if len(mark) > 1 else space]
+    ]
+
+
+def _unread(extractor: Extractor, golds: Iterable[str]) -> str:
+    """The golds that are not read back, some of them named; "" if all are."""
+    unread = [gold for gold in dict.fromkeys(golds) if not extractor.reads_back(gold)]
+    named = ", ".join(map(repr, unread[:_NUM_NAMED]))
+    return named and f"{len(unread)} gold answers ({named}{', ...' * (len(unread) > _NUM_NAMED)})"

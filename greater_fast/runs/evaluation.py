@@ -8,20 +8,25 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine, RolloutRequest
-from greater_fast.examples.answers import answers_match
+from greater_fast.examples.answers import matching_gold
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
 class RowRecord:
-    """One row of an evaluation, as it is written down."""
+    """One row of an evaluation, as it is written down.
+
+    `gold` is the gold answer that the predicted one equals, the first where it is wrong; the
+    reasoning is `cut_off` where it came to the token limit.
+    """
 
     question: str
     gold: str
     predicted: str
     correct: bool
     reasoning: str
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,18 @@ class Evaluation:
 
     @property
     def num_correct(self) -> int:
-        """Rows whose generated answer equals the gold one."""
+        """Rows whose generated answer equals a gold one."""
         return sum(row.correct for row in self.rows)
 
     @property
     def accuracy(self) -> float:
         """Share of the rows that are correct."""
         return self.num_correct / self.num_rows
+
+    @property
+    def num_cut_off(self) -> int:
+        """Rows whose reasoning came to the token limit before the model ended it."""
+        return sum(row.cut_off for row in self.rows)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -59,6 +69,7 @@ class Evaluation:
             "interval": list(self.interval),
             "num_correct": self.num_correct,
             "num_rows": self.num_rows,
+            "num_cut_off": self.num_cut_off,
         }
 
 
@@ -91,6 +102,16 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     return Comparison(only_first, only_second, mcnemar_exact(only_first, only_second))
 
 
+def cut_off_notes(name: str, evaluation: Evaluation | None, config: Config) -> tuple[str, ...]:
+    """A line on reasoning that the token limit ended; none if there is nothing to say."""
+    if evaluation is None or not evaluation.num_cut_off:
+        return ()
+    return (
+        f"{name}: {evaluation.num_cut_off} of {evaluation.num_rows} reasonings were cut off at "
+        f"{config.max_new_tokens} tokens (max_new_tokens)",
+    )
+
+
 def evaluate_prompt(
     engine: Engine,
     layouts: Layouts,
@@ -121,13 +142,15 @@ def evaluate_prompt(
     for row, rollout in zip(layouts.rows, rollouts, strict=True):
         assert rollout is not None  # nothing drops a row here
         predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
+        matched = matching_gold(predicted, row.example.answers)
         records.append(
             RowRecord(
                 question=row.example.question,
-                gold=row.example.answer,
+                gold=row.example.answer if matched is None else matched,
                 predicted=predicted,
-                correct=answers_match(predicted, row.example.answer),
+                correct=matched is not None,
                 reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
+                cut_off=len(rollout.reasoning_ids) == config.max_new_tokens,
             )
         )
     return Evaluation(layouts.prompt_text(prompt_ids), tuple(records))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,16 @@ from typing import Any
 import torch
 
 from greater_fast.config import Config
-from greater_fast.examples.data import load_examples
-from greater_fast.examples.extractor import Extractor, derive_extractor, make_extractor
+from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.extractor import (
+    Extractor,
+    check_reads_back,
+    derive_extractor,
+    given_extractor,
+)
+from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.placeholders import check_no_placeholder
 from greater_fast.examples.splits import Splits, make_splits
 from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.memory.outline import outline_lm
@@ -77,10 +84,11 @@ def prepare(
     Raises:
         ValueError: no such device, or model, prompt and rows do not go together.
     """
+    splits = _in_one_form(splits)
+    extractor = choose_extractor(config, (*splits.train, *splits.dev), splits.test)
     if device is None and isinstance(model, str | Path):
         device = usable_device(config.device)
     lm = outline_lm(model, device, config.dtype)
-    extractor = choose_extractor(config, [e.answer for e in (*splits.train, *splits.dev)])
     layouts = _layouts(lm, splits, prompt, extractor, config)
     return Prepared(lm, device or str(lm.device), splits, layouts)
 
@@ -109,21 +117,44 @@ def as_config(config: Config | Mapping[str, Any] | None) -> Config:
         config = Config.from_mapping(config or {})
     if not isinstance(config, Config):
         raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
+    if config.system_prompt is not None:
+        check_no_placeholder("system_prompt", config.system_prompt, "write it out")
     today = datetime.date.today().isoformat()
     return dataclasses.replace(config, template_date=config.template_date or today)
 
 
 def check_prompt(prompt: object) -> None:
-    """Raise ValueError where a prompt is no text."""
+    """Raise ValueError where a prompt is no text, or a template with places to fill in."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt: got {prompt!r}, expected a text of at least 2 tokens")
+    instead = "leave it out: the question is put beside the prompt (prompt_placement says where)"
+    check_no_placeholder("prompt", prompt, instead)
 
 
-def choose_extractor(config: Config, answers: list[str]) -> Extractor:
-    """The extractor of the settings, else one that suits the answers."""
-    if config.extractor is not None:
-        return make_extractor(config.extractor)
-    return derive_extractor(answers)
+def choose_extractor(
+    config: Config, examples: Sequence[Example], others: Sequence[Example] = ()
+) -> Extractor:
+    """The extractor of the settings, else one that suits the answers of the examples.
+
+    Raises:
+        ValueError: a gold answer of the examples, or of `others`, would not be read as itself.
+    """
+    golds = [gold for example in (*examples, *others) for gold in example.answers]
+    if config.extractor is None:
+        return derive_extractor([example.answer for example in examples], golds)
+    extractor = given_extractor(config.extractor)
+    check_reads_back(extractor, golds)
+    return extractor
+
+
+def _in_one_form(splits: Splits) -> Splits:
+    """The rows with their gold answers in one form, that of the rows searched and chosen on."""
+    searched = (*splits.train, *splits.dev)
+    spelled = spellings(gold for example in searched for gold in example.answers)
+    train, dev = in_one_form(splits.train, spelled), in_one_form(splits.dev, spelled)
+    report = (*splits.report, *describe_changes(searched, (*train, *dev)))
+    test = in_one_form(splits.test, spelled)
+    return dataclasses.replace(splits, train=train, dev=dev, test=test, report=report)
 
 
 def _layouts(

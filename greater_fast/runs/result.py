@@ -14,14 +14,17 @@ from greater_fast.search.nouns import Step
 class PromptResult:
     """A prompt with both its figures: objective on the training rows, accuracy on the others.
 
-    `dev` is None where the run was stopped before the development rows; `test` where none were
-    given, and for prompts other than the initial and the best.
+    `train` is the initial prompt's accuracy there, to be held beside its `train_error_rate`: the
+    search wants the gold answer token by token, evaluation compares what is generated. `dev` is
+    None where the run was stopped before the development rows; `test` where none were given, and
+    for prompts other than the initial and the best.
     """
 
     prompt: str
     prompt_ids: tuple[int, ...]
     objective: float
     train_error_rate: float
+    train: Evaluation | None = None
     dev: Evaluation | None = None
     test: Evaluation | None = None
 
@@ -42,6 +45,7 @@ class PromptResult:
             "prompt_ids": list(self.prompt_ids),
             "objective": self.objective,
             "train_error_rate": self.train_error_rate,
+            "train": self.train.to_dict() if self.train else None,
             "dev": self.dev.to_dict() if self.dev else None,
             "test": self.test.to_dict() if self.test else None,
         }

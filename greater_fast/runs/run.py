@@ -10,7 +10,13 @@ from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Comparison, Evaluation, compare, evaluate_prompt
+from greater_fast.runs.evaluation import (
+    Comparison,
+    Evaluation,
+    compare,
+    cut_off_notes,
+    evaluate_prompt,
+)
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import OnStep, run, start
@@ -49,6 +55,12 @@ class Run:
                 _log.info("development rows, prompt %d of %d", number + 1, len(finalists))
                 finalists[number] = dataclasses.replace(
                     finalist, dev=self._evaluate("dev", finalist.prompt_ids)
+                )
+            if not interrupted:
+                _log.info("training rows, the initial prompt")
+                number = [f.prompt_ids for f in finalists].index(baseline.prompt_ids)
+                finalists[number] = dataclasses.replace(
+                    finalists[number], train=self._evaluate("train", baseline.prompt_ids)
                 )
         except KeyboardInterrupt:
             stopped, interrupted = "interrupted", True
@@ -118,7 +130,11 @@ class Run:
             steps=tuple(self._steps),
             stopped=stopped,
             extractor=self._layouts["train"].extractor.in_config(),
-            notes=self._notes,
+            notes=(
+                *self._notes,
+                *cut_off_notes("dev", best.dev, self._config),
+                *cut_off_notes("test", best.test, self._config),
+            ),
             run_dir=self._directory.path,
             dev_comparison=_comparison(best.dev, baseline.dev),
             test_comparison=_comparison(best.test, baseline.test),

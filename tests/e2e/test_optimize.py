@@ -184,7 +184,44 @@ def test_finalists(
     assert result.dev_comparison.p_value == 1.0
     assert result.test_accuracy == 1.0
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
-    assert len(lines) == 3 * 12 + len(result.baseline.test.rows)  # type: ignore[union-attr]
+    num_train = settings["num_train"]
+    num_test = len(result.baseline.test.rows)  # type: ignore[union-attr]
+    assert len(lines) == 3 * 12 + num_train + num_test
+    # The initial prompt's training rows by evaluation's measure, beside the search's.
+    assert [f.train is None for f in result.finalists] == [p != PROMPT for p in prompts]
+    assert result.baseline.train is not None
+    assert (result.baseline.train.accuracy, result.baseline.train.num_rows) == (1.0, num_train)
+    assert result.to_dict()["baseline"]["train"]["accuracy"] == 1.0
+    limit = "reasonings were cut off at 6 tokens (max_new_tokens)"
+    assert f"dev: {result.best.dev.num_cut_off} of 12 {limit}" in result.notes  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("golds", "asked", "change"),
+    [
+        (["18.0", "7.0", "36.0"], {"18", "7", "36"}, "'18.0' as '18'"),
+        (["TRUE", "True", "true.", '"True"', "No", "no"], {"True", "No"}, "'TRUE' as 'True'"),
+        (["Paris..", "«Rome»", "Oslo"], {"Paris", "Rome", "Oslo"}, "'Paris..' as 'Paris'"),
+    ],
+)
+def test_golds_are_scored_in_the_form_that_is_asked_for(
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    golds: list[str],
+    asked: set[str],
+    change: str,
+) -> None:
+    own = [{**row, "answer": golds[n % len(golds)]} for n, row in enumerate(rows)]
+    given = {**settings, "steps": 0, "num_train": 6, "num_dev": 6}
+    result = optimize(lm, own, own[:0] or None, config=given, run_dir=tmp_path / "run")
+    held = read_run(tmp_path / "run")
+    assert {row["answer"] for row in held["examples"]} == asked
+    (note,) = [note for note in result.notes if note.startswith("answers in one form")]
+    assert change in note
+    for label in asked & {"True", "No"}:
+        assert result.extractor.count(f"$ {label} $") == 1
 
 
 def test_a_better_prompt_wins_on_the_development_rows(

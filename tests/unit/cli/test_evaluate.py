@@ -59,7 +59,8 @@ def test_two_prompts_and_records(
     assert "only the first right 0, only the second 0, McNemar p = 1.000" in done.out
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [PROMPT] * 12 + [other] * 12
-    assert set(lines[0]) == {"prompt", "question", "gold", "predicted", "correct", "reasoning"}
+    fields = {"prompt", "question", "gold", "predicted", "correct", "reasoning", "cut_off"}
+    assert set(lines[0]) == fields
 
 
 def test_prompt_model_and_extractor_of_a_run(

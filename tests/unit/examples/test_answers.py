@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.examples.answers import answers_match, normalise_answer
+from greater_fast.examples.answers import answers_match, matching_gold, normalise_answer
 
 SAME = [
     ("True", "true", " TRUE ", "True.", "true .", "True...", '"True"', "'true.'", '"true".'),
@@ -20,6 +20,31 @@ SAME = [
     ("Straße", "STRASSE"),
     ("Monsters, Inc", "monsters, inc."),
     ("U.S.", "u.s"),
+    ("\\frac{1}{2}", "\\boxed{\\frac{1}{2}}", "$\\boxed{\\frac{1}{2}}$", "\\(\\dfrac{1}{2}\\)."),
+    ("A", "\\boxed{\\text{(A)}}", "\\boxed{\\textbf{A}}.", "**(A)**", "\\mathbf{A}", "Ａ", "（A）"),
+    ("Yes", "\\textbf{Yes}", "**Yes**", "*Yes*", "***yes***.", "yes!", "yes,", "**Yes.**", "yes;"),
+    ("42", "\\[ \\boxed{42} \\]", "$$42$$", "\\[\n\\boxed{42}\n\\]", "= 42", ": 42", "=42", "42:"),
+    ("42", "<answer>42</answer>", "<final_answer> 42. </final_answer>", "Answer: 42", "-> 42"),
+    (
+        "42",
+        "The answer is 42.",
+        "**Answer:** 42",
+        "The final answer is: $42$.",
+        "```\n42\n```",
+        "４２",
+    ),
+    ("1000", "\\boxed{ 1{,}000 }", "1\\,000", "１，０００", "\\$1{,}000.00"),
+    ("50%", "50\\%", "50 %", "５０％", "$50\\%$"),
+    ("Paris", ": Paris", ":\nParis.", '"Paris"', ': "Paris."', "- Paris", "• Paris", "* Paris"),
+    ("是", "是。", "「是」", "“是”。", "『是』", "：是", "是！"),
+    ("东京", "「东京」", "《东京》", "【东京】。"),
+    ("são", "sa\u0303o", "SÃO"),
+    ("oui", "«oui»", "« oui »", "„oui“", "‹oui›"),
+    ("12", "１２", "١٢", "१२", "１２．０"),
+    ("-5", "－5", "–5", "$-5$", "−5."),
+    ("don't", "don’t", "Don‘t"),
+    ("हाँ", "हाँ।"),
+    ("東京 タワー", "東京\u3000タワー"),
     ("(A) and (B)", "(a) AND (b)."),
 ]
 DIFFERENT = [
@@ -40,6 +65,25 @@ DIFFERENT = [
     ("nan", "inf"),
     ("(1, 200)", "1200"),
     ("A", "B"),
+    ("- 42", "-42"),
+    ("- 42", "42"),
+    ("$- 42$", "42"),
+    ("5!", "5"),
+    ("-5", "5"),
+    ("–5", "5"),
+    ("18 dollars", "18"),
+    ("1.000", "1000"),
+    ("1٫000", "1000"),
+    ("Rome, Italy", "Rome"),
+    ("No", "Not sure"),
+    ("St. Louis", "St"),
+    ("x = 42", "42"),
+    ("> 42", "42"),
+    ("__init__", "init"),
+    ("<b>x</b>", "<i>x</i>"),
+    ("[1, 2]", "1, 2"),
+    ("f(x)", "x"),
+    ("\\text{a} or \\text{b}", "a} or \\text{b"),
     ("5²", "52"),
     ("", "0"),
 ]
@@ -58,15 +102,93 @@ def test_different_answers(first, second):
 
 
 @pytest.mark.parametrize(
-    "text", ["nan", "NaN", "inf", "-Infinity", "1/2", "50%", "1e3", "٣", "0x1"]
+    "text", ["nan", "NaN", "inf", "-Infinity", "1/2", "50%", "1e3", "²", "0x1"]
 )
 def test_what_only_looks_like_a_number_is_text(text):
     assert normalise_answer(text) == text.casefold()
 
 
-@pytest.mark.parametrize("text", [".", "...", "$", "$$", '""', "()", "( )", "\\boxed{}", "-", "$-"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".",
+        "...",
+        "$",
+        "$$",
+        '""',
+        "()",
+        "( )",
+        "\\boxed{}",
+        "-",
+        "$-",
+        ":",
+        "!",
+        "**",
+        "。",
+        "] )",
+        "<answer></answer>",
+        "\\[\\]",
+    ],
+)
 def test_marks_around_nothing_stay(text):
     assert normalise_answer(text) == text
+
+
+CHOICES = [
+    ("A) Paris", "A"),
+    ("(A) Paris", "A"),
+    ("A)", "A"),
+    ("option A", "A"),
+    ("**(B)** Rome", "B"),
+    ("B. Rome", "B"),
+    ("B: Rome", "B"),
+    ("[C] Vitamin C", "C"),
+    ("(c) oslo.", "C"),
+    ("The correct option is (B)", "B"),
+    ("The answer is (B) Rome.", "B"),
+    ("Choice B: Rome", "B"),
+    ("（A）パリ", "A"),
+    ("\\boxed{(A) Paris}", "A"),
+    ("(A) Rome, Italy", "A"),
+    ("(B) False", "B"),
+]
+NO_CHOICES = [
+    ("not A", "A"),
+    ("A or B", "A"),
+    ("(A) or (B)", "A"),
+    ("A) or B", "A"),
+    ("(A), (B)", "A"),
+    ("(A) and (C)", "A"),
+    ("(A) Paris (B) Rome", "A"),
+    ("A/B", "A"),
+    ("(A)(B)", "A"),
+    ("(A) is not right", "A"),
+    ("(A) is incorrect", "A"),
+    ("A dog", "A"),
+    ("I think so", "I"),
+    ("(B) Paris", "A"),
+    ("Paris", "A"),
+    ("(A) Paris", "Paris"),
+    ("optional", "O"),
+]
+
+
+@pytest.mark.parametrize(("written", "gold"), CHOICES)
+def test_a_letter_is_read_out_of_its_choice(written, gold):
+    assert answers_match(written, gold)
+
+
+@pytest.mark.parametrize(("written", "gold"), NO_CHOICES)
+def test_no_letter_is_read_out_of_other_texts(written, gold):
+    assert not answers_match(written, gold)
+
+
+def test_any_gold_answer_is_right():
+    golds = ("Ann Lee", "Lee", "A. Lee")
+    assert matching_gold("lee.", golds) == "Lee"
+    assert matching_gold(": Ann Lee", golds) == "Ann Lee"
+    assert matching_gold("Ann", golds) is None
+    assert matching_gold("", ("", "x")) is None
 
 
 def test_an_empty_answer_matches_nothing():
@@ -83,7 +205,12 @@ def test_numbers_are_exact():
     assert normalise_answer("0." + "0" * 40 + "10") == "0." + "0" * 40 + "1"
 
 
-@given(st.text(st.sampled_from("Aa1 0,.$()\"'`-+−{}\\%bé\n") | st.characters(), max_size=12))
+@given(
+    st.text(
+        st.sampled_from("Aa1 0,.$()[]\"'`-+−–*#:!=<>{}\\%bé（）。１\u0303\n") | st.characters(),
+        max_size=12,
+    )
+)
 def test_normalising_twice_changes_nothing_more(text):
     once = normalise_answer(text)
     assert normalise_answer(once) == once

@@ -247,3 +247,24 @@ def test_template_that_refuses_or_changes_the_message(refused: Refused, rows: li
 def test_config_object_is_taken_as_it_is(rows: list[Any]) -> None:
     with pytest.raises(ValueError, match="got NoModel, expected a model name"):
         optimize(NoModel(), rows, prompt=PROMPT, config=Config(num_train=4, num_dev=4))
+
+
+@pytest.mark.parametrize("prompt", ["{question} Think.", "Think about {{input}}.", "$question"])
+def test_placeholders_are_refused(refused: Refused, rows: list[Any], prompt: str) -> None:
+    message = refused(rows, prompt=prompt)
+    assert "prompt: got the placeholder" in message
+    assert "the question is put beside the prompt" in message
+    with pytest.raises(ValueError, match="got the placeholder"):
+        evaluate(NoModel(), rows, prompt=PROMPT, against=prompt)
+    assert "system_prompt: got the placeholder" in refused(rows, system_prompt="Be {role}.")
+    assert "extractor: got the placeholder" in refused(rows, extractor="To {question}: $")
+    assert "more than one place" in refused(rows, extractor="Is {answer} {final_answer}")
+
+
+def test_gold_answers_that_an_extractor_cuts_are_refused(refused: Refused, rows: list[Any]) -> None:
+    own = [{**row, "answer": f"Dr. Adams {n}"} for n, row in enumerate(rows)]
+    message = refused(own, extractor="It is {answer}.")
+    assert "ends an answer at '.', so 8 gold answers ('Dr. Adams" in message
+    assert "leave it out to have one derived" in message
+    with pytest.raises(ValueError, match="so 12 gold answers"):
+        evaluate(NoModel(), own, prompt=PROMPT, config={"extractor": "It is {answer}."})

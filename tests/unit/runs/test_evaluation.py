@@ -11,7 +11,14 @@ from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.examples.data import Example
 from greater_fast.examples.layout import Layouts
 from greater_fast.rollouts.plain import PlainRolloutEngine
-from greater_fast.runs.evaluation import Comparison, Evaluation, RowRecord, compare, evaluate_prompt
+from greater_fast.runs.evaluation import (
+    Comparison,
+    Evaluation,
+    RowRecord,
+    compare,
+    cut_off_notes,
+    evaluate_prompt,
+)
 from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm, tokenizer, tokenizer_lm
 from tests.tiny import EXTRACTOR, PROMPT
@@ -60,6 +67,9 @@ def evaluate(
         (" 180 $", "18", "180", False),
         (" 18 and more", "18", "18 and more", False),
         (" $ True $", "True", "True", True),
+        (": $ True $", "True", "True", True),
+        (":\n\nTrue $", "True", "True", True),
+        (" **(A) yes** $", "A", "**(A) yes**", True),
         ("", "True", "", False),
     ],
 )
@@ -87,6 +97,29 @@ def test_the_mark_or_the_line_ends_the_answer(
     assert found.rows[0].predicted == predicted
 
 
+def test_any_of_several_gold_answers_is_right() -> None:
+    rows = [Example("Who?", "Ann Lee", ("Lee", "A. Lee")), Example("Who?", "Bo")]
+    layouts = layouts_of(tokenizer_lm("llama3"), rows, extractor=SPACED)
+    engine: Any = Script(layouts, [" lee $", " Lee $"])
+    found = evaluate_prompt(engine, layouts, layouts.prompt_ids, Config())
+    assert [(row.gold, row.correct) for row in found.rows] == [("Lee", True), ("Bo", False)]
+
+
+def test_reasoning_that_the_limit_ended_is_counted() -> None:
+    """The script's reasoning has a known number of tokens: at that limit, it was cut off."""
+    layouts = layouts_of(tokenizer_lm("llama3"), 3, extractor=SPACED)
+    num_tokens = len(layouts.vocabulary.ids(REASONING))
+    found = []
+    for limit in (num_tokens, num_tokens + 1):
+        engine: Any = Script(layouts, [" True $"] * 3)
+        config = Config(max_new_tokens=limit)
+        evaluation = evaluate_prompt(engine, layouts, layouts.prompt_ids, config)
+        found.append((evaluation.num_cut_off, cut_off_notes("dev", evaluation, config)))
+    line = f"dev: 3 of 3 reasonings were cut off at {num_tokens} tokens (max_new_tokens)"
+    assert found == [(3, (line,)), (0, ())]
+    assert cut_off_notes("dev", None, Config()) == ()
+
+
 def test_figures() -> None:
     found, _ = evaluate([" True $"] * 3 + [" False $"], ["True", "True", "False", "True"])
     assert (found.num_rows, found.num_correct, found.accuracy) == (4, 2, 0.5)
@@ -99,6 +132,7 @@ def test_figures() -> None:
         "interval": list(wilson_interval(2, 4)),
         "num_correct": 2,
         "num_rows": 4,
+        "num_cut_off": 0,
     }
     assert json.loads(json.dumps(figures)) == figures
 

@@ -1,0 +1,59 @@
+"""Gold answers in the form that is asked for: the one spelling that a search scores."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from greater_fast.examples.answers import normalise_answer
+from greater_fast.examples.data import Example
+from greater_fast.examples.marks import asked_form, in_plain_characters
+
+# A plus sign that says nothing, and a fraction of zeros (how pandas writes whole numbers).
+_IDLE_NUMBER = re.compile(r"\+?(-?[\d,]*\d)(?:\.0*)?")
+_NUM_NAMED = 3
+
+
+def spelling(gold: str) -> str:
+    """One gold answer as it is asked for: marks around it off, a whole float as a whole number."""
+    text = asked_form(gold)
+    number = _IDLE_NUMBER.fullmatch(in_plain_characters(text))
+    return number[1] if number else text
+
+
+def spellings(golds: Iterable[str]) -> dict[str, str]:
+    """One spelling of all golds that are equal: the commonest, of equals the first.
+
+    Maps what `normalise_answer` gives to that spelling, in the order of first appearance.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for gold in golds:
+        counts.setdefault(normalise_answer(gold), Counter())[spelling(gold)] += 1
+    return {key: written.most_common(1)[0][0] for key, written in counts.items()}
+
+
+def in_one_form(examples: Sequence[Example], spelled: Mapping[str, str]) -> tuple[Example, ...]:
+    """The examples with their golds as they are asked for; `spelled` is what `spellings` gave."""
+    return tuple(_in_one_form(example, spelled) for example in examples)
+
+
+def describe_changes(before: Sequence[Example], after: Sequence[Example]) -> tuple[str, ...]:
+    """A line that names some of the golds that are asked for in another form; none if none are."""
+    changed = {
+        old.answer: new.answer
+        for old, new in zip(before, after, strict=True)
+        if old.answer != new.answer
+    }
+    if not changed:
+        return ()
+    named = ", ".join(f"{old!r} as {new!r}" for old, new in list(changed.items())[:_NUM_NAMED])
+    more = ", ..." if len(changed) > _NUM_NAMED else ""
+    return (f"answers in one form: {named}{more}",)
+
+
+def _in_one_form(example: Example, spelled: Mapping[str, str]) -> Example:
+    golds = [spelled.get(normalise_answer(gold)) or spelling(gold) for gold in example.answers]
+    first, *others = dict.fromkeys(golds)
+    return replace(example, answer=first, other_answers=tuple(others))

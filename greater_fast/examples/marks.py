@@ -1,0 +1,139 @@
+r"""The marks that are written around an answer, and how they are taken off.
+
+Off go what leads up to an answer (": Paris", "= 42", "- yes", "Answer: 42"), what ends it
+("Paris.", "yes!", "是。") and what encloses it: quotes of all scripts, "(A)", "$A$", "\[A\]",
+"\boxed{A}", "\textbf{A}", "**A**", "`A`", "<answer>A</answer>".
+"""
+
+import re
+import unicodedata
+
+FULL_STOPS = ".。｡।"
+_LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer(?:\s+is\b\s*[:：]?|\s*[:：])"
+# A dash in front of a digit may be a sign: it stays, with or without a space behind it.
+_LEADING = re.compile(
+    rf"\s+|[:：=＝→⇒]+|[-=]+>|[-–](?=\s+[^\d\s.])|[—•*](?=\s+\S)|#+(?=\s+\S)"
+    rf"|\*{{0,2}}{_LABEL}\*{{0,2}}"
+    r"|(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)",
+    re.IGNORECASE,
+)
+# "5!" is a number of its own.
+_ENDING = rf"(?:[{FULL_STOPS},;:…、]|(?<![\d)\]}}!])!+)"
+_TRAILING = re.compile(rf"(?:\s|{_ENDING})+$")
+_FULL_STOP = re.compile(rf"(?<![\s{FULL_STOPS}])[{FULL_STOPS}]+$")  # "ls ." has none
+_ABBREVIATION = re.compile(r"\.\w\.$")  # "p.m.", "U.S."
+_MACRO = re.compile(
+    r"\\(?:boxed|fbox|mbox|emph|underline|text[a-z]*|math[a-z]+|boldsymbol|bm|operatorname)"
+    r"\s*\{(.*)\}",
+    re.DOTALL,
+)
+_TAG = re.compile(
+    r"<((?:final[_ -]?)?answer|ans|result|solution|output)>(.*)</\1>", re.DOTALL | re.IGNORECASE
+)
+_QUOTES = ('""', "''", "“”", "‘’", "„“", "«»", "‹›", "「」", "『』", "《》", "〈〉", "【】")
+# Each takes one pair off a whole answer. What is inside may hold no such mark again, so that
+# "(A) and (B)" and '"yes" or "no"' stay as they are.
+_ENCLOSING = (
+    re.compile(r"\$\$([^$]+)\$\$"),
+    re.compile(r"\$([^$]+)\$"),
+    re.compile(r"\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL),
+    re.compile(r"\\\(((?:(?!\\[()]).)+)\\\)", re.DOTALL),
+    re.compile(r"\*\*\*([^*]+)\*\*\*"),
+    re.compile(r"\*\*([^*]+)\*\*"),
+    re.compile(r"\*([^*]+)\*"),
+    re.compile(r"```(?:\w*\n)?([^`]+)```"),
+    re.compile(r"`([^`]+)`"),
+    re.compile(r"[(（]\s*([\w.+\u2212-]+)\s*[)）]"),
+    *(re.compile(f"{pair[0]}([^{pair}]+){pair[1]}") for pair in _QUOTES),
+)
+
+_IN_ASCII = {
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},  # full-width forms
+    **dict.fromkeys(map(ord, "‘’‚‛"), "'"),
+    **dict.fromkeys(map(ord, "“”„‟"), '"'),
+    **dict.fromkeys(map(ord, "‐‑‒–−﹣"), "-"),
+    ord("٫"): ".",
+    ord("٬"): ",",
+    **dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"), None),  # not to be seen
+    **dict.fromkeys(range(0x202A, 0x202F), None),  # nor are marks of direction
+    **dict.fromkeys(range(0x2066, 0x206A), None),
+}
+_LATEX = (
+    (re.compile(r"\\+([%$&#_])"), r"\1"),
+    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!;:])(?=\d{3})"), ","),
+    (re.compile(r"\\[dt]frac"), r"\\frac"),
+    (re.compile(r"(?<=\d)\s+(?=%)"), ""),
+)
+
+
+def without_lead(text: str) -> str:
+    """The text from the answer on: white space, line breaks and marks that lead up to it go."""
+    while match := _LEADING.match(text):
+        text = text[match.end() :]
+    return text
+
+
+def peeled(text: str) -> str:
+    """The answer without the marks around it; of a text that is not blank, something is left."""
+    return _peeled(text.strip(), _TRAILING)
+
+
+def asked_form(text: str) -> str:
+    """A gold answer as a model is asked to write it: without what it would have no reason to write.
+
+    Marks around it go, but "!" and the full stop of "3 p.m." stay; characters are composed (NFC).
+    """
+    text = unicodedata.normalize("NFC", text.strip())
+    return _peeled(text, _FULL_STOP)
+
+
+def _peeled(text: str, trailing: re.Pattern[str]) -> str:
+    while (shorter := _without_layer(text, trailing)) != text:
+        text = shorter
+    return text
+
+
+def _without_layer(text: str, trailing: re.Pattern[str]) -> str:
+    """Take one layer off, unless nothing would be left."""
+    inner = without_lead(text) or text
+    if trailing is _TRAILING or not _ABBREVIATION.search(inner):
+        inner = trailing.sub("", inner) or inner
+    return _opened(inner).strip() or inner
+
+
+def _opened(text: str) -> str:
+    """What stands inside the pair of marks that encloses the whole text, else the text."""
+    macro = _MACRO.fullmatch(text)
+    if macro and _is_balanced(macro[1]):
+        return macro[1]
+    tag = _TAG.fullmatch(text)
+    if tag and f"<{tag[1]}>" not in tag[2]:
+        return tag[2]
+    for pair in _ENCLOSING:
+        if match := pair.fullmatch(text):
+            return match[1]
+    return text
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether no brace closes before it opens, and none stays open."""
+    depth = 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def in_plain_characters(text: str) -> str:
+    r"""Case and white space folded, one character for one meaning, LaTeX's escapes undone.
+
+    Full-width forms, digits of all scripts, dashes and quotes become ASCII; accents are composed;
+    "1{,}000" is "1,000", "50\%" is "50%".
+    """
+    text = text.translate(_IN_ASCII)
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())

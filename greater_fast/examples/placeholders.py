@@ -1,0 +1,58 @@
+"""Placeholders of templates in a text: filled in where it is plain what is meant, else refused."""
+
+import re
+
+ANSWER = "{answer}"
+_ANSWER_NAME = (
+    r"(?:(?:the|your|final|correct|predicted|gold|model)[_ ]?)*"
+    r"(?:answer|ans|final_target|target|label|prediction|response|result|solution|output)"
+)
+_ANSWER_PLACE = re.compile(
+    rf"\$?\{{\{{\s*{_ANSWER_NAME}\s*\}}\}}|\$?\{{\s*(?:{_ANSWER_NAME})?\s*\}}|\${_ANSWER_NAME}\b",
+    re.IGNORECASE,
+)
+_COMMAND = re.compile(r"\\[a-zA-Z]+$")  # a brace behind it is LaTeX's
+_QUESTION_NAME = (
+    r"(?:user[_ ])?(?:question|input|query|problem|prompt|instruction|task|context|passage)s?"
+)
+_QUESTION_PLACE = re.compile(
+    r"\$?\{\{[\s%-]*[a-z_][\w.]*[^{}]*\}\}"  # {{ question }}
+    r"|\{%.*?%\}"
+    r"|(?<![\\\w^}\]])\$?\{\s*(?:[a-z_][\w.]+|0)\s*(?:![rsa])?\}"  # {question}, {0}
+    rf"|(?<!\\)\$(?:{_QUESTION_NAME})\b"
+    rf"|%\(\w+\)s|<(?:{_QUESTION_NAME})>(?!.*</)|\[(?:{_QUESTION_NAME})\]",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def with_answer_place(text: str) -> str:
+    r"""An extractor with every spelling of the answer's place written as `{answer}`.
+
+    "{final_answer}", "{{answer}}", "$answer" and "{}" are meant so; of "\boxed{answer}" the braces
+    stay, and so do those of an answer in LaTeX, "\boxed{{answer}}".
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        in_latex = _COMMAND.search(text[: match.start()]) and match[0].startswith("{")
+        return f"{{{ANSWER}}}" if in_latex else ANSWER
+
+    return _ANSWER_PLACE.sub(filled, text)
+
+
+def has_placeholder(text: str) -> bool:
+    """Whether a part of the text would be taken for a placeholder."""
+    return bool(_ANSWER_PLACE.search(text) or _QUESTION_PLACE.search(text))
+
+
+def check_no_placeholder(name: str, text: str, instead: str) -> None:
+    """Refuse what looks like a template's placeholder: it would be sent as it is written.
+
+    Raises:
+        ValueError: there is one; `instead` says what to do.
+    """
+    for match in _QUESTION_PLACE.finditer(text):
+        if not re.fullmatch(rf"\W*{_ANSWER_NAME}\W*", match[0], re.IGNORECASE):
+            raise ValueError(
+                f"{name}: got the placeholder {match[0]!r}, expected plain text: nothing would be "
+                f"put in its place; {instead}"
+            )

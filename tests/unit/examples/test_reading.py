@@ -1,0 +1,43 @@
+import pytest
+
+from greater_fast.examples.reading import cut_answer
+
+
+@pytest.mark.parametrize(
+    ("generated", "answer"),
+    [
+        (": Paris.\n\nSo, the answer is: Paris", "Paris"),
+        (":\n\nParis.\n", "Paris"),
+        (" Paris. It is", "Paris"),
+        (" 3.5. So", "3.5"),
+        (" 3.5", "3.5"),
+        (":\n\\[\n\\boxed{3.5}\n\\]", "\\boxed{3.5}"),
+        ("是。因为", "是"),
+        (" v1.2.3.", "v1.2.3"),
+        (" ] ).", "] )"),
+        (":.", ":"),
+        (" =.", "="),
+        ("", ""),
+        ("\n \n", ""),
+    ],
+)
+def test_up_to_a_full_stop(generated: str, answer: str) -> None:
+    assert cut_answer(generated, ".") == answer
+
+
+@pytest.mark.parametrize(
+    ("generated", "closing", "answer"),
+    [
+        ('Paris"\n\nStep 2', '"', "Paris"),
+        ('They think."', '"', "They think."),
+        ('\n"Paris" is', '"', "Paris"),
+        (" 42 $ and $", " $", "42"),
+        (" 42\nand $x$", " $", "42"),
+        (" a\n  b </answer> c", " </answer>", "a\n  b"),
+        (" a\nb", " </answer>", "a"),
+        ("42 and more", "", "42 and more"),
+        (":\n42\nmore", "", "42"),
+    ],
+)
+def test_up_to_a_mark_or_the_end_of_the_line(generated: str, closing: str, answer: str) -> None:
+    assert cut_answer(generated, closing) == answer
