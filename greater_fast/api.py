@@ -190,10 +190,12 @@ def evaluate(
             _write_records(Path(records), evaluation)
     second = evaluations[1] if against is not None else None
     comparison = compare(evaluations[0], second) if second else None
+    asked = laid_out[0].extractor
     notes = (
         *rows.notes,
         *lm.notes,
         *describe_changes(rows, examples),
+        *((asked.describe(),) if asked.lead else ()),
         *laid_out[0].notes,
         note,
         *cut_off_notes("rows", evaluations[0], config),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from greater_fast.examples.answers import answers_match
+from greater_fast.examples.cutting import cut_answer
 from greater_fast.examples.golds import spellings
 from greater_fast.examples.placeholders import (
     ANSWER,
@@ -14,7 +15,6 @@ from greater_fast.examples.placeholders import (
     has_placeholder,
     with_answer_place,
 )
-from greater_fast.examples.reading import cut_answer
 from greater_fast.model.scripts import space_before, space_behind
 
 _LARGEST_CLOSED_SET = 12

@@ -16,6 +16,7 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.rendering import Renderer, check_texts, joint_of, name_of
+from greater_fast.examples.targets import lay_out_targets
 from greater_fast.model.chat_template import has_template
 from greater_fast.model.lm import LM
 from greater_fast.model.scripts import ASCII, Alphabet
@@ -41,7 +42,8 @@ class Layouts:
     """All rows of one set, the prompt they were made with, and the extractor they share.
 
     `answer_room` is for answers longer than these rows': those of the rows that are searched on.
-    `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`.
+    `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`;
+    `end_ids` end a reasoning beside the ids that end a turn.
     """
 
     rows: tuple[Row, ...]
@@ -56,6 +58,7 @@ class Layouts:
     vocab_size: int = 0
     alphabet: Alphabet = ASCII
     literal: bool = False
+    end_ids: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -166,18 +169,20 @@ def build_layouts(
                 "use prompt_placement='after'"
             )
     _check_prompt(lm.vocabulary, prompt, prompt_ids, config)
-    extractor_ids = lm.vocabulary.ids(extractor.in_place())
+    targets = lay_out_targets(lm, examples, extractor, config)
     rows = tuple(
-        Row(head, tail, _answer_ids(lm.vocabulary, extractor, extractor_ids, e), e, *texts)
-        for (head, _, tail), e, texts in zip(spans, examples, around, strict=True)
+        Row(head, tail, answer, example, *texts)
+        for (head, _, tail), answer, example, texts in zip(
+            spans, targets.answer_ids, examples, around, strict=True
+        )
     )
-    _check_ids(lm, rows, prompt_ids, extractor_ids)
-    rows, notes = _fitting(rows, lm, len(extractor_ids), longest_answer, config)
+    _check_ids(lm, rows, prompt_ids, targets.extractor_ids)
+    rows, notes = _fitting(rows, lm, len(targets.extractor_ids), longest_answer, config)
     return Layouts(
         rows=rows,
         prompt_ids=prompt_ids,
-        extractor=extractor,
-        extractor_ids=extractor_ids,
+        extractor=targets.extractor,
+        extractor_ids=targets.extractor_ids,
         vocabulary=lm.vocabulary,
         prompt_first=prompt_first,
         special_tokens=special_tokens,
@@ -186,6 +191,7 @@ def build_layouts(
         vocab_size=lm.vocab_size,
         alphabet=ASCII if config.allowed == "ascii" else Alphabet.of(prompt),
         literal=literal,
+        end_ids=targets.end_ids,
     )
 
 
@@ -248,28 +254,6 @@ def _check_ids(
                 f"for {lm.vocab_size} ids only: take the tokenizer that the model was trained "
                 "with, or a chat template without that token"
             )
-
-
-def _answer_ids(
-    vocabulary: Vocabulary, extractor: Extractor, extractor_ids: tuple[int, ...], example: Example
-) -> tuple[int, ...]:
-    """Ids of the answer behind the extractor, tokenised as one string.
-
-    Raises:
-        ValueError: the extractor's ids depend on the answer, or no token is left for the answer.
-    """
-    ids = vocabulary.ids(extractor.in_place() + extractor.answer_in_place(example.answer))
-    start = len(extractor_ids)
-    if ids[:start] != extractor_ids:
-        raise ValueError(
-            f"the tokenizer merges the end of the extractor {extractor.text!r} with the answer "
-            f"{example.answer!r}: end the extractor with a word, or with a space behind its mark"
-        )
-    if len(ids) == start:
-        raise ValueError(
-            f"the extractor {extractor.text!r} leaves no token for the answer {example.answer!r}"
-        )
-    return ids[start:]
 
 
 def _fitting(

@@ -130,7 +130,7 @@ def evaluate_prompt(
             RolloutRequest(
                 prompt_ids=layouts.context_ids(row, prompt_ids),
                 max_new_tokens=config.max_new_tokens,
-                end_ids=engine.lm.end_ids,
+                end_ids=engine.lm.end_ids | layouts.end_ids,
                 target_ids=layouts.extractor_ids,
                 max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
                 sample_key=row,

@@ -90,7 +90,7 @@ def score_prompts(
         RolloutRequest(
             prompt_ids=layouts.context_ids(row, prompt_ids),
             max_new_tokens=config.max_new_tokens,
-            end_ids=engine.lm.end_ids,
+            end_ids=engine.lm.end_ids | layouts.end_ids,
             prompt_span=layouts.prompt_span(row, prompt_ids),
             target_ids=layouts.target_ids(row),
             num_scored=len(layouts.rows[row].answer_ids),

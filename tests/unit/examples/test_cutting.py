@@ -1,6 +1,6 @@
 import pytest
 
-from greater_fast.examples.reading import cut_answer
+from greater_fast.examples.cutting import cut_answer
 
 
 @pytest.mark.parametrize(
