@@ -154,7 +154,9 @@ def test_what_a_run_returns_and_leaves(
     held = read_run(tmp_path / "run")
     assert held["result"] == json.loads(json.dumps(result.to_dict()))
     assert [step["prompt"] for step in held["steps"]] == [step.prompt for step in seen]
-    assert held["run"]["config"] == Config(**{**settings, "steps": 4}).to_dict()
+    today = held["run"]["config"]["template_date"]
+    asked = Config(**{**settings, "steps": 4}, template_date=today)
+    assert held["run"]["config"] == asked.to_dict()
     assert held["run"]["prompt"] == PROMPT
     assert held["run"]["seed"] == 0
     assert result.extractor == held["run"]["extractor"]
