@@ -103,7 +103,7 @@ class ColumnNames:
         Raises:
             ValueError: several do.
         """
-        spelled = self._spelled.get(wanted.casefold(), [])
+        spelled = self._spelled.get(str(wanted).casefold(), [])
         if wanted in spelled:
             return wanted
         if len(spelled) > 1:

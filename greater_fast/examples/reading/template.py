@@ -36,14 +36,14 @@ class Template:
         return "\n\n".join(paragraphs).strip()
 
 
-def parse_template(text: str) -> Template:
+def parse_template(text: object) -> Template:
     """A template from its text: `{name}` stands for a column, `{{` and `}}` for braces.
 
     Raises:
-        ValueError: it names no column.
+        ValueError: it is no text, or names no column.
     """
     paragraphs = []
-    for paragraph in text.split("\n\n"):
+    for paragraph in text.split("\n\n") if isinstance(text, str) else ():
         parts = [""]
         for token in _TOKEN.split(paragraph):
             if name := _FIELD.fullmatch(token):

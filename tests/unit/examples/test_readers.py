@@ -102,6 +102,9 @@ def test_bad_objects():
     assert "data: got the int; expected rows" in message_of(7)
     assert "the list: got no rows" in message_of([])
     assert "the list: got str as row 2; " in message_of([ROWS[0], "text"])
+    numbered = pd.DataFrame([["q", "a"]])
+    for columns in ({"question": 0, "answer": 1}, {"question": "0", "answer": "1"}):
+        assert load_examples(numbered, columns) == [Example("q", "a")]
     twice = pd.DataFrame([["q", "a", "b"]], columns=["question", "answer", "answer"])
     assert "the DataFrame: got the columns question, answer, answer; expected a" in message_of(
         twice

@@ -77,6 +77,7 @@ def test_letters_only_where_the_options_are_shown():
     [
         ("", "template: got ''; expected names of columns in braces; write for example"),
         ("no column", "template: got 'no column'; expected"),
+        (5, "template: got 5; expected"),
         ("{{question}}", "expected names of columns in braces"),
         (
             "{pasage} {question}",
