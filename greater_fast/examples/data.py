@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from greater_fast.examples.loading.columns import ColumnNames, find_columns
+from greater_fast.examples.loading.errors import bad_data, source_name
+from greater_fast.examples.loading.nested import flat_rows
+from greater_fast.examples.loading.questions import read_questions
 from greater_fast.examples.readers import read_rows, take_rows
-from greater_fast.examples.reading.columns import ColumnNames, find_columns
-from greater_fast.examples.reading.errors import bad_data, source_name
-from greater_fast.examples.reading.nested import flat_rows
-from greater_fast.examples.reading.questions import read_questions
 
 Source = str | PathLike[str] | Mapping[str, Any] | Iterable[Any]
 

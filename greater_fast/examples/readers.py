@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from greater_fast.examples.reading.errors import bad_data, listed, source_name
-from greater_fast.examples.reading.files import DATA_ENDINGS, read_file
-from greater_fast.examples.reading.rows import (
+from greater_fast.examples.loading.errors import bad_data, listed, source_name
+from greater_fast.examples.loading.files import DATA_ENDINGS, read_file
+from greater_fast.examples.loading.rows import (
     Row,
     checked_rows,
     label_names,

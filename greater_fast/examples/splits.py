@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from greater_fast.examples.data import Example
-from greater_fast.examples.reading.errors import bad_data
+from greater_fast.examples.loading.errors import bad_data
 
 _OTHERS = {"dev": "train", "test": "train or dev"}
 

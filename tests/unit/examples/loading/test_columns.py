@@ -3,7 +3,7 @@
 import pytest
 
 from greater_fast.examples.data import load_examples
-from greater_fast.examples.reading.columns import ANSWERS, QUESTIONS
+from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS
 
 FOUR = ["w", "x", "y", "z"]
 OPTIONS = "\n\nOptions:\n(A) w\n(B) x\n(C) y\n(D) z"

@@ -6,24 +6,24 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from greater_fast.examples.reading.cells import golds_of, is_unicode, literal, passage_of, text_of
-from greater_fast.examples.reading.choices import (
+from greater_fast.examples.loading.cells import golds_of, is_unicode, literal, passage_of, text_of
+from greater_fast.examples.loading.choices import (
     NUMBER_READINGS,
     READINGS,
     Options,
     letters_of,
     read_options,
 )
-from greater_fast.examples.reading.columns import (
+from greater_fast.examples.loading.columns import (
     LISTS_OF_ANSWERS,
     ColumnNames,
     Columns,
     option_mark,
 )
-from greater_fast.examples.reading.errors import bad_data, listed, shortened
-from greater_fast.examples.reading.golds import best_scored, final_answer
-from greater_fast.examples.reading.rows import Row
-from greater_fast.examples.reading.template import OPTIONS_FIELD, default_template, parse_template
+from greater_fast.examples.loading.errors import bad_data, listed, shortened
+from greater_fast.examples.loading.rows import Row
+from greater_fast.examples.loading.solutions import best_scored, final_answer
+from greater_fast.examples.loading.template import OPTIONS_FIELD, default_template, parse_template
 
 QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...]]
 

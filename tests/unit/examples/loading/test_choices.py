@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greater_fast.examples.data import load_examples
-from greater_fast.examples.reading.choices import (
+from greater_fast.examples.loading.choices import (
     NUMBER_READINGS,
     READINGS,
     Options,

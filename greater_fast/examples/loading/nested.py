@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greater_fast.examples.reading.cells import text_of
-from greater_fast.examples.reading.errors import bad_data
-from greater_fast.examples.reading.rows import Row
+from greater_fast.examples.loading.cells import text_of
+from greater_fast.examples.loading.errors import bad_data
+from greater_fast.examples.loading.rows import Row
 
 _CHATS = ("messages", "conversations", "conversation")
 _ROLES, _TEXTS = ("role", "from"), ("content", "value")

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from greater_fast.examples.reading.columns import ANSWERS, QUESTIONS
-from greater_fast.examples.reading.errors import bad_data, listed
+from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS
+from greater_fast.examples.loading.errors import bad_data, listed
 
 Row = Mapping[str, object]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from greater_fast.examples.reading.errors import bad_data, listed
-from greater_fast.examples.reading.rows import (
+from greater_fast.examples.loading.errors import bad_data, listed
+from greater_fast.examples.loading.rows import (
     Row,
     checked_rows,
     label_names,

@@ -7,8 +7,8 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from greater_fast.examples.reading.cells import as_list, is_missing, literal, text_of
-from greater_fast.examples.reading.errors import bad_data, listed, shortened
+from greater_fast.examples.loading.cells import as_list, is_missing, literal, text_of
+from greater_fast.examples.loading.errors import bad_data, listed, shortened
 
 _LETTERS = string.ascii_uppercase
 _MARKED = re.compile(r"\(?([A-Za-z])\s?[).:]\s*(\S.*)", re.DOTALL)

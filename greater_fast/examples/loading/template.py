@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greater_fast.examples.reading.columns import Columns
+from greater_fast.examples.loading.columns import Columns
 
 OPTIONS_FIELD = "options"
 _FIELD = re.compile(r"\{([^{}\n]+)\}")

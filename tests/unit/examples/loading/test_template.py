@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greater_fast.examples.data import load_examples
-from greater_fast.examples.reading.template import parse_template
+from greater_fast.examples.loading.template import parse_template
 
 ROW = {
     "question": "Is it open?",
