@@ -129,7 +129,7 @@ def derive_extractor(answers: Sequence[str], others: Sequence[str] = ()) -> Extr
         asked = _listing(distinct, "the letter of the right choice")
         origin = f"choice letters {', '.join(distinct)}"
     elif all(re.fullmatch(r"[-+]?\$?\d[\d,]*(\.\d+)?", a) for a in distinct):
-        asked, origin = [_IN_A_SENTENCE], "numbers"
+        asked, origin = [_IN_A_SENTENCE, *_enclosures(golds)], "numbers"
     elif is_closed and not has_placeholder("".join(distinct)):
         asked = _listing(distinct, "the final answer")
         origin = f"one of {', '.join(distinct)}"

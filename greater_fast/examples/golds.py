@@ -13,14 +13,15 @@ from greater_fast.examples.marks import asked_form, in_plain_characters
 
 # A plus sign that says nothing, and a fraction of zeros (how pandas writes whole numbers).
 _IDLE_NUMBER = re.compile(r"\+?(-?[\d,]*\d)(?:\.0*)?")
+_SPREADSHEETS = {"TRUE": "True", "FALSE": "False"}  # where nobody chose these capitals
 _NUM_NAMED = 3
 
 
 def spelling(gold: str) -> str:
-    """One gold answer as it is asked for: marks around it off, a whole float as a whole number."""
+    """One gold answer as it is asked for: marks around it off, whole floats as whole numbers."""
     text = asked_form(gold)
     number = _IDLE_NUMBER.fullmatch(in_plain_characters(text))
-    return number[1] if number else text
+    return number[1] if number else _SPREADSHEETS.get(text, text)
 
 
 def spellings(golds: Iterable[str]) -> dict[str, str]:

@@ -132,6 +132,7 @@ class Run:
             extractor=self._layouts["train"].extractor.in_config(),
             notes=(
                 *self._notes,
+                *_gap(baseline),
                 *cut_off_notes("dev", best.dev, self._config),
                 *cut_off_notes("test", best.test, self._config),
             ),
@@ -144,6 +145,20 @@ class Run:
 
     def _tested(self, prompt: PromptResult) -> PromptResult:
         return dataclasses.replace(prompt, test=self._evaluate("test", prompt.prompt_ids))
+
+
+def _gap(prompt: PromptResult) -> tuple[str, ...]:
+    """A line where the two measures of the training rows are more than a tenth of them apart."""
+    if prompt.train is None or abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
+        return ()
+    rows = prompt.train.num_rows
+    by_token = round((1 - prompt.train_error_rate) * rows)
+    return (
+        f"the initial prompt has {prompt.train.num_correct} of {rows} training rows right as "
+        f"evaluation reads them, and {by_token} token by token, as the search wants them: an "
+        "extractor that ends in what the model writes before an answer, a colon or a quote, brings "
+        "the two together",
+    )
 
 
 def _num_correct(prompt: PromptResult) -> int:

@@ -194,6 +194,9 @@ def test_finalists(
     assert result.baseline.train is not None
     assert (result.baseline.train.accuracy, result.baseline.train.num_rows) == (1.0, num_train)
     assert result.to_dict()["baseline"]["train"]["accuracy"] == 1.0
+    right = round((1 - result.baseline.train_error_rate) * num_train)
+    gap = f"{num_train} training rows right as evaluation reads them, and {right} token by token"
+    assert any(gap in note for note in result.notes) == (right < num_train)
     limit = "reasonings were cut off at 6 tokens (max_new_tokens)"
     assert f"dev: {result.best.dev.num_cut_off} of 12 {limit}" in result.notes  # type: ignore[union-attr]
 

@@ -282,3 +282,14 @@ def test_progress_without_steps_is_a_status_line(monkeypatch: pytest.MonkeyPatch
 
 def test_progress_shows_a_prompt_on_one_line() -> None:
     assert display.shortened("Think.\n\nAnswer.") == "Think. Answer."
+
+
+def test_the_training_rows_by_both_measures() -> None:
+    train = {"accuracy": 0.5, "interval": [0.2, 0.8], "num_rows": 8}
+    lines = display.outcome(result(NEW, {**OLD, "train": train}))
+    assert lines[2:4] == [
+        "  train accuracy 50.0% of 8 rows (95% interval 20.0% to 80.0%)",
+        "  dev accuracy 25.0% of 4 rows (95% interval 10.0% to 90.0%)",
+    ]
+    assert lines[4] == "  train accuracy token by token, as the search counts it: 75.0%"
+    assert not any("train accuracy" in line for line in display.outcome(result(NEW, OLD)))

@@ -86,7 +86,8 @@ def test_an_answer_that_holds_every_closing_is_named() -> None:
 
 def test_a_test_rows_answer_is_read_back_too() -> None:
     assert derive_extractor(["one", "two"]).closing == "."
-    assert derive_extractor(["one", "two"], ["No. 5"]).closing == '"'
+    for searched in (["one", "two"], ["1", "2"]):
+        assert derive_extractor(searched, ["No. 5"]).closing == '"'
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,8 @@ def test_whole_floats_are_whole_numbers(gold: str, asked: str) -> None:
 def test_equal_golds_have_the_commonest_spelling() -> None:
     found = spellings(["yes", "YES", "No", "Yes.", "no", "Yes"])
     assert found == {"yes": "Yes", "no": "No"}
-    assert spellings(["TRUE", "true"]) == {"true": "TRUE"}  # of equals the first
+    assert spellings(["OK", "ok"]) == {"ok": "OK"}  # of equals the first
+    assert spellings(["TRUE", "FALSE"]) == {"true": "True", "false": "False"}
 
 
 def test_examples_in_one_form() -> None:
