@@ -12,13 +12,14 @@ _NUMBER = re.compile(rf"(?P<sign>[-+]?|[-+]{_CURRENCY}|{_CURRENCY}[-+]?)(?P<digi
 
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:(?:correct|right|best|final) )?(?:option|choice|answer|letter)(?: is)?:? )?"
-    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<alone>[a-z])(?=[).:!]|$))[).:!]*"
-    r"(?:(?: |(?<=[)\]]))(?P<rest>.+))?"
+    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<alone>[a-z])(?=[).:!、]|$))[).:!]*"
+    r"(?:(?: |(?<=[)\]])|(?=[^\x00-\x7f])、?(?![a-z]\b))(?P<rest>.+))?"
 )
+_BOLD = re.compile(r"\*\*|\\(?:text|math)[a-z]*\{([^{}]*)\}")
 # Behind a choice's letter, its own text is no matter; another choice, or a denial, is.
 _NOT_ITS_TEXT = re.compile(
-    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|[/&+,;]"
-    r"|.*(?<!\w)(?:\([a-z]\)|[a-z][).:](?= |$))"
+    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|[/&+,;、和或与及]"
+    r"|.*(?<![a-z0-9_])(?:\([a-z]\)|[a-z][).:](?= |$))"
 )
 
 
@@ -52,7 +53,7 @@ def matching_gold(predicted: str, golds: Iterable[str]) -> str | None:
 
 def _chosen_letter(text: str) -> str | None:
     """The letter of "(a) paris", "a) paris", "option a"; None for several, or another text."""
-    match = _CHOICE.fullmatch(text.replace("**", ""))
+    match = _CHOICE.fullmatch(_BOLD.sub(lambda bold: bold[1] or "", text))
     if match is None or (match["rest"] and _NOT_ITS_TEXT.match(match["rest"])):
         return None
     return match["round"] or match["square"] or match["alone"]

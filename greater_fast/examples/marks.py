@@ -9,11 +9,11 @@ import re
 import unicodedata
 
 FULL_STOPS = ".。｡।"
-_LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer(?:\s+is\b\s*[:：]?|\s*[:：])"
+_LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
 # A dash in front of a digit may be a sign: it stays, with or without a space behind it.
 _LEADING = re.compile(
     rf"\s+|[:：=＝→⇒]+|[-=]+>|[-–](?=\s+[^\d\s.])|[—•*](?=\s+\S)|#+(?=\s+\S)"
-    rf"|\*{{0,2}}{_LABEL}\*{{0,2}}"
+    rf"|{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
     r"|(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)",
     re.IGNORECASE,
 )

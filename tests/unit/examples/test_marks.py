@@ -16,6 +16,8 @@ from greater_fast.examples.marks import asked_form, peeled, without_lead
         ("\n\n- Paris\n- Rome", "Paris\n- Rome"),
         ("**Answer:** 42", "42"),
         ("The answer is:\n42", "42"),
+        ("**Final Answer**: 42", "42"),
+        ("**Final Answer: 42**", "**Final Answer: 42**"),  # first, the pair around it goes
         ("-> x", "x"),
         ("- 42", "- 42"),
         ("-5", "-5"),
