@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,23 +59,20 @@ def _dated(template: str, day: datetime.date) -> str:
 
 def _check_arguments(template: str, arguments: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument that the template never reads."""
-    if not arguments:
-        return
-    from jinja2 import Environment, meta
-
-    source = re.sub(
-        r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template
-    )  # transformers' own tag
-    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
-    known = sorted(meta.find_undeclared_variables(tree) - _OURS)
+    known = _variables(template) if arguments else []
     for name in arguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(
-                f"it has no argument {name!r}"
-                + (
-                    f", did you mean {near[0]}?"
-                    if near
-                    else f"; it has {', '.join(known) or 'none'}"
-                )
-            )
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise ValueError(f"it has no argument {name!r}: {hint}")
+
+
+@functools.lru_cache  # it is asked for every row
+def _variables(template: str) -> list[str]:
+    """Names that a template reads and a caller may give, sorted."""
+    from jinja2 import Environment, meta
+
+    # A tag that transformers adds to the language, and jinja alone does not know.
+    source = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template)
+    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+    return sorted(meta.find_undeclared_variables(tree) - _OURS)

@@ -47,13 +47,12 @@ class Vocabulary:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
-        """Ids of whole texts; `special_tokens` lets the tokenizer add its own (BOS)."""
+        """Ids of whole texts; `special_tokens` lets the tokenizer put its own before them (BOS)."""
         if not texts:
             return []
-        return [
-            list(ids)
-            for ids in self.tokenizer(list(texts), add_special_tokens=special_tokens)["input_ids"]
-        ]
+        encoded = self.tokenizer(list(texts), add_special_tokens=special_tokens)["input_ids"]
+        behind = self._num_behind if special_tokens else 0
+        return [list(ids[: len(ids) - behind]) for ids in encoded]
 
     def offsets(
         self, texts: Sequence[str], *, special_tokens: bool
@@ -62,7 +61,16 @@ class Vocabulary:
         encoded = self.tokenizer(
             list(texts), add_special_tokens=special_tokens, return_offsets_mapping=True
         )
-        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+        behind = self._num_behind if special_tokens else 0
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [(ids[: len(ids) - behind], spans[: len(ids) - behind]) for ids, spans in pairs]
+
+    @cached_property
+    def _num_behind(self) -> int:
+        """Tokens that the tokenizer adds behind a text (EOS): what goes on has none of them."""
+        ids, anchor = list(self.tokenizer(ANCHOR)["input_ids"]), self._anchor_ids
+        stops = [i for i in range(len(ids) + 1) if ids[:i][-len(anchor) :] == anchor]
+        return len(ids) - stops[-1] if stops else 0
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Ids of a text that follows other text; its leading space belongs to its first token.

@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: the same twice, stopped, killed, and from every kind of input."""
 
+import datetime
 import json
 import os
 import random
@@ -154,9 +155,9 @@ def test_what_a_run_returns_and_leaves(
     held = read_run(tmp_path / "run")
     assert held["result"] == json.loads(json.dumps(result.to_dict()))
     assert [step["prompt"] for step in held["steps"]] == [step.prompt for step in seen]
-    today = held["run"]["config"]["template_date"]
-    asked = Config(**{**settings, "steps": 4}, template_date=today)
-    assert held["run"]["config"] == asked.to_dict()
+    today = datetime.date.today().isoformat()
+    expected = Config(**{**settings, "steps": 4, "template_date": today})
+    assert held["run"]["config"] == expected.to_dict()
     assert held["run"]["prompt"] == PROMPT
     assert held["run"]["seed"] == 0
     assert result.extractor == held["run"]["extractor"]
@@ -194,9 +195,6 @@ def test_finalists(
     assert result.baseline.train is not None
     assert (result.baseline.train.accuracy, result.baseline.train.num_rows) == (1.0, num_train)
     assert result.to_dict()["baseline"]["train"]["accuracy"] == 1.0
-    right = round((1 - result.baseline.train_error_rate) * num_train)
-    gap = f"{num_train} training rows right as evaluation reads them, and {right} token by token"
-    assert any(gap in note for note in result.notes) == (right < num_train)
     limit = "reasonings were cut off at 6 tokens (max_new_tokens)"
     assert f"dev: {result.best.dev.num_cut_off} of 12 {limit}" in result.notes  # type: ignore[union-attr]
 

@@ -58,11 +58,11 @@ def test_an_argument_that_the_template_does_not_know() -> None:
     )
     assert rendered(template, enable_thinking=False).endswith("!")
     assert not rendered(template, enable_thinking=True).endswith("!")
-    with pytest.raises(ValueError, match="no argument 'enable_thinkin', did you mean enable_think"):
+    with pytest.raises(ValueError, match="no argument 'enable_thinkin': did you mean enable_think"):
         rendered(template, enable_thinkin=False)
-    with pytest.raises(ValueError, match="no argument 'x'; it has enable_thinking"):
+    with pytest.raises(ValueError, match="no argument 'x': it has enable_thinking"):
         rendered(template, x=1)
-    with pytest.raises(ValueError, match="no argument 'x'; it has none"):
+    with pytest.raises(ValueError, match="no argument 'x': it has none"):
         rendered(LLAMA3_TEMPLATE, x=1)
     for ours in ("messages", "add_generation_prompt", "tokenize", "chat_template"):
         with pytest.raises(ValueError, match=f"no argument '{ours}'"):

@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from greater_fast.model.scripts import ASCII, Alphabet
@@ -144,6 +153,24 @@ def test_a_space_before_every_text_stays_out_of_texts_in_place(scheme: str) -> N
     assert not mask[vocabulary.ids(" $")[-1]]
     layouts = layouts_of(tokenizer_lm(found), 2)
     assert layouts.prompt_text(layouts.prompt_ids) == PROMPT
+    assert layouts.round_trips([layouts.prompt_ids]) == [True]
+
+
+@pytest.mark.parametrize(("single", "before"), [("<s> $A </s>", 1), ("$A </s> </s>", 0)])
+def test_what_a_tokenizer_adds_behind_a_text_is_left_out(single: str, before: int) -> None:
+    """An end of text before the reasoning would be read as the end of the row."""
+    found = prefixed("byte-level")
+    ends = [("<s>", found.bos_token_id), ("</s>", found.eos_token_id)]
+    found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=ends
+    )
+    assert found("the book").input_ids[-1] == found.eos_token_id
+    layouts = layouts_of(tokenizer_lm(found), 2)
+    for number, row in enumerate(layouts.rows):
+        ids = layouts.context_ids(number, layouts.prompt_ids)
+        text = f"{row.example.question} {PROMPT}"
+        assert list(ids[before:]) == found(text, add_special_tokens=False).input_ids
+        assert list(ids[:before]) == [found.bos_token_id] * before
     assert layouts.round_trips([layouts.prompt_ids]) == [True]
 
 
