@@ -48,7 +48,7 @@ class ReferenceSettings:
 
 
 class ProposalRules(NamedTuple):
-    """Allowed ids, the draws of a round as row numbers, and what a changed prompt must pass."""
+    """Ids allowed at a place, draws of a round as row numbers, what a changed prompt must pass."""
 
     allowed: Tensor  # [V] bool
     draw: Callable[[int], list[list[int]]]
@@ -121,15 +121,13 @@ class ReferenceProcedure:
 
     def propose(self, prompt_ids: list[int], position: int, rules: ProposalRules) -> list[int]:
         """Candidates, sorted: top-k of each row, intersected in a draw, united over the draws."""
-        allowed = rules.allowed.clone()
-        if position > 0:
-            allowed[prompt_ids[position - 1]] = False
-        num_allowed = int(allowed.sum())
+        allowed, num_allowed = rules.allowed, int(rules.allowed.sum())
         candidates: list[int] = []
         with self._stage("proposals"):
-            for k in range(self.settings.top_k, num_allowed + 2, 2):
+            for round_number in range(8):
+                k = self.settings.top_k * 2**round_number
                 union: set[int] = set()
-                for numbers in rules.draw((k - self.settings.top_k) // 2):
+                for numbers in rules.draw(round_number):
                     tops = [self._top_k(i, prompt_ids[:position], allowed, k) for i in numbers]
                     union |= set.intersection(*tops)
                 candidates = [
@@ -137,7 +135,7 @@ class ReferenceProcedure:
                     for candidate in sorted(union - {prompt_ids[position]})
                     if rules.keep(_changed(prompt_ids, position, candidate))
                 ]
-                if len(candidates) >= 2 * self.settings.shortlist_size:
+                if len(candidates) >= 2 * self.settings.shortlist_size or k >= num_allowed:
                     break
         return candidates
 

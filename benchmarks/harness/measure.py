@@ -171,7 +171,8 @@ def reference_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
         return layouts.round_trips([prompt_ids])[0]
 
     def run() -> StepOutcome:
-        rules = ProposalRules(inputs.layouts.candidate_mask, draw, keep)
+        allowed = position.without_stutter(layouts.candidate_mask, layouts.words)
+        rules = ProposalRules(allowed, draw, keep)
         step = procedure.step(list(position.prompt_ids), position.index, rules)
         return StepOutcome(
             stage_seconds=step.seconds,
