@@ -79,11 +79,12 @@ class Alphabet:
     def spelled(self, tokens: Sequence[str]) -> list[bool]:
         """Which tokens are letters, with a space in front at most, or a mark, and nothing else.
 
-        No space stands in front of letters that are written together.
+        No space stands in front of letters that are written together, nor of a sign that belongs to
+        the letter before it.
         """
         letters = self._letters({char for token in tokens for char in token})
-        together = {char for char in letters if written_together(char)}
-        return [self._is_spelled(token, letters, together) for token in tokens]
+        attached = {char for char in letters if written_together(char) or not _is_letter(char)}
+        return [self._is_spelled(token, letters, attached) for token in tokens]
 
     def _letters(self, chars: Iterable[str]) -> set[str]:
         """Those that are letters of the scripts, or signs that belong to these."""
@@ -94,13 +95,11 @@ class Alphabet:
             and (script_of(char) in self.scripts or ("ASCII" in self.scripts and char.isascii()))
         }
 
-    def _is_spelled(self, token: str, letters: set[str], together: set[str]) -> bool:
+    def _is_spelled(self, token: str, letters: set[str], attached: set[str]) -> bool:
         word = token.removeprefix(" ")
-        if token in self.marks:
-            return True
-        return (
-            bool(word) and letters.issuperset(word) and (word == token or word[0] not in together)
-        )
+        if word != token and word[:1] in attached:
+            return False
+        return token in self.marks or (bool(word) and letters.issuperset(word))
 
 
 ASCII = Alphabet()  # the paper's
