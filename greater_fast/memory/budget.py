@@ -220,6 +220,6 @@ def _pool(load: Workload, left: int) -> tuple[Need, int]:
 def _generate_cache(load: Workload) -> tuple[Need, None]:
     """Keys and values of a batch of transformers' generate, where a layer at a time is copied."""
     num_rows, longest = load.config.batch_size, load.lengths.longest
-    batch = num_rows * longest * load.shapes.kv_token_bytes
+    token_bytes = load.shapes.kv_token_bytes + load.shapes.kv_layer_bytes
     how = f"{num_rows} sequences of {longest} tokens, a layer of them twice as it grows"
-    return Need("K/V of a batch", batch + batch // load.shapes.num_layers, how), None
+    return Need("K/V of a batch", num_rows * longest * token_bytes, how), None

@@ -58,7 +58,12 @@ class ModelShapes:
     @property
     def kv_token_bytes(self) -> int:
         """Keys and values of one token, in all layers; 0 where the model keeps none."""
-        return self.itemsize * sum(layer.kv_numbers for layer in self.layers)
+        return self.itemsize * sum(layer.cached_numbers for layer in self.layers)
+
+    @property
+    def kv_layer_bytes(self) -> int:
+        """Keys and values of one token as the widest layer's attention takes them."""
+        return self.itemsize * max(layer.kv_numbers for layer in self.layers)
 
     @property
     def is_rough(self) -> bool:

@@ -114,9 +114,11 @@ def _block_shape(lm: LM) -> tuple[int, int, int]:
     if len(kinds) > 1:
         texts = ", ".join(f"{heads} heads of {size}" for heads, size, _ in kinds)
         raise UnsupportedModelError(f"the keys of its layers differ in shape ({texts})")
+    if any(shape.latent_size for shape in shapes):
+        raise UnsupportedModelError("it has multi-head latent attention, whose cache is no keys")
     if key_size != value_size:
         raise UnsupportedModelError(
-            f"its keys have {key_size} numbers a head and its values {value_size} (as in "
-            "multi-head latent attention), where a block holds both in one shape"
+            f"its keys have {key_size} numbers a head and its values {value_size}, where a block "
+            "holds both in one shape"
         )
     return kv_heads, BLOCK_SIZE, key_size

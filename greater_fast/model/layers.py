@@ -16,6 +16,8 @@ class LayerShape:
     `num_heads` and `num_kv_heads` are 0 where a layer does not attend. `key_size` and `value_size`
     are of one head. `inner` is the width inside the MLP, over all experts that a token goes
     through, and inside a recurrent layer; `state_size` is what such a layer keeps for each channel.
+    `latent_size` is what is kept of a token where all heads' keys and values are made from that
+    (multi-head latent attention), else 0.
     """
 
     num_heads: int
@@ -24,11 +26,17 @@ class LayerShape:
     value_size: int
     inner: int
     state_size: int = 0
+    latent_size: int = 0
 
     @property
     def kv_numbers(self) -> int:
-        """Numbers in the keys and values of one token."""
+        """Numbers in the keys and values of one token, as attention takes them."""
         return self.num_kv_heads * (self.key_size + self.value_size)
+
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that are kept of one token for those that follow."""
+        return self.latent_size or self.kv_numbers
 
 
 def layer_shapes(config: Any) -> tuple[LayerShape, ...]:
@@ -75,8 +83,12 @@ def _shape(config: Any, layer: int) -> LayerShape:
     heads = 0 if kind in _RECURRENT else value(*names)
     key_size = value("head_dim") or width(config) // max(heads, 1)
     kv_heads = min(value("num_key_value_heads") or heads, heads)
-    if value("kv_lora_rank"):  # multi-head latent attention: every head has keys of two parts
+    if value("multi_query") and not value("new_decoder_architecture"):  # Falcon, StarCoder
+        kv_heads = min(1, heads)
+    latent_size = 0
+    if heads and value("kv_lora_rank"):  # every head has keys of two parts, one is shared by all
         key_size, kv_heads = value("qk_nope_head_dim") + value("qk_rope_head_dim"), heads
+        latent_size = value("kv_lora_rank") + value("qk_rope_head_dim")
     is_recurrent = heads == 0 or kind.startswith("hybrid")
     return LayerShape(
         num_heads=heads,
@@ -85,6 +97,7 @@ def _shape(config: Any, layer: int) -> LayerShape:
         value_size=value("v_head_dim") or key_size,
         inner=_inner(config, value),
         state_size=value("state_size", "ssm_state_size", "mamba_d_state") if is_recurrent else 0,
+        latent_size=latent_size,
     )
 
 

@@ -60,18 +60,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "falcon_mamba": {"state_size": 8, "intermediate_size": 128},
     "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
     "rwkv": {"attention_hidden_size": 64},
+    "mimo_v2_flash": {
+        "v_head_dim": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "layer_types": ["full_attention"] * 3,
+        "mlp_layer_types": ["dense"] * 3,
+    },
     "minicpm3": LATENT,
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8},
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 2, "mamba_d_state": 8, "num_experts": 1},
 }
 
 
-def small_config(kind: str) -> Any:
-    sizes = {**SIZES, **SMALL.get(kind, {})}
-    if kind in ("mamba", "falcon_mamba", "mamba2", "rwkv"):
-        sizes.pop("num_attention_heads")
-        sizes.pop("num_key_value_heads")
-    return CONFIG_MAPPING[kind](**sizes)
+def small_config(kind: str, **changes: Any) -> Any:
+    """A small model's configuration, with the sizes that its kind has."""
+    own = CONFIG_MAPPING[kind]()
+    names = {*dir(own), *own.attribute_map} - ({"head_dim"} if kind == "falcon" else set())
+    sizes = {name: size for name, size in SIZES.items() if name in names}
+    return CONFIG_MAPPING[kind](**{**sizes, **SMALL.get(kind, {}), **changes})
 
 
 def small_lm(kind: str, tokenizer: Any) -> LM:
@@ -121,7 +129,7 @@ def test_layers_without_attention() -> None:
 def test_keys_of_two_parts() -> None:
     (layer, *_) = layer_shapes(small_config("minicpm3"))
     assert (layer.num_kv_heads, layer.key_size, layer.value_size) == (4, 24, 16)
-    assert layer.kv_numbers == 4 * (24 + 16)
+    assert (layer.kv_numbers, layer.cached_numbers) == (4 * (24 + 16), 16 + 8)
 
 
 def test_a_decoder_beside_an_encoder() -> None:
@@ -138,6 +146,25 @@ def test_experts_that_a_token_goes_through() -> None:
     config = small_config("qwen3_moe")
     config.moe_intermediate_size, config.num_experts_per_tok = 80, 4
     assert {layer.inner for layer in layer_shapes(config)} == {4 * 80}
+
+
+CACHED = [
+    *("llama", "gemma2", "gemma3_text", "gemma4_text", "qwen3", "phi3", "mixtral", "gpt2", "opt"),
+    *("minicpm3", "jamba", "falcon_h1", "starcoder2", "stablelm", "gpt_bigcode", "lfm2", "bloom"),
+]
+
+
+@pytest.mark.parametrize("kind", [*CACHED, "falcon", "new falcon"])
+def test_what_is_kept_of_a_token_is_what_transformers_keeps(kind: str) -> None:
+    changes = {"falcon": {}, "new falcon": {"new_decoder_architecture": True, "num_kv_heads": 2}}
+    config = small_config(kind.removeprefix("new "), **changes.get(kind, {}))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        kept = model(torch.arange(5, 13)[None], use_cache=True).past_key_values
+    tensors = [getattr(layer, name, None) for layer in kept.layers for name in ("keys", "values")]
+    numbers = sum(tensor.numel() for tensor in tensors if isinstance(tensor, torch.Tensor))
+    shapes = layer_shapes(model.config)
+    assert 8 * sum(layer.cached_numbers for layer in shapes) == numbers > 0
 
 
 def test_a_configuration_that_names_no_layers() -> None:
@@ -188,7 +215,8 @@ def test_they_are_planned_for(
         ("mamba", "it has recurrent layers, whose state is no keys and values"),
         ("jamba", "it has recurrent layers, whose state is no keys and values"),
         ("falcon_h1", "it has recurrent layers, whose state is no keys and values"),
-        ("minicpm3", "24 numbers a head and its values 16 (as in multi-head latent attention)"),
+        ("minicpm3", "it has multi-head latent attention, whose cache is no keys"),
+        ("mimo_v2_flash", "its keys have 16 numbers a head and its values 8, where a block"),
     ],
 )
 def test_why_they_have_no_pool(kind: str, text: str, tokenizer: Any) -> None:
