@@ -16,6 +16,7 @@ import torch
 
 from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
@@ -59,8 +60,11 @@ class PlainRolloutEngine:
     ) -> list[Rollout | None]:
         """Rollouts in the order of the requests; None where `on_finished` dropped the group.
 
+        A batch that does not fit the memory is halved, and so are those that follow.
+
         Raises:
             ValueError: requests with different limits or `end_ids`.
+            MemoryError: the memory does not hold one row.
         """
         if len({(r.max_new_tokens, r.max_answer_tokens, r.end_ids) for r in requests}) > 1:
             raise ValueError("requests of one call must share their limits and end_ids")
@@ -68,13 +72,10 @@ class PlainRolloutEngine:
         dropped: set[int] = set()
         for group in dict.fromkeys(r.group for r in requests):
             numbers = [i for i, r in enumerate(requests) if r.group == group]
-            for start in range(0, len(numbers), self.batch_size):
-                if group in dropped:
-                    break
-                batch = numbers[start : start + self.batch_size]
-                for number, rollout in zip(
-                    batch, self._run_batch([requests[i] for i in batch]), strict=True
-                ):
+            while numbers and group not in dropped:
+                found = self._run_first([requests[i] for i in numbers[: self.batch_size]])
+                batch, numbers = numbers[: len(found)], numbers[len(found) :]
+                for number, rollout in zip(batch, found, strict=True):
                     rollouts[number] = rollout
                     dropped.update(on_finished(number, rollout) if on_finished else ())
         return [
@@ -96,6 +97,26 @@ class PlainRolloutEngine:
 
     def prefix_kv(self, ids: Sequence[int]) -> None:
         """No prefix: nothing is stored between calls."""
+
+    def _run_first(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
+        """Rollouts of a batch, or of as many of its first rows as the memory holds.
+
+        Raises:
+            MemoryError: it does not hold one.
+        """
+        try:
+            return self._run_batch(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise MemoryError(
+                    f"the reasoning of one row does not fit the memory of {self.lm.device}: lower "
+                    "max_new_tokens, or use a smaller model"
+                ) from error
+        torch.cuda.empty_cache()
+        self.batch_size = len(batch) // 2
+        return self._run_first(batch[: self.batch_size])
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
         reasonings = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)

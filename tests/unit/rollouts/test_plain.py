@@ -67,6 +67,34 @@ def test_reasoning_is_greedy_decoding(family: str, batch_size: int) -> None:
     assert not any(set(r.reasoning_ids) & lm.end_ids for r in rollouts)
 
 
+def test_a_batch_that_does_not_fit_the_memory_is_halved() -> None:
+    lm = tiny_lm()
+    asked = requests(lm)
+    expected = PlainRolloutEngine(lm).run(asked)
+    most, sizes = 2, []
+
+    def run_out(_: Any, __: Any, options: dict[str, Any]) -> None:
+        sizes.append(len(options["input_ids"]))
+        if sizes[-1] > most:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    engine = PlainRolloutEngine(lm)
+    hook = lm.model.get_decoder().register_forward_pre_hook(run_out, with_kwargs=True)
+    try:
+        found = engine.run(asked)
+        for one, other in zip(found, expected, strict=True):
+            assert one is not None
+            assert other is not None
+            assert one.reasoning_ids == other.reasoning_ids
+            assert one.answer_logprobs == pytest.approx(other.answer_logprobs, abs=1e-4)
+        assert len([size for size in sizes if size > 2]) < 5  # what did not fit is asked no more
+        most = 0
+        with pytest.raises(MemoryError, match="one row does not fit the memory of cpu: lower max"):
+            engine.run(asked)
+    finally:
+        hook.remove()
+
+
 @FAMILIES
 def test_end_ids_and_limit_are_the_requests(family: str) -> None:
     """Not the model's: here any third id ends, after one token, or none does."""
