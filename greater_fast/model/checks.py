@@ -79,5 +79,10 @@ def _tried(lm: LM) -> Iterator[None]:
 
 def said(error: Exception) -> str:
     """What an error says, in one line with its kind."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}"
+    return f"{type(error).__name__}: {in_short(str(error))}"
+
+
+def in_short(text: str) -> str:
+    """A text that is not ours in one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.checks import said
+from greater_fast.model.checks import in_short, said
 
 _PICKLES = ("pytorch_model*.bin", "consolidated*.pth")
 _NO_PICKLES = (
@@ -118,7 +118,7 @@ def _explained(error: Exception) -> str:
         return f"there is not enough memory for it ({said(error)})"
     if not isinstance(error, OSError | ValueError | ImportError):
         return said(error)
-    text = str(error)
+    text = in_short(str(error))
     return f"{text} ({_NO_PICKLES})" if "model.safetensors" in text else text
 
 

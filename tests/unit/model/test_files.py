@@ -138,6 +138,16 @@ def test_settings_that_make_no_model(values: dict[str, Any], folder: Path, rows:
             call(folder, rows, prompt=PROMPT, config={"device": "cpu"})
 
 
+def test_what_transformers_says_is_one_line_and_bounded(folder: Path) -> None:
+    """It lists all kinds of models that it knows, or a page of advice."""
+    for values in ({"model_type": None}, {"model_type": "x" * 5000}):
+        change(folder / "config.json", **values)
+        with pytest.raises(ValueError, match=f"cannot load the model {folder}: ") as caught:
+            load_lm(folder, device="cpu")
+        assert len(str(caught.value)) < 500 + len(str(folder))
+        assert "\n" not in str(caught.value)
+
+
 def test_no_memory_for_the_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)

@@ -19,10 +19,14 @@ def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def write(path: Path, without: str = "") -> Path:
+    """The tiny model as a GGUF file, without one of its weights."""
     gguf = pytest.importorskip("gguf")
     lm = tiny_lm()
     config, weights = lm.model.config, lm.model.state_dict()
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -69,6 +73,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weight = permuted(weights[f"{own}.{name}.weight"], count)
             writer.add_tensor(f"{theirs}.{short}.weight", weight.contiguous().numpy())
         for name, short in names.items():
+            if f"{theirs}.{short}" == without:
+                continue
             writer.add_tensor(f"{theirs}.{short}.weight", weights[f"{own}.{name}.weight"].numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -86,3 +92,19 @@ def test_a_gguf_file(file: Path) -> None:
     assert lm.max_context == 512
     text = " the answer is True."
     assert lm.vocabulary.ids(text) == tiny_lm().vocabulary.ids(text)
+
+
+def test_a_weight_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.gguf", without="blk.1.ffn_up")
+    text = r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight$"
+    with pytest.raises(ValueError, match=text):
+        load_lm(path, device="cpu")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_file_that_was_cut_off(share: float, file: Path, tmp_path: Path) -> None:
+    whole = file.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"cannot load the model .*cut\.gguf: "):
+        load_lm(path, device="cpu")
