@@ -39,8 +39,8 @@ def read_weights(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[str,
         f"{name} of {list(found)} for {list(asked)}"
         for name, found, asked in report["mismatched_keys"]
     ]
-    parts = {name: _part_beside(name, model) for name in report["unexpected_keys"]}
-    homeless = [name for name, part in parts.items() if part is None]
+    beside = _parts_beside(report["unexpected_keys"], model)
+    homeless = {name for name in report["unexpected_keys"] if _part(name, model) not in beside}
     problems = [
         f"{text}: {_listed(names)}"
         for text, names in (
@@ -54,22 +54,26 @@ def read_weights(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[str,
         raise ValueError(
             f"the files of {files.name} are not whole, or not of one model: {'; '.join(problems)}"
         )
-    beside = {part for part in parts.values() if part is not None}
     if not beside:
         return model, ()
     return model, (f"parts of {files.name} that are no part of its text model: {_listed(beside)}",)
 
 
-def _part_beside(name: str, model: Any) -> str | None:
-    """The whole part of a checkpoint that a weight is of, if the model has nothing of that part.
+def _parts_beside(names: Iterable[str], model: Any) -> set[str]:
+    """Whole parts of a checkpoint that weights are of, where the model has nothing of that part.
 
-    So it is with an image encoder beside a text model. A weight in the midst of the model's own is
-    of no such part, nor is a single one.
+    So it is with an image encoder beside a text model. A part has parts of its own: a single weight
+    is none, nor is one in the midst of the model's own.
     """
-    base = f"{model.base_model_prefix}."
-    own = {known.removeprefix(base).partition(".")[0] for known in model.state_dict()}
-    part, *rest = name.removeprefix(base).split(".")
-    return part if part not in own and len(rest) > 1 else None
+    own = {_part(name, model) for name in model.state_dict()}
+    prefix = f"{model.base_model_prefix}."
+    nested = {_part(name, model) for name in names if name.removeprefix(prefix).count(".") > 1}
+    return nested - own
+
+
+def _part(name: str, model: Any) -> str:
+    """The part of the model, or of its base, that a weight is of."""
+    return name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -98,7 +98,7 @@ def test_weights_without_a_place(name: str, changed: Callable[..., Path]) -> Non
 def test_a_whole_part_beside_the_text_model_is_noted(
     tower: str, changed: Callable[..., Path], rows: list[Any]
 ) -> None:
-    names = [f"{tower}.blocks.0.weight", f"{tower}.blocks.1.weight"]
+    names = [f"{tower}.{name}" for name in ("blocks.0.weight", "blocks.1.weight", "embedding")]
     folder = changed(lambda weights: weights.update({name: torch.zeros(3) for name in names}))
     note = f"parts of {folder} that are no part of its text model: {tower.removeprefix('model.')}"
     assert load_lm(folder, device="cpu").notes == (note,)
