@@ -15,6 +15,7 @@ from greater_fast.examples.loading.rows import (
     label_names,
     named_labels,
     rows_of_object,
+    unpacked,
 )
 
 # A source that does not say how long it is may be endless.
@@ -53,7 +54,7 @@ def read_rows(source: object) -> list[Row]:
         )
     if not rows:
         raise bad_data(name, "no rows", "at least one", "check that this is the right data")
-    return rows
+    return unpacked(rows, name)
 
 
 def take_rows(source: Iterable[Any], name: str) -> list[Any]:

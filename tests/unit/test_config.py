@@ -12,6 +12,7 @@ OUT_OF_RANGE = [
     ("top_k", 0, "expected at least 1"),
     ("num_proposal_examples", 0, "expected at least 1"),
     ("num_draws", 0, "expected at least 1"),
+    ("num_draws", 10**12, "expected at most 10000"),
     ("shortlist_size", 0, "expected at least 1"),
     ("temperature", 0.0, "expected at least 0.001"),
     ("temperature", 1e4, "expected at most 1000.0"),

@@ -51,11 +51,13 @@ _MARKS = "0123456789 abcdefghij"
 _BEFORE = (
     *("instruction", "instructions", "background", "passage", "context", "contexts", "article"),
     *("para", "paragraph", "paragraphs", "document", "story", "body", "support", "hint", "premise"),
-    *("premises", "theory", "word", "text", "sentence"),
+    *("premises", "theory", "evidence", "dialogue", "scenario", "situation", "excerpt", "abstract"),
+    *("word", "text", "sentence"),
 )
 _AFTER = ("input", "hypothesis", "conclusion", "claim", "sentence2", "question2")
 # These belong to a question of these names alone. Alpaca's `text` holds the answer.
 _ONLY_BESIDE = {
+    "evidence": ("claim",),
     "text": ("question", "query"),
     "sentence": ("question",),
     "input": ("instruction",),

@@ -9,6 +9,7 @@ from greater_fast.examples.loading.errors import bad_data, listed
 Row = Mapping[str, object]
 
 _ROW_LIST_KEYS = ("data", "examples", "rows")
+_WRAPPING = {"row", "row_idx", "truncated_cells"}
 _MESSAGE_KEYS = {"role", "from"}
 # SQuAD's file: articles of paragraphs of questions.
 _EXPANDED_KEYS = (("paragraphs", "qas"), ("qas", "question"))
@@ -49,7 +50,7 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
     row_lists = {key: value for key, value in source.items() if _are_rows(value)}
     for key in (*_ROW_LIST_KEYS, *(source if len(source) == 1 else ())):
         if key in row_lists and not _are_columns(source):
-            return _unpacked(row_lists[key], source, name)
+            return unpacked(row_lists[key], name, source.get("features"))
     if len(row_lists) == len(source) > 1:
         got = f"rows under each of {listed(row_lists)}"
         raise bad_data(name, got, "one set of rows", "pass one of them, or save it alone")
@@ -65,6 +66,28 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
         "rows under 'data' or 'examples', or one list a column",
         "pass the rows themselves, or one split of a dataset",
     )
+
+
+def unpacked(found: Iterable[object], name: str, features: object = None) -> list[Row]:
+    """Rows out of what the hub's server and SQuAD's files wrap them in; other rows as they are.
+
+    Raises:
+        ValueError: one is no object, or has cells that the server cut off.
+    """
+    rows: list[Mapping[str, Any]] = [*checked_rows(found, name)]
+    if rows and all(
+        isinstance(row.get("row"), Mapping) and row.keys() <= _WRAPPING for row in rows
+    ):
+        for row in rows:
+            if row.get("truncated_cells"):
+                got = f"row {row.get('row_idx')} with cells that were cut off"
+                raise bad_data(name, got, "whole rows", "download the dataset's files")
+        return named_labels([row["row"] for row in rows], label_names(features))
+    for key, has_inside in _EXPANDED_KEYS:
+        if rows and all(_are_rows(row.get(key)) and has_inside in row[key][0] for row in rows):
+            rows = [{**row, **part} for row in rows for part in row[key]]
+            rows = [{name: cell for name, cell in row.items() if name != key} for row in rows]
+    return [*rows]
 
 
 def label_names(features: object) -> dict[str, Sequence[str]]:
@@ -122,22 +145,6 @@ def _table(names: Sequence[str], table: Sequence[Any], name: str) -> Iterable[Se
             got = f"row {number} without the {len(names)} cells of the columns"
             raise bad_data(name, got, "one cell a column", "correct that row")
         yield cells
-
-
-def _unpacked(found: Sequence[Any], source: Mapping[str, Any], name: str) -> list[Row]:
-    """Rows out of what the hub's server and SQuAD's files wrap them in."""
-    rows: list[Mapping[str, Any]] = [*checked_rows(found, name)]
-    if all(isinstance(row.get("row"), Mapping) for row in rows):
-        for row in rows:
-            if row.get("truncated_cells"):
-                got = f"row {row.get('row_idx')} with cells that were cut off"
-                raise bad_data(name, got, "whole rows", "download the dataset's files")
-        return named_labels([row["row"] for row in rows], label_names(source.get("features")))
-    for key, has_inside in _EXPANDED_KEYS:
-        if all(_are_rows(row.get(key)) and has_inside in row[key][0] for row in rows):
-            rows = [{**row, **part} for row in rows for part in row[key]]
-            rows = [{name: cell for name, cell in row.items() if name != key} for row in rows]
-    return [*rows]
 
 
 def _rows_of_columns(columns: Mapping[str, Sequence[Any]], name: str) -> list[Row]:

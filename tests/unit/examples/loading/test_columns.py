@@ -228,6 +228,11 @@ ROWS = {
         "Sentence1: s\n\nSentence2: t",
         ["1"],
     ),
+    "FEVER": (
+        {"id": 1, "claim": "c", "evidence": "e", "label": "REFUTES"},
+        "Evidence: e\n\nClaim: c",
+        ["REFUTES"],
+    ),
     "SetFit's": ({"text": "t", "label": 1, "label_text": "good"}, "t", ["good"]),
     "PubMedQA": (
         {"question": "q", "context": {"contexts": ["c", "d"]}, "final_decision": "maybe"},

@@ -63,6 +63,7 @@ FORMATS = {
             "num_rows_total": 2,
         }
     ),
+    "json lines of the hub": "\n".join(json.dumps({"row_idx": 0, "row": row}) for row in ROWS),
     "json under another name": json.dumps({"instances": ROWS}),
     "json objects one after another": "".join(map(json.dumps, ROWS)),
     "json objects with line breaks": "\n".join(json.dumps(row, indent=2) for row in ROWS),
@@ -108,6 +109,11 @@ def test_pandas_forms_of_columns_that_the_user_names(write, orient):
     named = {"question": "frage", "answer": "antwort"}
     path = write(pd.DataFrame(ROWS).rename(columns=named).to_json(orient=orient))
     assert load_examples(path, named) == EXAMPLES
+
+
+def test_a_column_called_row_is_a_column(write):
+    row = {"question": "q", "answer": "a", "row": {"question": "no", "answer": "no"}}
+    assert load_examples(write(json.dumps([row]))) == [Example("q", "a")]
 
 
 def test_squads_file_is_unpacked(write):
