@@ -18,8 +18,8 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 # "5!" is a number of its own.
-_ENDING = rf"(?:[{FULL_STOPS},;:…、]|(?<![\d)\]}}!])!+)"
-_TRAILING = re.compile(rf"(?:\s|{_ENDING})+$")
+_ENDING = rf"\s{FULL_STOPS},;:…、"
+_TRAILING = re.compile(rf"(?<![{_ENDING}])(?:[{_ENDING}]|(?<![\d)\]}}!])!+)+$")
 _FULL_STOP = re.compile(rf"(?<![\s{FULL_STOPS}])[{FULL_STOPS}]+$")  # "ls ." has none
 _ABBREVIATION = re.compile(r"\.\w\.$")  # "p.m.", "U.S."
 _MACRO = re.compile(
