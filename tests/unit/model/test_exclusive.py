@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +88,24 @@ def test_runs_of_one_model_in_threads_are_as_one_after_the_other(
     found = together(lambda: search("c", 0), lambda: search("d", 1), measure, planned)
     assert found == alone
     assert state(source[0]) == before
+
+
+def test_different_models_in_threads_do_not_meet(
+    tokenizer: Any, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """What is the process's own (registered attention, filters of warnings) they share."""
+
+    def search(family: str, name: str) -> list[float]:
+        pair = (tiny_model(family, len(tokenizer)), tokenizer)
+        config = {**settings, "objective": "loss"}
+        found = optimize(pair, rows, prompt=PROMPT, config=config, run_dir=tmp_path / name)
+        return [step.objective for step in found.steps]
+
+    alone = [search("llama", "a"), search("gemma2", "b")]
+    filters = list(warnings.filters)
+    found = together(lambda: search("llama", "c"), lambda: search("gemma2", "d"))
+    assert found == alone
+    assert warnings.filters == filters
 
 
 def test_another_module_around_the_same_model_waits_too(source: Any) -> None:
