@@ -1,17 +1,16 @@
-"""`optimize` and `evaluate`: from a model, a file and a prompt to a result."""
+"""`optimize`, `plan` and `evaluate`: from a model, a file and a prompt to a result."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-import logging
 import os
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greater_fast.config import Config
+from greater_fast.engine import Engine
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
@@ -20,14 +19,19 @@ from greater_fast.memory.budget import MemoryPlan
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Evaluation, compare, cut_off_notes, evaluate_prompt
+from greater_fast.runs.evaluation import RowRecord, compare, cut_off_notes, evaluate_prompt
+from greater_fast.runs.input import check_callable, checking_input
 from greater_fast.runs.prepare import (
+    Prepared,
     as_config,
+    check_placement,
     check_prompt,
     choose_extractor,
     prepare,
     read_splits,
 )
+from greater_fast.runs.progress import Teller, told
+from greater_fast.runs.records import Records
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.run import Run
 from greater_fast.search.optimizer import OnStep
@@ -35,7 +39,6 @@ from greater_fast.search.optimizer import OnStep
 DEFAULT_PROMPT = (
     "Use proper logical reasoning and think step by step. Finally give the actual correct answer."
 )
-_log = logging.getLogger("greater_fast")
 
 
 def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword)
@@ -49,6 +52,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     run_dir: str | os.PathLike[str] | None = None,
     on_step: OnStep | None = None,
     loss: AnswerLoss | None = None,
+    progress: bool = True,
 ) -> Result:
     """Optimise a prompt for a model on examples (GReaTer).
 
@@ -59,62 +63,60 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         prompt: the prompt to start from, written as it stands beside the question.
         test: rows for a last comparison of the chosen with the initial prompt; never searched on.
         config: settings, or a mapping of some of them.
-        run_dir: folder for the run, by default a new one under `runs`.
+        run_dir: folder for the run, by default a new one under `runs`; it must hold no other run.
         on_step: called with every finished `Step`; a true value from it ends the search.
         loss: what the gradient is of, in place of the answer's cross-entropy: a function of the
             logits [A, V] (at least float32) that predict an answer's tokens, and of their ids [A],
             to a scalar. It shapes the shortlist alone: prompts are chosen by `config.objective`.
+        progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
+            line a step elsewhere.
 
     Returns:
-        The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`.
+        The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`. What
+        cannot be written to `run_dir` is warned of, and does not end the run.
 
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
-        FloatingPointError: a loss or gradient is not finite; what was found so far is in `run_dir`.
+        FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example does not fit the memory.
+
+    These two, and whatever `on_step` or `loss` raises, end the run once its result so far is
+    written; notes on the exception name the best prompt and the folder.
     """
-    config = as_config(config)
-    check_prompt(prompt)
-    directory = RunDirectory(run_dir)
-    splits = read_splits(train, dev, test, config)
-    prepared = prepare(model, splits, prompt, config)
-    layouts, extractor = prepared.layouts, prepared.extractor
-    memory = prepared.memory(config)
-    _refuse_or_warn(memory, prepared.device)
-    _log.info("%s", "\n".join(("memory plan", *memory.table, memory.verdict)))
-    _log.info("loading %s", model if isinstance(model, str) else "the model")
-    lm = prepared.lm
-    if not prepared.is_loaded:
-        lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
-    if loss is not None:
-        try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
-    longest = max(rows.longest_sequence(config) for rows in layouts.values())
-    engine, engine_note = make_engine(lm, memory.settled(config), longest)
-    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
-    if loss is not None:
-        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
-    for note in notes:
-        _log.info("%s", note)
-    directory.begin(
-        {
-            "model": lm.name,
-            "device": str(lm.device),
-            "dtype": str(lm.dtype).removeprefix("torch."),
-            "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
-            "extractor": extractor.in_config(),
-            "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
-            "config": config.to_dict(),
-            "seed": config.seed,
-            "memory_plan": memory.to_dict(),
-            "notes": notes,
-        },
-        [
-            {"split": name, **dataclasses.asdict(row.example)}
-            for name, rows in layouts.items()
-            for row in rows.rows
-        ],
-    )
-    return Run(engine, layouts, config, directory, notes, loss).result(on_step)
+    with checking_input():
+        config = as_config(config)
+        check_prompt(prompt)
+        if on_step is not None:
+            check_callable("on_step", on_step, ("a step",))
+        if loss is not None:
+            check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))
+        directory = RunDirectory(run_dir)
+    with directory, told(progress, num_steps=config.steps) as teller:
+        with checking_input():
+            splits = read_splits(train, dev, test, config)
+            prepared = prepare(model, splits, prompt, config)
+            engine, memory, notes = _ready(model, prepared, config, loss, teller)
+        layouts = prepared.layouts
+        directory.begin(
+            {
+                "model": engine.lm.name,
+                "device": str(engine.lm.device),
+                "dtype": str(engine.lm.dtype).removeprefix("torch."),
+                "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
+                "extractor": prepared.extractor.in_config(),
+                "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
+                "config": config.to_dict(),
+                "seed": config.seed,
+                "memory_plan": memory.to_dict(),
+                "notes": notes,
+            },
+            [
+                {"split": name, **dataclasses.asdict(row.example)}
+                for name, rows in layouts.items()
+                for row in rows.rows
+            ],
+        )
+        return Run(engine, layouts, config, directory, notes, loss).result(on_step, teller)
 
 
 def plan(  # noqa: PLR0913 (as optimize)
@@ -135,16 +137,17 @@ def plan(  # noqa: PLR0913 (as optimize)
     Raises:
         ValueError: input that cannot work, as of `optimize`; the device is no GPU.
     """
-    config = as_config(config)
-    check_prompt(prompt)
-    if gpu_memory is not None and config.device == "cpu":
-        raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
-    device = None if gpu_memory is None else "cuda"
-    splits = read_splits(train, dev, test, config)
-    return prepare(model, splits, prompt, config, device).memory(config, gpu_memory)
+    with checking_input():
+        config = as_config(config)
+        check_prompt(prompt)
+        if gpu_memory is not None and config.device == "cpu":
+            raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
+        device = None if gpu_memory is None else "cuda"
+        splits = read_splits(train, dev, test, config)
+        return prepare(model, splits, prompt, config, device).memory(config, gpu_memory)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (as optimize)
     model: Any,
     data: Any,
     *,
@@ -152,6 +155,7 @@ def evaluate(
     against: str | None = None,
     config: Config | Mapping[str, Any] | None = None,
     records: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> Report:
     """Accuracy of a prompt on all rows of `data`, and beside another prompt's on the same rows.
 
@@ -161,35 +165,37 @@ def evaluate(
         prompt: the prompt to measure.
         against: a second prompt for a paired comparison.
         config: settings; reasoning limit, placement, extractor, template and batch size matter.
-        records: a JSONL file for question, gold, prediction and reasoning of each row.
+        records: a new JSONL file for question, gold, prediction and reasoning of each row, written
+            as rows end. What cannot be written is warned of, and does not end the evaluation.
+        progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
+            line a prompt elsewhere.
 
     Raises:
         ValueError: input that cannot work, before any generation.
     """
-    config = as_config(config)
-    if records is not None and Path(records).exists():
-        raise ValueError(f"records: {records} exists already: name another file, or remove it")
-    for text in (prompt, *([] if against is None else [against])):
-        check_prompt(text)
-    rows = load_examples(data, template=config.template)
-    examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
-    extractor = choose_extractor(config, examples)
-    lm = load_lm(model, config.device, config.dtype)
-    laid_out = [
-        build_layouts(lm, examples, text, extractor, config)
-        for text in (prompt, against)
-        if text is not None
-    ]
-    engine, note = make_engine(lm, config, max(rows.longest_sequence(config) for rows in laid_out))
-    evaluations = []
-    for layouts in laid_out:
-        _log.info("evaluating a prompt on %d rows", len(layouts))
-        evaluation = evaluate_prompt(engine, layouts, layouts.prompt_ids, config)
-        evaluations.append(evaluation)
-        if records is not None:
-            _write_records(Path(records), evaluation)
-    second = evaluations[1] if against is not None else None
-    comparison = compare(evaluations[0], second) if second else None
+    with contextlib.ExitStack() as stack:
+        with checking_input():
+            config = as_config(config)
+            prompts = [prompt] if against is None else [prompt, against]
+            for text in prompts:
+                check_prompt(text)
+            file = None if records is None else stack.enter_context(Records(records))
+            rows = load_examples(data, template=config.template)
+            examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
+            extractor = choose_extractor(config, examples)
+            lm = load_lm(model, config.device, config.dtype)
+            check_placement(model, lm, config)
+            laid_out = [build_layouts(lm, examples, text, extractor, config) for text in prompts]
+            longest = max(layouts.longest_sequence(config) for layouts in laid_out)
+            engine, note = make_engine(lm, config, longest)
+        teller = stack.enter_context(told(progress, num_rows=sum(map(len, laid_out))))
+        evaluations = []
+        for layouts in laid_out:
+            teller.say(f"evaluating a prompt on {len(layouts)} rows")
+            write = _row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
+            evaluations.append(
+                evaluate_prompt(engine, layouts, layouts.prompt_ids, config, None, write)
+            )
     asked = laid_out[0].extractor
     notes = (
         *rows.notes,
@@ -200,15 +206,46 @@ def evaluate(
         note,
         *cut_off_notes("rows", evaluations[0], config),
     )
+    if file is not None and file.problem:
+        notes += (file.problem,)
+    second = evaluations[1] if against is not None else None
+    comparison = compare(evaluations[0], second) if second else None
     return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
 
 
-def _write_records(path: Path, evaluation: Evaluation) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for row in evaluation.rows:
-            line = {"prompt": evaluation.prompt, **dataclasses.asdict(row)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _row_writer(prompt: str, file: Records | None, teller: Teller) -> Callable[[RowRecord], None]:
+    """What an evaluation does with each finished row."""
+
+    def write(row: RowRecord) -> None:
+        teller.row()
+        if file is not None:
+            file.append({"prompt": prompt, **dataclasses.asdict(row)})
+
+    return write
+
+
+def _ready(
+    model: Any, prepared: Prepared, config: Config, loss: AnswerLoss | None, teller: Teller
+) -> tuple[Engine, MemoryPlan, tuple[str, ...]]:
+    """The engine of a run with its model loaded, the plan of its memory, and notes for the user."""
+    layouts = prepared.layouts
+    memory = prepared.memory(config)
+    _refuse_or_warn(memory, prepared.device)
+    teller.say(f"memory plan: {memory.verdict}", "\n".join(memory.table))
+    teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
+    lm = prepared.lm
+    if not prepared.is_loaded:
+        lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
+    if loss is not None:
+        try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
+    longest = max(rows.longest_sequence(config) for rows in layouts.values())
+    engine, engine_note = make_engine(lm, memory.settled(config), longest)
+    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
+    if loss is not None:
+        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
+    for note in notes:
+        teller.note(note)
+    return engine, memory, notes
 
 
 def _refuse_or_warn(memory: MemoryPlan, device: str) -> None:
@@ -219,4 +256,4 @@ def _refuse_or_warn(memory: MemoryPlan, device: str) -> None:
     message = f"the run does not fit the memory of {device}; {lines}"
     if device != "cpu":
         raise ValueError(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

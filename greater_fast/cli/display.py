@@ -1,89 +1,16 @@
-"""What a person sees in the terminal: progress while it runs, tables afterwards."""
+"""What a person sees in the terminal when a command is done: tables, and a few lines."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from greater_fast.model.byte_sizes import format_bytes
-from greater_fast.search.nouns import Step
-
-_PROMPT_WIDTH = 60
-
-
-@contextlib.contextmanager
-def progress(num_steps: int | None = None) -> Iterator[Callable[[Step], None]]:
-    """What is being done, on standard error; silent where there is no terminal.
-
-    With a number of steps, a bar that is fed with finished ones; without, a spinner.
-    """
-    console = Console(stderr=True)
-    bar = Progress(
-        *_columns(num_steps is not None), console=console, disable=not console.is_terminal
-    )
-    with bar:
-        task = bar.add_task("starting", total=num_steps or None, prompt="")
-
-        def show(record: logging.LogRecord) -> bool:
-            title, _, table = record.getMessage().partition("\n")
-            bar.update(task, description=title[:48])
-            if table and console.is_terminal:  # it stays above the line
-                console.print(table, markup=False, emoji=False, highlight=False, soft_wrap=True)
-            return False
-
-        def on_step(step: Step) -> None:
-            bar.update(
-                task,
-                completed=step.step + 1,
-                description=f"objective {step.objective:.4f}",
-                prompt=shortened(step.prompt),
-            )
-
-        log = logging.getLogger("greater_fast")
-        level = log.level
-        log.addFilter(show)
-        log.setLevel(logging.INFO)
-        try:
-            yield on_step
-        finally:
-            log.removeFilter(show)
-            log.setLevel(level)
-
-
-def _columns(counts_steps: bool) -> list[ProgressColumn]:
-    """The parts of the progress line; a prompt or an answer is no markup."""
-    doing = TextColumn("{task.description}", markup=False)
-    if not counts_steps:
-        return [SpinnerColumn(), doing]
-    return [
-        doing,
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[prompt]}", style="dim", markup=False),
-    ]
-
-
-def shortened(prompt: str) -> str:
-    """A prompt on one line that fits beside other columns: its end matters least."""
-    prompt = " ".join(prompt.split())
-    return prompt if len(prompt) <= _PROMPT_WIDTH else f"{prompt[: _PROMPT_WIDTH - 3]}..."
+from greater_fast.runs.visible import visible
 
 
 def steps_table(steps: list[dict[str, Any]]) -> Table:
@@ -107,7 +34,7 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
             step["prompt"] if step["changed"] else "unchanged",
             f"{sum(step['seconds'].values()):.1f}",
         )
-        table.add_row(*map(Text, cells))
+        _add(table, cells)
     return table
 
 
@@ -130,7 +57,7 @@ def finalists_table(result: dict[str, Any]) -> Table:
             f"{prompt['objective']:.4f}",
             prompt["prompt"],
         )
-        table.add_row(*map(Text, cells))
+        _add(table, cells)
     return table
 
 
@@ -140,7 +67,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
     table.add_column("how", overflow="fold")
     for need in plan["needs"]:
         cells = (need["name"], format_bytes(need["num_bytes"]), need["how"])
-        table.add_row(*map(Text, cells))
+        _add(table, cells)
     return table
 
 
@@ -150,6 +77,10 @@ def _table(title: str, numbers: Iterable[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right" if name else "left", overflow="fold")
     return table
+
+
+def _add(table: Table, cells: Iterable[str]) -> None:
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def percent(evaluation: dict[str, Any] | None) -> str:
@@ -192,7 +123,27 @@ def outcome(result: dict[str, Any]) -> list[str]:
             )
         if split == "dev":
             lines.extend(_optimism(result))
-    return [*lines, *_verdict(result), f"run directory: {result['run_dir']}"]
+    return [*lines, *_unmeasured(result), f"run directory: {result['run_dir']}", result["summary"]]
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """What an evaluation found, of one prompt or of two."""
+    lines = [f"extractor: {report['extractor']}"]
+    for part in (report, report["against"]):
+        if part is not None:
+            lines.append(f"{percent(part)} ({interval(part)}) of {part['num_rows']} rows")
+            lines.append(f"  {part['prompt']}")
+    if report["comparison"]:
+        low, high = report["comparison"]["interval"]
+        lines.append(
+            "only the first right {num_only_first}, only the second {num_only_second}, "
+            "McNemar p = {p_value:.3f}".format(**report["comparison"])
+        )
+        lines.append(
+            f"the first is better by {100 * report['comparison']['difference']:+.1f} points "
+            f"(95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+        )
+    return lines
 
 
 def _optimism(result: dict[str, Any]) -> list[str]:
@@ -207,32 +158,20 @@ def _optimism(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _verdict(result: dict[str, Any]) -> list[str]:
-    """What was not gained, and what an interruption left unknown."""
-    best, baseline = result["best"], result["baseline"]
+def _unmeasured(result: dict[str, Any]) -> list[str]:
+    """What a run that ended early left unknown."""
     num_measured, num_prompts = len(_measured(result)), len(result["finalists"])
-    if best["dev"] is None:
+    if result["best"]["dev"] is None:
         return [
-            "no prompt was measured on the development rows: the run was interrupted before, so "
-            "the best prompt is that of the training rows"
+            "no prompt was measured on the development rows: the run ended before, so the best "
+            "prompt is that of the training rows"
         ]
-    lines = []
     if num_measured < num_prompts:
-        lines.append(
-            f"the run was interrupted: {num_measured} of {num_prompts} prompts were measured on "
-            "the development rows"
-        )
-    if baseline["dev"] is None:
-        lines.append(
-            "the initial prompt was not measured on them because the run was interrupted: "
-            "whether anything was gained is unknown"
-        )
-    elif _same(best, baseline):
-        so_far = " so far" if lines else ""
-        lines.append(f"nothing was gained{so_far}: the initial prompt is still the best")
-    elif best["dev"]["num_correct"] <= baseline["dev"]["num_correct"]:
-        lines.append("nothing was gained on the development rows")
-    return lines
+        return [
+            f"the run ended early: {num_measured} of {num_prompts} prompts were measured on the "
+            "development rows"
+        ]
+    return []
 
 
 def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
         help="columns that hold question and answer, where they have other names",
     )
     command.add_argument("--config", metavar="FILE", help="JSON file of settings; options win")
+    add_debug_option(command)
     group = command.add_argument_group("settings")
     for setting in dataclasses.fields(Config):
         default = "none" if setting.default is dataclasses.MISSING else setting.default
@@ -70,6 +71,13 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
             metavar=None if setting.name in CHOICES else "VALUE",
             help=f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
         )
+
+
+def add_debug_option(command: argparse.ArgumentParser) -> None:
+    """The option that every command has."""
+    command.add_argument(
+        "--debug", action="store_true", help="on an error, show where in the program it was"
+    )
 
 
 def _setting_type(setting: dataclasses.Field[Any]) -> Any:

@@ -6,19 +6,25 @@ steps.jsonl     one line a finished step, flushed
 state.json      the loop's state after the last finished step
 rows.jsonl      development and test rows with reasoning and answer, for each prompt tried
 result.json     the outcome
+traceback.txt   where an error ended the run
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from greater_fast.runs.own_folder import OwnFolder
+from greater_fast.runs.read import read_lines, read_object
+from greater_fast.runs.visible import with_traceback
+from greater_fast.runs.writer import Writer
 from greater_fast.version import __version__
 
 _FILES = (
@@ -29,91 +35,96 @@ _FILES = (
 class RunDirectory:
     """Writes a run. Lines are appended and flushed, whole files replaced at once.
 
+    The folder is this run's alone from the start: `run.json` is made only where there is none. As a
+    context it is taken back where the run has not begun, and keeps the traceback of one that has.
+    A file that cannot be written is told of once, and the run goes on.
+
     Raises:
-        ValueError: the folder holds another run, or a file stands in its place.
+        ValueError: the folder holds another run, or cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self.path = Path(path) if path is not None else _fresh_path()
-        held = [name for name in _FILES if (self.path / name).exists()]
-        if held:
-            raise ValueError(
-                f"run_dir {self.path} holds another run ({', '.join(held)}): name another folder, "
-                "or remove that one"
-            )
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"run_dir {self.path} is a file: name a folder")
-        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise ValueError(f"run_dir {self.path}: nothing can be written in {nearest}")
+        self._writer, self._begun = Writer(), False
+        self._folder = OwnFolder("runs" if path is None else path, _FILES, fresh=path is None)
+        self.path = self._folder.path
+
+    @property
+    def problem(self) -> str | None:
+        """What could not be written, and why; None where all was."""
+        return self._writer.problem
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        if not self._begun:
+            self._folder.take_back()
+        elif isinstance(error, Exception):
+            with contextlib.suppress(OSError):
+                text = with_traceback(error)
+                (self.path / "traceback.txt").write_text(text, "utf-8", "backslashreplace")
+                error.add_note(
+                    f"what the run wrote, and this error's traceback, are in {self.path}"
+                )
 
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:
-        """Make the folder, and write down what this run is."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._replace("run.json", {**run, **_surroundings()})
+        """Write down what this run is."""
+        self._begun = True
+        self._writer.replace(self.path / "run.json", {**run, **_surroundings()})
         for example in examples:
-            self._append("examples.jsonl", example)
+            self._writer.append(self.path / "examples.jsonl", example)
 
     def append_step(self, step: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """One finished step, and the state after it."""
-        self._append("steps.jsonl", step)
+        self._writer.append(self.path / "steps.jsonl", step)
         self.write_state(state)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """The loop's state, in place of the one before."""
-        self._replace("state.json", state, indent=None)
+        self._writer.replace(self.path / "state.json", state, indent=None)
 
-    def append_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Evaluated rows."""
-        for row in rows:
-            self._append("rows.jsonl", row)
+    def append_row(self, row: Mapping[str, Any]) -> None:
+        """An evaluated row."""
+        self._writer.append(self.path / "rows.jsonl", row)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """The outcome."""
-        self._replace("result.json", result)
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _replace(self, name: str, values: Mapping[str, Any], indent: int | None = 2) -> None:
-        unfinished = self.path / f".{name}"
-        unfinished.write_text(
-            json.dumps(values, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8"
-        )
-        unfinished.replace(self.path / name)
+        self._writer.replace(self.path / "result.json", result)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a run directory holds: `run`, `steps`, `examples`, and `result` (None if unfinished).
 
+    `damage` says, a line each, which files are not whole: their whole lines are there all the same.
+
     Raises:
-        ValueError: there is no run.
+        ValueError: there is no run, or none that has begun; `run.json` is damaged.
     """
+    damage: list[str] = []
     folder = Path(path)
-    if not (folder / "run.json").is_file():
+    with contextlib.suppress(RuntimeError):  # nobody's home folder
+        folder = folder.expanduser()
+    run = read_object(folder / "run.json", damage)
+    if damage:
+        raise ValueError(f"{damage[0]}: without it nothing is known of the run")
+    if run is None:
         raise ValueError(f"{folder} holds no run (no run.json): name the folder given as run_dir")
-    result = folder / "result.json"
+    if "claimed" in run:
+        raise ValueError(
+            f"the run in {folder} has not begun: it loads its model still, or was ended before that"
+        )
     return {
-        "run": json.loads((folder / "run.json").read_text(encoding="utf-8")),
-        "steps": _lines(folder / "steps.jsonl"),
-        "examples": _lines(folder / "examples.jsonl"),
-        "result": json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None,
+        "run": run,
+        "steps": read_lines(folder / "steps.jsonl", damage),
+        "examples": read_lines(folder / "examples.jsonl", damage),
+        "result": read_object(folder / "result.json", damage),
+        "damage": damage,
     }
-
-
-def _lines(path: Path) -> list[Any]:
-    """Whole lines of a JSONL file; a last line that was cut off by a kill is left out."""
-    if not path.is_file():
-        return []
-    # As bytes: the cut may be inside a character, and text would be split at U+2028 as well.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-
-
-def _fresh_path() -> Path:
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    numbered = (Path("runs") / f"{stamp}{suffix}" for suffix in ("", *map("-{}".format, range(99))))
-    return next(path for path in numbered if not path.exists())
 
 
 def _surroundings() -> dict[str, Any]:

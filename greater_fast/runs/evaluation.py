@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine, RolloutRequest
+from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.examples.answers import matching_gold
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
-from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
+from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,15 @@ class Evaluation:
 class Comparison:
     """Two prompts on the same rows: how many rows only one of them answers right, and p of chance.
 
-    `p_value` is McNemar's exact two-sided test.
+    `p_value` is McNemar's exact two-sided test. `difference` is the first accuracy minus the
+    second, `interval` its 95% interval for pairs (Newcombe).
     """
 
     num_only_first: int
     num_only_second: int
     p_value: float
+    difference: float
+    interval: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -99,7 +102,14 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         raise ValueError("the two evaluations are of different rows: a paired test needs the same")
     pairs = [(a.correct, b.correct) for a, b in zip(first.rows, second.rows, strict=True)]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
-    return Comparison(only_first, only_second, mcnemar_exact(only_first, only_second))
+    both, neither = pairs.count((True, True)), pairs.count((False, False))
+    return Comparison(
+        only_first,
+        only_second,
+        p_value=mcnemar_exact(only_first, only_second),
+        difference=(only_first - only_second) / len(pairs),
+        interval=newcombe_interval(both, only_first, only_second, neither),
+    )
 
 
 def cut_off_notes(name: str, evaluation: Evaluation | None, config: Config) -> tuple[str, ...]:
@@ -118,39 +128,64 @@ def evaluate_prompt(
     prompt_ids: Sequence[int],
     config: Config,
     max_answer_tokens: int | None = None,
+    on_row: Callable[[RowRecord], object] | None = None,
 ) -> Evaluation:
     """Generate each row's reasoning, then its answer behind the extractor, and compare with gold.
 
     `max_answer_tokens` is the longest answer expected, by default the longest of these rows; 8
-    tokens more are allowed.
+    tokens more are allowed. `on_row` is called with each row as soon as it and all before it are
+    there, and where something ends the evaluation, with the others that are.
     """
     longest = layouts.longest_answer if max_answer_tokens is None else max_answer_tokens
-    rollouts = engine.run(
-        [
-            RolloutRequest(
-                prompt_ids=layouts.context_ids(row, prompt_ids),
-                max_new_tokens=config.max_new_tokens,
-                end_ids=engine.lm.end_ids | layouts.end_ids,
-                target_ids=layouts.extractor_ids,
-                max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
-                sample_key=row,
-            )
-            for row in range(len(layouts))
-        ]
-    )
-    records = []
-    for row, rollout in zip(layouts.rows, rollouts, strict=True):
-        assert rollout is not None  # nothing drops a row here
-        predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
-        matched = matching_gold(predicted, row.example.answers)
-        records.append(
-            RowRecord(
-                question=row.example.question,
-                gold=row.example.answer if matched is None else matched,
-                predicted=predicted,
-                correct=matched is not None,
-                reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
-                cut_off=len(rollout.reasoning_ids) == config.max_new_tokens,
-            )
+    requests = [
+        RolloutRequest(
+            prompt_ids=layouts.context_ids(row, prompt_ids),
+            max_new_tokens=config.max_new_tokens,
+            end_ids=engine.lm.end_ids | layouts.end_ids,
+            target_ids=layouts.extractor_ids,
+            max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
+            sample_key=row,
         )
-    return Evaluation(layouts.prompt_text(prompt_ids), tuple(records))
+        for row in range(len(layouts))
+    ]
+    found: dict[int, RowRecord] = {}
+    told: list[RowRecord] = []
+
+    def finished(number: int, rollout: Rollout | None) -> tuple[int, ...]:
+        found[number] = _record(layouts, number, rollout, config.max_new_tokens)
+        while on_row and len(told) in found:
+            told.append(found[len(told)])
+            on_row(told[-1])
+        return ()
+
+    try:
+        rollouts = engine.run(requests, finished) if on_row else engine.run(requests)
+    except BaseException:
+        for number in sorted(found)[len(told) :]:
+            if on_row:
+                on_row(found[number])
+        raise
+    for number, rollout in enumerate(rollouts):
+        if number not in found:
+            finished(number, rollout)
+    return Evaluation(
+        layouts.prompt_text(prompt_ids), tuple(found[number] for number in range(len(layouts)))
+    )
+
+
+def _record(
+    layouts: Layouts, number: int, rollout: Rollout | None, max_new_tokens: int
+) -> RowRecord:
+    """What became of a row."""
+    assert rollout is not None  # nothing drops a row here
+    example = layouts.rows[number].example
+    predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
+    matched = matching_gold(predicted, example.answers)
+    return RowRecord(
+        question=example.question,
+        gold=example.answer if matched is None else matched,
+        predicted=predicted,
+        correct=matched is not None,
+        reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
+        cut_off=len(rollout.reasoning_ids) == max_new_tokens,
+    )

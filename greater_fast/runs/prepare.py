@@ -89,6 +89,8 @@ def prepare(
     if device is None and isinstance(model, str | Path):
         device = usable_device(config.device)
     lm = outline_lm(model, device, config.dtype)
+    if device is None:
+        check_placement(model, lm, config)
     layouts = _layouts(lm, splits, prompt, extractor, config)
     return Prepared(lm, device or str(lm.device), splits, layouts)
 
@@ -126,9 +128,34 @@ def as_config(config: Config | Mapping[str, Any] | None) -> Config:
 def check_prompt(prompt: object) -> None:
     """Raise ValueError where a prompt is no text, or a template with places to fill in."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt: got {prompt!r}, expected a text of at least 2 tokens")
+        raise ValueError(f"prompt: got {prompt!r:.200}, expected a text of at least 2 tokens")
     instead = "leave it out: the question is put beside the prompt (prompt_placement says where)"
     check_no_placeholder("prompt", prompt, instead)
+
+
+def check_placement(model: Any, lm: LM, config: Config) -> None:
+    """Raise ValueError where a loaded model has another device or dtype than is asked for."""
+    if isinstance(model, str | Path):
+        return
+    dtype = str(lm.dtype).removeprefix("torch.")
+    if config.dtype not in (None, dtype):
+        raise ValueError(
+            f"dtype: got {config.dtype} beside a loaded model of {dtype}: convert the model, or "
+            "leave dtype out"
+        )
+    if config.device is not None and not _is_there(lm.device, config.device):
+        raise ValueError(
+            f"device: got {config.device!r:.200} beside a model loaded on {lm.device}: move the "
+            "model there, or leave device out"
+        )
+
+
+def _is_there(device: torch.device, name: str) -> bool:
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:  # no device has that name
+        return False
+    return wanted.type == device.type and wanted.index in (None, device.index or 0)
 
 
 def choose_extractor(

@@ -17,7 +17,7 @@ class PromptResult:
     `train` is the initial prompt's accuracy there, to be held beside its `train_error_rate`: the
     search wants the gold answer token by token, evaluation compares what is generated. `dev` is
     None where the run was stopped before the development rows; `test` where none were given, and
-    for prompts other than the initial and the best.
+    for prompts that were neither the initial nor the best.
     """
 
     prompt: str
@@ -86,9 +86,41 @@ class Result:
         """Accuracy of the best prompt on the test rows, where some were given."""
         return self.best.test_accuracy
 
+    @property
+    def summary(self) -> str:
+        """One sentence: what was gained, on rows never seen where there were some, or not."""
+        new, initial = self.best, self.baseline
+        if new.dev is None or initial.dev is None:
+            return (
+                "Whether anything was gained is unknown: the run ended before the new and the "
+                "initial prompt were measured on rows that the search had not seen."
+            )
+        if new.prompt_ids == initial.prompt_ids:
+            where = "rows never seen" if initial.test else "development rows"
+            measured = initial.test or initial.dev
+            so_far = "" if all(finalist.dev for finalist in self.finalists) else " so far"
+            return (
+                f"Nothing was gained{so_far}: the initial prompt is still the best; on "
+                f"{measured.num_rows} {where}, it is right on {accuracy_text(measured)}."
+            )
+        if new.test and initial.test and self.test_comparison:
+            return (
+                f"On {new.test.num_rows} rows never seen, the new prompt is right on "
+                f"{accuracy_text(new.test)}, the initial one on {accuracy_text(initial.test)}: "
+                f"{gain_text(self.test_comparison)}."
+            )
+        assert self.dev_comparison is not None  # both were measured
+        return (
+            f"On the {new.dev.num_rows} development rows, by which it was chosen, the new prompt "
+            f"is right on {accuracy_text(new.dev)}, the initial one on "
+            f"{accuracy_text(initial.dev)}: {gain_text(self.dev_comparison)}; on rows never seen, "
+            "neither was tried."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the steps stand in the run directory's step log."""
         return {
+            "summary": self.summary,
             "prompt": self.prompt,
             "dev_accuracy": self.dev_accuracy,
             "test_accuracy": self.test_accuracy,
@@ -134,3 +166,21 @@ class Report:
             "against": self.against.to_dict() if self.against else None,
             "comparison": self.comparison.to_dict() if self.comparison else None,
         }
+
+
+def accuracy_text(measured: Evaluation) -> str:
+    """An accuracy with its 95% interval, in percent."""
+    low, high = measured.interval
+    return f"{measured.accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def gain_text(comparison: Comparison) -> str:
+    """A difference with its 95% interval in points and its p, and what to make of them."""
+    low, high = comparison.interval
+    p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
+    figures = (
+        f"{100 * comparison.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], {p}"
+    )
+    if comparison.difference <= 0:
+        return f"nothing was gained ({figures})"
+    return figures if comparison.p_value < 0.05 else f"{figures}, which may be chance"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
@@ -13,16 +12,18 @@ from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import (
     Comparison,
     Evaluation,
+    RowRecord,
     compare,
     cut_off_notes,
     evaluate_prompt,
 )
+from greater_fast.runs.interrupts import one_interrupt
+from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
+from greater_fast.runs.visible import described, visible
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import OnStep, run, start
 from greater_fast.search.state import LoopState
-
-_log = logging.getLogger("greater_fast")
 
 
 class Run:
@@ -40,48 +41,57 @@ class Run:
         self._engine, self._layouts, self._config = engine, layouts, config
         self._directory, self._notes, self._loss = directory, notes, loss
         self._max_answer_tokens = layouts["train"].longest_answer
+        self._initial_ids = layouts["train"].prompt_ids
         self._steps: list[Step] = []
+        self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
-    def result(self, on_step: OnStep | None) -> Result:
-        """Search, choose, test; Ctrl-C at any point gives the result so far."""
-        _log.info("scoring the initial prompt on %d rows", len(self._layouts["train"]))
-        state = start(self._engine, self._layouts["train"], self._config)
-        baseline = state.incumbent
-        stopped = self._search(state, on_step)
-        finalists = [self._prompt_result(s) for s in self._finalists(state, baseline)]
-        interrupted = stopped == "interrupted"
-        try:
-            for number, finalist in enumerate([] if interrupted else finalists):
-                _log.info("development rows, prompt %d of %d", number + 1, len(finalists))
-                finalists[number] = dataclasses.replace(
-                    finalist, dev=self._evaluate("dev", finalist.prompt_ids)
-                )
-            if not interrupted:
-                _log.info("training rows, the initial prompt")
-                number = [f.prompt_ids for f in finalists].index(baseline.prompt_ids)
-                finalists[number] = dataclasses.replace(
-                    finalists[number], train=self._evaluate("train", baseline.prompt_ids)
-                )
-        except KeyboardInterrupt:
-            stopped, interrupted = "interrupted", True
-        return self._finish(finalists, baseline.prompt_ids, stopped, interrupted)
+    def result(self, on_step: OnStep | None, teller: Teller) -> Result:
+        """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
-    def _search(self, state: LoopState, on_step: OnStep | None) -> str:
-        def log_step(step: Step) -> bool | None:
-            self._steps.append(step)
-            self._directory.append_step(step.to_dict(), state.to_dict())
-            return on_step(step) if on_step else None
+        So does an error: it goes on to the caller once the result is written, with a note that has
+        the best prompt in it.
+        """
+        with one_interrupt() as listen:
+            rows = self._layouts["train"]
+            teller.say(f"scoring the initial prompt on {len(rows)} rows")
+            state = start(self._engine, rows, self._config)
 
-        try:
-            layouts, config = self._layouts["train"], self._config
-            return run(self._engine, layouts, config, state, log_step, self._loss)
-        except KeyboardInterrupt:
-            return "interrupted"
-        finally:
-            self._directory.write_state(state.to_dict())
+            def log_step(step: Step) -> bool | None:
+                self._steps.append(step)
+                self._directory.append_step(step.to_dict(), state.to_dict())
+                teller.step(step)
+                stop = on_step(step) if on_step else None
+                listen()  # it may have taken a Ctrl-C for itself
+                return stop
 
-    def _finalists(self, state: LoopState, baseline: Scored) -> list[Scored]:
+            try:
+                stopped = run(self._engine, rows, self._config, state, log_step, self._loss)
+                self._measure(state, teller)
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+            except BaseException as error:
+                found = self._written(state, f"failed: {described(error)}")
+                error.add_note(f"the best prompt until then: {visible(found.prompt)}")
+                raise
+            return self._written(state, stopped)
+
+    def _measure(self, state: LoopState, teller: Teller) -> None:
+        """The finalists on the development rows; the initial prompt in training; the test rows."""
+        finalists = self._finalists(state)
+        for number, scored in enumerate(finalists, 1):
+            teller.say(f"development rows, prompt {number} of {len(finalists)}")
+            self._evaluate("dev", scored.prompt_ids)
+        teller.say("training rows, the initial prompt")
+        self._evaluate("train", self._initial_ids)
+        if "test" in self._layouts:
+            teller.say("test rows, the best and the initial prompt")
+            best = self._best([self._prompt_result(s) for s in finalists])
+            for prompt_ids in dict.fromkeys((self._initial_ids, best.prompt_ids)):
+                self._evaluate("test", prompt_ids)
+
+    def _finalists(self, state: LoopState) -> list[Scored]:
         best = state.best(self._config.num_finalists, self._config)
+        baseline = state.scored[self._initial_ids]
         return best if baseline in best else [*best, baseline]
 
     def _prompt_result(self, scored: Scored) -> PromptResult:
@@ -90,43 +100,43 @@ class Run:
             prompt_ids=scored.prompt_ids,
             objective=scored.objective.value(self._config),
             train_error_rate=scored.objective.error_rate,
+            train=self._evaluations.get(("train", scored.prompt_ids)),
+            dev=self._evaluations.get(("dev", scored.prompt_ids)),
+            test=self._evaluations.get(("test", scored.prompt_ids)),
         )
 
-    def _evaluate(self, split: str, prompt_ids: tuple[int, ...]) -> Evaluation:
-        evaluation = evaluate_prompt(
-            self._engine, self._layouts[split], prompt_ids, self._config, self._max_answer_tokens
-        )
-        self._directory.append_rows(
-            {"split": split, "prompt": evaluation.prompt, **dataclasses.asdict(row)}
-            for row in evaluation.rows
-        )
-        return evaluation
+    def _best(self, finalists: list[PromptResult]) -> PromptResult:
+        """The finalist that does best on the development rows.
 
-    def _finish(
-        self,
-        finalists: list[PromptResult],
-        initial_ids: tuple[int, ...],
-        stopped: str,
-        interrupted: bool,
-    ) -> Result:
-        """Choose, test, and write the result; what an interruption left undone stays None."""
-        baseline = next(f for f in finalists if f.prompt_ids == initial_ids)
-        # They stand in the order of their training objective: the first of equals wins, but a
-        # prompt that is no better on the development rows is no reason to change.
+        They stand in the order of their training objective: the first of equals wins, but a prompt
+        that is no better on the development rows than the initial one is no reason to change.
+        """
         best = max(finalists, key=_num_correct)
-        if baseline.dev and _num_correct(baseline) == _num_correct(best):
-            best = baseline
-        if "test" in self._layouts and not interrupted:
-            try:
-                _log.info("test rows, the best and the initial prompt")
-                baseline = self._tested(baseline)
-                best = baseline if best.prompt_ids == initial_ids else self._tested(best)
-            except KeyboardInterrupt:
-                stopped = "interrupted"
+        baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
+        return baseline if baseline.dev and _num_correct(baseline) == _num_correct(best) else best
+
+    def _evaluate(self, split: str, prompt_ids: tuple[int, ...]) -> None:
+        layouts = self._layouts[split]
+        prompt = layouts.prompt_text(prompt_ids)
+
+        def write(row: RowRecord) -> None:
+            self._directory.append_row(
+                {"split": split, "prompt": prompt, **dataclasses.asdict(row)}
+            )
+
+        self._evaluations[split, prompt_ids] = evaluate_prompt(
+            self._engine, layouts, prompt_ids, self._config, self._max_answer_tokens, write
+        )
+
+    def _written(self, state: LoopState, stopped: str) -> Result:
+        """The result of what is known, written down; what was left undone stays None."""
+        finalists = tuple(self._prompt_result(scored) for scored in self._finalists(state))
+        best = self._best(list(finalists))
+        baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
         result = Result(
             best=best,
             baseline=baseline,
-            finalists=tuple(finalists),
+            finalists=finalists,
             steps=tuple(self._steps),
             stopped=stopped,
             extractor=self._layouts["train"].extractor.in_config(),
@@ -140,11 +150,11 @@ class Run:
             dev_comparison=_comparison(best.dev, baseline.dev),
             test_comparison=_comparison(best.test, baseline.test),
         )
+        self._directory.write_state(state.to_dict())
         self._directory.write_result(result.to_dict())
+        if problem := self._directory.problem:
+            return dataclasses.replace(result, notes=(*result.notes, problem))
         return result
-
-    def _tested(self, prompt: PromptResult) -> PromptResult:
-        return dataclasses.replace(prompt, test=self._evaluate("test", prompt.prompt_ids))
 
 
 def _gap(prompt: PromptResult) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is: Wilson's interval, and McNemar's exact test for two prompts."""
+"""How sure a measured accuracy is, and a difference: Wilson, Newcombe, and McNemar's exact test."""
 
 import math
 from statistics import NormalDist
@@ -51,6 +51,36 @@ def mcnemar_exact(num_only_first: int, num_only_second: int) -> float:
         num_tail_ways += num_ways
     # A quotient of integers is correctly rounded however many rows there are.
     return min(1.0, 2 * num_tail_ways / (1 << num_discordant))
+
+
+def newcombe_interval(
+    num_both: int, num_only_first: int, num_only_second: int, num_neither: int
+) -> tuple[float, float]:
+    """95% interval of p1 - p2, two prompts' accuracies on the same rows, (low, high) in [-1, 1].
+
+    Newcombe 1998 (Statistics in Medicine 17, 2635), method 10: with [l, u] Wilson's intervals,
+    p1 - p2 - √((p1 - l1)² - 2φ (p1 - l1)(u2 - p2) + (u2 - p2)²), and the high end with the sides
+    exchanged. φ is the correlation of the two prompts over the rows, its numerator
+    both · neither - only_first · only_second brought n/2 nearer to 0 where it is positive.
+    Raises ValueError for impossible counts.
+    """
+    counts = (num_both, num_only_first, num_only_second, num_neither)
+    for name, count in zip(("both", "only_first", "only_second", "neither"), counts, strict=True):
+        _check_count(f"num_{name}", count)
+    n = sum(counts)
+    first, second = num_both + num_only_first, num_both + num_only_second
+    (low1, high1), (low2, high2) = wilson_interval(first, n), wilson_interval(second, n)
+    agreement: float = num_both * num_neither - num_only_first * num_only_second
+    if agreement > 0:
+        agreement = max(0.0, agreement - n / 2)
+    spread = first * (n - first) * second * (n - second)
+    phi = agreement / math.sqrt(spread) if spread else 0.0
+    below, above = first / n - low1, high1 - first / n
+    below2, above2 = second / n - low2, high2 - second / n
+    difference = (num_only_first - num_only_second) / n
+    low = difference - math.sqrt(max(0.0, below**2 - 2 * phi * below * above2 + above2**2))
+    high = difference + math.sqrt(max(0.0, above**2 - 2 * phi * above * below2 + below2**2))
+    return low, high
 
 
 def _check_count(name: str, value: object) -> None:

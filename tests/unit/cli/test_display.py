@@ -1,6 +1,4 @@
 import io
-import logging
-import time
 from typing import Any
 
 import pytest
@@ -51,6 +49,7 @@ def result(best: dict[str, Any], baseline: dict[str, Any], **fields: Any) -> dic
         "stopped": "all steps done",
         "num_steps": 7,
         "run_dir": "runs/a",
+        "summary": "Whether anything was gained.",
         "dev_comparison": None,
         "test_comparison": None,
         **fields,
@@ -77,64 +76,6 @@ def column(text: str, place: int) -> str:
     """What stands in a column of a table, its lines put together, without white space."""
     cells = [line.split("│")[place] for line in text.splitlines() if "│" in line]
     return "".join("".join(cells).split())
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch, width: int = 160) -> io.StringIO:
-    """What a terminal would show of the progress."""
-    shown = io.StringIO()
-
-    def console(stderr: bool) -> Console:
-        assert stderr
-        return Console(file=shown, force_terminal=True, width=width)
-
-    monkeypatch.setattr(display, "Console", console)
-    return shown
-
-
-def test_progress_shows_step_objective_prompt_and_time_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shown = terminal(monkeypatch)
-    with display.progress(4) as on_step:
-        logging.getLogger("greater_fast").info("scoring the initial prompt on %d rows", 9)
-        time.sleep(0.3)  # the bar is drawn ten times a second
-        on_step(step())
-    text = shown.getvalue()
-    assert "scoring the initial prompt on 9 rows" in text
-    assert "objective 0.3125" in text
-    assert "2/4" in text
-    assert "Think well." in text
-    assert ":" in text.rsplit("2/4", 1)[1]  # the time left
-
-
-def test_progress_keeps_tables_above_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = terminal(monkeypatch, width=40)
-    long = "[b]weights[/] " + 8 * "1.00 GiB "
-    with display.progress(4):
-        logging.getLogger("greater_fast").info("memory plan\n%s\n%s", long, "logits 2 GiB")
-        logging.getLogger("greater_fast").info("loading")
-    assert f"{long}\nlogits 2 GiB\n" in shown.getvalue()
-
-
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.progress(4) as on_step:
-        logging.getLogger("greater_fast").info("memory plan\nweights 1 GiB")
-        logging.getLogger("greater_fast").info("loading")
-        on_step(step())
-    assert capsys.readouterr() == ("", "")
-
-
-def test_progress_leaves_logging_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    log = logging.getLogger("greater_fast")
-    before = (log.level, list(log.filters))
-    with pytest.raises(RuntimeError, match="broken"), display.progress(0):
-        raise RuntimeError("broken")
-    assert (log.level, list(log.filters)) == before
-
-
-def test_long_prompts_are_shortened() -> None:
-    assert display.shortened("a" * 60) == "a" * 60
-    assert display.shortened("a" * 61) == "a" * 57 + "..."
 
 
 def test_steps_table() -> None:
@@ -185,29 +126,27 @@ def test_outcome_of_a_gain() -> None:
         "the best prompt was chosen among 2 on these dev rows, so its dev accuracy is optimistic; "
         "an unbiased one: --test, or greater-fast evaluate --run runs/a --data with other rows",
         "run directory: runs/a",
+        "Whether anything was gained.",
     ]
 
 
-def test_outcome_is_honest_when_nothing_was_gained() -> None:
+def test_outcome_compares_no_prompt_with_itself() -> None:
     comparison = {"num_only_first": 0, "num_only_second": 0, "p_value": 1.0}
     lines = display.outcome(result(OLD, OLD, dev_comparison=comparison))
-    assert "nothing was gained: the initial prompt is still the best" in lines
+    assert lines[-1] == "Whether anything was gained."
     assert not any("only the best" in line for line in lines)
-    same = prompt_result("Think hard.", 1, [2])
-    assert "nothing was gained on the development rows" in display.outcome(result(same, OLD))
 
 
 def test_outcome_of_an_interrupted_run() -> None:
     best, baseline = prompt_result("New.", None, [3]), prompt_result("Old.", None, [4])
     lines = display.outcome(result(best, baseline, stopped="interrupted"))
     assert "stopped: interrupted (7 steps)" in lines
-    assert lines[-2] == (
-        "no prompt was measured on the development rows: the run was interrupted before, so the "
-        "best prompt is that of the training rows"
+    assert lines[-3] == (
+        "no prompt was measured on the development rows: the run ended before, so the best prompt "
+        "is that of the training rows"
     )
-    assert not any("nothing was gained" in line for line in lines)
     assert not any("optimistic" in line for line in lines)
-    assert display.outcome(result(baseline, baseline, stopped="interrupted"))[-2] == lines[-2]
+    assert display.outcome(result(baseline, baseline, stopped="interrupted"))[-3] == lines[-3]
 
 
 def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -> None:
@@ -218,22 +157,20 @@ def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -
         "initial prompt: Old.",
         "best prompt: Think well.",
         "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
-        "the run was interrupted: 1 of 2 prompts were measured on the development rows",
-        "the initial prompt was not measured on them because the run was interrupted: whether "
-        "anything was gained is unknown",
+        "the run ended early: 1 of 2 prompts were measured on the development rows",
         "run directory: runs/a",
+        "Whether anything was gained.",
     ]
     finalists = [NEW, prompt_result("Think hard.", 2, [2]), baseline]
     lines = display.outcome(result(NEW, baseline, stopped="interrupted", finalists=finalists))
-    assert "the run was interrupted: 2 of 3 prompts" in "\n".join(lines)
+    assert "the run ended early: 2 of 3 prompts" in "\n".join(lines)
     assert "chosen among 2 on these dev rows" in "\n".join(lines)
 
 
 def test_outcome_of_a_run_interrupted_after_the_initial_prompt_was_measured() -> None:
     unmeasured = prompt_result("New.", None, [3])
     lines = display.outcome(result(OLD, OLD, stopped="interrupted", finalists=[OLD, unmeasured]))
-    assert "the run was interrupted: 1 of 2 prompts were measured" in "\n".join(lines)
-    assert "nothing was gained so far: the initial prompt is still the best" in lines
+    assert "the run ended early: 1 of 2 prompts were measured" in "\n".join(lines)
 
 
 def test_outcome_calls_a_figure_optimistic_unless_there_was_a_test() -> None:
@@ -259,29 +196,15 @@ def test_tables_show_prompts_whole_on_80_columns(prompt: str) -> None:
     assert max(len(line) for line in text.splitlines() if "│" in line) <= 80
 
 
-@pytest.mark.parametrize("prompt", BRACKETS)
-def test_progress_shows_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
-    shown = terminal(monkeypatch)
-    with display.progress(4) as on_step:
-        logging.getLogger("greater_fast").info("%s", prompt)
-        on_step(step(prompt=prompt))
-    assert prompt in shown.getvalue()
-    shown = terminal(monkeypatch, width=80)
-    with display.progress():
-        logging.getLogger("greater_fast").info("%s", prompt)
-    assert prompt in shown.getvalue()
-
-
-def test_progress_without_steps_is_a_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = terminal(monkeypatch, width=80)
-    with display.progress():
-        logging.getLogger("greater_fast").info("evaluating a prompt on %d rows", 12)
-    assert "evaluating a prompt on 12 rows" in shown.getvalue()
-    assert "0/" not in shown.getvalue()
-
-
-def test_progress_shows_a_prompt_on_one_line() -> None:
-    assert display.shortened("Think.\n\nAnswer.") == "Think. Answer."
+def test_nothing_in_a_table_steers_the_terminal() -> None:
+    wild = "Think\x1b]0;owned\x07 \u202ewell\r."
+    token = Trial(5, " \x9b2J", -0.5, 0.3, 0.25)
+    table = display.steps_table([step(prompt=wild, trials=(token,)).to_dict()])
+    text = rendered(table)
+    assert "Think\\u001b]0;owned\\u0007 \\u202ewell\\u000d." in text
+    assert "\\x9b2J" in text
+    text += rendered(display.finalists_table(result(prompt_result(wild, 3, [1]), OLD)))
+    assert not {"\x1b", "\x07", "\u202e", "\r", "\x9b"} & set(text)
 
 
 def test_the_training_rows_by_both_measures() -> None:
@@ -293,3 +216,17 @@ def test_the_training_rows_by_both_measures() -> None:
     ]
     assert lines[4] == "  train accuracy token by token, as the search counts it: 75.0%"
     assert not any("train accuracy" in line for line in display.outcome(result(NEW, OLD)))
+
+
+def test_report_of_two_prompts() -> None:
+    figures = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_rows": 8, "prompt": "Think."}
+    comparison = {"num_only_first": 3, "num_only_second": 1, "p_value": 0.625}
+    comparison |= {"difference": 0.25, "interval": [-0.2, 0.6]}  # type: ignore[dict-item]
+    report = {**figures, "extractor": "It is", "against": figures, "comparison": comparison}
+    assert display.report_lines(report) == [
+        "extractor: It is",
+        *["75.0% (50.0% to 90.0%) of 8 rows", "  Think."] * 2,
+        "only the first right 3, only the second 1, McNemar p = 0.625",
+        "the first is better by +25.0 points (95% interval -20.0 to +60.0)",
+    ]
+    assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3

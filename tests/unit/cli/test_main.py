@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from greater_fast import optimize
+from greater_fast.cli import commands
 from greater_fast.cli import main as cli
 from greater_fast.config import Config
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.progress import shortened
 from tests.tiny import PROMPT, boolean_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -31,7 +33,19 @@ def test_optimize_prints_the_result_as_json(
     done = command(
         "optimize", "--model", model_folder, "--train", data, "--run-dir", run, "--json", *limits
     )
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert done.err.splitlines()[2:] == [
+        "greater-fast: scoring the initial prompt on 4 rows",
+        *(
+            f"greater-fast: step {step['step'] + 1} of 2: objective {step['objective']:.4f}, "
+            f"{'' if step['changed'] else 'unchanged '}{shortened(step['prompt'])!r}"
+            for step in read_run(run)["steps"]
+        ),
+        *(
+            f"greater-fast: development rows, prompt {n} of {len(done.values['finalists'])}"
+            for n in range(1, len(done.values["finalists"]) + 1)
+        ),
+    ]
     assert done.values == read_run(run)["result"]
     assert read_run(run)["run"]["config"]["max_new_tokens"] == 6
     config = Config.from_mapping(read_run(run)["run"]["config"])
@@ -52,7 +66,7 @@ def test_optimize_prints_prompts_and_accuracies(
         *("optimize", "--model", model_folder, "--train", data, "--test", test),
         *("--run-dir", run, *limits),
     )
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
     for part in (
         "train: 4 of 12 rows used",
         "extractor (derived: one of False, True)",
@@ -204,10 +218,10 @@ def test_loss_that_is_not_finite_is_status_1(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise FloatingPointError("the loss of example 3 is nan")
 
-    monkeypatch.setattr(cli, "optimize", fail)
+    monkeypatch.setattr(commands, "optimize", fail)
     done = command("optimize", "--model", "m", "--train", data)
     assert (done.status, done.out) == (1, "")
-    assert "the loss of example 3 is nan; the steps so far are in the run directory" in done.err
+    assert done.err == "greater-fast: the loss of example 3 is nan; where in the program: --debug\n"
 
 
 def test_interruption_prints_the_best_prompt_and_is_status_130(
@@ -230,7 +244,8 @@ def test_interruption_prints_the_best_prompt_and_is_status_130(
     assert f"best prompt: {read_run(tmp_path / 'run')['result']['prompt']}\n" in done.out
     monkeypatch.setattr(RolloutEngine, "run", interrupt)
     done = command(*arguments, tmp_path / "early")
-    assert done == (130, "", "greater-fast: interrupted before the first score\n")
+    assert (done.status, done.out) == (130, "")
+    assert done.err.endswith("\ngreater-fast: interrupted before the first score\n")
 
 
 def test_show_a_finished_run(command: Any, finished: Path) -> None:
@@ -312,7 +327,7 @@ def test_show_a_run_interrupted_in_the_finals(command: Any, finished: Path, tmp_
         assert (done.status, done.err) == (0, "")
         return str(done.out)
 
-    assert "initial prompt was not measured on them because the run was interrupted" in show(best)
+    assert "the run ended early: 1 of 2 prompts were measured" in show(best)
     assert "no prompt was measured on the development rows" in show({**best, "dev": None})
 
 
@@ -328,7 +343,7 @@ def test_warnings_of_the_package_are_one_plain_line(
         warnings.warn_explicit("of others", UserWarning, "/elsewhere/module.py", 7)
         raise FloatingPointError("stop here")
 
-    monkeypatch.setattr(cli, "optimize", warn)
+    monkeypatch.setattr(commands, "optimize", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = lambda *shown: others.append(shown)
@@ -336,6 +351,7 @@ def test_warnings_of_the_package_are_one_plain_line(
         done = command("optimize", "--model", "m", "--train", data)
         assert warnings.showwarning is before
     plain, failed = done.err.splitlines()
+    assert str(package).endswith("greater_fast")
     assert plain == f"greater-fast: warning: {' '.join(text.split())}"
     assert failed.startswith("greater-fast: stop here")
     ((message, category, filename, lineno, *_),) = others
@@ -353,5 +369,5 @@ def test_flat_rows_are_warned_of_once(
             *("--run-dir", tmp_path / "run"),
         )
     assert done.status == 0
-    assert done.err.startswith("greater-fast: warning: all 4 training rows are ")
-    assert done.err.count("\n") == 1
+    assert done.err.count("greater-fast: warning: all 4 training rows are ") == 1
+    assert all(line.startswith("greater-fast: ") for line in done.err.splitlines())

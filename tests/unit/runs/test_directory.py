@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from greater_fast.runs.directory import RunDirectory, read_run
 from greater_fast.version import __version__
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def begun(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
@@ -16,9 +20,67 @@ def begun(path: Path) -> RunDirectory:
     return directory
 
 
-def test_nothing_is_written_before_the_run_begins(tmp_path: Path) -> None:
+def test_the_folder_is_the_runs_own_from_the_start(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "deep" / "run")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(
+        ValueError, match=r"run holds another run \(run\.json\): name another folder"
+    ):
+        RunDirectory(tmp_path / "deep" / "run")
+    with pytest.raises(ValueError, match="has not begun: it loads its model still, or was ended"):
+        read_run(tmp_path / "deep" / "run")
+
+
+def test_of_many_processes_one_gets_the_folder(tmp_path: Path) -> None:
+    code = """
+import sys
+from greater_fast.runs.directory import RunDirectory
+sys.stdin.readline()
+try:
+    print(RunDirectory(sys.argv[1] if len(sys.argv) > 1 else None).path)
+except ValueError as error:
+    print(f"refused: {error}")
+"""
+    for arguments in ([str(tmp_path / "run")], []):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, *arguments],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        told = [process.communicate()[0].strip() for process in processes]
+        refused = [line for line in told if line.startswith("refused: run_dir")]
+        assert len(refused) == (5 if arguments else 0)
+        assert len(set(told) - set(refused)) == (1 if arguments else 6)
+
+
+def test_a_run_that_does_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "deep" / "run", tmp_path / "mine"):
+        with pytest.raises(ValueError, match="no rows"), RunDirectory(folder):
+            raise ValueError("no rows")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_run_that_fails_leaves_the_traceback(tmp_path: Path) -> None:
+    directory = begun(tmp_path / "run")
+    with pytest.raises(KeyError) as caught, directory:
+        raise KeyError("\x1b")
+    text = (tmp_path / "run" / "traceback.txt").read_text()
+    assert "in test_a_run_that_fails_leaves_the_traceback" in text
+    assert text.endswith("KeyError: '\\x1b'\n")
+    assert caught.value.__notes__ == [
+        f"what the run wrote, and this error's traceback, are in {tmp_path / 'run'}"
+    ]
 
 
 def test_run_json_holds_versions_machine_and_time(tmp_path: Path) -> None:
@@ -61,7 +123,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_run(tmp_path)["steps"] == []
     assert read_run(tmp_path)["result"] is None
     directory.append_step({"step": 0}, {})
-    directory.append_rows([{"predicted": "A"}, {"predicted": "B"}])
+    directory.append_row({"predicted": "A"})
+    directory.append_row({"predicted": "B"})
     directory.write_result({"prompt": "p"})
     run = read_run(tmp_path)
     assert run["run"]["model"] == "m"
@@ -115,7 +178,65 @@ def test_the_default_folder_is_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyP
         directory.begin({}, [])
         paths.append(directory.path)
     assert len(set(paths)) == 3
-    assert all(re.fullmatch(r"runs/\d{8}-\d{6}(-\d+)?", path.as_posix()) for path in paths)
+    names = [path.relative_to(tmp_path / "runs").as_posix() for path in paths]
+    assert all(re.fullmatch(r"\d{8}-\d{6}(-\d+)?", name) for name in names)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "absent" / "too")
+    for path in (tmp_path / "file" / "run", tmp_path / "link", "/proc/run"):
+        with pytest.raises(ValueError, match=r"^run_dir"):
+            RunDirectory(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_working_folder_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory("run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    directory.begin({"model": "m"}, [])
+    assert read_run(tmp_path / "run")["run"]["model"] == "m"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]", b"", b"null", b"[" * 99_999])
+def test_damaged_files_are_named_and_the_whole_ones_read(tmp_path: Path, content: bytes) -> None:
+    directory = begun(tmp_path)
+    for number in range(3):
+        directory.append_step({"step": number}, {})
+    directory.write_result({"prompt": "p"})
+    assert read_run(tmp_path)["damage"] == []
+    log = (tmp_path / "steps.jsonl").read_bytes().split(b"\n")
+    log[1] = content
+    (tmp_path / "steps.jsonl").write_bytes(b"\n".join(log))
+    (tmp_path / "result.json").write_bytes(content)
+    run = read_run(tmp_path)
+    assert (run["steps"], run["result"]) == ([{"step": 0}, {"step": 2}], None)
+    steps, result = run["damage"]
+    assert steps == f"{tmp_path}/steps.jsonl: 1 of 3 lines are damaged (2)"
+    assert result.startswith(f"{tmp_path}/result.json cannot be read: ")
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"run\.json cannot be read: .*nothing is known of the run"
+    ):
+        read_run(tmp_path)
+
+
+def test_files_that_are_folders(tmp_path: Path) -> None:
+    begun(tmp_path)
+    for name in ("steps.jsonl", "result.json"):
+        (tmp_path / name).mkdir()
+    run = read_run(tmp_path)
+    assert (run["steps"], run["result"], len(run["damage"])) == ([], None, 2)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000])
+def test_folders_that_cannot_be(path: str) -> None:
+    with pytest.raises(ValueError, match="run") as told:
+        read_run(path)
+    assert len(str(told.value)) < 1000
 
 
 def test_folder_without_a_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from greater_fast.runs.evaluation import (
     cut_off_notes,
     evaluate_prompt,
 )
-from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
+from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm, tokenizer, tokenizer_lm
 from tests.tiny import EXTRACTOR, PROMPT
 
@@ -212,13 +212,24 @@ def evaluation(correct: str, prefix: str = "q") -> Evaluation:
 def test_two_prompts_are_compared_row_by_row() -> None:
     first, second = evaluation("1111100010"), evaluation("1100000001")
     found = compare(first, second)
-    assert found == Comparison(4, 1, mcnemar_exact(4, 1))
-    assert found.to_dict() == {"num_only_first": 4, "num_only_second": 1, "p_value": found.p_value}
+    interval = newcombe_interval(2, 4, 1, 3)
+    assert found == Comparison(4, 1, mcnemar_exact(4, 1), pytest.approx(0.3), interval)
+    assert found.to_dict() == {
+        "num_only_first": 4,
+        "num_only_second": 1,
+        "p_value": found.p_value,
+        "difference": found.difference,
+        "interval": interval,
+    }
     assert found.p_value == pytest.approx(0.375)
     turned = compare(second, first)
     assert (turned.num_only_first, turned.num_only_second) == (1, 4)
     assert turned.p_value == found.p_value
-    assert compare(first, first) == Comparison(0, 0, 1.0)
+    assert turned.difference == -found.difference
+    assert turned.interval == pytest.approx((-interval[1], -interval[0]))
+    same = compare(first, first)
+    assert (same.num_only_first, same.num_only_second, same.p_value) == (0, 0, 1.0)
+    assert same.difference == 0.0
 
 
 def test_evaluations_of_different_rows_are_not_compared() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.runs.statistics import mcnemar_exact, wilson_interval
+from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
 
 Z_95 = 1.959963984540054
 # correct, rows, confidence and the interval, from scipy's binomtest(…).proportion_ci(…, "wilson")
@@ -28,6 +28,13 @@ MCNEMAR = [
     (6, 6, 1.0),
     (25, 40, 0.08168153394154003),
     (1, 12, 0.00341796875),
+]
+# both, only first, only second, neither, and the interval as published, to so many places:
+# Newcombe 1998; Fagerland, Lydersen and Laake 2014 (stem cells, consolidation therapy)
+NEWCOMBE = [
+    (20, 12, 2, 16, 0.0562, 0.3292, 4),
+    (1, 1, 7, 12, -0.507, -0.026, 3),
+    (59, 6, 16, 80, -0.1186, -0.0046, 4),
 ]
 
 
@@ -111,3 +118,48 @@ def test_mcnemar_impossible_counts(first, second, message):
     with pytest.raises(ValueError, match="got") as caught:
         mcnemar_exact(first, second)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("both", "first", "second", "neither", "low", "high", "places"), NEWCOMBE)
+def test_newcombe_published_values(both, first, second, neither, low, high, places):
+    found = newcombe_interval(both, first, second, neither)
+    assert [round(end, places) for end in found] == [low, high]
+
+
+CELLS = st.lists(st.integers(0, 300), min_size=4, max_size=4).filter(any)
+
+
+@given(CELLS)
+def test_newcombe_holds_the_difference_and_turns_with_it(cells):
+    both, first, second, neither = cells
+    n = sum(cells)
+    low, high = newcombe_interval(both, first, second, neither)
+    assert -1 - 1e-12 <= low <= (first - second) / n <= high <= 1 + 1e-12
+    turned = newcombe_interval(both, second, first, neither)
+    assert turned == pytest.approx((-high, -low), abs=1e-12)
+    error_rates = newcombe_interval(neither, second, first, both)
+    assert error_rates == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_newcombe_of_prompts_that_agree_by_chance_alone_adds_squares():
+    low, high = newcombe_interval(4, 4, 4, 4)
+    below, above = wilson_interval(8, 16)
+    width = math.hypot(0.5 - below, above - 0.5)
+    assert (low, high) == pytest.approx((-width, width), abs=1e-12)
+
+
+def test_newcombe_narrows_with_agreement():
+    assert newcombe_interval(45, 5, 5, 45)[1] < newcombe_interval(25, 25, 25, 25)[1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ((0, 0, 0, 0), "got 0 correct of 0 rows"),
+        ((1, -1, 0, 0), "num_only_first: got -1"),
+        ((1, 0, 0, 0.5), "num_neither: got 0.5"),
+    ],
+)
+def test_newcombe_impossible_counts(cells, message):
+    with pytest.raises(ValueError, match=message):
+        newcombe_interval(*cells)

@@ -77,10 +77,11 @@ def test_nan_in_a_later_step_leaves_the_state(search: Search, own_lm: LM, tmp_pa
         if step.step == 1:
             poison(own_lm, " True", float("nan"))
 
-    with pytest.raises(FloatingPointError, match=r"the (loss|gradient) of example \d"):
+    with pytest.raises(FloatingPointError, match=r"the (loss|gradient) of example \d") as caught:
         search(own_lm, on_step=break_model)
     run = read_run(tmp_path / "run")
-    assert run["result"] is None
+    assert run["result"]["stopped"] == f"failed: {caught.value}"
+    assert run["result"]["prompt"] == min(run["steps"], key=lambda s: s["objective"])["prompt"]
     assert [step["step"] for step in run["steps"]] == [0, 1]
     state = saved_state(tmp_path / "run")
     assert state.step == 2

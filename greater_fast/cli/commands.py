@@ -1,0 +1,280 @@
+"""The commands: `greater-fast optimize | plan | evaluate | show`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from greater_fast.api import evaluate, optimize, plan
+from greater_fast.cli import display
+from greater_fast.cli.main import INTERRUPTED
+from greater_fast.cli.options import (
+    DATA_HELP,
+    MODEL_HELP,
+    add_debug_option,
+    add_search_options,
+    add_shared_options,
+    generated_test_rows,
+    load_rows,
+    other_rows,
+    settings,
+    training_rows,
+)
+from greater_fast.examples.data import Examples
+from greater_fast.model.byte_sizes import parse_bytes
+from greater_fast.runs.directory import read_run
+from greater_fast.runs.input import checking_input
+from greater_fast.runs.visible import brief, described, visible
+from greater_fast.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are shown as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and exit with 2."""
+        super().error(visible(brief(message, 2000)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it parses has the command's function under `command`."""
+    parser = _Parser(
+        prog="greater-fast",
+        description="Optimise a prompt by gradients over the model's reasoning.",
+    )
+    parser.add_argument("--version", action="version", version=f"greater-fast {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("optimize", help="search a better prompt for a model on rows")
+    command.set_defaults(command=_optimize, before="the first score")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    add_search_options(command, "--train")
+    command.add_argument("--run-dir", help="folder for the run (default: a new one under runs/)")
+    add_shared_options(command)
+
+    command = commands.add_parser(
+        "plan", help="what optimize would take of the memory, told without loading weights"
+    )
+    command.set_defaults(command=_plan, before="the plan was made")
+    command.add_argument("--model", required=True, help=MODEL_HELP)
+    command.add_argument(
+        "--gpu-memory",
+        metavar="SIZE",
+        help="plan for a GPU with so much memory (24GiB, 24GB, 8e9), be there one or not; without "
+        "it, for all memory of the device that optimize would take",
+    )
+    add_search_options(command, "--data", "--train")
+    add_shared_options(command)
+
+    command = commands.add_parser("evaluate", help="accuracy of a prompt on rows")
+    command.set_defaults(command=_evaluate, before="the evaluation was done")
+    command.add_argument("--model", help=f"{MODEL_HELP}; that of --run if left out")
+    command.add_argument("--data", required=True, help=f"rows: {DATA_HELP}")
+    command.add_argument("--prompt", help="prompt to measure; the best of --run if left out")
+    command.add_argument("--against", help="second prompt, compared on the same rows")
+    command.add_argument(
+        "--run",
+        metavar="RUN",
+        help="run directory: take model, settings, extractor and prompts from it, compare the best "
+        "with the initial prompt, and leave out rows that the run has seen",
+    )
+    command.add_argument("--records", metavar="FILE", help="write each row's outcome as JSONL")
+    add_shared_options(command)
+
+    command = commands.add_parser("show", help="a run directory as tables")
+    command.set_defaults(command=_show, before="all was shown")
+    command.add_argument("run", metavar="RUN", help="run directory")
+    command.add_argument("--json", action="store_true", help="print JSON instead")
+    add_debug_option(command)
+    return parser
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    with checking_input():
+        config = settings(options, {})
+        train = training_rows(options, config)
+        dev, test = other_rows(options, config)
+        test = generated_test_rows(options, config) or test
+    result = optimize(
+        options.model,
+        train,
+        dev,
+        prompt=options.prompt,
+        test=test,
+        config=config,
+        run_dir=options.run_dir,
+    )
+    values = result.to_dict()
+    try:
+        if options.json:
+            _print_json(values)
+        else:
+            _print(*result.notes, *display.outcome(values))
+    except OSError as error:
+        error.add_note(f"the result is in {result.run_dir}")
+        raise
+    return INTERRUPTED if result.stopped == "interrupted" else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    with checking_input():
+        gpu_memory = _gpu_memory(options.gpu_memory)
+        config = settings(options, {})
+        train = training_rows(options, config)
+        dev, test = other_rows(options, config)
+        test = generated_test_rows(options, config) or test
+    memory = plan(
+        options.model,
+        train,
+        dev,
+        prompt=options.prompt,
+        test=test,
+        config=config,
+        gpu_memory=gpu_memory,
+    )
+    if options.json:
+        _print_json(memory.to_dict())
+    else:
+        Console(highlight=False).print(display.plan_table(memory.to_dict()))
+        notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
+        _print(*notes, memory.verdict, *memory.advice)
+    return 0 if memory.fits else 1
+
+
+def _gpu_memory(size: str | None) -> int | None:
+    try:
+        return parse_bytes(size) if size else None
+    except ValueError as error:
+        raise ValueError(f"--gpu-memory: {error}") from error
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    with checking_input():
+        run = _run_for_evaluation(options) if options.run else None
+        base: dict[str, Any] = {}
+        if run is not None:
+            base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+            if run["result"] is not None and options.prompt is None and options.against is None:
+                initial = run["result"]["baseline"]["prompt"]
+                options.against = initial if initial != run["result"]["prompt"] else None
+        model = options.model or (run["run"]["model"] if run else "")
+        prompt = options.prompt or (_prompt_of(run) if run else "")
+        config = settings(options, base)
+        rows = load_rows(options.data, options.columns, config.template) or Examples([])
+        if run is not None:
+            if config.template != run["run"]["config"].get("template"):
+                warning = "the template is not the run's: rows that the run has seen cannot be told"
+                print(f"greater-fast: warning: {warning}", file=sys.stderr)
+            rows = _unseen(rows, run["examples"])
+        given = (("--model", model), ("--prompt", prompt))
+        if missing := [name for name, value in given if not value]:
+            raise ValueError(
+                f"{' and '.join(missing)} missing: give it, or --run RUN to take it from"
+            )
+    report = evaluate(
+        model,
+        rows,
+        prompt=prompt,
+        against=options.against,
+        config=config,
+        records=options.records,
+    )
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        _print(*report.notes, *display.report_lines(report.to_dict()))
+    return 0
+
+
+def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    """A run whose files are whole, as far as they are needed here.
+
+    Raises:
+        ValueError: a file is damaged; says which.
+    """
+    run = read_run(options.run)
+    if run["damage"]:
+        raise ValueError(
+            f"{'; '.join(run['damage'])}: without it there is no telling which rows and prompts "
+            "are the run's; give --model, --prompt and the settings instead of --run"
+        )
+    try:
+        _ = (run["run"]["config"], run["run"]["extractor"], run["run"]["model"], _prompt_of(run))
+        _ = [(example["question"], example["split"]) for example in run["examples"]]
+        _ = (run["result"] or {"baseline": run["run"]})["baseline"]["prompt"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the run in {options.run} is damaged: its files lack {error}") from error
+    return run
+
+
+def _prompt_of(run: dict[str, Any]) -> str:
+    """The best prompt of a run, or the last one of a run that was cut off."""
+    if run["result"] is not None:
+        return str(run["result"]["prompt"])
+    return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
+
+
+def _unseen(rows: Examples, seen: list[dict[str, Any]]) -> Examples:
+    """Rows that a run did not search or choose on; says how many were left out."""
+    questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
+    kept = [row for row in rows if " ".join(row.question.split()) not in questions]
+    if len(kept) < len(rows):
+        left_out = len(rows) - len(kept)
+        print(f"{left_out} of {len(rows)} rows left out: the run has seen them", file=sys.stderr)
+    if not kept:
+        raise ValueError("the run has seen all of these rows: give it test rows")
+    return Examples(kept, rows.notes)
+
+
+def _show(options: argparse.Namespace) -> int:
+    with checking_input():
+        run = read_run(options.run)
+    damage = run["damage"]
+    if options.json:
+        _print_json({key: run[key] for key in ("run", "steps", "result")})
+    else:
+        parts = {"run.json": _origin, "steps.jsonl": _steps, "result.json": _outcome}
+        for name, part in parts.items():
+            try:
+                _print(*part(run))
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                damage = [*damage, f"{options.run}/{name} cannot be shown: {described(error)}"]
+    for line in damage:
+        print(f"greater-fast: {visible(line)}", file=sys.stderr)
+    return 1 if damage else 0
+
+
+def _origin(run: dict[str, Any]) -> list[str | Table]:
+    return [f"model {run['run']['model']}, started {run['run']['started']}"]
+
+
+def _steps(run: dict[str, Any]) -> list[str | Table]:
+    return [display.steps_table(run["steps"])]
+
+
+def _outcome(run: dict[str, Any]) -> list[str | Table]:
+    if run["result"] is None:
+        return [f"{'' if run['damage'] else 'unfinished; '}last prompt: {_prompt_of(run)}"]
+    return [display.finalists_table(run["result"]), *display.outcome(run["result"])]
+
+
+def _print(*parts: str | Table) -> None:
+    """Print lines and tables, with nothing in them that steers a terminal."""
+    console = Console(highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            print(visible(part))
+        else:
+            sys.stdout.flush()
+            console.print(part)
+
+
+def _print_json(values: Any) -> None:
+    """Print JSON on one line, in letters that the output has."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(visible(json.dumps(values, ensure_ascii=not is_unicode)))

@@ -1,0 +1,43 @@
+"""Text of others as it may be shown: data, models and names of folders never steer a terminal."""
+
+from __future__ import annotations
+
+import traceback
+
+from greater_fast.runs.input import InputError
+
+# Scripts and emoji need the joiners (both are invisible, and move nothing); a line may end.
+_HARMLESS = frozenset("\n\t\u200c\u200d\xa0\u202f\u3000")
+
+
+def visible(text: object) -> str:
+    """The text, with characters that cannot be seen (escapes, bidi overrides) as JSON writes them.
+
+    So a line of JSON stays the same JSON.
+    """
+    return "".join(c if c.isprintable() or c in _HARMLESS else _escape(c) for c in str(text))
+
+
+def brief(text: str, width: int = 200) -> str:
+    """The text, or its beginning and its end where it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2]} ... [{len(text):,} characters] ... {text[-width // 4 :]}"
+
+
+def described(error: BaseException) -> str:
+    """An error in one line: its message, after its kind where nobody meant it to be read."""
+    message = " ".join(brief(str(error), 2000).split())
+    if message and isinstance(error, InputError | FloatingPointError | MemoryError):
+        return visible(message)
+    return visible(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def with_traceback(error: BaseException) -> str:
+    """An error with all its frames and notes, as Python prints it."""
+    return visible("".join(traceback.format_exception(error)))
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

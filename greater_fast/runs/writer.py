@@ -1,0 +1,93 @@
+"""Files that a run writes as it goes: an error of writing is told once, and never ends the run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Writer:
+    """Writes lines and whole files. What a disk does not take is kept, and tried again later.
+
+    `problem` says what could not be written, and why; None as long as all was.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._unwritten: dict[Path, bytes] = {}
+
+    def append(self, path: Path, line: Mapping[str, Any]) -> None:
+        """Write a line of JSON behind those of a file: a whole line, or nothing for now."""
+        self._unwritten[path] = self._unwritten.get(path, b"") + _encoded(line)
+        with self._telling(path):
+            _append(path, self._unwritten[path])
+            del self._unwritten[path]
+
+    def replace(self, path: Path, values: Mapping[str, Any], indent: int | None = 2) -> None:
+        """Put values, as JSON, in a file's place, all at once."""
+        content = _encoded(values, indent)
+        unfinished = path.with_name(f".{path.name}")
+        with self._telling(path):
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    unfinished.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def _telling(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            known, self.problem = self.problem, f"{path} could not be written: {error.strerror}"
+            if known is None:
+                warnings.warn(
+                    f"{self.problem}; the run goes on, and its result is returned",
+                    RuntimeWarning,
+                    stacklevel=1,
+                )
+
+
+def new_path(name: str, path: object) -> Path:
+    """The absolute path that a user means; `~` is the home folder. Nothing is made.
+
+    Raises:
+        ValueError: no file system has such a path; `name` is what the user calls it.
+    """
+    problem = f"expected the name of a {'folder' if name == 'run_dir' else 'file'}"
+    if not isinstance(path, str | os.PathLike) or not str(path).strip():
+        raise ValueError(f"{name}: got {path!r:.200}, {problem}")
+    try:
+        absolute = Path(path).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError):
+            absolute.stat()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{name}: got {path!r:.200}, {problem} that can be had: {why}") from error
+    return absolute
+
+
+def _encoded(values: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """JSON in UTF-8 with a line break; half characters (of a file's name) as JSON escapes them."""
+    text = json.dumps(values, ensure_ascii=False, indent=indent) + "\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add all of the content to a file, or, with an error, none of it."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            written = 0
+            while written < len(content):  # a disk that fills up takes a part first
+                written += file.write(content[written:]) or 0
+        except OSError:
+            file.truncate(size)
+            raise

@@ -1,0 +1,179 @@
+"""What is told while a run goes on: a bar in a terminal, lines elsewhere, nothing on request."""
+
+import io
+import logging
+import sys
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from greater_fast.runs import progress
+from greater_fast.runs.progress import shortened, told
+from greater_fast.search.nouns import Step
+
+BRACKETS = (
+    "Use [b] and end with [/INST] please.",
+    "answer in the form [yes] or [no].",
+    "Say :smile: and [bold red]stop[/].",
+)
+
+
+def step(**fields: Any) -> Step:
+    values: dict[str, Any] = {
+        "step": 1,
+        "index": 2,
+        "grows": False,
+        "prompt": "Think well.",
+        "prompt_ids": (1, 2),
+        "objective": 0.31254,
+        "error_rate": 0.25,
+        "candidate_ids": (5, 6),
+        "candidate_top_k": 10,
+        "trials": (),
+        "changed": True,
+    }
+    return Step(**{**values, **fields})
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, width: int = 160) -> io.StringIO:
+    """What a terminal would show of the progress."""
+    shown = io.StringIO()
+
+    def console(stderr: bool) -> Console:
+        assert stderr
+        return Console(file=shown, force_terminal=True, width=width)
+
+    monkeypatch.setattr(progress, "Console", console)
+    return shown
+
+
+def test_a_terminal_sees_step_objective_prompt_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = terminal(monkeypatch)
+    with told(True, num_steps=4) as teller:
+        teller.say("scoring the initial prompt on 9 rows")
+        time.sleep(0.3)  # the bar is drawn ten times a second
+        teller.step(step())
+    text = shown.getvalue()
+    assert "scoring the initial prompt on 9 rows" in text
+    assert "objective 0.3125" in text
+    assert "2/4" in text
+    assert "Think well." in text
+    assert ":" in text.rsplit("2/4", 1)[1]  # the time left
+
+
+def test_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch)
+    with told(True, num_rows=7) as teller:
+        teller.say("evaluating a prompt on 7 rows")
+        for _ in range(3):
+            teller.row()
+    assert "evaluating a prompt on 7 rows" in shown.getvalue()
+    assert "3/7" in shown.getvalue()
+
+
+def test_tables_stay_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch, width=40)
+    long = "[b]weights[/] " + 8 * "1.00 GiB "
+    with told(True, num_steps=4) as teller:
+        teller.say("memory plan", f"{long}\nlogits 2 GiB")
+        teller.say("loading")
+    assert f"{long}\nlogits 2 GiB\n" in shown.getvalue()
+
+
+@pytest.mark.parametrize("prompt", BRACKETS)
+def test_brackets_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch, prompt: str) -> None:
+    shown = terminal(monkeypatch)
+    with told(True, num_steps=4) as teller:
+        teller.say(prompt)
+        teller.step(step(prompt=prompt))
+    assert prompt in shown.getvalue()
+    shown = terminal(monkeypatch, width=80)
+    with told(True) as teller:
+        teller.say(prompt)
+    assert prompt in shown.getvalue()
+    assert "0/" not in shown.getvalue()
+
+
+def test_elsewhere_all_that_begins_and_every_step_is_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with told(True, num_steps=4) as teller:
+        teller.say("memory plan: it fits", "weights 1 GiB")
+        teller.step(step())
+        teller.step(step(step=2, changed=False, prompt="a\n\x1b[31mb"))
+        teller.row()
+        teller.note("for the log alone")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "greater-fast: memory plan: it fits",
+        "greater-fast: step 2 of 4: objective 0.3125, 'Think well.'",
+        "greater-fast: step 3 of 4: objective 0.3125, unchanged 'a \\x1b[31mb'",
+    ]
+
+
+def test_nothing_is_shown_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = terminal(monkeypatch)
+    with told(False, num_steps=4) as teller:
+        teller.say("loading", "a table")
+        teller.step(step())
+        teller.row()
+    assert (shown.getvalue(), capsys.readouterr()) == ("", ("", ""))
+
+
+def test_nothing_in_progress_steers_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = terminal(monkeypatch)
+    with told(True, num_steps=4) as teller:
+        teller.step(step(prompt="c\x9b2J"))
+        teller.say("loading \x1b]0;a", "b\u202e")
+    text = shown.getvalue()
+    for escaped in ("loading \\u001b]0;a", "b\\u202e", "c\\u009b2J"):
+        assert escaped in text
+    assert "\x1b]0" not in text
+
+
+@pytest.mark.parametrize("progress_shown", [True, False])
+def test_the_log_of_a_program_is_its_own(
+    caplog: pytest.LogCaptureFixture, progress_shown: bool
+) -> None:
+    log = logging.getLogger("greater_fast")
+    with caplog.at_level(logging.INFO, "greater_fast"):
+        before = (log.level, list(log.filters), list(log.handlers))
+        with told(progress_shown, num_steps=4) as teller:
+            teller.say("loading \x1b[31m")
+            log.warning("of others")
+            assert (log.level, list(log.filters), list(log.handlers)) == before
+    assert caplog.messages == ["loading \\u001b[31m", "of others"]
+
+
+def test_what_a_program_prints_to_a_file_goes_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = terminal(monkeypatch)
+    with told(True, num_steps=4):
+        print("my own line")
+    assert capsys.readouterr().out == "my own line\n"
+    assert "my own line" not in shown.getvalue()
+
+
+def test_a_closed_standard_error_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    with told(True, num_steps=4) as teller:
+        teller.say("loading")
+        teller.step(step())
+
+
+def test_long_prompts_are_shortened_to_one_line() -> None:
+    assert shortened("a" * 60) == "a" * 60
+    assert shortened("a" * 61) == "a" * 57 + "..."
+    assert shortened("Think.\n\nAnswer.") == "Think. Answer."
