@@ -1,5 +1,6 @@
 """Builds the C++ extension `greater_fast._core` with CMake and ninja, both from their wheels."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ class CMakeBuild(build_ext):
         """Build one extension."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
+        if not is_configured_here(build):
+            shutil.rmtree(build, ignore_errors=True)
         build.mkdir(parents=True, exist_ok=True)
         run = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
         configure = [
@@ -35,6 +38,19 @@ class CMakeBuild(build_ext):
         ]
         subprocess.run(configure, check=True)
         subprocess.run([run, "--build", str(build)], check=True)
+
+
+def is_configured_here(build: Path) -> bool:
+    """Whether CMake's cache, if any, is of this checkout: a copied one names the old places."""
+    cache = build / "CMakeCache.txt"
+    if not cache.exists():
+        return True
+    lines = cache.read_text(encoding="utf-8", errors="replace").splitlines()
+    homes = {
+        f"CMAKE_HOME_DIRECTORY:INTERNAL={SOURCES}",
+        f"CMAKE_CACHEFILE_DIR:INTERNAL={build}",
+    }
+    return homes <= set(lines)
 
 
 setup(

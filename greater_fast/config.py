@@ -167,7 +167,7 @@ class Config:
                 return None
             return f"{name}: got {value!r}, expected a text that is not empty, or None"
         kinds = (int, float) if isinstance(setting.default, float) else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
             return f"{name}: got {value!r}, expected {kind}"
         low, high = setting.metadata["low"], setting.metadata["high"]
@@ -201,6 +201,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that machines count with."""
+    return -(1 << 63) < value < 1 << 63 if isinstance(value, int) else math.isfinite(value)
 
 
 def _is_date(value: object) -> bool:

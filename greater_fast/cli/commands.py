@@ -268,13 +268,12 @@ def _print(*parts: str | Table) -> None:
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
-            print(visible(part))
+            print(visible(part), flush=True)
         else:
-            sys.stdout.flush()
             console.print(part)
 
 
 def _print_json(values: Any) -> None:
     """Print JSON on one line, in letters that the output has."""
-    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(visible(json.dumps(values, ensure_ascii=not is_unicode)))
+    is_unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    print(visible(json.dumps(values, ensure_ascii=not is_unicode)), flush=True)

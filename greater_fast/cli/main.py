@@ -33,8 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _plain_warnings(warnings.showwarning)
             _quiet_transformers()
             status: int = options.command(options)
-            if sys.stdout is not None:
-                sys.stdout.flush()
     except InputError as error:
         return _failed(error, 2, options.debug)
     except KeyboardInterrupt:

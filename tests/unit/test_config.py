@@ -139,3 +139,10 @@ def test_frozen_and_independent_of_the_given_dict() -> None:
 
 def test_every_setting_has_a_help_text() -> None:
     assert all(field.metadata["help"] for field in dataclasses.fields(Config))
+
+
+@pytest.mark.parametrize("name", ["steps", "seed", "kv_cache_bytes", "temperature"])
+@pytest.mark.parametrize("value", [1 << 63, 10**400, -(10**400)])
+def test_numbers_that_no_machine_counts_with(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name}: got .*, expected a"):
+        Config.from_mapping({name: value})

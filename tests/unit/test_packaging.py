@@ -129,6 +129,23 @@ def test_lists_of_sources_name_every_source() -> None:
     assert all(source.removeprefix("csrc/") in built for source in sources)
 
 
+def test_a_cache_of_another_place_is_not_built_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--version"])
+    monkeypatch.chdir(ROOT)
+    names = runpy.run_path(str(ROOT / "setup.py"))
+    assert __version__ in capsys.readouterr().out
+    is_configured_here = names["is_configured_here"]
+    assert is_configured_here(tmp_path)
+    here = {"CMAKE_HOME_DIRECTORY": ROOT / "csrc", "CMAKE_CACHEFILE_DIR": tmp_path}
+    for changed in (None, *here):
+        places = here | ({changed: Path("/elsewhere")} if changed else {})
+        lines = [f"{name}:INTERNAL={place}\n" for name, place in places.items()]
+        (tmp_path / "CMakeCache.txt").write_text("# cache\n" + "".join(lines))
+        assert is_configured_here(tmp_path) == (changed is None)
+
+
 def test_installed_version_is_the_source_version() -> None:
     try:
         installed = importlib.metadata.version("greater-fast")

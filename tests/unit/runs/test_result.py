@@ -1,0 +1,96 @@
+"""The sentence that a run ends with."""
+
+from pathlib import Path
+
+import pytest
+
+from greater_fast.runs.evaluation import Evaluation, RowRecord, compare
+from greater_fast.runs.result import PromptResult, Result
+
+
+def evaluation(correct: str) -> Evaluation:
+    rows = [RowRecord(f"q{n}", "g", "p", c == "1", "r") for n, c in enumerate(correct)]
+    return Evaluation("p", tuple(rows))
+
+
+def prompt(ids: tuple[int, ...], dev: str | None = None, test: str | None = None) -> PromptResult:
+    return PromptResult(
+        prompt=f"prompt {ids}",
+        prompt_ids=ids,
+        objective=0.5,
+        train_error_rate=0.5,
+        dev=None if dev is None else evaluation(dev),
+        test=None if test is None else evaluation(test),
+    )
+
+
+def summary(best: PromptResult, baseline: PromptResult, *others: PromptResult) -> str:
+    result = Result(
+        best=best,
+        baseline=baseline,
+        finalists=tuple(dict.fromkeys((best, baseline, *others))),
+        steps=(),
+        stopped="all steps done",
+        extractor="",
+        notes=(),
+        run_dir=Path("run"),
+        dev_comparison=compare(best.dev, baseline.dev) if best.dev and baseline.dev else None,
+        test_comparison=compare(best.test, baseline.test) if best.test and baseline.test else None,
+    )
+    assert result.to_dict()["summary"] == result.summary
+    return result.summary
+
+
+# 96 rows: 59 right with the new prompt, 44 with the initial one, 36 with both
+NEW_ROWS = "1" * 36 + "1" * 23 + "0" * 8 + "0" * 29
+OLD_ROWS = "1" * 36 + "0" * 23 + "1" * 8 + "0" * 29
+
+
+def test_a_gain_on_rows_never_seen() -> None:
+    assert summary(prompt((1,), "11", NEW_ROWS), prompt((2,), "01", OLD_ROWS)) == (
+        "On 96 rows never seen, the new prompt is right on 61.5% [51.5, 70.6], the initial one on "
+        "45.8% [36.2, 55.8]: +15.6 points [+4.4, +26.2], p = 0.011."
+    )
+
+
+def test_a_gain_that_chance_explains() -> None:
+    text = summary(prompt((1,), "11", "1110"), prompt((2,), "01", "1100"))
+    assert text.endswith("p = 1.000, which may be chance.")
+    assert ": +25.0 points [" in text
+
+
+def test_a_tiny_p() -> None:
+    text = summary(prompt((1,), "11", "1" * 20), prompt((2,), "01", "0" * 20))
+    assert text.endswith(": +100.0 points [+77.2, +100.0], p < 0.001.")
+
+
+@pytest.mark.parametrize(("old", "points"), [("1110", "-25.0"), ("0011", "+0.0")])
+def test_no_gain_on_rows_never_seen(old: str, points: str) -> None:
+    text = summary(prompt((1,), "11", "1100"), prompt((2,), "01", old))
+    assert f": nothing was gained ({points} points [" in text
+
+
+def test_development_rows_alone_are_called_so() -> None:
+    text = summary(prompt((1,), "1110"), prompt((2,), "0010"))
+    assert text.startswith(
+        "On the 4 development rows, by which it was chosen, the new prompt is right on 75.0% ["
+    )
+    assert text.endswith("which may be chance; on rows never seen, neither was tried.")
+
+
+def test_nothing_better_was_found() -> None:
+    same = prompt((1,), "11", "1100")
+    assert summary(same, same, prompt((2,), "01")) == (
+        "Nothing was gained: the initial prompt is still the best; on 4 rows never seen, it is "
+        "right on 50.0% [15.0, 85.0]."
+    )
+    same = prompt((1,), "11")
+    text = summary(same, same, prompt((2,)))
+    assert text.startswith("Nothing was gained so far: the initial prompt is still the best; on 2 ")
+    assert "2 development rows, it is right on 100.0%" in text
+
+
+@pytest.mark.parametrize(("new", "old"), [(None, None), ("11", None)])
+def test_what_was_not_measured_is_unknown(new: str | None, old: str | None) -> None:
+    text = summary(prompt((1,), new), prompt((2,), old))
+    assert text.startswith("Whether anything was gained is unknown: the run ended before")
