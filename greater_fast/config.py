@@ -157,19 +157,21 @@ class Config:
         if name in CHOICES:
             if value in CHOICES[name]:
                 return None
-            return f"{name}: got {value!r}, expected one of {', '.join(map(str, CHOICES[name]))}"
+            return (
+                f"{name}: got {value!r:.200}, expected one of {', '.join(map(str, CHOICES[name]))}"
+            )
         if name == "chat_template_kwargs":
             return _problem_of_arguments(value)
         if name == "template_date" and value is not None and not _is_date(value):
-            return f"{name}: got {value!r}, expected a day such as 2026-11-26"
+            return f"{name}: got {value!r:.200}, expected a day such as 2026-11-26"
         if setting.default is None and (value is None or setting.metadata["low"] is None):
             if value is None or (isinstance(value, str) and value.strip()):
                 return None
-            return f"{name}: got {value!r}, expected a text that is not empty, or None"
+            return f"{name}: got {value!r:.200}, expected a text that is not empty, or None"
         kinds = (int, float) if isinstance(setting.default, float) else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
-            return f"{name}: got {value!r}, expected {kind}"
+            return f"{name}: got {value!r:.200}, expected {kind}"
         low, high = setting.metadata["low"], setting.metadata["high"]
         if value < low:
             return f"{name}: got {value}, expected at least {low}"
@@ -188,8 +190,11 @@ class Config:
         problems = []
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                problems.append(f"{name}: unknown" + (f", did you mean {near[0]}?" if near else ""))
+                given = f"{name!s:.100}"
+                near = difflib.get_close_matches(given, known, n=1)
+                problems.append(
+                    f"{given}: unknown" + (f", did you mean {near[0]}?" if near else "")
+                )
         try:
             config = cls(**{name: value for name, value in values.items() if name in known})
         except ValueError as error:
@@ -219,9 +224,9 @@ def _problem_of_arguments(value: object) -> str | None:
     """What is wrong with arguments of the chat template, which are written down with a run."""
     name = "chat_template_kwargs"
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return f"{name}: got {value!r}, expected a dict of names and values"
+        return f"{name}: got {value!r:.200}, expected a dict of names and values"
     try:
         json.dumps(dict(value))
     except (TypeError, ValueError, RecursionError) as error:
-        return f"{name}: got {value!r}, expected values that JSON can hold: {error}"
+        return f"{name}: got {value!r:.200}, expected values that JSON can hold: {error}"
     return None

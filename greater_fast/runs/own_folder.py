@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from greater_fast.runs.writer import new_path
+from greater_fast.runs.writer import make_folders, new_path
 
 
 class OwnFolder:
@@ -25,9 +25,12 @@ class OwnFolder:
 
     def __init__(self, path: str | os.PathLike[str], files: Sequence[str], fresh: bool) -> None:
         self.path = new_path("run_dir", path)
-        self._made: list[Path] = []  # folders that were not there before, the deepest first
         self._claim_file = files[0]
-        self._make()
+        try:
+            with _refusing(self.path):
+                self._made = make_folders(self.path)
+        except FileExistsError as error:
+            raise ValueError(f"run_dir {self.path} is a file: name a folder") from error
         if fresh:
             self._make_inside()
         self._claim(files)
@@ -38,14 +41,6 @@ class OwnFolder:
             (self.path / self._claim_file).unlink(missing_ok=True)
             for folder in self._made:
                 folder.rmdir()
-
-    def _make(self) -> None:
-        self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        try:
-            with _refusing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise ValueError(f"run_dir {self.path} is a file: name a folder") from error
 
     def _make_inside(self) -> None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from greater_fast.runs.writer import Writer, new_path
+from greater_fast.runs.writer import Writer, make_folders, new_path
 
 
 class Records:
@@ -20,7 +21,7 @@ class Records:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path, self._writer, self._is_empty = new_path("records", path), Writer(), True
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = make_folders(self._path.parent)
             self._path.open("x").close()
         except FileExistsError as error:
             raise ValueError(
@@ -46,7 +47,10 @@ class Records:
         frames: TracebackType | None,
     ) -> None:
         if self._is_empty:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                for folder in self._made:
+                    folder.rmdir()  # which ends at the first that others use
 
     def append(self, row: Mapping[str, Any]) -> None:
         """A row with its outcome."""

@@ -74,6 +74,13 @@ def new_path(name: str, path: object) -> Path:
     return absolute
 
 
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those that it is in; the ones that were not there, the deepest first."""
+    absent = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return absent
+
+
 def _encoded(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     """JSON in UTF-8 with a line break; half characters (of a file's name) as JSON escapes them."""
     text = json.dumps(values, ensure_ascii=False, indent=indent) + "\n"

@@ -301,7 +301,7 @@ def test_records_that_cannot_be_made_or_are_not_needed(
         with pytest.raises(ValueError, match="records: "):
             evaluate(lm, rows, prompt=PROMPT, records=path)
     with pytest.raises(ValueError, match="no rows"):
-        evaluate(lm, [], prompt=PROMPT, records=tmp_path / "records.jsonl")
+        evaluate(lm, [], prompt=PROMPT, records=tmp_path / "deep" / "records.jsonl")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

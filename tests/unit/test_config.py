@@ -146,3 +146,12 @@ def test_every_setting_has_a_help_text() -> None:
 def test_numbers_that_no_machine_counts_with(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name}: got .*, expected a"):
         Config.from_mapping({name: value})
+
+
+@pytest.mark.parametrize(
+    "values", [{"x" * 99_999: 1}, {3: 1}, {"engine": "x" * 99_999}, {"steps": ["x"] * 99_999}]
+)
+def test_messages_are_short_whatever_was_given(values: Any) -> None:
+    with pytest.raises(ValueError, match="invalid settings: ") as caught:
+        Config.from_mapping(values)
+    assert len(str(caught.value)) < 500

@@ -146,6 +146,23 @@ def test_a_cache_of_another_place_is_not_built_in(
         assert is_configured_here(tmp_path) == (changed is None)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("place", "is_copied"), [(".", False), ("", False), ("../old", True)])
+def test_a_copied_environment_is_made_anew(tmp_path: Path, place: str, is_copied: bool) -> None:
+    stamp = tmp_path / "venv" / "python.stamp"
+    stamp.parent.mkdir()
+    stamp.write_text(f"{(stamp.parent / place).resolve()}\n" if place else "")
+    made = subprocess.run(
+        ["make", "--dry-run", f"VENV={stamp.parent}", str(stamp)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (f"rm -rf {stamp.parent}\n" in made) == is_copied
+    assert (f"-m venv {stamp.parent}\n" in made) == is_copied
+
+
 def test_installed_version_is_the_source_version() -> None:
     try:
         installed = importlib.metadata.version("greater-fast")

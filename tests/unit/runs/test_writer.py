@@ -1,5 +1,6 @@
 """Files that cannot be written: told once, nothing torn, and all there when there is room again."""
 
+import contextlib
 import json
 import resource
 import shutil
@@ -15,45 +16,41 @@ import pytest
 from greater_fast.runs.writer import Writer, new_path
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Any]:
-    """Sets how long a file may get; unlimited again afterwards."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+@contextlib.contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Lets files get so long; all of the process's, so no longer than for a write or two."""
     assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # so that it is an OSError
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_that_does_not_fit_is_kept_and_written_later(
-    tmp_path: Path, small_disk: Any
-) -> None:
+def test_a_line_that_does_not_fit_is_written_later(tmp_path: Path) -> None:
     writer, path = Writer(), tmp_path / "lines.jsonl"
     writer.append(path, {"n": 0})
-    small_disk(20)
-    with pytest.warns(RuntimeWarning, match=r"lines\.jsonl could not be written: File too large"):
+    message = r"lines\.jsonl could not be written: File too large"
+    with pytest.warns(RuntimeWarning, match=message), disk_of(20):
         writer.append(path, {"n": 1, "text": "x" * 40})
     assert lines(path) == [{"n": 0}]
-    writer.append(path, {"n": 2})  # told once
+    with disk_of(20):
+        writer.append(path, {"n": 2})  # told once: warnings are errors here
     assert lines(path) == [{"n": 0}]
     assert writer.problem is not None
-    small_disk(resource.RLIM_INFINITY)
     writer.append(path, {"n": 3})
     assert [line["n"] for line in lines(path)] == [0, 1, 2, 3]
 
 
-def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path, small_disk: Any) -> None:
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
     writer, path = Writer(), tmp_path / "state.json"
     writer.replace(path, {"step": 1})
-    small_disk(20)
-    with pytest.warns(RuntimeWarning, match="state.json could not be written"):
+    with pytest.warns(RuntimeWarning, match=r"state\.json could not be written"), disk_of(20):
         writer.replace(path, {"step": 2, "text": "x" * 40})
     assert json.loads(path.read_text()) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
