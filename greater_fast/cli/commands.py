@@ -99,13 +99,13 @@ def _optimize(options: argparse.Namespace) -> int:
         config = settings(options, {})
         train = training_rows(options, config)
         dev, test = other_rows(options, config)
-        test = generated_test_rows(options, config) or test
+        generated = generated_test_rows(options, config)
     result = optimize(
         options.model,
         train,
         dev,
         prompt=options.prompt,
-        test=test,
+        test=generated or test,
         config=config,
         run_dir=options.run_dir,
     )
@@ -127,13 +127,13 @@ def _plan(options: argparse.Namespace) -> int:
         config = settings(options, {})
         train = training_rows(options, config)
         dev, test = other_rows(options, config)
-        test = generated_test_rows(options, config) or test
+        generated = generated_test_rows(options, config)
     memory = plan(
         options.model,
         train,
         dev,
         prompt=options.prompt,
-        test=test,
+        test=generated or test,
         config=config,
         gpu_memory=gpu_memory,
     )

@@ -45,6 +45,7 @@ def test_optimize_prints_the_result_as_json(
             f"greater-fast: development rows, prompt {n} of {len(done.values['finalists'])}"
             for n in range(1, len(done.values["finalists"]) + 1)
         ),
+        "greater-fast: training rows, the initial prompt",
     ]
     assert done.values == read_run(run)["result"]
     assert read_run(run)["run"]["config"]["max_new_tokens"] == 6
