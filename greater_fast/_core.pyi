@@ -83,8 +83,53 @@ def linear(
     bias: NDArray[Any] | None,
     outputs: NDArray[Any],
 ) -> None: ...
-def linear_backward(
-    gradients: NDArray[Any], weights: NDArray[Any], input_gradients: NDArray[Any]
+def linears_backward(
+    layers: Sequence[tuple[NDArray[Any], NDArray[Any]]], input_gradients: NDArray[Any]
+) -> None: ...
+def gated_mlp(
+    inputs: NDArray[Any],
+    parameters: Sequence[tuple[NDArray[Any], NDArray[Any] | None]],
+    states: Sequence[NDArray[Any]],
+    outputs: NDArray[Any],
+    activation: str,
+) -> None: ...
+def gate_backward(
+    gate: NDArray[Any],
+    up: NDArray[Any],
+    hidden_gradients: NDArray[Any],
+    gate_gradients: NDArray[Any],
+    activation: str,
+) -> None: ...
+def rms_norm(
+    inputs: NDArray[Any],
+    weights: NDArray[Any],
+    outputs: NDArray[Any],
+    epsilon: float,
+    offset: float,
+) -> None: ...
+def rms_norm_backward(
+    inputs: NDArray[Any],
+    weights: NDArray[Any],
+    gradients: tuple[NDArray[Any], NDArray[Any]],
+    epsilon: float,
+    offset: float,
+) -> None: ...
+def turned_linears(
+    inputs: NDArray[Any],
+    layers: Sequence[tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any]]],
+    num_turned: int,
+    turns: tuple[NDArray[Any], NDArray[Any]],
+) -> None: ...
+def turn_back(
+    states: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+    turns: tuple[NDArray[Any], NDArray[Any]],
+) -> None: ...
+def read_logits(
+    logits: NDArray[Any],
+    targets: Ints,
+    temperatures: NDArray[Any],
+    argmax: Ints,
+    logprobs: NDArray[np.float32],
 ) -> None: ...
 def packed_attention(
     states: tuple[NDArray[Any], ...],

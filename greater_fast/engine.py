@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
 
@@ -76,6 +77,10 @@ class Engine(Protocol):
     @property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes (else the gradient pads whole sequences)."""
+
+    @property
+    def layers(self) -> CPULayers:
+        """What of the model's layers can run by csrc; found once, as they are then."""
 
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None

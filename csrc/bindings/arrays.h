@@ -16,6 +16,7 @@ namespace py = pybind11;
 
 // Define the CPU kernels in the module.
 void bind_kernels(py::module_& module);
+void bind_layers(py::module_& module);
 void bind_packed_attention(py::module_& module);
 
 inline void expect_shape(const py::array& array, const std::vector<int64_t>& shape,

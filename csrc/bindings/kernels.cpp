@@ -1,12 +1,9 @@
 // The CPU kernels as Python sees them: arrays are checked, then the kernel runs without the GIL.
 #include <cstdint>
 #include <stdexcept>
-#include <string>
-#include <vector>
 
 #include "bindings/arrays.h"
 #include "math/attention.h"
-#include "math/linear.h"
 #include "math/simd.h"
 
 namespace greater_fast {
@@ -100,68 +97,6 @@ void any_attention(const py::array& queries, const py::array& new_keys, const py
       block_tables, num_sequences, scale, soft_cap, window);
 }
 
-template <typename T>
-void linear_of(const py::array& inputs, const py::array& weights, const py::object& bias,
-               const py::array& outputs) {
-  if (inputs.ndim() != 2 || weights.ndim() != 2) {
-    throw std::invalid_argument("linear: expected inputs [M, K] and weights [N, K]");
-  }
-  LinearArgs<T> args;
-  args.num_rows = inputs.shape(0);
-  args.num_inputs = inputs.shape(1);
-  args.num_outputs = weights.shape(0);
-  if (args.num_inputs < 1) throw std::invalid_argument("inputs: expected at least one column");
-  expect_shape(weights, {args.num_outputs, args.num_inputs}, "weights");
-  expect_shape(outputs, {args.num_rows, args.num_outputs}, "outputs");
-  args.inputs = data_of<const T>(inputs, inputs.size(), "inputs");
-  args.weights = data_of<const T>(weights, weights.size(), "weights");
-  args.outputs = data_of<T>(outputs, outputs.size(), "outputs");
-  args.bias = nullptr;
-  if (!bias.is_none()) {
-    const py::array terms = array_of(bias, "bias");
-    expect_shape(terms, {args.num_outputs}, "bias");
-    args.bias = data_of<const T>(terms, terms.size(), "bias");
-  }
-  py::gil_scoped_release release;
-  linear(args);
-}
-
-void any_linear(const py::array& inputs, const py::array& weights, const py::object& bias,
-                const py::array& outputs) {
-  const auto run =
-      py::isinstance<py::array_t<double>>(inputs) ? linear_of<double> : linear_of<float>;
-  run(inputs, weights, bias, outputs);
-}
-
-template <typename T>
-void linear_backward_of(const py::array& gradients, const py::array& weights,
-                        const py::array& input_gradients) {
-  if (gradients.ndim() != 2 || weights.ndim() != 2) {
-    throw std::invalid_argument("linear_backward: expected gradients [M, N] and weights [N, K]");
-  }
-  const int64_t num_rows = gradients.shape(0), depth = gradients.shape(1), width = weights.shape(1);
-  if (depth < 1) throw std::invalid_argument("gradients: expected at least one column");
-  expect_shape(weights, {depth, width}, "weights");
-  expect_shape(input_gradients, {num_rows, width}, "input_gradients");
-  const ProductArgs<T> args{
-      {data_of<const T>(gradients, gradients.size(), "gradients"), depth},
-      {data_of<const T>(weights, weights.size(), "weights"), width},
-      {data_of<T>(input_gradients, input_gradients.size(), "input_gradients"), width},
-      num_rows,
-      depth,
-      width,
-      false};
-  py::gil_scoped_release release;
-  linear_backward(args);
-}
-
-void any_linear_backward(const py::array& gradients, const py::array& weights,
-                         const py::array& input_gradients) {
-  const auto run = py::isinstance<py::array_t<double>>(gradients) ? linear_backward_of<double>
-                                                                  : linear_backward_of<float>;
-  run(gradients, weights, input_gradients);
-}
-
 }  // namespace
 
 void bind_kernels(py::module_& module) {
@@ -170,9 +105,7 @@ void bind_kernels(py::module_& module) {
              "values"_a, "output"_a, "slots"_a, "query_starts"_a, "context_lens"_a,
              "block_tables"_a, "num_sequences"_a, "scale"_a, "soft_cap"_a, "window"_a);
   module.def("limit_vectors", [](int32_t num_bytes) { vector_limit_bytes = num_bytes; });
-  module.def("linear", &any_linear, "inputs"_a, "weights"_a, "bias"_a, "outputs"_a);
-  module.def("linear_backward", &any_linear_backward, "gradients"_a, "weights"_a,
-             "input_gradients"_a);
+  bind_layers(module);
   bind_packed_attention(module);
 }
 

@@ -108,30 +108,56 @@ GREATER_FAST_AVX512 void avx512(const LinearArgs<T>& args, int64_t first, int64_
 }  // namespace
 
 template <typename T>
-void linear(const LinearArgs<T>& args) {
+void linear_columns(const LinearArgs<T>& args, int64_t first, int64_t last) {
   const int32_t bytes = vector_bytes();
   const auto kernel = bytes == 64 ? avx512<T> : bytes == 32 ? avx2<T> : portable<T>;
-  constexpr int64_t kBlock = 48;  // columns, a multiple of every tile's
-  const int64_t num_blocks = (args.num_outputs + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    kernel(args, block * kBlock, std::min((block + 1) * kBlock, args.num_outputs));
+  kernel(args, first, last);
+}
+
+template <typename T>
+void linears(const std::vector<LinearArgs<T>>& layers) {
+#pragma omp parallel
+  linears_within(layers);
+}
+
+// The blocks of all layers are one list: no thread waits at the end of a layer. They are handed out
+// as threads come for them, since another process may hold one up.
+template <typename T>
+void linears_within(const std::vector<LinearArgs<T>>& layers) {
+  int64_t num_blocks = 0;
+  for (const LinearArgs<T>& layer : layers) num_blocks += num_column_blocks(layer.num_outputs);
+#pragma omp for schedule(dynamic)
+  for (int64_t number = 0; number < num_blocks; ++number) {
+    const LinearArgs<T>* layer = layers.data();
+    int64_t block = number;
+    for (; block >= num_column_blocks(layer->num_outputs); ++layer) {
+      block -= num_column_blocks(layer->num_outputs);
+    }
+    const int64_t first = block * kLinearColumns;
+    linear_columns(*layer, first, std::min(first + kLinearColumns, layer->num_outputs));
   }
 }
 
 template <typename T>
-void linear_backward(const ProductArgs<T>& args) {
-  const int64_t num_blocks = (args.width + kProductColumns - 1) / kProductColumns;
-#pragma omp parallel for schedule(static)
+void linears_backward(const std::vector<ProductArgs<T>>& layers) {
+  const int64_t width = layers.front().width;
+  const int64_t num_blocks = (width + kProductColumns - 1) / kProductColumns;
+#pragma omp parallel for schedule(dynamic)
   for (int64_t block = 0; block < num_blocks; ++block) {
     const int64_t first = block * kProductColumns;
-    product(args, first, std::min(first + kProductColumns, args.width));
+    for (const ProductArgs<T>& layer : layers) {
+      product(layer, first, std::min(first + kProductColumns, width));
+    }
   }
 }
 
-template void linear<float>(const LinearArgs<float>&);
-template void linear<double>(const LinearArgs<double>&);
-template void linear_backward<float>(const ProductArgs<float>&);
-template void linear_backward<double>(const ProductArgs<double>&);
+template void linear_columns<float>(const LinearArgs<float>&, int64_t, int64_t);
+template void linear_columns<double>(const LinearArgs<double>&, int64_t, int64_t);
+template void linears<float>(const std::vector<LinearArgs<float>>&);
+template void linears<double>(const std::vector<LinearArgs<double>>&);
+template void linears_within<float>(const std::vector<LinearArgs<float>>&);
+template void linears_within<double>(const std::vector<LinearArgs<double>>&);
+template void linears_backward<float>(const std::vector<ProductArgs<float>>&);
+template void linears_backward<double>(const std::vector<ProductArgs<double>>&);
 
 }  // namespace greater_fast

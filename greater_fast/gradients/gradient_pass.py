@@ -13,7 +13,6 @@ from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
-from greater_fast.model.cpu.linear import CPULinears
 from greater_fast.model.lm import gather_index
 
 # Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.
@@ -56,7 +55,6 @@ class PackedPass:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._linears = CPULinears(engine.lm)
 
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens from the place on."""
@@ -68,7 +66,7 @@ class PackedPass:
 
         What it has must stay as it is to the end of the block: the engine must not run.
         """
-        with self._linears.installed():
+        with self._engine.layers.installed():
             lm = self._engine.lm
             contexts = [s.ids[: s.place] for s in batch]
             found = [self._engine.prefix_kv(context) for context in contexts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.cpu.extension import Scheduler
-from greater_fast.model.cpu.linear import CPULinears
+from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.kv_cache import (
     BLOCK_SIZE,
@@ -87,13 +88,14 @@ class RolloutEngine:
         self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
         if draft_tokens is None:
             draft_tokens = max_tokens if fixed else 0
-        self._linears = CPULinears(lm, () if backend == "reference" else None)
+        self._backend = backend
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
-        with self._linears.installed():
-            few_are_safe = self._linears.are_all and is_batch_invariant(lm, backend, _FEW_ROWS)
+        with self._own_layers():
+            are_ours = backend == "csrc" and self.layers.are_all_linears
+            few_are_safe = are_ours and is_batch_invariant(lm, backend, _FEW_ROWS)
             min_rows = 1 if few_are_safe else min(MIN_ROWS, max_tokens)
             sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
             self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes))
@@ -126,6 +128,11 @@ class RolloutEngine:
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
         return suffix_forward.why_not(self.lm) is None
+
+    @cached_property
+    def layers(self) -> CPULayers:
+        """What of the model's layers can run by csrc."""
+        return CPULayers(self.lm)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -228,7 +235,7 @@ class RolloutEngine:
         counts = StepCounts(*self._scheduler.plan())
         if self._sampler is not None:
             self._place_samples(counts.num_rows)
-        with self._linears.installed():
+        with self._own_layers():
             answers = self._model_step.run(counts)
             if collected is not None:
                 keys = self._buffers["row_keys"][: counts.num_rows].tolist()
@@ -236,6 +243,10 @@ class RolloutEngine:
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
         self._scheduler.commit(*answers)
+
+    def _own_layers(self) -> AbstractContextManager[None]:
+        """Within, layers run by csrc, where attention does."""
+        return self.layers.installed() if self._backend == "csrc" else nullcontext()
 
     def _place_samples(self, num_rows: int) -> None:
         """Tell each row of logits its place in the reasoning; rows inside of prompts have none."""

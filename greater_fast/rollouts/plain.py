@@ -17,6 +17,7 @@ import torch
 from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
@@ -53,6 +54,11 @@ class PlainRolloutEngine:
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
         return suffix_forward.why_not(self.lm) is None
+
+    @cached_property
+    def layers(self) -> CPULayers:
+        """What of the model's layers can run by csrc."""
+        return CPULayers(self.lm)
 
     @exclusive
     def run(

@@ -5,11 +5,18 @@ from __future__ import annotations
 try:
     from greater_fast._core import (
         Scheduler,
+        gate_backward,
+        gated_mlp,
         linear,
-        linear_backward,
+        linears_backward,
         packed_attention,
         packed_attention_backward,
         paged_attention,
+        read_logits,
+        rms_norm,
+        rms_norm_backward,
+        turn_back,
+        turned_linears,
     )
 except ImportError as error:
     raise ImportError(
@@ -20,9 +27,16 @@ except ImportError as error:
 
 __all__ = [
     "Scheduler",
+    "gate_backward",
+    "gated_mlp",
     "linear",
-    "linear_backward",
+    "linears_backward",
     "packed_attention",
     "packed_attention_backward",
     "paged_attention",
+    "read_logits",
+    "rms_norm",
+    "rms_norm_backward",
+    "turn_back",
+    "turned_linears",
 ]

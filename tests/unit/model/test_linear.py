@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from greater_fast.engine import RolloutRequest
-from greater_fast.model.cpu.extension import linear, linear_backward
+from greater_fast.model.cpu.extension import linear, linears_backward
 from greater_fast.model.cpu.linear import CPULinears
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.batch import RolloutEngine
@@ -83,7 +83,7 @@ def test_the_inputs_gradient_equals_the_product(
 
 def input_gradients(gradients: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     found = np.full((len(gradients), weights.shape[1]), np.nan, weights.dtype)
-    linear_backward(gradients, weights, found)
+    linears_backward([(gradients, weights)], found)
     return found
 
 
@@ -106,8 +106,9 @@ def test_gradients_that_do_not_fit_are_refused(change: dict[str, Any], message: 
         "weights": np.zeros((3, 8), np.float32),
         "input_gradients": np.zeros((2, 8), np.float32),
     }
+    given = arguments | change
     with pytest.raises(ValueError, match=message):
-        linear_backward(**arguments | change)
+        linears_backward([(given["gradients"], given["weights"])], given["input_gradients"])
 
 
 def test_a_gradient_reaches_the_inputs_of_a_layer(own_lm: LM) -> None:
@@ -175,7 +176,7 @@ def test_plain_torch_multiplies_where_it_was_asked_for(lm: LM) -> None:
         k: RolloutEngine(lm, kv_cache_bytes=1 << 20, kernels=k) for k in ("auto", "reference")
     }
     for kernels, engine in engines.items():
-        with engine._linears.installed():
+        with engine._own_layers():
             taken = "forward" in vars(lm.model.get_output_embeddings())
         assert taken == (kernels == "auto")
 

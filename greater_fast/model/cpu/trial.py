@@ -1,0 +1,62 @@
+"""Whether a module may be taken over: its own forward and ours are compared on random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+# What a module of another form than the one that is tried answers with.
+_UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+_UNITS = 64  # in the last place, of a row's length: sums in another order, and no more
+
+Found = TypeVar("Found")
+
+
+def tried(find: Callable[[], Found | None]) -> Found | None:
+    """What `find` finds, without a gradient; None where the module is of another form."""
+    try:
+        with torch.no_grad():
+            return find()
+    except _UNLIKE:
+        return None
+
+
+def is_equal(ours: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether two tensors [..., D] are the same but for rounding, row by row."""
+    if ours.shape != own.shape or ours.dtype != own.dtype:
+        return False
+    distances, lengths = ((ours - own).norm(dim=-1), own.norm(dim=-1))
+    return bool((distances <= _UNITS * torch.finfo(own.dtype).eps * lengths).all())
+
+
+def inputs_like(width: int, like: torch.Tensor) -> torch.Tensor:
+    """Random rows [1, M, width] of many sizes, the same every time, of the type of `like`."""
+    source = torch.Generator().manual_seed(0)
+    sizes = torch.logspace(-4, 3, 15, dtype=torch.float64)[:, None]
+    rows = sizes * torch.randn(len(sizes), width, generator=source, dtype=torch.float64)
+    return rows.to(like.dtype)[None]
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module and those inside run their classes' forwards, with nothing hooked in."""
+    return not any(
+        "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in module.modules()
+    )
+
+
+def is_dense(tensor: Any) -> bool:
+    """Whether csrc can read a parameter: plain numbers in a row on a CPU, in float32 or float64."""
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter)  # no quantised subclass
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.is_contiguous()
+    )
+
+
+def needs_gradient(inputs: torch.Tensor) -> bool:
+    """Whether a gradient is to flow to the inputs: else nothing is kept for it."""
+    return inputs.requires_grad and torch.is_grad_enabled()

@@ -1,0 +1,119 @@
+"""Which modules of a model csrc takes over, that they give the same, and that they go back."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from greater_fast.model.cpu.layers import CPULayers
+from greater_fast.model.lm import LM
+from tests.cases import tiny_lm
+from tests.exact import exact_lm
+
+# By family: whether its norms, MLPs, and attention modules are of a form that is known.
+TAKEN = {
+    "llama": (True, True, True),
+    "qwen2": (True, True, True),  # with biases
+    "qwen3": (True, True, False),  # queries and keys pass norms
+    "mistral": (True, True, True),
+    "gemma2": (True, True, True),  # 1 + w, gelu, soft caps
+    "gemma3": (True, True, False),
+    "phi3": (True, False, False),  # layers of several matrices in one
+}
+
+
+def taken(lm: LM, kind: str) -> list[bool]:
+    """Of the modules whose class is named so: whether they are taken over."""
+    with CPULayers(lm).installed():
+        return [
+            "forward" in vars(module)
+            for module in lm.model.modules()
+            if type(module).__name__.endswith(kind)
+        ]
+
+
+@pytest.mark.parametrize("family", TAKEN)
+def test_modules_are_taken_over_by_what_they_give(family: str) -> None:
+    lm = tiny_lm(family)
+    for kind, expected in zip(("RMSNorm", "MLP", "Attention"), TAKEN[family], strict=True):
+        found = taken(lm, kind)
+        assert found
+        assert set(found) == {expected}
+    assert not any("forward" in vars(module) for module in lm.model.modules())
+
+
+@pytest.mark.parametrize("family", TAKEN)
+def test_a_model_gives_the_same_with_them(family: str) -> None:
+    lm = tiny_lm(family)
+    ids = torch.tensor([lm.vocabulary.ids(" the answer is that one plus two")])
+    embedded = lm.embed(ids).requires_grad_()
+    factors = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0))
+
+    def states_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        states = lm.hidden(inputs_embeds=embedded)
+        (gradient,) = torch.autograd.grad(states, embedded, factors)
+        with torch.inference_mode():
+            assert torch.allclose(lm.hidden(input_ids=ids), states, rtol=1e-4, atol=1e-5)
+        return states, gradient
+
+    own = states_and_gradient()
+    with CPULayers(lm).installed():
+        ours = states_and_gradient()
+    for found, expected in zip(ours, own, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_float64_is_taken_over_where_it_is_kept(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = exact_lm(family, monkeypatch)
+    assert all(taken(lm, "RMSNorm") + taken(lm, "MLP") + taken(lm, "Attention"))
+    monkeypatch.undo()  # transformers' own norms round to float32 on the way
+    assert not any(taken(lm, "RMSNorm"))
+
+
+def norm_of(lm: LM) -> Any:
+    return lm.model.get_decoder().layers[0].input_layernorm
+
+
+def shifted(self: Any, states: torch.Tensor) -> torch.Tensor:
+    return states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 3e-5) * self.weight
+
+
+def test_a_norm_with_another_epsilon_than_it_says_is_left_alone(own_lm: LM) -> None:
+    norm = norm_of(own_lm)
+    norm.__class__ = type("Shifted", (type(norm),), {"forward": shifted})
+    with CPULayers(own_lm).installed():
+        assert "forward" not in vars(norm)
+
+
+def test_another_activation_is_left_alone(own_lm: LM) -> None:
+    mlp = own_lm.model.get_decoder().layers[0].mlp
+    mlp.act_fn = torch.nn.GELU()  # not that by tanh, though they look alike
+    found = taken(own_lm, "MLP")
+    assert not found[0]
+    assert all(found[1:])
+
+
+@pytest.mark.parametrize("part", ["mlp", "self_attn", "input_layernorm"])
+def test_a_hook_is_not_gone_round(own_lm: LM, part: str) -> None:
+    module = getattr(own_lm.model.get_decoder().layers[0], part)
+    inner = next(iter(module.children()), module)
+    handle = inner.register_forward_hook(lambda *_: None)
+    with CPULayers(own_lm).installed():
+        assert "forward" not in vars(module)
+    handle.remove()
+    with CPULayers(own_lm).installed():
+        assert "forward" in vars(module)
+
+
+def test_calls_of_another_kind_go_the_modules_own_way(lm: LM) -> None:
+    """A batch of two, with a cache: the taken-over attention hands them on."""
+    ids = torch.tensor([lm.vocabulary.ids(" the answer is")] * 2)
+    with torch.inference_mode():
+        own = lm.model(input_ids=ids, use_cache=True)
+        with CPULayers(lm).installed():
+            ours = lm.model(input_ids=ids, use_cache=True)
+    torch.testing.assert_close(ours.logits, own.logits, rtol=1e-4, atol=1e-4)
+    assert ours.past_key_values.get_seq_length() == ids.shape[1]
