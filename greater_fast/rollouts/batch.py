@@ -107,7 +107,7 @@ class RolloutEngine:
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
         make_step = FixedStep if fixed else RaggedStep
-        reader = RowReader(temperature, self._sampler, lm.device, min_rows)
+        reader = RowReader(temperature, self._sampler, lm.device, min_rows, backend)
         self._model_step = make_step(lm, self._cache, buffers, backend, reader)
         self._buffers = buffers.host
         self._scheduler = Scheduler(

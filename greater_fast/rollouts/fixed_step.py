@@ -89,9 +89,9 @@ class FixedStep:
             for name in ("targets", "target_kinds", "sample_keys", "sample_places")
         )
         logits = self._logits(rows)
-        argmax.copy_(logits.argmax(-1))
-        values = self._reader.logprobs(logits, targets.clamp(min=0), kinds)
-        logprobs.view(torch.float32).copy_(values.masked_fill(targets < 0, 0))
+        ids, values = self._reader.read(logits, targets, kinds)
+        argmax.copy_(ids)
+        logprobs.view(torch.float32).copy_(values)
         if self._reader.sampler:
             drawn = self._reader.samples(logits, keys, places)
             sampled.copy_(drawn.masked_fill(places < 0, 0))

@@ -61,15 +61,11 @@ class RaggedStep:
 
     def _read(self, rows: slice, answers: Answers) -> None:
         logits = self._logits(rows)
-        answers.argmax[rows] = logits.argmax(-1).cpu()
         targets, kinds, keys, places = (
             self._arrays[name][rows]
             for name in ("targets", "target_kinds", "sample_keys", "sample_places")
         )
-        scored = (targets >= 0).nonzero().squeeze(-1)
-        if len(scored):
-            values = self._reader.logprobs(logits[scored], targets[scored], kinds[scored])
-            answers.logprobs[rows.start + scored.cpu().numpy()] = values.float().cpu()
+        answers.argmax[rows], answers.logprobs[rows] = self._reader.read(logits, targets, kinds)
         if answers.sampled is not None:
             chosen = (places >= 0).nonzero().squeeze(-1)
             drawn = self._reader.samples(logits[chosen], keys[chosen], places[chosen])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.model.cpu.extension import read_logits
 from greater_fast.model.lm import logprobs_of
 from greater_fast.rollouts.sampling import Sampler
 
@@ -28,7 +29,7 @@ class RowReader:
     """Scores and samples rows of logits. No method waits for a GPU.
 
     `temperature` divides the logits of scored tokens; the sampler has its own. Logits are to be
-    made of `min_rows` rows at least.
+    made of `min_rows` rows at least. With the backend `csrc` they are read there, else by torch.
     """
 
     def __init__(
@@ -37,18 +38,29 @@ class RowReader:
         sampler: Sampler | None,
         device: torch.device,
         min_rows: int = MIN_ROWS,
+        backend: str = "reference",
     ) -> None:
         self.sampler, self.min_rows = sampler, min_rows
+        self._by_csrc = backend == "csrc"
         self._temperatures = torch.tensor([1.0, temperature], device=device)
 
-    def logprobs(
+    def read(
         self, logits: torch.Tensor, targets: torch.Tensor, kinds: torch.Tensor
-    ) -> torch.Tensor:
-        """Log-probabilities [R] of `targets` [R] under `logits` [R, V].
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Argmax ids [R] int32 of logits [R, V], and log-probabilities [R] float32 of `targets`.
 
-        The targets of kind 1 are the answer's, at the temperature of the loss; others are at 1.
+        These are 0 where the target is -1. Targets of kind 1 are the answer's, at the temperature
+        of the loss; others are at 1.
         """
-        return logprobs_of(targets.long(), logits / self._temperatures[kinds.long(), None])
+        temperatures = self._temperatures.to(logits.dtype)[kinds.long()]
+        if self._by_csrc:
+            argmax, logprobs = np.empty(len(logits), np.int32), np.empty(len(logits), np.float32)
+            numbers = logits.contiguous().numpy()
+            read_logits(numbers, targets.numpy(), temperatures.numpy(), argmax, logprobs)
+            return torch.from_numpy(argmax), torch.from_numpy(logprobs)
+        values = logprobs_of(targets.clamp(min=0).long(), logits / temperatures[:, None])
+        known = values.masked_fill(targets < 0, 0).float()
+        return logits.argmax(-1).int(), known
 
     def samples(
         self, logits: torch.Tensor, keys: torch.Tensor, places: torch.Tensor
