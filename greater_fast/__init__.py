@@ -11,19 +11,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "Example", "Result", "evaluate", "load_examples", "optimize", "plan"]
 
+_HOMES = {
+    "Config": "greater_fast.config",
+    "Example": "greater_fast.examples.data",
+    "Result": "greater_fast.runs.result",
+    "evaluate": "greater_fast.api",
+    "load_examples": "greater_fast.examples.data",
+    "optimize": "greater_fast.api",
+    "plan": "greater_fast.api",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first asked for: what it needs takes seconds."""
-    rooms = {
-        "greater_fast.api": ("evaluate", "optimize", "plan"),
-        "greater_fast.config": ("Config",),
-        "greater_fast.examples.data": ("Example", "load_examples"),
-        "greater_fast.runs.result": ("Result",),
-    }
-    for room, names in rooms.items():
-        if name in names:
-            return getattr(importlib.import_module(room), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A public name, when it is first asked for: what it needs takes seconds (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

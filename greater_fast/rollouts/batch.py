@@ -94,7 +94,7 @@ class RolloutEngine:
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
         with self._own_layers():
-            are_ours = backend == "csrc" and self.layers.are_all_linears
+            are_ours = backend != "reference" and self.layers.are_all_linears
             few_are_safe = are_ours and is_batch_invariant(lm, backend, _FEW_ROWS)
             min_rows = 1 if few_are_safe else min(MIN_ROWS, max_tokens)
             sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
@@ -245,8 +245,8 @@ class RolloutEngine:
         self._scheduler.commit(*answers)
 
     def _own_layers(self) -> AbstractContextManager[None]:
-        """Within, layers run by csrc, where attention does."""
-        return self.layers.installed() if self._backend == "csrc" else nullcontext()
+        """Within, layers run by csrc where they can, unless plain torch was asked for."""
+        return nullcontext() if self._backend == "reference" else self.layers.installed()
 
     def _place_samples(self, num_rows: int) -> None:
         """Tell each row of logits its place in the reasoning; rows inside of prompts have none."""

@@ -93,7 +93,7 @@ def test_a_fixed_step_never_waits(family: str, kind: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(step._plan.cache, "copy", without_copies)
     pairs = step._arrays["copies"]
     monkeypatch.setitem(step._arrays, "copies", pairs[:0])
-    with Recorder() as recorder, engine._linears.installed():
+    with Recorder() as recorder, engine._own_layers():
         step._launch()
     assert "argmax" in recorder.names
     assert not recorder.names & FORBIDDEN
