@@ -15,6 +15,7 @@ from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
+from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
@@ -240,6 +241,7 @@ def _ready(
         try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
     engine, engine_note = make_engine(lm, memory.settled(config), longest)
+    check_gradient(engine)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)

@@ -1,11 +1,11 @@
-"""Two ways of a micro-batch through the model: suffixes packed, or whole sequences padded."""
+"""Two ways of a micro-batch through the model: suffixes packed, or whole sequences."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -13,7 +13,9 @@ from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
-from greater_fast.model.lm import gather_index
+from greater_fast.model import padding
+from greater_fast.model.lm import LM
+from greater_fast.model.padding import alike, gather_index
 
 # Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.
 StatesOf = Callable[[torch.Tensor], torch.Tensor]
@@ -82,21 +84,88 @@ class PackedPass:
                 yield lambda leaf: forward(embedded.index_put(places, leaf))
 
 
-class PaddedPass:
-    """Whole sequences, padded on the right, through the model as it is."""
+class WholePass:
+    """Whole sequences through the model as it is, padded on the right where it allows that."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._lm = engine.lm
+    def __init__(self, lm: LM) -> None:
+        self._lm = lm
 
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """All tokens, padding included."""
-        return len(batch) * max(len(s.ids) - 1 for s in batch)
+        return padding.num_tokens(self._lm, [len(s.ids) - 1 for s in batch])
 
     @contextlib.contextmanager
     def states(self, batch: Sequence[ExampleSequence]) -> Iterator[StatesOf]:
-        """The forward pass over padded sequences."""
+        """The forward pass over whole sequences."""
         lm = self._lm
-        embedded = lm.embed(lm.pad_right([s.ids[:-1] for s in batch])).detach()  # [B, T, D]
-        places = gather_index([[s.place] for s in batch], lm.device)
-        rows = gather_index([s.read_rows for s in batch], lm.device)
-        yield lambda leaf: lm.hidden(inputs_embeds=embedded.index_put(places, leaf))[rows]
+
+        def states_of(leaf: torch.Tensor) -> torch.Tensor:
+            def states(ids: torch.Tensor, group: Sequence[int]) -> torch.Tensor:
+                places = gather_index([[batch[number].place] for number in group], lm.device)
+                with _embedded_at(lm, places, leaf[list(group)]):
+                    return lm.hidden(input_ids=ids)
+
+            sequences, rows = [s.ids[:-1] for s in batch], [s.read_rows for s in batch]
+            return padding.states_at(lm, sequences, rows, states)
+
+        yield states_of
+
+
+@contextlib.contextmanager
+def _embedded_at(
+    lm: LM, places: tuple[torch.Tensor, torch.Tensor], leaf: torch.Tensor
+) -> Iterator[None]:
+    """Let the embeddings [B, D] of a leaf stand at the places of the rows.
+
+    The model is still given ids: some have more than one embedding of a token (Gemma 3n).
+    """
+
+    def put(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.index_put(places, leaf)
+
+    hook = lm.model.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def choose_pass(engine: Engine) -> GradientPass:
+    """Packed suffixes where the model takes them, else whole sequences."""
+    return PackedPass(engine) if engine.can_pack else WholePass(engine.lm)
+
+
+def check_gradient(engine: Engine) -> None:
+    """Try whether there is a gradient, before a run counts on it.
+
+    Raises:
+        ValueError: none comes to the model's input embeddings; says why.
+    """
+    reason = None if engine.can_pack else _why_not_whole(engine.lm)
+    if reason is not None:
+        raise ValueError(
+            f"{engine.lm.name} has no gradient by its input embeddings, and so it can be evaluated "
+            f"and not optimised: {reason}"
+        )
+
+
+def _why_not_whole(lm: LM) -> str | None:
+    """Why a leaf in place of embeddings is not what the model reads, or None where it is."""
+    ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it")
+    terms = Terms((), 0.0, (ids[0],))
+    batch = [
+        ExampleSequence(number, tuple(row), 2, (len(row) - 2,), terms)
+        for number, row in enumerate((ids[:5], ids * 2))
+    ]
+    leaf = lm.embed(torch.tensor([s.ids[s.place] for s in batch], device=lm.device))
+    leaf = leaf.detach().requires_grad_()
+    try:
+        with torch.enable_grad(), WholePass(lm).states(batch) as states_of:
+            states = states_of(leaf)
+            (gradient,) = torch.autograd.grad(states[:, 0].sum(), leaf, materialize_grads=True)
+    except Exception as error:  # whatever the model's own code raises
+        return f"its forward pass ends in {type(error).__name__}: {error}"
+    own = lm.hidden_at([s.ids[:-1] for s in batch], [s.read_rows for s in batch])
+    if not gradient.any():
+        return "its states do not depend on them"
+    return None if alike(states, own) else "put into a row, they change its states"

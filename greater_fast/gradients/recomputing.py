@@ -45,7 +45,7 @@ def activations_recomputed(lm: LM) -> Iterator[None]:
     made: dict[int, tuple[weakref.ref[torch.Tensor], Any, torch.Tensor]] = {}
 
     def remember(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if output.requires_grad:
+        if output.requires_grad and inputs:
             made[id(output)] = weakref.ref(output), module, inputs[0].detach()
 
     def pack(tensor: torch.Tensor) -> Any:
@@ -63,10 +63,9 @@ def activations_recomputed(lm: LM) -> Iterator[None]:
         return made_again
 
     def recomputed(forward: Forward) -> Forward:
-        def run(*arguments: Any) -> torch.Tensor:
+        def run(*arguments: Any, **named: Any) -> Any:
             with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-                output: torch.Tensor = forward(*arguments)
-            return output
+                return forward(*arguments, **named)
 
         return run
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from greater_fast.gradients.packed_row import KeysValues, PackedRow, Prefix, Segment, attend_in_row
-from greater_fast.model.attention_interface import attention, rotates_by_length
+from greater_fast.model.attention_interface import attention, obstacle_of, rotates_by_length
+from greater_fast.model.far_attention import far_obstacle
 from greater_fast.model.kv_cache import Blocks, num_layers
 from greater_fast.model.lm import LM
+from greater_fast.model.padding import alike
 
 _NAME = "greater_fast_suffixes"
 
@@ -109,12 +111,13 @@ def computed_prefixes(
     return prefixes
 
 
-def why_not(lm: LM) -> str | None:
+def why_not(lm: LM, longest: int | None = None) -> str | None:
     """Why a model cannot run over packed suffixes, or None where it can: tried, not assumed.
 
-    Two sequences, cut behind their first tokens, are compared with the model's own pass of each.
+    Two sequences, cut behind their first tokens, are compared with the model's own pass of each;
+    what no short sequence shows is tried up to `longest`, the tokens of a sequence at most.
     """
-    if rotates_by_length(lm):
+    if rotates_by_length(lm, longest):
         return "its rotary embedding depends on the length of the sequence"
     ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it")
     sequences, start = [ids[:4], (ids * 4)[:37]], 2
@@ -128,10 +131,9 @@ def why_not(lm: LM) -> str | None:
         ]
         with torch.no_grad(), packed(lm, segments) as forward:
             found = forward(lm.embed(suffixes))
-    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # whatever the model's own code raises
+        return obstacle_of(error)
     own = lm.hidden_at(sequences, [[start + i for i in read] for read in rows])
-    tolerance = 1e-2 if lm.dtype.itemsize >= 4 else 1e-1
-    if not ((found - own).norm(dim=-1) <= tolerance * own.norm(dim=-1)).all():
+    if not alike(found, own):
         return "a packed forward pass differs from its own"
-    return None
+    return far_obstacle(lm, longest)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from greater_fast.model.lm import LM
+from greater_fast.model.checks import said
+
+if TYPE_CHECKING:
+    from greater_fast.model.lm import LM
 
 _IGNORED = {"position_ids", "cache_position", "use_cache", "output_attentions", "is_causal"}
 
 # (module, query [1, H, M, D], key and value [1, KV, M, D], mask, **options) -> ([1, M, H, D], None)
 AttentionFunction = Callable[..., tuple[torch.Tensor, None]]
+MaskFunction = Callable[..., torch.Tensor | None]  # as transformers' `sdpa_mask`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +31,20 @@ class AttentionOptions:
 
 
 @contextlib.contextmanager
-def attention(lm: LM, name: str, function: AttentionFunction) -> Iterator[None]:
-    """Let a model attend by `function`, registered under `name`, with no mask made for it."""
+def attention(
+    lm: LM, name: str, function: AttentionFunction, mask: MaskFunction | None = None
+) -> Iterator[None]:
+    """Let a model attend by `function`, registered under `name`, with masks made by `mask`.
+
+    Without a mask function transformers makes no masks, and never looks at the positions, which
+    would have a GPU waited for.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    # No mask function of that name: transformers makes none then, without a look at the positions,
-    # which would have a GPU waited for.
     ALL_ATTENTION_FUNCTIONS.register(name, function)
+    if mask is not None:
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
     config = lm.model.config.get_text_config()
     own = config._attn_implementation
     config._attn_implementation = name
@@ -41,6 +52,8 @@ def attention(lm: LM, name: str, function: AttentionFunction) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = own
+        if mask is not None:
+            ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name)
 
 
 def read_options(
@@ -64,10 +77,29 @@ def read_options(
     return known
 
 
-def rotates_by_length(lm: LM) -> bool:
-    """Whether a token's rotary embedding depends on how long its sequence is."""
-    rope = getattr(lm.model.config.get_text_config(), "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {
-        part.get("rope_type") for part in rope.values() if isinstance(part, dict)
-    }
-    return bool(kinds & {"dynamic", "longrope"})
+def obstacle_of(error: Exception) -> str:
+    """Why a model does not run with another attention, from what its forward pass raised.
+
+    A ValueError is a sentence; else the model's own code trips over what it is not given.
+    """
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"its forward pass without masks and a cache of its own ends in {said(error)}"
+
+
+def rotates_by_length(lm: LM, longest: int | None = None) -> bool:
+    """Whether a token's rotary embedding depends on how long its sequence is, up to `longest`.
+
+    A long RoPE has other factors beyond the length that the model was first trained with, and none
+    of them before.
+    """
+    config = lm.model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if part.get("rope_type") == "dynamic":
+            return True
+        if part.get("rope_type") == "longrope":
+            original = part.get("original_max_position_embeddings")
+            if longest is None or original is None or longest > original:
+                return True
+    return False

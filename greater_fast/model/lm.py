@@ -26,6 +26,7 @@ from greater_fast.model.files import (
     weights_dtype,
 )
 from greater_fast.model.lm_head import LogitScaling, plain_head
+from greater_fast.model.padding import pads, states_at
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
 from greater_fast.model.vocabulary import Vocabulary
@@ -65,6 +66,11 @@ class LM:
     def vocab_size(self) -> int:
         """V, the rows of the embedding (it may be padded past the tokenizer's ids)."""
         return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def embedding_width(self) -> int:
+        """D of `embed`, which need not be that of the states."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
     def max_context(self) -> int | None:
@@ -113,8 +119,12 @@ class LM:
     ) -> torch.Tensor:
         """Hidden states [R, D] at `rows[b]` of `sequences[b]`, sequence after sequence."""
         with torch.no_grad():
-            states = self.hidden(input_ids=self.pad_right(sequences))
-        return states[gather_index(rows, self.device)]
+            return states_at(self, sequences, rows, lambda ids, _: self.hidden(input_ids=ids))
+
+    @cached_property
+    def pads(self) -> bool:
+        """Whether rows of several lengths may share a pass, padded on the right."""
+        return pads(self)
 
     def pad_right(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Ids [B, T] int64 on the model's device, padded behind with an id nothing attends to."""
@@ -175,15 +185,6 @@ class LM:
 def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [R] of `ids` [R] under softmax(logits), `logits` [R, V]."""
     return logits.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
-
-
-def gather_index(
-    rows: Sequence[Sequence[int]], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index ([R], [R]) that picks `rows[b]` of sequence b out of a [B, T, ...] tensor."""
-    batch = [b for b, positions in enumerate(rows) for _ in positions]
-    flat = [p for positions in rows for p in positions]
-    return torch.tensor(batch, device=device), torch.tensor(flat, device=device)
 
 
 def load_lm(

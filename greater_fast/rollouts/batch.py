@@ -80,8 +80,8 @@ class RolloutEngine:
         longest_sequence: int | None = None,
         poisoned: bool = False,
     ) -> None:
-        backend = usable_backend(lm, kernels)
-        self.lm = lm
+        backend = usable_backend(lm, kernels, longest_sequence)
+        self.lm, self._longest = lm, longest_sequence
         if fixed is None:
             fixed = lm.device.type == "cuda" and backend == "triton"
         self.fixed = fixed
@@ -127,7 +127,7 @@ class RolloutEngine:
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
-        return suffix_forward.why_not(self.lm) is None
+        return suffix_forward.why_not(self.lm, self._longest) is None
 
     @cached_property
     def layers(self) -> CPULayers:

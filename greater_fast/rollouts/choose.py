@@ -31,17 +31,9 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
 
 
 def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[Engine, str]:
-    plain = PlainRolloutEngine(
-        lm,
-        config.batch_size,
-        config.temperature,
-        sampling_temperature=config.sampling_temperature,
-        seed=config.seed,
-        kernels=config.kernels,
-    )
     lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
     if config.engine == "generate":
-        return plain, "engine: generate"
+        return _plain(lm, config, longest_sequence, "")
     try:
         paged = RolloutEngine(
             lm,
@@ -57,7 +49,7 @@ def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[
     except UnsupportedModelError as error:
         if config.engine != "auto":
             raise
-        note = f"engine: generate ({error})"
+        plain, note = _plain(lm, config, longest_sequence, f" ({error})")
         _log.warning("%s", note)  # now: it takes several times as long
         return plain, note
     except (RuntimeError, MemoryError) as error:
@@ -75,6 +67,21 @@ def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[
             f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
         )
     return paged, _describe(paged)
+
+
+def _plain(lm: LM, config: Config, longest_sequence: int | None, reason: str) -> tuple[Engine, str]:
+    """The plain engine, and which one it is and why."""
+    engine = PlainRolloutEngine(
+        lm,
+        config.batch_size,
+        config.temperature,
+        sampling_temperature=config.sampling_temperature,
+        seed=config.seed,
+        kernels=config.kernels,
+        longest_sequence=longest_sequence,
+    )
+    way = str(engine.way)
+    return engine, f"engine: generate{reason}" + (f"; {way}" if way else "")
 
 
 def _describe(engine: RolloutEngine) -> str:

@@ -7,16 +7,24 @@ plan's slots and attends over its block tables.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from greater_fast.model.attention_interface import attention, read_options, rotates_by_length
+from greater_fast.model.attention_interface import (
+    attention,
+    obstacle_of,
+    read_options,
+    rotates_by_length,
+)
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.checks import UnsupportedModelError, said
+from greater_fast.model.checks import UnsupportedModelError
+from greater_fast.model.far_attention import far_obstacle
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.model.lm import LM
+from greater_fast.model.padding import alike
 from greater_fast.rollouts.attention_backends import States, backend_of, choose_backend
 from greater_fast.rollouts.plan import Plan
 
@@ -47,21 +55,22 @@ def _attend(
     """
     plan: Plan = options.pop("plan")
     known = read_options(query, attention_mask, options)
-    plan.attention_calls += 1
+    plan.attended.append(module.layer_idx)
     states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
     return backend_of(plan).attend(plan, module.layer_idx, states, known)[None], None
 
 
-def usable_backend(lm: LM, kernels: str = "auto") -> str:
+def usable_backend(lm: LM, kernels: str = "auto", longest: int | None = None) -> str:
     """Who attends: the backend of the model's device, or the one that `kernels` forces.
 
     Raises:
-        UnsupportedModelError: the model cannot run over a plan; says why, and what to use instead.
+        UnsupportedModelError: the model cannot run over a plan with sequences of up to `longest`
+            tokens (None: not known); says why, and what to use instead.
         ValueError: the kernels that were forced cannot run here, or memory ends while it is tried.
     """
     try:
         backend = choose_backend(lm, kernels)
-        reason = why_not(lm, backend)
+        reason = why_not(lm, backend, longest)
     except UnsupportedModelError as error:
         reason = str(error)
     if reason is not None:
@@ -71,60 +80,71 @@ def usable_backend(lm: LM, kernels: str = "auto") -> str:
     return backend
 
 
-def why_not(lm: LM, backend: str) -> str | None:
+def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
     """Why a model cannot run over a plan, or None where it can: tried, not assumed.
 
-    Two sequences are packed into one forward pass and compared with the model's own of each.
+    Two sequences are packed into two steps, as prompts and what follows them, and compared with the
+    model's own pass of each; what no short sequence shows is tried up to `longest`.
     """
-    if rotates_by_length(lm):
+    if rotates_by_length(lm, longest):
         return "its rotary embedding depends on the length of the sequence"
-    lengths = (3, 2 * BLOCK_SIZE + 5)
-    plan = probe(lm, backend, lengths)
+    stops = ((3, BLOCK_SIZE + 5), (4, 2 * BLOCK_SIZE + 5))
     try:
-        packed = forward(lm, plan)
-    except ValueError as error:
-        return str(error)
+        steps = probe_steps(lm, backend, stops)
+        packed = [forward(lm, plan) for plan in steps]
     except Exception as error:
         if is_out_of_memory(error):
             raise ValueError(
-                f"{lm.device} has no memory for a step of {sum(lengths)} tokens"
+                f"{lm.device} has no memory for a step of {sum(stops[0])} tokens"
             ) from error
-        return f"its forward pass of packed tokens ends in {said(error)}"
-    if plan.attention_calls != num_layers(lm):
-        return f"{plan.attention_calls} of its {num_layers(lm)} layers use the attention interface"
-    for ids, states in zip(plan.tokens.split(lengths), packed.split(lengths), strict=True):
+        return obstacle_of(error)
+    attended = steps[0].attended
+    if len(attended) != num_layers(lm):
+        return f"{len(attended)} of its {num_layers(lm)} layers use the attention interface"
+    counts = [plan.query_starts.diff().tolist() for plan in steps]
+    for row in range(len(stops[0])):
+        ids, states = (
+            torch.cat([part.split(count)[row] for part, count in zip(parts, counts, strict=True)])
+            for parts in ([plan.tokens for plan in steps], packed)
+        )
         with torch.inference_mode():
             own = lm.hidden(input_ids=ids.long()[None])[0]
-        # Relative to a row's length; 16 bits alone make a few hundredths through many layers.
-        allowed = 1e-2 if lm.dtype.itemsize > 2 else 1e-1
-        distances, lengths_of = (x.double().norm(dim=-1) for x in (states - own, own))
-        if not (distances <= allowed * lengths_of).all():
+        if not alike(states, own):
             return "a packed forward pass differs from its own"
-    return None
+    return far_obstacle(lm, longest)
 
 
 def probe(lm: LM, backend: str, lengths: tuple[int, ...]) -> Plan:
     """A plan of whole sequences of some ids, each with blocks of its own, in a poisoned pool."""
-    text = " the answer is that one plus two and then some more of it"
+    (plan,) = probe_steps(lm, backend, (lengths,))
+    return plan
+
+
+def probe_steps(lm: LM, backend: str, stops: Sequence[tuple[int, ...]]) -> list[Plan]:
+    """Plans of steps that bring every sequence up to its `stops`, all in one poisoned pool."""
+    ids = np.array(lm.vocabulary.ids(" the answer is that one plus two and then some more of it"))
+    lengths = stops[-1]
     counts = [-(-length // BLOCK_SIZE) for length in lengths]
     tables = np.zeros((len(lengths), max(counts)), np.int32)
     for row, count in enumerate(counts):
         tables[row, :count] = 1 + sum(counts[:row]) + np.arange(count)
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    blocks = tables[rows, positions // BLOCK_SIZE]
-    arrays = {
-        "tokens": np.resize(lm.vocabulary.ids(text), sum(lengths)),
-        "positions": positions,
-        "slots": blocks * BLOCK_SIZE + positions % BLOCK_SIZE,
-        "query_starts": np.cumsum([0, *lengths]),
-        "context_lens": np.array(lengths),
-        "block_tables": tables,
-    }
-    return Plan.of(
-        KVCache(lm, 1 + sum(counts), poisoned=True),
-        backend,
-        {name: torch.from_numpy(a).to(lm.device, torch.int32) for name, a in arrays.items()},
-        sum(lengths),
-        len(lengths),
-    )
+    cache = KVCache(lm, 1 + sum(counts), poisoned=True)
+    plans = []
+    for before, after in zip(((0,) * len(lengths), *stops), stops, strict=False):
+        new = np.subtract(after, before)
+        positions = np.concatenate([np.arange(*span) for span in zip(before, after, strict=True)])
+        rows = np.repeat(np.arange(len(lengths)), new)
+        blocks = tables[rows, positions // BLOCK_SIZE]
+        arrays = {
+            "tokens": ids[(positions + 3 * rows) % len(ids)],
+            "positions": positions,
+            "slots": blocks * BLOCK_SIZE + positions % BLOCK_SIZE,
+            "query_starts": np.cumsum([0, *new]),
+            "context_lens": np.array(after),
+            "block_tables": tables,
+        }
+        on_device = {
+            name: torch.from_numpy(a).to(lm.device, torch.int32) for name, a in arrays.items()
+        }
+        plans.append(Plan.of(cache, backend, on_device, len(positions), len(lengths)))
+    return plans

@@ -1,16 +1,14 @@
-"""Rollouts without the C++ engine: transformers' `generate` in left-padded batches.
+"""Rollouts without the C++ engine: transformers' `generate`, in batches as the model takes them.
 
 Scoring is one more forward pass over the whole sequences.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -20,19 +18,22 @@ from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
+from greater_fast.model.padding import num_tokens
+from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
-
-LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class PlainRolloutEngine:
     """The second implementation of `Engine`: slower, for any model, and compared with in tests.
 
     Batches hold one group's requests, in their order: what a prompt is worth on given rows does not
-    depend on what else is asked for.
+    depend on what else is asked for. `way` says which rows of a batch are generated together.
+
+    Raises:
+        ValueError: the model's rows cannot be generated rightly; says what was found.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
         self,
         lm: LM,
         batch_size: int = 32,
@@ -41,8 +42,10 @@ class PlainRolloutEngine:
         sampling_temperature: float = 0.0,
         seed: int = 0,
         kernels: str = "auto",
+        longest_sequence: int | None = None,
     ) -> None:
-        self.lm = lm
+        self.lm, self._longest = lm, longest_sequence
+        self.way = choose_way(lm, longest_sequence)
         self.batch_size = batch_size
         self.temperature = temperature
         self._kernels = kernels
@@ -53,7 +56,7 @@ class PlainRolloutEngine:
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
-        return suffix_forward.why_not(self.lm) is None
+        return suffix_forward.why_not(self.lm, self._longest) is None
 
     @cached_property
     def layers(self) -> CPULayers:
@@ -95,7 +98,7 @@ class PlainRolloutEngine:
         logits = []
         for start in range(0, len(contexts), self.batch_size):
             batch = contexts[start : start + self.batch_size]
-            self.num_forward_tokens += len(batch) * max(map(len, batch))
+            self.num_forward_tokens += num_tokens(self.lm, [len(ids) for ids in batch])
             with torch.inference_mode():
                 hidden = self.lm.hidden_at(batch, [[len(ids) - 1] for ids in batch])
                 logits += [self.lm.logits(state[None]) for state in hidden]
@@ -143,37 +146,23 @@ class PlainRolloutEngine:
         self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]], limit: int
     ) -> list[tuple[int, ...]]:
         """Continuations of at most `limit` tokens, without their end id."""
-        from transformers import GenerationConfig
-
         if limit == 0:
             return [()] * len(contexts)
-        width = max(map(len, contexts))
-        end_ids = batch[0].end_ids
-        pad = min(end_ids)
-        ids = [[*[pad] * (width - len(c)), *c] for c in contexts]
-        mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
-        settings = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=limit,
-            eos_token_id=sorted(end_ids),
-            pad_token_id=pad,
-        )
-        with _plain_generation(self.lm.model), torch.inference_mode():
-            output = self.lm.model.generate(
-                input_ids=torch.tensor(ids, device=self.lm.device),
-                attention_mask=torch.tensor(mask, device=self.lm.device),
-                generation_config=settings,
-                logits_processor=self._noise(batch, contexts),
-            )
-        new = output[:, width:].tolist()
-        self.num_forward_tokens += len(contexts) * (width + len(new[0]) - 1)
-        texts = []
-        for tokens in new:
-            length = next((i for i, t in enumerate(tokens) if t in end_ids), None)
-            self.num_generated_tokens += len(tokens) if length is None else length + 1
-            texts.append(tuple(tokens[:length]))
-        return texts
+        texts: dict[int, tuple[int, ...]] = {}
+        for group in self.way.groups([len(ids) for ids in contexts]):
+            own, own_contexts = [batch[n] for n in group], [contexts[n] for n in group]
+            processors = self._noise(own, own_contexts)
+            end_ids = batch[0].end_ids
+            new = generate(self.lm, own_contexts, limit, end_ids, self.way, processors)
+            width, num_new = max(map(len, own_contexts)), len(new[0])
+            once = width + num_new - 1
+            again = 0 if self.way.cached else (num_new - 1) * (2 * width + num_new - 2) // 2
+            self.num_forward_tokens += len(group) * (once + again)
+            for number, tokens in zip(group, new, strict=True):
+                length = next((i for i, t in enumerate(tokens) if t in end_ids), None)
+                self.num_generated_tokens += len(tokens) if length is None else length + 1
+                texts[number] = tuple(tokens[:length])
+        return [texts[number] for number in range(len(contexts))]
 
     def _noise(
         self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]]
@@ -207,7 +196,7 @@ class PlainRolloutEngine:
         # The state before a token predicts it.
         rows = [[i - 1 for i in (*p, *a)] for p, a in zip(prompts, answers, strict=True)]
         hidden = self.lm.hidden_at(sequences, rows)
-        self.num_forward_tokens += len(batch) * max(map(len, sequences))
+        self.num_forward_tokens += num_tokens(self.lm, [len(ids) for ids in sequences])
         rollouts, first = [], 0
         for ids, prompt, answer, reasoning in zip(
             sequences, prompts, answers, reasonings, strict=True
@@ -230,15 +219,3 @@ class PlainRolloutEngine:
         with torch.inference_mode():
             values, hits = self.lm.logprobs(hidden, targets, temperature, self._kernels)
         return values.tolist(), hits.tolist()
-
-
-@contextlib.contextmanager
-def _plain_generation(model: Any) -> Iterator[None]:
-    """Keep the model's own generation settings (sampling, penalties) out of greedy decoding."""
-    from transformers import GenerationConfig
-
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -15,7 +15,7 @@ class Plan:
     """One step's tokens and where their keys and values go, on the model's device.
 
     `tokens`, `positions`, `slots` [M], `query_starts` [B + 1], `context_lens` [B], `block_tables`
-    [B, T], all int32. `backend` names who attends; `attention_calls` counts layers as they do.
+    [B, T], all int32. `backend` names who attends; `attended` are the layers that did.
     """
 
     cache: KVCache
@@ -27,7 +27,7 @@ class Plan:
     context_lens: torch.Tensor
     block_tables: torch.Tensor
     num_sequences: int
-    attention_calls: int = field(default=0)
+    attended: list[int] = field(default_factory=list)
 
     @classmethod
     def of(

@@ -20,8 +20,7 @@ from greater_fast.gradients.example_loss import AnswerLoss, Terms, losses_and_gr
 from greater_fast.gradients.gradient_pass import (
     ExampleSequence,
     GradientPass,
-    PackedPass,
-    PaddedPass,
+    choose_pass,
 )
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.memory.activations import PassPlan, plan_pass
@@ -74,11 +73,11 @@ def example_gradients(
         _sequence(layouts, row, rollout, position, config) for row, rollout in enumerate(rollouts)
     ]
     gradients = torch.zeros(
-        (len(sequences), lm.model.config.get_text_config().hidden_size),
+        (len(sequences), lm.embedding_width),
         dtype=torch.promote_types(lm.dtype, torch.float32),
         device=lm.device,
     )
-    way: GradientPass = PackedPass(engine) if engine.can_pack else PaddedPass(engine)
+    way = choose_pass(engine)
     waiting = sorted(sequences, key=lambda s: (way.num_tokens([s]), s.row))
     plan = plan_pass(lm, [way.num_tokens([s]) for s in waiting], config)
     while waiting:

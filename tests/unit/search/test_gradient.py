@@ -113,7 +113,7 @@ def seen() -> Iterator[list[tuple[int, int]]]:
 
     def see(_: Any, __: Any, options: dict[str, Any]) -> None:
         if torch.is_grad_enabled():
-            shapes.append(tuple(options["inputs_embeds"].shape[:2]))
+            shapes.append(tuple((options.get("inputs_embeds", options.get("input_ids"))).shape[:2]))
 
     decoder = tiny_lm("llama").model.get_decoder()
     hook = decoder.register_forward_pre_hook(see, with_kwargs=True)

@@ -1,0 +1,144 @@
+"""transformers' `generate`, in batches that change no row: which ones those are is tried."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from greater_fast.model.attention_interface import rotates_by_length
+from greater_fast.model.lm import LM
+from greater_fast.model.padding import alike, row_groups
+
+LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_NUM_TRIED = 5  # tokens that are generated on trial
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How rows are batched: padded on the left, or those of one length, of `most` at a time.
+
+    Without a cache each token costs the whole sequence again.
+    """
+
+    padded: bool = True
+    cached: bool = True
+    most: int | None = None
+
+    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Numbers of the rows that are generated together."""
+        groups = row_groups(lengths, padded=self.padded)
+        if self.most is None:
+            return groups
+        most = self.most
+        return [g[start : start + most] for g in groups for start in range(0, len(g), most)]
+
+    def __str__(self) -> str:
+        rows = "one row" if self.most else "rows of one length"
+        parts = ([] if self.padded else [f"{rows} at a time"]) + (
+            [] if self.cached else ["without a cache, each token costs its whole sequence"]
+        )
+        return ", ".join(parts)
+
+
+_WAYS = (
+    Way(),
+    Way(padded=False),
+    Way(padded=False, most=1),
+    Way(padded=False, cached=False),
+    Way(padded=False, cached=False, most=1),
+)
+
+
+def choose_way(lm: LM, longest: int | None = None) -> Way:
+    """The first way, the fastest first, in which rows come out as the model says of each alone.
+
+    `longest` is what a sequence may have of tokens (None: not known).
+
+    Raises:
+        ValueError: there is none; says what was found.
+    """
+    by_length = rotates_by_length(lm, longest)
+    reason = None
+    for way in _WAYS:
+        if by_length and (way.padded or way.cached):
+            continue
+        reason = _why_not(lm, way)
+        if reason is None:
+            return way
+    raise ValueError(f"{lm.name} cannot be run by generate: {reason}")
+
+
+def _why_not(lm: LM, way: Way) -> str | None:
+    """Why rows come out as others, or None where they do not."""
+    ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it")
+    contexts = [tuple((ids * 9)[start:stop]) for start, stop in ((0, 3), (1, 38), (2, 39))]
+    for group in way.groups([len(ids) for ids in contexts]):
+        rows = [contexts[number] for number in group]
+        steps: list[torch.Tensor] = []
+
+        def keep(_: torch.Tensor, logits: torch.Tensor, steps: Any = steps) -> torch.Tensor:
+            steps.append(logits.clone())
+            return logits
+
+        try:
+            sequences = generate(lm, rows, _NUM_TRIED, frozenset(), way, [keep])
+        except Exception as error:  # whatever the model's own code raises
+            return f"it ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        for row, context in enumerate(rows):
+            whole = (*context, *sequences[row])
+            with torch.inference_mode():
+                inputs = torch.tensor([whole], device=lm.device)
+                own = lm.model(input_ids=inputs, use_cache=False).logits[0, len(context) - 1 : -1]
+            if not alike(torch.stack(steps, 1)[row], own):
+                return "what it generates differs from the model's own pass of a whole row"
+    return None
+
+
+def generate(
+    lm: LM,
+    contexts: Sequence[Sequence[int]],
+    limit: int,
+    end_ids: frozenset[int],
+    way: Way,
+    processors: Sequence[LogitsProcessor] = (),
+) -> list[list[int]]:
+    """Greedy continuations of one batch, to an end id or `limit`; behind an end id is padding."""
+    from transformers import GenerationConfig
+
+    width = max(map(len, contexts))
+    pad = min(end_ids or lm.end_ids)
+    ids = [[*[pad] * (width - len(c)), *c] for c in contexts]
+    mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=limit,
+        eos_token_id=sorted(end_ids) or None,
+        pad_token_id=pad,
+        use_cache=way.cached,
+    )
+    with _plain_generation(lm.model), torch.inference_mode():
+        output = lm.model.generate(
+            input_ids=torch.tensor(ids, device=lm.device),
+            attention_mask=torch.tensor(mask, device=lm.device),
+            generation_config=settings,
+            logits_processor=list(processors),
+        )
+    new: list[list[int]] = output[:, width:].tolist()
+    return new
+
+
+@contextlib.contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Keep the model's own generation settings (sampling, penalties) out of greedy decoding."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
