@@ -136,4 +136,7 @@ def why_not(lm: LM, longest: int | None = None) -> str | None:
     own = lm.hidden_at(sequences, [[start + i for i in read] for read in rows])
     if not alike(found, own):
         return "a packed forward pass differs from its own"
-    return far_obstacle(lm, longest)
+    try:
+        return far_obstacle(lm, longest)
+    except Exception as error:  # whatever the model's own code raises
+        return obstacle_of(error)

@@ -84,7 +84,7 @@ def obstacle_of(error: Exception) -> str:
     """
     if isinstance(error, ValueError):
         return str(error)
-    return f"its forward pass without masks and a cache of its own ends in {said(error)}"
+    return f"its forward pass of packed tokens ends in {said(error)}"
 
 
 def rotates_by_length(lm: LM, longest: int | None = None) -> bool:

@@ -76,7 +76,8 @@ class LM:
     def max_context(self) -> int | None:
         """Positions the model was made for, or None where its configuration names none."""
         config = self.model.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None)
+        names = ("max_position_embeddings", "max_target_positions")
+        positions = next((p for name in names if (p := getattr(config, name, None))), None)
         return int(positions) if positions else None
 
     @cached_property

@@ -19,11 +19,13 @@ class LogitScaling(NamedTuple):
     @classmethod
     def of(cls, config: Any) -> LogitScaling:
         """As a model's configuration says it: Cohere multiplies, Granite divides, Gemma caps."""
-        multiplier, divisor, cap = (
-            getattr(config, name, None)
-            for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")
-        )
-        return cls((multiplier or 1.0) / (divisor or 1.0), float(cap or 0.0))
+
+        def value(*names: str) -> float:
+            return float(next((v for n in names if (v := getattr(config, n, None))), 0.0))
+
+        scale = value("logit_scale", "lm_head_multiplier") or 1.0
+        cap = value("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        return cls(scale / (value("logits_scaling") or 1.0), cap)
 
     def logits(self, products: torch.Tensor) -> torch.Tensor:
         """Logits, in at least float32."""

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from greater_fast.model.attention_interface import rotates_by_length
+from greater_fast.model.far_attention import far_obstacle, named_lengths
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, row_groups
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _NUM_TRIED = 5  # tokens that are generated on trial
+_LONGEST = 128  # tokens of a row on trial, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,10 @@ def choose_way(lm: LM, longest: int | None = None) -> Way:
         ValueError: there is none; says what was found.
     """
     by_length = rotates_by_length(lm, longest)
+    pads = not by_length and _masks_by_place(lm, longest)
     reason = None
     for way in _WAYS:
-        if by_length and (way.padded or way.cached):
+        if (way.padded and not pads) or (way.cached and by_length):
             continue
         reason = _why_not(lm, way)
         if reason is None:
@@ -72,10 +75,24 @@ def choose_way(lm: LM, longest: int | None = None) -> Way:
     raise ValueError(f"{lm.name} cannot be run by generate: {reason}")
 
 
+def _masks_by_place(lm: LM, longest: int | None) -> bool:
+    """Whether padding in front moves nothing in far rows: chunks of places, say, it would move."""
+    try:
+        return far_obstacle(lm, longest) is None
+    except Exception:  # no attention of that kind: what can be tried is tried below
+        return True
+
+
 def _why_not(lm: LM, way: Way) -> str | None:
     """Why rows come out as others, or None where they do not."""
-    ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it")
-    contexts = [tuple((ids * 9)[start:stop]) for start, stop in ((0, 3), (1, 38), (2, 39))]
+    ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it") * _LONGEST
+    named = named_lengths(lm.model.config.get_text_config())
+    longest = max([_LONGEST // 4, *(n + 1 for n in named if n < _LONGEST)])
+    if lm.max_context:
+        longest = min(longest, lm.max_context - _NUM_TRIED)
+    contexts = [
+        tuple(ids[start:stop]) for start, stop in ((0, 3), (1, longest + 1), (2, longest + 2))
+    ]
     for group in way.groups([len(ids) for ids in contexts]):
         rows = [contexts[number] for number in group]
         steps: list[torch.Tensor] = []

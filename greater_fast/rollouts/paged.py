@@ -57,6 +57,11 @@ def _attend(
     known = read_options(query, attention_mask, options)
     plan.attended.append(module.layer_idx)
     states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
+    pool, _ = plan.cache.layer(module.layer_idx)
+    if {tuple(x.shape[1:]) for x in states[1:]} != {(pool.shape[1], pool.shape[3])}:
+        raise ValueError(
+            "the keys or values of its layers have other shapes than it is said to have"
+        )
     return backend_of(plan).attend(plan, module.layer_idx, states, known)[None], None
 
 
@@ -99,6 +104,8 @@ def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
             ) from error
         return obstacle_of(error)
     attended = steps[0].attended
+    if len(set(attended)) < len(attended):
+        return "its layers attend more than once each, where a pool holds the keys of one time"
     if len(attended) != num_layers(lm):
         return f"{len(attended)} of its {num_layers(lm)} layers use the attention interface"
     counts = [plan.query_starts.diff().tolist() for plan in steps]
@@ -111,7 +118,10 @@ def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
             own = lm.hidden(input_ids=ids.long()[None])[0]
         if not alike(states, own):
             return "a packed forward pass differs from its own"
-    return far_obstacle(lm, longest)
+    try:
+        return far_obstacle(lm, longest)
+    except Exception as error:  # whatever the model's own code raises
+        return obstacle_of(error)
 
 
 def probe(lm: LM, backend: str, lengths: tuple[int, ...]) -> Plan:

@@ -5,6 +5,7 @@ The oracle is plain transformers: the whole model, one row, no cache, greedy.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,9 @@ def outcome_of(model: Any, tokenizer: Any) -> Outcome:
         engine, note = make_engine(lm, config)
     except ValueError as error:
         return Outcome("refused", str(error))
-    way, _, reason = note.removeprefix("engine: ").partition(" ")
+    way = note.removeprefix("engine: ").split(" ")[0].rstrip(",;")
+    parts = re.search(r"rollout engine: (.*); use engine='generate'\)(.*)", note)
+    reason = "".join(parts.groups()) if parts else ""
     faults = [*_rollout_faults(engine), *_plan_faults(lm, config)]
     try:
         check_gradient(engine)
@@ -55,7 +58,7 @@ def outcome_of(model: Any, tokenizer: Any) -> Outcome:
         reason += f"; {error}"
     else:
         faults += _gradient_faults(engine, config)
-    return Outcome(way.rstrip(",;"), reason, tuple(faults))
+    return Outcome(way, reason, tuple(faults))
 
 
 def _rollout_faults(engine: Engine) -> list[str]:

@@ -81,6 +81,7 @@ _SIZES_OF_FAMILIES: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
     "rwkv": {"attention_hidden_size": 32},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "xmod": {"default_language": "en_XX"},
 }
 # Fields that no causal model of one language could do without.
@@ -107,12 +108,46 @@ _META = {
     "dtype",
     "id2label",
     "label2id",
+    "hybrid_layer_ids",  # made of others
 }
 
 
-def family_config(family: str, vocab_size: int) -> Any:
-    """The small configuration of an architecture."""
-    own = _SIZES_OF_FAMILIES.get(family, {})
+_LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "original_max_position_embeddings": 64,
+}
+_ROPE = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+_LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+# What an architecture has in some published models and not in its default: (architecture, fields).
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon with ALiBi": ("falcon", {"alibi": True}),
+    "falcon of 40B": ("falcon", {"new_decoder_architecture": True}),
+    "falcon_h1 with multipliers": ("falcon_h1", {"lm_head_multiplier": 0.2}),
+    "granite with multipliers": (
+        "granite",
+        {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.5},
+    ),
+    "llama with dynamic RoPE": ("llama", {"rope_parameters": {"rope_type": "dynamic"} | _ROPE}),
+    "llama with linear RoPE": ("llama", {"rope_parameters": {"rope_type": "linear"} | _ROPE}),
+    "llama with Llama 3's RoPE": ("llama", {"rope_parameters": _LLAMA3_ROPE | _ROPE}),
+    "llama with YaRN": ("llama", {"rope_parameters": {"rope_type": "yarn"} | _ROPE}),
+    "opt of 350M": ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "phi3 with long RoPE": ("phi3", {"rope_parameters": _LONG_ROPE}),
+    "phimoe without a window": ("phimoe", {"sliding_window": None}),
+    "qwen2_moe without a window": (
+        "qwen2_moe",
+        {"use_sliding_window": False, "layer_types": ["full_attention"] * 4},
+    ),
+}
+
+
+def zoo_config(name: str, vocab_size: int) -> Any:
+    """The small configuration of an architecture, or of a variant of one."""
+    family, fields = VARIANTS.get(name, (name, {}))
+    own = _SIZES_OF_FAMILIES.get(family, {}) | fields
     return _shrunk(CONFIG_MAPPING[family](), vocab_size, own)
 
 
@@ -135,7 +170,7 @@ def _shrunk(config: Any, vocab_size: int, own: dict[str, Any]) -> Any:
             small[name] = [_small(name, value[i]) for i in picked[1]]
         else:
             small[name] = _small(name, value)
-            if picked and value == picked[0]:
+            if picked and value == picked[0] and "layer" in name:
                 small[name] = len(picked[1])
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         small[name] = {"bos": BOS_ID, "eos": END_ID, "pad": PAD_ID}[name[:3]]
@@ -182,10 +217,14 @@ def _picked_layers(values: dict[str, Any]) -> tuple[int, list[int]] | None:
     return number, sorted(kept)
 
 
-def family_model(family: str, vocab_size: int, dtype: torch.dtype = torch.float32) -> Any:
-    """A random model in eval mode, frozen, whose logits differ clearly."""
+def zoo_model(name: str, vocab_size: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A random model in eval mode, frozen, whose logits differ clearly.
+
+    Raises:
+        whatever transformers raises where it cannot build one.
+    """
     torch.manual_seed(0)
-    config = family_config(family, vocab_size)
+    config = zoo_config(name, vocab_size)
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
