@@ -14,6 +14,7 @@ from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
 from greater_fast.model import padding
+from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, gather_index
 
@@ -135,6 +136,7 @@ def choose_pass(engine: Engine) -> GradientPass:
     return PackedPass(engine) if engine.can_pack else WholePass(engine.lm)
 
 
+@exclusive
 def check_gradient(engine: Engine) -> None:
     """Try whether there is a gradient, before a run counts on it.
 

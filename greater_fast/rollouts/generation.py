@@ -69,7 +69,7 @@ def choose_way(lm: LM, longest: int | None = None) -> Way:
     for way in _WAYS:
         if (way.padded and not pads) or (way.cached and by_length):
             continue
-        reason = _why_not(lm, way)
+        reason = _why_not(lm, way, longest)
         if reason is None:
             return way
     raise ValueError(f"{lm.name} cannot be run by generate: {reason}")
@@ -83,16 +83,13 @@ def _masks_by_place(lm: LM, longest: int | None) -> bool:
         return True
 
 
-def _why_not(lm: LM, way: Way) -> str | None:
+def _why_not(lm: LM, way: Way, longest: int | None) -> str | None:
     """Why rows come out as others, or None where they do not."""
     ids = lm.vocabulary.ids(" the answer is that one plus two and then some more of it") * _LONGEST
-    named = named_lengths(lm.model.config.get_text_config())
-    longest = max([_LONGEST // 4, *(n + 1 for n in named if n < _LONGEST)])
-    if lm.max_context:
-        longest = min(longest, lm.max_context - _NUM_TRIED)
-    contexts = [
-        tuple(ids[start:stop]) for start, stop in ((0, 3), (1, longest + 1), (2, longest + 2))
-    ]
+    most = min(filter(None, (_LONGEST, longest, lm.max_context))) - _NUM_TRIED
+    named = [n for n in named_lengths(lm.model.config.get_text_config()) if n < most]
+    long = min(most, max(_LONGEST // 4, *(n + 1 for n in named), 0))
+    contexts = [tuple(ids[start:stop]) for start, stop in ((0, 3), (1, long + 1), (2, long + 2))]
     for group in way.groups([len(ids) for ids in contexts]):
         rows = [contexts[number] for number in group]
         steps: list[torch.Tensor] = []

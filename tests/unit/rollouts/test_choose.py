@@ -13,12 +13,13 @@ from greater_fast import optimize
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.rollouts import attention_backends
+from greater_fast.rollouts import attention_backends, paged
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.paged import why_not
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.tiny import PROMPT, tiny_model
+from tests.unit.model.test_far_attention import zoo_lm
 
 
 def half(tokenizer: Any) -> LM:
@@ -169,6 +170,45 @@ def test_models_that_would_go_wrong_are_refused(tokenizer: Any) -> None:
         "its forward pass of packed tokens ends in AttributeError: 'NoneType' object has no "
         "attribute 'to'"
     )
+
+
+def test_a_state_between_steps_is_refused(own_lm: LM) -> None:
+    """A layer that reads the token before: right in one step, where nothing is kept for the next.
+
+    It knows where a sequence starts, so that whole sequences packed into one step come out right.
+    """
+    attention = own_lm.model.model.layers[0].self_attn
+    own = attention.forward
+
+    def shifted(hidden_states: torch.Tensor, position_ids: Any = None, **options: Any) -> Any:
+        before = torch.nn.functional.pad(hidden_states, (0, 0, 1, 0))[:, :-1]
+        if position_ids is not None:
+            before = before * (position_ids[..., None] > 0)
+        return own(hidden_states=hidden_states + before, position_ids=position_ids, **options)
+
+    attention.forward = shifted
+    plan = paged.probe(own_lm, "csrc", (3, 20))
+    for ids, states in zip(
+        plan.tokens.split([3, 20]), paged.forward(own_lm, plan).split([3, 20]), strict=True
+    ):
+        with torch.no_grad():
+            whole = own_lm.hidden(input_ids=ids.long()[None])[0]
+        torch.testing.assert_close(states, whole, rtol=1e-3, atol=1e-3)
+    assert why_not(own_lm, "csrc") == "a packed forward pass differs from its own"
+
+
+def test_layers_that_attend_twice_under_one_index_are_refused(own_lm: LM) -> None:
+    own_lm.model.model.layers[1].self_attn.layer_idx = 0
+    assert why_not(own_lm, "csrc") == (
+        "its layers attend more than once each, where a pool holds the keys of one time"
+    )
+
+
+def test_what_only_far_tokens_show_is_refused_if_they_are_reached() -> None:
+    lm = zoo_lm("phimoe")
+    assert "at token 42 the mask of layer 0" in str(why_not(lm, "csrc"))
+    assert "at token 42 the mask of layer 0" in str(why_not(lm, "csrc", 100))
+    assert why_not(lm, "csrc", 40) is None
 
 
 def test_a_pool_too_small_says_what_it_needs(
