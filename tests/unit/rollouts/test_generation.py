@@ -49,6 +49,17 @@ def test_rows_are_those_of_the_model_alone(name: str, way: Way) -> None:
     assert [r.reasoning_ids for r in found if r] == [own_greedy(lm, ids, 10) for ids in PROMPTS]
 
 
+@pytest.mark.parametrize("name", ["bart", "phi3 with long RoPE", "gpt_neo"])
+def test_samples_do_not_depend_on_the_batch(name: str) -> None:
+    lm = zoo_lm(name)
+    asked = [RolloutRequest(ids, 8, END, sample_key=i) for i, ids in enumerate(PROMPTS)]
+    engine = PlainRolloutEngine(lm, sampling_temperature=1.0, seed=3)
+    together = [r.reasoning_ids for r in engine.run(asked) if r]
+    alone = [r.reasoning_ids for one in asked for r in engine.run([one]) if r]
+    assert together == alone
+    assert together != [own_greedy(lm, ids, 8) for ids in PROMPTS]
+
+
 def test_tokens_are_counted_as_they_go_through() -> None:
     for name in ("bart", "phi3 with long RoPE"):
         lm = zoo_lm(name)
