@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from greater_fast.model.attention_interface import AttentionOptions, read_options
+from greater_fast.model.attention_interface import AttentionOptions, passed, read_options
 from greater_fast.model.cpu import attention as cpu_attention
 from greater_fast.model.kv_cache import Blocks
 
@@ -166,7 +166,7 @@ def attend_in_row(
     Raises:
         ValueError: an argument whose meaning is not known here.
     """
-    row: PackedRow = options.pop("packed_row")
+    row: PackedRow = passed(options, "packed_row")
     known = read_options(query, attention_mask, options)
     return row.attend(module.layer_idx, (query[0], key[0], value[0]), known)[None], None
 

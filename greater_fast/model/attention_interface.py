@@ -77,6 +77,17 @@ def read_options(
     return known
 
 
+def passed(options: dict[str, Any], name: str) -> Any:
+    """What the decoder was given under a name, taken out of an attention function's options.
+
+    Raises:
+        ValueError: it did not come through.
+    """
+    if name not in options:
+        raise ValueError("its layers do not pass on to their attention what the model is given")
+    return options.pop(name)
+
+
 def obstacle_of(error: Exception) -> str:
     """Why a model does not run with another attention, from what its forward pass raised.
 

@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from greater_fast.model.attention_interface import AttentionOptions, attention, read_options
+from greater_fast.model.attention_interface import (
+    AttentionOptions,
+    attention,
+    passed,
+    read_options,
+)
 from greater_fast.model.kv_cache import num_layers
 from greater_fast.model.lm import LM
 
@@ -138,7 +143,7 @@ def _record(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Keep what a layer asks for; each token attends to itself alone."""
-    calls: list[_Call] = options.pop("calls")
+    calls: list[_Call] = passed(options, "calls")
     known = read_options(query, None, options)
     calls.append(_Call(module.layer_idx, (query, key, value), attention_mask, known))
     heads = query.shape[1] // value.shape[1]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from greater_fast.model.attention_interface import rotates_by_length
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.checks import said
 from greater_fast.model.far_attention import far_obstacle, named_lengths
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, row_groups
@@ -62,6 +64,7 @@ def choose_way(lm: LM, longest: int | None = None) -> Way:
 
     Raises:
         ValueError: there is none; says what was found.
+        MemoryError: memory ends while it is tried.
     """
     by_length = rotates_by_length(lm, longest)
     pads = not by_length and _masks_by_place(lm, longest)
@@ -100,8 +103,10 @@ def _why_not(lm: LM, way: Way, longest: int | None) -> str | None:
 
         try:
             sequences = generate(lm, rows, _NUM_TRIED, frozenset(), way, [keep])
-        except Exception as error:  # whatever the model's own code raises
-            return f"it ends in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(f"{lm.device} has no memory to generate {long} tokens") from error
+            return f"it ends in {said(error)}"
         for row, context in enumerate(rows):
             whole = (*context, *sequences[row])
             with torch.inference_mode():

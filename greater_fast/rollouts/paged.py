@@ -16,6 +16,7 @@ import torch
 from greater_fast.model.attention_interface import (
     attention,
     obstacle_of,
+    passed,
     read_options,
     rotates_by_length,
 )
@@ -53,14 +54,14 @@ def _attend(
     Raises:
         ValueError: an argument whose meaning is not known here (attention sinks, a bias).
     """
-    plan: Plan = options.pop("plan")
+    plan: Plan = passed(options, "plan")
     known = read_options(query, attention_mask, options)
     plan.attended.append(module.layer_idx)
     states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
     pool, _ = plan.cache.layer(module.layer_idx)
     if {tuple(x.shape[1:]) for x in states[1:]} != {(pool.shape[1], pool.shape[3])}:
         raise ValueError(
-            "the keys or values of its layers have other shapes than it is said to have"
+            "the keys or values of its layers have other shapes than its configuration says"
         )
     return backend_of(plan).attend(plan, module.layer_idx, states, known)[None], None
 
