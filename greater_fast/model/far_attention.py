@@ -39,15 +39,16 @@ class _Call(NamedTuple):
 def far_obstacle(lm: LM, longest: int | None = None) -> str | None:
     """Why attention by positions and windows is not what the model means, or None where it is.
 
-    It is tried at each length that the configuration names, up to `longest`, the tokens of the
-    longest sequence that is to come (None: up to the model's own context). Whatever the model's own
-    code raises comes through.
+    It is tried at each length that the configuration names, and at the end of the longest sequence
+    that is to come (`longest` tokens; None: of the model's own context): there every window or
+    chunk has hidden something. Whatever the model's own code raises comes through.
     """
     limits = [limit for limit in (longest, lm.max_context) if limit]
-    for length in (0, *named_lengths(lm.model.config.get_text_config())):
-        if limits and length + _NUM_TOKENS // 2 > min(limits):
-            continue
-        if reason := _obstacle_behind(lm, max(length - _NUM_TOKENS // 2, 0)):
+    named = named_lengths(lm.model.config.get_text_config())
+    most = min(limits) if limits else max(named, default=0) + _NUM_TOKENS
+    around = [length - _NUM_TOKENS // 2 for length in named]
+    for num_before in sorted({0, *around, most - _NUM_TOKENS}):
+        if 0 <= num_before <= most - _NUM_TOKENS and (reason := _obstacle_behind(lm, num_before)):
             return reason
     return None
 

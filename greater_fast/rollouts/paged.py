@@ -56,7 +56,7 @@ def _attend(
     """
     plan: Plan = passed(options, "plan")
     known = read_options(query, attention_mask, options)
-    plan.attended.append(module.layer_idx)
+    plan.attended[module.layer_idx] += 1
     states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
     pool, _ = plan.cache.layer(module.layer_idx)
     if {tuple(x.shape[1:]) for x in states[1:]} != {(pool.shape[1], pool.shape[3])}:
@@ -105,7 +105,7 @@ def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
             ) from error
         return obstacle_of(error)
     attended = steps[0].attended
-    if len(set(attended)) < len(attended):
+    if attended.total() > len(attended):
         return "its layers attend more than once each, where a pool holds the keys of one time"
     if len(attended) != num_layers(lm):
         return f"{len(attended)} of its {num_layers(lm)} layers use the attention interface"

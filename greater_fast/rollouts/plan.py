@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ class Plan:
     """One step's tokens and where their keys and values go, on the model's device.
 
     `tokens`, `positions`, `slots` [M], `query_starts` [B + 1], `context_lens` [B], `block_tables`
-    [B, T], all int32. `backend` names who attends; `attended` are the layers that did.
+    [B, T], all int32. `backend` names who attends; `attended` counts how often each layer did.
     """
 
     cache: KVCache
@@ -27,7 +28,7 @@ class Plan:
     context_lens: torch.Tensor
     block_tables: torch.Tensor
     num_sequences: int
-    attended: list[int] = field(default_factory=list)
+    attended: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def of(

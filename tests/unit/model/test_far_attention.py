@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from greater_fast.model import far_attention
 from greater_fast.model.far_attention import far_obstacle, named_lengths
 from greater_fast.model.lm import LM, load_lm
 from tests.cases import tiny_lm, tokenizer
@@ -34,8 +35,17 @@ def test_a_window_or_chunk_in_the_mask_alone_is_found(name: str, layer: int) -> 
 
 def test_a_length_that_no_sequence_reaches_is_no_obstacle() -> None:
     lm = zoo_lm("phimoe")
-    assert far_obstacle(lm, WINDOW + 1) is None
-    assert far_obstacle(lm, WINDOW + 2) is not None
+    assert far_obstacle(lm, WINDOW) is None
+    assert far_obstacle(lm, WINDOW + 1) is not None
+
+
+def test_a_window_that_no_field_names_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = zoo_lm("phimoe")
+    monkeypatch.setattr(far_attention, "named_lengths", lambda _: [])
+    assert "at token 252 the mask of layer 0 hides other tokens" in str(far_obstacle(lm))
+    assert "at token 96 the mask of layer 0 hides other tokens" in str(far_obstacle(lm, 100))
+    assert far_obstacle(lm, WINDOW) is None
+    assert far_obstacle(tiny_lm("mistral")) is None
 
 
 def test_what_depends_on_more_than_the_position_is_found(own_lm: LM) -> None:
@@ -54,7 +64,7 @@ def test_what_depends_on_more_than_the_position_is_found(own_lm: LM) -> None:
         "at token 126 the queries and keys of layer 1 depend on more than the tokens and their "
         "positions"
     )
-    assert far_obstacle(own_lm, 128) is None
+    assert far_obstacle(own_lm, 100) is None
 
 
 def test_the_model_is_left_as_it_was() -> None:
