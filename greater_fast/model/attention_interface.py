@@ -73,7 +73,9 @@ def read_options(
     dropout = rest.pop("dropout", 0.0)
     strange = {name for name, value in rest.items() if value is not None} - _IGNORED
     if strange or dropout or attention_mask is not None:
-        raise ValueError(f"its attention takes {', '.join(sorted(strange)) or 'a mask or dropout'}")
+        names = ", ".join(sorted(strange))
+        what = f"what is not understood here: {names}" if names else "a mask or dropout"
+        raise ValueError(f"its attention takes {what}")
     return known
 
 

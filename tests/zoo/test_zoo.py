@@ -15,6 +15,7 @@ QUICK = [
     "gemma2",
     "gemma3n_text",
     "gemma4_text",
+    "glm4_moe",
     "gpt2",
     "hrm_text",
     "lfm2_moe",

@@ -100,6 +100,8 @@ def _forward(module: Any, heads: _Heads, *arguments: Any, **options: Any) -> Any
     )
     attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
     is_known = inputs is not None and turns is not None and not arguments and cache is None
+    # Fewer turns than a head has places turn its first ones alone (a partial rotary embedding).
+    is_known = is_known and turns[0].shape[-1] == heads.head_size
     if attend is None or not is_known or len(inputs) + len(turns[0]) != 2 or module.training:
         return heads.own(*arguments, **options)
     queries, keys, values = (

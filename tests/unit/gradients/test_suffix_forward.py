@@ -113,7 +113,7 @@ def damage_last_mlp(lm: LM) -> None:
     ("damage", "reason"),
     [
         (damage_rope, "rotary embedding depends on the length"),
-        (damage_arguments, "its attention takes s_aux"),
+        (damage_arguments, "its attention takes what is not understood here: s_aux"),
         (damage_attention, "differs from its own"),
         (damage_last_mlp, "differs from its own"),
     ],
