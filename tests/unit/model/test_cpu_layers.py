@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from greater_fast.model.cpu.layers import CPULayers
-from greater_fast.model.lm import LM
-from tests.cases import tiny_lm
+from greater_fast.model.lm import LM, load_lm
+from tests.cases import tiny_lm, tokenizer
 from tests.exact import exact_lm
+from tests.zoo.models import zoo_model
 
 # By family: whether its norms, MLPs, and attention modules are of a form that is known.
 TAKEN = {
@@ -117,3 +118,13 @@ def test_calls_of_another_kind_go_the_modules_own_way(lm: LM) -> None:
             ours = lm.model(input_ids=ids, use_cache=True)
     torch.testing.assert_close(ours.logits, own.logits, rtol=1e-4, atol=1e-4)
     assert ours.past_key_values.get_seq_length() == ids.shape[1]
+
+
+def test_a_partial_rotary_embedding_goes_the_modules_own_way() -> None:
+    """It turns the first places of a head alone, which no trial with whole turns shows."""
+    lm = load_lm((zoo_model("glm4_moe", len(tokenizer("llama3"))), tokenizer("llama3")))
+    ids = torch.tensor([lm.vocabulary.ids(" the answer is that one plus two")])
+    with torch.no_grad():
+        own = lm.hidden(input_ids=ids)
+        with CPULayers(lm).installed():
+            torch.testing.assert_close(lm.hidden(input_ids=ids), own, rtol=1e-4, atol=1e-5)
