@@ -89,6 +89,8 @@ LINES = {
     "rollout/selection[generate_batch]": Line(SELECTION, "`generate_batch`", _both),
     "rollout/drafts": Line("the same with drafts", "without drafts", _drafts),
     "rollout/prefill_tokens": Line("prompt tokens of a step", "without sharing", _prompt_tokens),
+    "llama_cpp/batched_decode[24]": Line("rollouts of 24 sequences", "llama.cpp, fp32", _rates),
+    "llama_cpp/batched_decode[48]": Line("rollouts of 48 sequences", "llama.cpp, fp32", _rates),
     "decode/decode": Line("decoding 150 sequences", "no attention at all", _rates),
     "scheduler/in_cpp": Line("scheduling 256 sequences, C++", "150 µs a step", _microseconds),
     "scheduler/from_python[plain]": Line("the same from Python", "150 µs a step", _microseconds),

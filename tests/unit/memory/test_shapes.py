@@ -76,7 +76,7 @@ def test_a_gguf_file_and_the_demonstration_model(
     outline = outline_lm(gguf_file, "cpu")
     assert outline.dtype == torch.float32
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("greater_fast.model.smollm2._gguf_file", lambda: gguf_file)
+    monkeypatch.setattr("greater_fast.model.smollm2.smollm2_gguf", lambda: gguf_file)
     shapes = ModelShapes.of(outline_lm("smollm2-135m", "cpu"))
     assert shapes == ModelShapes.of(outline)
     assert not list(tmp_path.glob(".cache/*"))  # nothing is converted

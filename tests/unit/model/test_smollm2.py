@@ -105,7 +105,7 @@ def test_the_conversion_keeps_the_model(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(smollm2, "_gguf_file", lambda: gguf_file)
+    monkeypatch.setattr(smollm2, "smollm2_gguf", lambda: gguf_file)
     folder = smollm2_folder(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == [folder]
     converted, original = load_lm(folder, device="cpu"), load_lm(gguf_file, device="cpu")
