@@ -27,7 +27,7 @@ GREATER_FAST_INLINE void tile(const LinearArgs<T>& args, int64_t row, int64_t co
   int64_t k = 0;
   for (; k + kLanes <= depth; k += kLanes) {
     for (int64_t c = ahead; c < ahead_stop; ++c) {
-      __builtin_prefetch(args.weights + c * depth + k, 0, 2);
+      __builtin_prefetch(args.weights + c * depth + k, 0, 3);
     }
     V inputs[Rows];
     for (int32_t r = 0; r < Rows; ++r) load(inputs[r], x + r * depth + k);
@@ -62,7 +62,8 @@ GREATER_FAST_INLINE void tile(const LinearArgs<T>& args, int64_t row, int64_t co
 template <typename T, int32_t Bytes, int32_t Rows, int32_t Columns>
 GREATER_FAST_INLINE void column_of_tiles(const LinearArgs<T>& args, int64_t row, int64_t stop,
                                          int64_t column) {
-  const int64_t share = Columns / std::max<int64_t>((stop - row) / Rows, 1) + 1;
+  const int64_t num_tiles = std::max<int64_t>((stop - row) / Rows, 1);
+  const int64_t share = (Columns + num_tiles - 1) / num_tiles;  // as even as can be
   const int64_t last = std::min(column + 2 * Columns, args.num_outputs);
   int64_t ahead = column + Columns;
   for (; row + Rows <= stop; row += Rows) {
