@@ -59,6 +59,9 @@ class PackedPass:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._layers = (
+            engine.layers
+        )  # tried now: modules that are wrapped later are not the model's
 
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens from the place on."""
@@ -70,7 +73,7 @@ class PackedPass:
 
         What it has must stay as it is to the end of the block: the engine must not run.
         """
-        with self._engine.layers.installed():
+        with self._layers.installed():
             lm = self._engine.lm
             contexts = [s.ids[: s.place] for s in batch]
             found = [self._engine.prefix_kv(context) for context in contexts]

@@ -36,22 +36,25 @@ def attention(
 ) -> Iterator[None]:
     """Let a model attend by `function`, registered under `name`, with masks made by `mask`.
 
+    The registry is the process's, so each model has its own name there: others run in threads.
     Without a mask function transformers makes no masks, and never looks at the positions, which
     would have a GPU waited for.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    config = lm.model.config.get_text_config()
+    name = f"{name}_{id(config)}"
     ALL_ATTENTION_FUNCTIONS.register(name, function)
     if mask is not None:
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
-    config = lm.model.config.get_text_config()
     own = config._attn_implementation
     config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = own
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name)
         if mask is not None:
             ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name)
 

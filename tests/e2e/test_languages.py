@@ -132,6 +132,6 @@ def test_evaluate_takes_the_day_of_a_run(
         seen.append(config.template_date)
         raise ValueError("enough")
 
-    monkeypatch.setattr("greater_fast.cli.main.evaluate", evaluated)
-    assert main(["evaluate", "--run", str(run), "--data", str(data)]) == 2
+    monkeypatch.setattr("greater_fast.cli.commands.evaluate", evaluated)
+    assert main(["evaluate", "--run", str(run), "--data", str(data)]) == 1
     assert seen == ["2024-02-29"]

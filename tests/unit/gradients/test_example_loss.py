@@ -155,7 +155,7 @@ def test_a_gradient_of_zero_stays_zero() -> None:
 
 
 BAD = {
-    "no function": ("mean", "got str, expected a function"),
+    "no function": ("mean", "got 'mean', expected a function"),
     "a number": (
         lambda x, y: float(x.detach().sum()),
         "got float from it, expected a scalar tensor",
