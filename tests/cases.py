@@ -18,7 +18,7 @@ from greater_fast.examples.extractor import make_extractor
 from greater_fast.examples.layout import Layouts, Row, build_layouts
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.smollm2 import SMOLLM2
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.vocabulary import Vocabulary
 from tests.tiny import END_ID, EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 TOKENIZERS = [

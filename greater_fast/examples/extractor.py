@@ -15,7 +15,7 @@ from greater_fast.examples.placeholders import (
     has_placeholder,
     with_answer_place,
 )
-from greater_fast.model.scripts import space_before, space_behind
+from greater_fast.model.text.scripts import space_before, space_behind
 
 _LARGEST_CLOSED_SET = 12
 _IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."

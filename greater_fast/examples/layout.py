@@ -17,10 +17,10 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.rendering import Renderer, check_texts, joint_of, name_of
 from greater_fast.examples.targets import lay_out_targets
-from greater_fast.model.chat_template import has_template
 from greater_fast.model.lm import LM
-from greater_fast.model.scripts import ASCII, Alphabet
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.chat_template import has_template
+from greater_fast.model.text.scripts import ASCII, Alphabet
+from greater_fast.model.text.vocabulary import Vocabulary
 
 SPARE_ANSWER_TOKENS = 8  # a generated answer may be that much longer than the longest gold one
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
-from greater_fast.model.chat_template import has_template, render
 from greater_fast.model.lm import LM
-from greater_fast.model.scripts import space_before, space_behind
+from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.model.text.scripts import space_before, space_behind
 
 _SENTINEL = "\ue000prompt\ue000"
 

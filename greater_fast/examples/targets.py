@@ -10,7 +10,7 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.thinking import open_thought
 from greater_fast.model.lm import LM
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

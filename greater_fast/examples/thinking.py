@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from greater_fast.config import Config
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.rendering import Renderer
-from greater_fast.model.chat_template import has_template
 from greater_fast.model.lm import LM
+from greater_fast.model.text.chat_template import has_template
 
 _TAGS = (
     ("<think>", "</think>"),

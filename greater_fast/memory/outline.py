@@ -16,7 +16,7 @@ from greater_fast.model.files import (
 )
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.vocabulary import Vocabulary
 
 
 def outline_lm(source: Any, device: str | None, dtype: str | None = None) -> LM:

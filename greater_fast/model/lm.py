@@ -29,7 +29,7 @@ from greater_fast.model.lm_head import LogitScaling, plain_head
 from greater_fast.model.padding import pads, states_at
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.model.weights import read_weights
 
 LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB

@@ -8,7 +8,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
-from greater_fast.model.scripts import ends_sentence
+from greater_fast.model.text.scripts import ends_sentence
 from greater_fast.search.nouns import Objective, Position, Scored
 
 

@@ -19,7 +19,7 @@ from greater_fast import Config, Example, optimize
 from greater_fast.cli.main import main
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.model.lm import LM
-from greater_fast.model.scripts import ASCII
+from greater_fast.model.text.scripts import ASCII
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
 from greater_fast.search.nouns import WORK_FIELDS, Step

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from greater_fast.config import Config
-from greater_fast.model.scripts import ASCII
+from greater_fast.model.text.scripts import ASCII
 from greater_fast.search import score as stage
 from greater_fast.search.nouns import Candidates, Position
 from tests.cases import small_config, tiny_lm

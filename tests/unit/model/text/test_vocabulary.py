@@ -19,8 +19,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from greater_fast.model.scripts import ASCII, Alphabet
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.scripts import ASCII, Alphabet
+from greater_fast.model.text.vocabulary import Vocabulary
 from tests.cases import TOKENIZERS, layouts_of, tokenizer, tokenizer_lm
 from tests.languages import PROMPTS, language_tokenizer
 from tests.tiny import PROMPT, corpus, tiny_tokenizer

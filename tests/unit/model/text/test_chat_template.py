@@ -2,7 +2,7 @@ import datetime
 
 import pytest
 
-from greater_fast.model.chat_template import has_template, render
+from greater_fast.model.text.chat_template import has_template, render
 from tests.cases import tokenizer
 from tests.tiny import LLAMA3_TEMPLATE, tiny_tokenizer
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from greater_fast.model.special_text import literal_double
-from greater_fast.model.vocabulary import Vocabulary
+from greater_fast.model.text.special_text import literal_double
+from greater_fast.model.text.vocabulary import Vocabulary
 from tests.cases import tokenizer
 from tests.tiny import LLAMA3_SPECIALS, corpus, tiny_tokenizer
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from greater_fast.model.scripts import Alphabet
-from greater_fast.model.special_text import literal_double
+from greater_fast.model.text.scripts import Alphabet
+from greater_fast.model.text.special_text import literal_double
 
 ANCHOR = "a"  # a text stands behind it as it stands inside a sequence: its leading space survives
 _PROBE = " The answer is 18, or B."

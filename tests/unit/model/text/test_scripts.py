@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.model.scripts import (
+from greater_fast.model.text.scripts import (
     ASCII,
     Alphabet,
     ends_sentence,

@@ -1,0 +1,1 @@
+"""Texts and ids: the tokenizer, the chat template, and the scripts of the world."""
