@@ -76,7 +76,8 @@ class ModelShapes:
         A layer keeps, of each token: 4 states of the model's width in at least float32 (inputs of
         the two norms and what they divide), its queries and what attention made of them, its keys
         and values twice (prefixes as long as suffixes), and 2 vectors inside the MLP (input of the
-        activation function, and its factor). A recurrent layer keeps 4 states of each channel in
+        activation function, and its factor). What a router's experts give is kept, to be weighted.
+        A recurrent layer keeps 4 states of each channel in
         float32 (a scan's decay, its input, and what both come to). With checkpointing only each
         layer's input is kept, and one layer at a time is as above.
         """
@@ -91,7 +92,8 @@ class ModelShapes:
         queries = layer.num_heads * (layer.key_size + layer.value_size)
         attention = (queries + 2 * layer.kv_numbers) * size
         states = 4 * layer.inner * layer.state_size * 4
-        return norms + attention + 2 * layer.inner * size + states
+        mlp = (2 * layer.inner + layer.num_experts * self.width) * size
+        return norms + attention + mlp + states
 
     def in_16_bits(self) -> ModelShapes:
         """The same model with weights and activations of 2 bytes."""

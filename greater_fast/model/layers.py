@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _RECURRENT = {"linear_attention", "mamba", "conv", "recurrent", "mlp", "moe"}  # no keys and values
+# How many experts a token is sent to; those that every token goes through beside them, or how wide.
+_NUM_EXPERTS = ("num_experts_per_tok", "num_experts_per_token")
+_NUM_SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+_SHARED_WIDTHS = ("shared_expert_intermediate_size", "shared_intermediate_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +19,8 @@ class LayerShape:
 
     `num_heads` and `num_kv_heads` are 0 where a layer does not attend. `key_size` and `value_size`
     are of one head. `inner` is the width inside the MLP, over all experts that a token goes
-    through, and inside a recurrent layer; `state_size` is what such a layer keeps for each channel.
+    through, shared ones too, and inside a recurrent layer; `state_size` is what such a layer keeps
+    for each channel. `num_experts` are those of them that a router picks and weights, else 0.
     `latent_size` is what is kept of a token where all heads' keys and values are made from that
     (multi-head latent attention), else 0.
     """
@@ -25,6 +30,7 @@ class LayerShape:
     key_size: int
     value_size: int
     inner: int
+    num_experts: int = 0
     state_size: int = 0
     latent_size: int = 0
 
@@ -96,18 +102,19 @@ def _shape(config: Any, layer: int) -> LayerShape:
         key_size=key_size,
         value_size=value("v_head_dim") or key_size,
         inner=_inner(config, value),
+        num_experts=value(*_NUM_EXPERTS),
         state_size=value("state_size", "ssm_state_size", "mamba_d_state") if is_recurrent else 0,
         latent_size=latent_size,
     )
 
 
 def _inner(config: Any, value: Callable[..., int]) -> int:
-    experts = value("num_experts_per_tok", "num_experts_per_token") or 1
-    of_expert = value("moe_intermediate_size")
     dense = value("decoder_ffn_dim", "intermediate_size")
+    of_expert = value("moe_intermediate_size") or dense
+    shared = value(*_SHARED_WIDTHS) or value(*_NUM_SHARED) * of_expert
     recurrent = value("expand", "mamba_expand") * width(config)
-    inner = max(of_expert * experts, dense) if of_expert else dense * experts
-    return max(inner, recurrent) or 4 * width(config)
+    experts = (value(*_NUM_EXPERTS) or 1) * of_expert + shared
+    return max(experts, dense, recurrent) or 4 * width(config)
 
 
 def _required(config: Any, *names: str) -> int:

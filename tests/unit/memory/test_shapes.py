@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig
 
 from greater_fast.memory.outline import outline_lm
 from greater_fast.memory.shapes import ModelShapes, _bits
@@ -132,6 +132,45 @@ def test_activations_are_estimated_well_and_not_under(
     kept = kept_bytes(lm, 96) - made_again
     estimate = ModelShapes.of(lm).activation_bytes(96)
     assert kept <= estimate <= 1.5 * kept
+
+
+EXPERTS: dict[str, dict[str, int]] = {
+    "mixtral": {"intermediate_size": 32, "num_local_experts": 8},
+    "granitemoeshared": {
+        "intermediate_size": 32,
+        "num_local_experts": 8,
+        "shared_intermediate_size": 128,
+    },
+    "qwen2_moe": {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 128},
+    "ernie4_5_moe": {
+        "moe_intermediate_size": 32,
+        "moe_num_experts": 8,
+        "moe_k": 4,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_experts_are_not_estimated_under(tokenizer: Any, kind: str) -> None:
+    sizes = {"intermediate_size": 96, "num_experts": 8, "num_experts_per_tok": 4, **EXPERTS[kind]}
+    config = CONFIG_MAPPING[kind](
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        **sizes,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    lm = load_lm((AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), tokenizer))
+    shapes = ModelShapes.of(lm)
+    made_again = sum(96 * layer.inner * shapes.itemsize for layer in shapes.layers)
+    kept = kept_bytes(lm, 96) - made_again
+    assert kept <= shapes.activation_bytes(96) <= 1.5 * kept
 
 
 def test_checkpointing_keeps_layer_inputs_and_one_layer(lm: LM) -> None:
