@@ -65,7 +65,8 @@ class RaggedStep:
             self._arrays[name][rows]
             for name in ("targets", "target_kinds", "sample_keys", "sample_places")
         )
-        answers.argmax[rows], answers.logprobs[rows] = self._reader.read(logits, targets, kinds)
+        ids, values = self._reader.read(logits, targets, kinds)
+        answers.argmax[rows], answers.logprobs[rows] = ids.cpu(), values.cpu()
         if answers.sampled is not None:
             chosen = (places >= 0).nonzero().squeeze(-1)
             drawn = self._reader.samples(logits[chosen], keys[chosen], places[chosen])
