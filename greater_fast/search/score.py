@@ -118,6 +118,7 @@ def _embeddings(lm: LM, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     module = lm.model.get_input_embeddings()
     scale = torch.as_tensor(getattr(module, "embed_scale", 1.0)).to(lm.dtype)
     plain = module.weight[ids[:1]] * scale
-    if plain.is_floating_point() and torch.allclose(lm.embed(ids[:1]), plain):
-        return module.weight, ids, float(scale)
-    return lm.embed(ids), torch.arange(len(ids), device=ids.device), 1.0
+    with lm.lock:  # another run's gradient puts its own embeddings in there
+        if plain.is_floating_point() and torch.allclose(lm.embed(ids[:1]), plain):
+            return module.weight, ids, float(scale)
+        return lm.embed(ids), torch.arange(len(ids), device=ids.device), 1.0

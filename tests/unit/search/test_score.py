@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,20 @@ def test_gemmas_scale_is_in_the_scores() -> None:
     (value,) = score(gradient, lm, candidates(60), POSITION, Config()).values()
     bare = float(lm.model.get_input_embeddings().weight[60] @ gradient)
     assert value == pytest.approx(bare * 48**0.5, rel=1e-2)
+
+
+def test_scores_wait_for_a_gradient_in_another_thread() -> None:
+    """It puts embeddings of its own into what the model's module gives."""
+    lm, gradient, ids = tiny_lm("gemma2"), direction(), range(60, 70)
+    expected = score(gradient, lm, candidates(*ids), POSITION, Config())
+    with ThreadPoolExecutor(1) as pool:
+        with lm.lock:
+            hook = lm.model.get_input_embeddings().register_forward_hook(lambda *_: gradient)
+            found = pool.submit(score, gradient, lm, candidates(*ids), POSITION, Config())
+            with pytest.raises(TimeoutError):
+                found.result(0.1)
+            hook.remove()
+        assert found.result(60) == expected
 
 
 def test_ties_go_to_the_lower_id() -> None:
