@@ -45,18 +45,17 @@ def attention(
 
     config = lm.model.config.get_text_config()
     name = f"{name}_{id(config)}"
-    ALL_ATTENTION_FUNCTIONS.register(name, function)
-    if mask is not None:
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
     own = config._attn_implementation
-    config._attn_implementation = name
-    try:
+    try:  # Ctrl-C may come before all of it is done
+        ALL_ATTENTION_FUNCTIONS.register(name, function)
+        if mask is not None:
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
+        config._attn_implementation = name
         yield
     finally:
         config._attn_implementation = own
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name)
-        if mask is not None:
-            ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name)
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
+        ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
 
 
 def read_options(

@@ -13,12 +13,12 @@ Forward = Callable[..., Any]
 def replaced_forwards(forwards: Sequence[tuple[Any, Forward]]) -> Iterator[None]:
     """Within, each module of the pairs runs the forward beside it; then what it had before."""
     own = [vars(module).get("forward") for module, _ in forwards]
-    for module, forward in forwards:
-        vars(module)["forward"] = forward
     try:
+        for module, forward in forwards:
+            vars(module)["forward"] = forward
         yield
-    finally:
+    finally:  # Ctrl-C may come before all of them were replaced
         for (module, _), before in zip(forwards, own, strict=True):
-            del vars(module)["forward"]
+            vars(module).pop("forward", None)
             if before is not None:
                 vars(module)["forward"] = before

@@ -4,7 +4,7 @@ import copy
 import gc
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 from greater_fast import evaluate, optimize
 from greater_fast.api import plan
 from greater_fast.model.exclusive import Locks, exclusive
+from greater_fast.model.forwards import replaced_forwards
 from greater_fast.model.lm import LM, load_lm
 from tests.tiny import PROMPT, tiny_model
 
@@ -154,6 +155,29 @@ def test_a_thread_waits_for_the_one_that_runs_the_model(own_lm: LM) -> None:
     assert own_lm.lock.acquire(blocking=False)
     assert engine.again()
     own_lm.lock.release()
+
+
+class Interrupted(list[tuple[Any, Any]]):
+    """Pairs at whose second reading Ctrl-C comes behind the first one."""
+
+    num_read = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        self.num_read += 1
+        for pair in super().__iter__():
+            yield pair
+            if self.num_read == 2:
+                raise KeyboardInterrupt
+
+
+def test_replaced_forwards_go_back_however_far_they_came() -> None:
+    one, other = torch.nn.Identity(), torch.nn.Identity()
+    vars(other)["forward"] = own = torch.abs
+    pairs = Interrupted([(one, torch.neg), (other, torch.neg)])
+    with pytest.raises(KeyboardInterrupt), replaced_forwards(pairs):
+        pass
+    assert "forward" not in vars(one)
+    assert vars(other)["forward"] is own
 
 
 def test_a_lock_is_an_objects_own_and_goes_with_it() -> None:
