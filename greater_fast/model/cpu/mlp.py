@@ -43,8 +43,9 @@ def mlp_forward(module: nn.Module) -> Forward | None:
 def _found(module: Any, layers: list[nn.Linear]) -> Forward | None:
     weight = layers[0].weight
     inputs = inputs_like(weight.shape[1], weight)
-    # Each row takes the activation as far as a place of its own: near 0 all of them look alike.
-    reach = torch.logspace(-1, 1.5, inputs.shape[1], dtype=weight.dtype)[:, None]
+    # Each row takes the activation as far as a place of its own: near 0 all of them look alike, and
+    # some are cut off far out.
+    reach = torch.logspace(-1, 3, inputs.shape[1], dtype=weight.dtype)[:, None]
     inputs *= reach / module.gate_proj(inputs).abs().amax(-1, keepdim=True)
     own = module(inputs)
     for activation in _ACTIVATIONS:
@@ -60,7 +61,7 @@ def _forward(mlp: _MLP, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = _GatedMLP.apply(rows, mlp)  # type: ignore[no-untyped-call]
     else:
         outputs, _, _ = _outputs(rows, mlp, kept=False)
-    return outputs.view(*inputs.shape[:-1], -1)
+    return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
 
 def _outputs(rows: torch.Tensor, mlp: _MLP, kept: bool) -> tuple[torch.Tensor, ...]:

@@ -97,6 +97,16 @@ def test_another_activation_is_left_alone(own_lm: LM) -> None:
     assert all(found[1:])
 
 
+@pytest.mark.parametrize("limit", [7.0, 40.0, 400.0])
+def test_an_activation_that_is_cut_off_is_left_alone(own_lm: LM, limit: float) -> None:
+    mlp = own_lm.model.get_decoder().layers[0].mlp
+    own = mlp.act_fn
+    mlp.act_fn = type(
+        "Cut", (torch.nn.Module,), {"forward": lambda _, x: own(x).clamp(max=limit)}
+    )()
+    assert not taken(own_lm, "MLP")[0]
+
+
 @pytest.mark.parametrize("part", ["mlp", "self_attn", "input_layernorm"])
 def test_a_hook_is_not_gone_round(own_lm: LM, part: str) -> None:
     module = getattr(own_lm.model.get_decoder().layers[0], part)
@@ -128,3 +138,29 @@ def test_a_partial_rotary_embedding_goes_the_modules_own_way() -> None:
         own = lm.hidden(input_ids=ids)
         with CPULayers(lm).installed():
             torch.testing.assert_close(lm.hidden(input_ids=ids), own, rtol=1e-4, atol=1e-5)
+
+
+def test_another_model_may_be_tried_meanwhile(own_lm: LM) -> None:
+    """As from another thread: each attention module is tried for itself."""
+    attention, other = own_lm.model.get_decoder().layers[0].self_attn, tiny_lm("gemma2")
+    own, meanwhile = type(attention), []
+
+    def forward(self: Any, *arguments: Any, **options: Any) -> Any:
+        if not meanwhile:
+            meanwhile.append(taken(other, "Attention"))
+        return own.forward(self, *arguments, **options)
+
+    attention.__class__ = type("Shared", (own,), {"forward": forward})
+    with CPULayers(own_lm).installed():
+        assert "forward" in vars(attention)
+    assert all(meanwhile[0])
+
+
+def test_no_rows_are_no_rows(lm: LM) -> None:
+    """An expert that no token goes to."""
+    layer = lm.model.get_decoder().layers[0]
+    for module in (layer.mlp, layer.input_layernorm, layer.mlp.gate_proj):
+        nothing = torch.zeros(1, 0, lm.embedding_width)
+        own = module(nothing)
+        with CPULayers(lm).installed():
+            assert module(nothing).shape == own.shape

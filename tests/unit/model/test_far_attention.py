@@ -78,6 +78,21 @@ def test_the_model_is_left_as_it_was() -> None:
     assert set(ALL_MASK_ATTENTION_FUNCTIONS) == known
 
 
+def test_another_model_may_be_tried_meanwhile() -> None:
+    """As from another thread, before this one's masks are made: they share what is registered."""
+    lm, other = zoo_lm("phimoe"), tiny_lm("mistral")
+    alone, meanwhile = far_obstacle(lm), []
+    hook = lm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda *_: meanwhile.append(far_obstacle(other))
+    )
+    try:
+        assert far_obstacle(lm) == alone is not None
+    finally:
+        hook.remove()
+    assert meanwhile
+    assert set(meanwhile) == {None}
+
+
 class Named:
     """A configuration with fields."""
 
