@@ -59,9 +59,8 @@ class PackedPass:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._layers = (
-            engine.layers
-        )  # tried now: modules that are wrapped later are not the model's
+        # Tried now: modules that are wrapped later are not the model's.
+        self._layers = engine.layers
 
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens from the place on."""

@@ -42,8 +42,9 @@ def inputs_like(width: int, like: torch.Tensor) -> torch.Tensor:
 
 def is_untouched(module: nn.Module) -> bool:
     """Whether a module and those inside run their classes' forwards, with nothing hooked in."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return not any(
-        "forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in module.modules()
+        "forward" in vars(m) or any(getattr(m, name) for name in hooks) for m in module.modules()
     )
 
 

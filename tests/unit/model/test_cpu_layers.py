@@ -101,17 +101,17 @@ def test_another_activation_is_left_alone(own_lm: LM) -> None:
 def test_an_activation_that_is_cut_off_is_left_alone(own_lm: LM, limit: float) -> None:
     mlp = own_lm.model.get_decoder().layers[0].mlp
     own = mlp.act_fn
-    mlp.act_fn = type(
-        "Cut", (torch.nn.Module,), {"forward": lambda _, x: own(x).clamp(max=limit)}
-    )()
+    cut = {"forward": lambda _, gate: own(gate).clamp(max=limit)}
+    mlp.act_fn = type("Cut", (torch.nn.Module,), cut)()
     assert not taken(own_lm, "MLP")[0]
 
 
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 @pytest.mark.parametrize("part", ["mlp", "self_attn", "input_layernorm"])
-def test_a_hook_is_not_gone_round(own_lm: LM, part: str) -> None:
+def test_a_hook_is_not_gone_round(own_lm: LM, part: str, kind: str) -> None:
     module = getattr(own_lm.model.get_decoder().layers[0], part)
     inner = next(iter(module.children()), module)
-    handle = inner.register_forward_hook(lambda *_: None)
+    handle = getattr(inner, f"register_{kind}_hook")(lambda *_: None)
     with CPULayers(own_lm).installed():
         assert "forward" not in vars(module)
     handle.remove()
