@@ -16,6 +16,7 @@ from greater_fast.rollouts.attention_backends import choose_backend
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.invariance import is_batch_invariant
+from greater_fast.rollouts.row_reader import RowReader
 from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
 from tests.tiny import tiny_model
 
@@ -109,6 +110,26 @@ def test_sequences_may_be_limited(lm: LM) -> None:
     assert engine.run([good]) == RolloutEngine(lm, kv_cache_bytes=1 << 20).run([good])
     with pytest.raises(ValueError, match="49 tokens does not fit a table of 3 blocks"):
         engine.run([rollout.RolloutRequest(tuple(range(3, 40)), 12, lm.end_ids)])
+
+
+class Far(torch.Tensor):
+    """A tensor on a GPU, as numpy sees it."""
+
+    def __array__(self, *_: Any) -> Any:
+        raise TypeError("its memory is not the host's")
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_answers_are_handed_over_to_the_host(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = RolloutEngine(lm, kv_cache_bytes=1 << 20, kernels="reference")
+    asked = [rollout.RolloutRequest((5, 6, 7), 3, lm.end_ids, target_ids=(8,), num_scored=1)]
+    expected, read = engine.run(asked), RowReader.read
+    monkeypatch.setattr(
+        RowReader, "read", lambda *given: tuple(x.as_subclass(Far) for x in read(*given))
+    )
+    assert engine.run(asked) == expected
 
 
 def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
