@@ -73,8 +73,9 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             line a step elsewhere.
 
     Returns:
-        The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`. What
-        cannot be written to `run_dir` is warned of, and does not end the run.
+        The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`;
+        SIGTERM ends the process, once the result so far is written. What cannot be written to
+        `run_dir` is warned of, and does not end the run.
 
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
@@ -205,7 +206,11 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *((asked.describe(),) if asked.lead else ()),
         *laid_out[0].notes,
         note,
-        *cut_off_notes("rows", evaluations[0], config),
+        *(
+            line
+            for number, evaluation in enumerate(evaluations, 1)
+            for line in cut_off_notes(f"rows, prompt {number}", evaluation, config)
+        ),
     )
     if file is not None and file.problem:
         notes += (file.problem,)

@@ -19,7 +19,8 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status.
 
-    0 done, 1 failed (a plan: it does not fit), 2 bad input, 130 interrupted, 141 nobody reads on.
+    0 done, 1 failed (a plan: it does not fit), 2 bad input, 130 interrupted, 141 nobody reads on;
+    a run that SIGTERM ends raises SystemExit with 143.
     """
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for is no error
         if isinstance(stream, io.TextIOWrapper):

@@ -17,7 +17,7 @@ from greater_fast.runs.evaluation import (
     cut_off_notes,
     evaluate_prompt,
 )
-from greater_fast.runs.interrupts import one_interrupt
+from greater_fast.runs.interrupts import Terminated, one_interrupt
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.runs.visible import described, visible
@@ -49,7 +49,7 @@ class Run:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
-        the best prompt in it.
+        the best prompt in it. SIGTERM ends the process then.
         """
         with one_interrupt() as listen:
             rows = self._layouts["train"]
@@ -69,6 +69,9 @@ class Run:
                 self._measure(state, teller)
             except KeyboardInterrupt:
                 stopped = "interrupted"
+            except Terminated:
+                self._written(state, "terminated")
+                raise
             except BaseException as error:
                 found = self._written(state, f"failed: {described(error)}")
                 error.add_note(f"the best prompt until then: {visible(found.prompt)}")
@@ -115,6 +118,16 @@ class Run:
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
         return baseline if baseline.dev and _num_correct(baseline) == _num_correct(best) else best
 
+    def _cut_off_notes(self, best: PromptResult, baseline: PromptResult) -> tuple[str, ...]:
+        """Lines on reasoning that the token limit ended, of both prompts that are compared."""
+        prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
+        return tuple(
+            note
+            for role, prompt in prompts.items()
+            for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
+            for note in cut_off_notes(f"{split} rows, {role} prompt", evaluation, self._config)
+        )
+
     def _evaluate(self, split: str, prompt_ids: tuple[int, ...]) -> None:
         layouts = self._layouts[split]
         prompt = layouts.prompt_text(prompt_ids)
@@ -143,8 +156,7 @@ class Run:
             notes=(
                 *self._notes,
                 *_gap(baseline),
-                *cut_off_notes("dev", best.dev, self._config),
-                *cut_off_notes("test", best.test, self._config),
+                *self._cut_off_notes(best, baseline),
             ),
             run_dir=self._directory.path,
             dev_comparison=_comparison(best.dev, baseline.dev),

@@ -220,6 +220,20 @@ def test_a_second_interruption_does_not_take_the_result(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_termination_ends_the_process_once_the_result_is_written(
+    search: Search, tmp_path: Path
+) -> None:
+    def end(step: Step) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        search(end)
+    assert caught.value.code == 128 + signal.SIGTERM
+    result = read_run(tmp_path / "run")["result"]
+    assert (result["stopped"], result["num_steps"]) == ("terminated", 1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_an_interruption_that_a_callback_takes_for_itself(search: Search) -> None:
     taken: list[int] = []
 

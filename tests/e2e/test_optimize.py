@@ -196,7 +196,9 @@ def test_finalists(
     assert (result.baseline.train.accuracy, result.baseline.train.num_rows) == (1.0, num_train)
     assert result.to_dict()["baseline"]["train"]["accuracy"] == 1.0
     limit = "reasonings were cut off at 6 tokens (max_new_tokens)"
-    assert f"dev: {result.best.dev.num_cut_off} of 12 {limit}" in result.notes  # type: ignore[union-attr]
+    for name, prompt in (("initial", result.baseline), ("best", result.best)):
+        told = f"dev rows, {name} prompt: {prompt.dev.num_cut_off} of 12 {limit}"  # type: ignore[union-attr]
+        assert (told in result.notes) == (name == "initial" or prompt != result.baseline)
 
 
 @pytest.mark.parametrize(
