@@ -31,7 +31,7 @@ class Options:
 
 
 def read_options(value: object) -> Options | None:
-    """The options in a cell, without marks such as "A)"; None where it holds no list of them.
+    """The options in a cell, without marks such as "A)" in order; None where it holds no list.
 
     They are a list of texts or of objects, an object of labels and texts, an object of a letter
     each, or such a list as text.
@@ -53,8 +53,13 @@ def read_options(value: object) -> Options | None:
     texts = [text_of(part) for part in value]
     if any(text is None for text in texts):
         return None
+    plain = [text or "" for text in texts]
+    marks = _marks(plain)
     named = [text_of(label) or "" for label in labels] if isinstance(labels, list) else []
-    plain = _without_marks([text or "" for text in texts])
+    if marks == [*_LETTERS[: len(plain)]]:
+        plain = [text[match.start(2) :] for text in plain if (match := _MARKED.fullmatch(text))]
+    elif not named:
+        named = marks
     return Options(tuple(plain), tuple(named if len(named) == len(plain) else []))
 
 
@@ -144,8 +149,12 @@ def _by_letter(gold: str, options: Options) -> int | None:
 
 
 def _by_text(gold: str, options: Options) -> int | None:
+    """The option of that text; one that differs in case or white space, where only one does."""
+    if gold in options.texts:
+        return options.texts.index(gold)
     wanted = " ".join(gold.casefold().split())
-    return _index(wanted, [" ".join(text.casefold().split()) for text in options.texts])
+    folded = [" ".join(text.casefold().split()) for text in options.texts]
+    return folded.index(wanted) if folded.count(wanted) == 1 else None
 
 
 def _from(first: int) -> Callable[[str, Options], int | None]:
@@ -208,10 +217,8 @@ def _first(part: Mapping[str, object], keys: Sequence[str]) -> object:
     return next((part[key] for key in keys if key in part), None)
 
 
-def _without_marks(texts: list[str]) -> list[str]:
-    """Texts without the letters that all of them begin with, in order: "A)21" is "21"."""
+def _marks(texts: Sequence[str]) -> list[str]:
+    """The letters that texts begin with, of "A)21", where they are the first ones, in any order."""
     matches = [_MARKED.fullmatch(text) for text in texts]
-    letters = "".join(match[1] for match in matches if match).upper()
-    if len(letters) < len(texts) or letters != _LETTERS[: len(texts)]:
-        return texts
-    return [match[2] for match in matches if match]
+    letters = [match[1].upper() for match in matches if match]
+    return letters if sorted(letters) == [*_LETTERS[: len(texts)]] else []

@@ -59,6 +59,18 @@ def test_marks_stay_where_they_are_none():
     assert read_options(None) == read_options("") == Options(())
 
 
+def test_marks_in_another_order_say_which_option_is_meant():
+    rows = [{"question": "q", "options": ["B) x", "A) y"], "answer": "A"}]
+    assert load_examples(rows)[0].answer == "B"
+
+
+def test_a_text_is_the_option_that_equals_it_or_the_only_one_that_differs_in_case():
+    options = Options(("May", "may", "March"))
+    assert [READINGS["texts"](gold, options) for gold in ("may", "May", "MAY", "march")] == [
+        *(1, 0, None, 2)
+    ]
+
+
 def answers(choices, *golds, **others):
     rows = [{"question": "q", "choices": choices, "answer": gold} | others for gold in golds]
     examples = load_examples(rows)
