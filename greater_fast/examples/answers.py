@@ -12,13 +12,15 @@ _NUMBER = re.compile(rf"(?P<sign>[-+]?|[-+]{_CURRENCY}|{_CURRENCY}[-+]?)(?P<digi
 
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:(?:correct|right|best|final) )?(?:option|choice|answer|letter)(?: is)?:? )?"
-    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<alone>[a-z])(?=[).:!、]|$))[).:!]*"
+    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<alone>[a-z])(?=[).:!、]|$)"
+    r"(?![).:!]+ [a-j]$))[).:!]*"  # "A: B" may be a question's and answer's
     r"(?:(?: |(?<=[)\]])|(?=[^\x00-\x7f])、?(?![a-z]\b))(?P<rest>.+))?"
 )
 _BOLD = re.compile(r"\*\*|\\(?:text|math)[a-z]*\{([^{}]*)\}")
 # Behind a choice's letter, its own text is no matter; another choice, or a denial, is.
 _NOT_ITS_TEXT = re.compile(
-    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|[/&+,;、和或与及]"
+    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|(?:no|wait),"
+    r"|[/&+,;、和或与及]|.*\banswer is [a-j]$"
     r"|.*(?<![a-z0-9_])(?:\([a-z]\)|[a-z][).:](?= |$))"
 )
 

@@ -10,13 +10,22 @@ import unicodedata
 
 FULL_STOPS = ".。｡।"
 _LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
-# A dash in front of a digit may be a sign: it stays, with or without a space behind it.
+_LABELLED = (
+    rf"{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
+    r"|(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)"
+)
+# A dash in front of a number or a formula may be a sign: it stays, with or without a space behind.
+_FORMULA = (
+    r"[$€£]?\s?[\d.]|\\(?:[dt]?frac|sqrt|pi)|\((?![a-z]\))"
+    r"|[a-z](?:\s*[-+*/^=_(]|\d)|[k-z](?!\w)"  # a letter up to j is a choice's
+)
 _LEADING = re.compile(
-    rf"\s+|[:：=＝→⇒]+|[-=]+>|[-–](?=\s+[^\d\s.])|[—•*](?=\s+\S)|#+(?=\s+\S)"
-    rf"|{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
-    r"|(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)",
+    rf"\s+|[-=]+>|[:：=＝→⇒]+|[-–](?=\s+(?!{_FORMULA})\S)|[—•*](?=\s+\S)|#+(?=\s+\S)"
+    rf"|[.…]+(?=\s+\w)|{_LABELLED}",
     re.IGNORECASE,
 )
+# A gold answer may be "=SUM(A1)", "-> x" or "- x": only what is no part of any answer goes.
+_LEADING_OF_GOLD = re.compile(rf"\s+|[:：]+(?=\s+\w)|{_LABELLED}", re.IGNORECASE)
 # "5!" is a number of its own.
 _ENDING = rf"\s{FULL_STOPS},;:…、"
 _TRAILING = re.compile(rf"(?<![{_ENDING}])(?:[{_ENDING}]|(?<![\d)\]}}!])!+)+$")
@@ -66,16 +75,16 @@ _LATEX = (
 )
 
 
-def without_lead(text: str) -> str:
+def without_lead(text: str, leading: re.Pattern[str] = _LEADING) -> str:
     """The text from the answer on: white space, line breaks and marks that lead up to it go."""
-    while match := _LEADING.match(text):
+    while match := leading.match(text):
         text = text[match.end() :]
     return text
 
 
 def peeled(text: str) -> str:
     """The answer without the marks around it; of a text that is not blank, something is left."""
-    return _peeled(text.strip(), _TRAILING)
+    return _peeled(text.strip(), _LEADING, _TRAILING)
 
 
 def asked_form(text: str) -> str:
@@ -84,18 +93,18 @@ def asked_form(text: str) -> str:
     Marks around it go, but "!" and the full stop of "3 p.m." stay; characters are composed (NFC).
     """
     text = unicodedata.normalize("NFC", text.strip())
-    return _peeled(text, _FULL_STOP)
+    return _peeled(text, _LEADING_OF_GOLD, _FULL_STOP)
 
 
-def _peeled(text: str, trailing: re.Pattern[str]) -> str:
-    while (shorter := _without_layer(text, trailing)) != text:
+def _peeled(text: str, leading: re.Pattern[str], trailing: re.Pattern[str]) -> str:
+    while (shorter := _without_layer(text, leading, trailing)) != text:
         text = shorter
     return text
 
 
-def _without_layer(text: str, trailing: re.Pattern[str]) -> str:
+def _without_layer(text: str, leading: re.Pattern[str], trailing: re.Pattern[str]) -> str:
     """Take one layer off, unless nothing would be left."""
-    inner = without_lead(text) or text
+    inner = without_lead(text, leading) or text
     if trailing is _TRAILING or not _ABBREVIATION.search(inner):
         inner = trailing.sub("", inner) or inner
     return _opened(inner).strip() or inner

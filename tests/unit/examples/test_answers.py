@@ -155,6 +155,8 @@ CHOICES = [
     ("\\boxed{(A) Paris}", "A"),
     ("(A) Rome, Italy", "A"),
     ("(B) False", "B"),
+    ("(A) B", "A"),
+    ("- A", "A"),
 ]
 NO_CHOICES = [
     ("not A", "A"),
@@ -181,6 +183,11 @@ NO_CHOICES = [
     ("Paris", "A"),
     ("(A) Paris", "Paris"),
     ("optional", "O"),
+    ("A: B", "A"),
+    ("A. B", "A"),
+    ("A: The answer is B", "A"),
+    ("A) no, it is B", "A"),
+    ("A: wait, B", "A"),
 ]
 
 
@@ -192,6 +199,18 @@ def test_a_letter_is_read_out_of_its_choice(written, gold):
 @pytest.mark.parametrize(("written", "gold"), NO_CHOICES)
 def test_no_letter_is_read_out_of_other_texts(written, gold):
     assert not answers_match(written, gold)
+
+
+@pytest.mark.parametrize(
+    "formula", ["\\frac{1}{2}", "\\sqrt{2}", "$42$", "€5", "x", "x^2 + 1", "(x+1)", "a + b", "f(2)"]
+)
+def test_a_dash_before_a_formula_is_its_sign(formula):
+    assert not answers_match(f"- {formula}", formula)
+
+
+@pytest.mark.parametrize("lead", ["- ", "... ", ". ", "… ", "-> ", "=", "=> ", "- **Answer:** "])
+def test_what_leads_up_to_a_word_goes(lead):
+    assert answers_match(f"{lead}Paris", "Paris")
 
 
 def test_any_gold_answer_is_right():
