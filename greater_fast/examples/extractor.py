@@ -90,8 +90,8 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
         )
     if ANSWER in closing:
         raise ValueError(
-            f"the extractor {text!r} has more than one place for the answer: the model writes it "
-            "once, so write {answer} once"
+            f"the extractor {text!r:.200} has more than one place for the answer: the model writes "
+            "it once, so write {answer} once"
         )
     if found:
         return Extractor(stripped, " " if before[-1].isspace() else "", closing.rstrip(), origin)
@@ -152,8 +152,8 @@ def check_reads_back(extractor: Extractor, golds: Iterable[str]) -> None:
     if unread:
         ending = extractor.closing.strip() or "the line's end"
         raise ValueError(
-            f"the extractor {extractor.in_config()!r} ends an answer at {ending!r}, so {unread} "
-            "would never be right: end it with a text that no answer holds, as in "
+            f"the extractor {extractor.in_config()!r:.200} ends an answer at {ending!r}, so "
+            f"{unread} would never be right: end it with a text that no answer holds, as in "
             "'... is <answer> {answer} </answer>', or leave it out to have one derived"
         )
 
@@ -180,5 +180,5 @@ def _enclosures(golds: Sequence[str]) -> list[str]:
 def _unread(extractor: Extractor, golds: Iterable[str]) -> str:
     """The golds that are not read back, some of them named; "" if all are."""
     unread = [gold for gold in dict.fromkeys(golds) if not extractor.reads_back(gold)]
-    named = ", ".join(map(repr, unread[:_NUM_NAMED]))
+    named = ", ".join(f"{gold!r:.80}" for gold in unread[:_NUM_NAMED])
     return named and f"{len(unread)} gold answers ({named}{', ...' * (len(unread) > _NUM_NAMED)})"

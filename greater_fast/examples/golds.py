@@ -49,7 +49,9 @@ def describe_changes(before: Sequence[Example], after: Sequence[Example]) -> tup
     }
     if not changed:
         return ()
-    named = ", ".join(f"{old!r} as {new!r}" for old, new in list(changed.items())[:_NUM_NAMED])
+    named = ", ".join(
+        f"{old!r:.80} as {new!r:.80}" for old, new in list(changed.items())[:_NUM_NAMED]
+    )
     more = ", ..." if len(changed) > _NUM_NAMED else ""
     return (f"answers in one form: {named}{more}",)
 

@@ -228,13 +228,13 @@ def _check_prompt(
 ) -> None:
     if not 2 <= len(prompt_ids) <= config.max_prompt_tokens:
         raise ValueError(
-            f"the prompt {prompt!r} has {len(prompt_ids)} tokens, expected 2 to "
+            f"the prompt {prompt!r:.200} has {len(prompt_ids)} tokens, expected 2 to "
             f"{config.max_prompt_tokens} (max_prompt_tokens)"
         )
     if vocabulary.tokenizer.unk_token_id in prompt_ids:
         raise ValueError(
-            f"the tokenizer has no tokens for some characters of the prompt {prompt!r}: it reads "
-            f"{vocabulary.text(prompt_ids).strip()!r}; write it without them"
+            f"the tokenizer has no tokens for some characters of the prompt {prompt!r:.200}: it "
+            f"reads {vocabulary.text(prompt_ids).strip()!r:.200}; write it without them"
         )
 
 

@@ -18,7 +18,7 @@ _QUESTION_NAME = (
 _QUESTION_PLACE = re.compile(
     r"\$?\{\{[\s%-]*[a-z_][\w.]*[^{}]*\}\}"  # {{ question }}
     r"|\{%.*?%\}"
-    r"|(?<![\\\w^}\]])\$?\{\s*(?:[a-z_][\w.]+|0)\s*(?:![rsa])?\}"  # {question}, {0}
+    r"|(?<![\\\w^}\]])\$?\{\s*(?:[^\W\d][\w.]+|0)\s*(?:![rsa])?\}"  # {question}, {0}
     rf"|(?<!\\)\$(?:{_QUESTION_NAME})\b"
     rf"|%\(\w+\)s|<(?:{_QUESTION_NAME})>(?!.*</)|\[(?:{_QUESTION_NAME})\]",
     re.IGNORECASE | re.DOTALL,
@@ -53,6 +53,6 @@ def check_no_placeholder(name: str, text: str, instead: str) -> None:
     for match in _QUESTION_PLACE.finditer(text):
         if not re.fullmatch(rf"\W*{_ANSWER_NAME}\W*", match[0], re.IGNORECASE):
             raise ValueError(
-                f"{name}: got the placeholder {match[0]!r}, expected plain text: nothing would be "
-                f"put in its place; {instead}"
+                f"{name}: got the placeholder {match[0]!r:.200}, expected plain text: nothing "
+                f"would be put in its place; {instead}"
             )

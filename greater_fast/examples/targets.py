@@ -57,11 +57,13 @@ def _answer_ids(
     start = len(extractor_ids)
     if ids[:start] != extractor_ids:
         raise ValueError(
-            f"the tokenizer merges the end of the extractor {extractor.text!r} with the answer "
-            f"{example.answer!r}: end the extractor with a word, or with a space behind its mark"
+            f"the tokenizer merges the end of the extractor {extractor.text!r:.200} with the "
+            f"answer {example.answer!r:.200}: end the extractor with a word, or with a space "
+            "behind its mark"
         )
     if len(ids) == start:
         raise ValueError(
-            f"the extractor {extractor.text!r} leaves no token for the answer {example.answer!r}"
+            f"the extractor {extractor.text!r:.200} leaves no token for the answer "
+            f"{example.answer!r:.200}"
         )
     return ids[start:]

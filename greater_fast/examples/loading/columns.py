@@ -42,7 +42,8 @@ _OPTIONS = (
 )
 _INDICES = ("label", "answerkey", "correct", "correct_option", "answer_idx", "answer_index")
 _OPTION_COLUMN = re.compile(
-    r"(?P<stem>(?:options?|choices?|answer|ending|sol|solution|alternative|op|alt)?[ _-]?)"
+    r"(?P<stem>(?:options?|choices?|(?:mc_)?answer|ans|ending|sol|solution|alternative|op|alt)?"
+    r"[ _-]?)"
     r"(?P<mark>[0-9]|[a-j])",
     re.IGNORECASE,
 )

@@ -54,7 +54,7 @@ def parse_template(text: object) -> Template:
     template = Template(tuple(paragraphs))
     if not template.fields:
         raise ValueError(
-            f"template: got {text!r}; expected names of columns in braces; write for example "
+            f"template: got {text!r:.200}; expected names of columns in braces; write for example "
             "'{passage}\\n{question}'"
         )
     return template

@@ -171,3 +171,18 @@ def test_golds_are_read_back_or_refused(texts: list[str]) -> None:
         assert extractor.reads_back(gold)
         assert extractor.reads_back(asked)
         assert spelling(asked) == asked
+
+
+def test_no_message_or_note_grows_with_a_gold_answer() -> None:
+    long = "x. " * 10_000
+    with pytest.raises(ValueError, match="would never be right") as caught:
+        check_reads_back(make_extractor("It is {answer}."), [f"{long}y"] * 3)
+    before = [Example("q", f"**{long}y**")]
+    (note,) = describe_changes(before, in_one_form(before, spellings([before[0].answer])))
+    assert len(str(caught.value)) < 1000 > len(note)
+
+
+@pytest.mark.parametrize("gold", ["- \\frac{1}{2}", "- x^2 + 1", "=SUM(A1)", "-> right", "- yes"])
+def test_what_may_be_part_of_a_gold_answer_stays(gold: str) -> None:
+    assert spelling(gold) == gold
+    assert derive_extractor([gold, "other"]).reads_back(gold)

@@ -22,6 +22,8 @@ from greater_fast.examples.placeholders import check_no_placeholder, with_answer
         "Think about {0}.",
         "{Problem}: think.",
         "{user_input!r}",
+        "{问题}",
+        "{вопрос} Думай.",
     ],
 )
 def test_a_placeholder_in_a_prompt_is_refused(text: str) -> None:

@@ -7,6 +7,11 @@ PARAGRAPHS = {"title": ["T", "U"], "sentences": [["s.", "t."], ["u."]]}
 
 # The row, its question, its gold answers.
 ROWS = {
+    "BBQ": (
+        {"question": "q", "context": "c", "ans0": "x", "ans1": "y", "ans2": "z", "label": 2},
+        "Context: c\n\nQuestion: q\n\nOptions:\n(A) x\n(B) y\n(C) z",
+        ["C"],
+    ),
     "MMLU": (
         {"question": "q", "subject": "s", "choices": FOUR, "answer": 3},
         "q" + OPTIONS,
