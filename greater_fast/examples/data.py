@@ -37,11 +37,16 @@ class Example:
 
 
 class Examples(list[Example]):
-    """Examples with notes on how they were read: what the questions hold, what was not read."""
+    """Examples with notes on how they were read: what the questions hold, what was not read.
 
-    def __init__(self, examples: Iterable[Example], notes: Iterable[str] = ()) -> None:
+    `readings` say how gold answers became letters of options, and how else they could have.
+    """
+
+    def __init__(
+        self, examples: Iterable[Example], notes: Iterable[str] = (), readings: Iterable[str] = ()
+    ) -> None:
         super().__init__(examples)
-        self.notes = tuple(notes)
+        self.notes, self.readings = tuple(notes), tuple(readings)
 
 
 def load_examples(
@@ -74,12 +79,13 @@ def load_examples(
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
     template = None if are_examples else template
     found = find_columns(names, columns or {}, template)
-    questions, golds, notes = read_questions(rows, names, found, template)
+    questions, golds, notes, readings = read_questions(rows, names, found, template)
     _check_not_empty(questions, f"questions (column {found.question!r})", name)
     _check_not_empty(golds, f"answers (column {found.answer!r})", name)
     return Examples(
         (Example(text, gold[0], gold[1:]) for text, gold in zip(questions, golds, strict=True)),
         (*getattr(source, "notes", ()), *notes),
+        (*getattr(source, "readings", ()), *readings),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,11 +97,16 @@ def prepare(
 
 
 def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
-    """The rows of each set, from what `load_examples` takes; `dev` and `test` may be None."""
+    """The rows of each set, from what `load_examples` takes; `dev` and `test` may be None.
+
+    Raises:
+        ValueError: no such rows, or gold answers of one set that would be read as in another.
+    """
     sets = {
         name: None if source is None else load_examples(source, template=config.template)
         for name, source in (("train", train), ("dev", dev), ("test", test))
     }
+    _check_readings({name: rows.readings for name, rows in sets.items() if rows})
     splits = make_splits(
         sets["train"] or [],
         sets["dev"],
@@ -111,6 +117,16 @@ def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
     )
     notes = [f"{name}: {note}" for name, rows in sets.items() if rows for note in rows.notes]
     return replace(splits, report=(*splits.report, *notes))
+
+
+def _check_readings(sets: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError where a set's options may be meant as another's: counted from 0, or 1."""
+    for (name, readings), (other, others) in itertools.permutations(sets.items(), 2):
+        if others and others[0] in readings[1:]:
+            raise ValueError(
+                f"the gold answers of {name} are read as {readings[0]}, though {others[0]} would "
+                f"fit too, as which those of {other} are read: write them as letters in both"
+            )
 
 
 def as_config(config: Config | Mapping[str, Any] | None) -> Config:

@@ -65,12 +65,12 @@ def read_options(value: object) -> Options | None:
 
 def letters_of(
     golds: Sequence[Sequence[str]], options: Sequence[Options], readings: Sequence[str], name: str
-) -> tuple[list[tuple[str, ...]], str]:
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """Each row's gold answers as letters of its options, and how they were read.
 
     They are read in one way in all rows, the first of the names in `readings` that fits: as the
-    data's own labels, letters, texts, or numbers that count from 0 or 1. Rows without options keep
-    their answers.
+    data's own labels, letters, texts, or numbers that count from 0 or 1. Others that would fit, and
+    give other letters, are named behind it. Rows without options keep their answers.
 
     Raises:
         ValueError: there is no such way, or a row has more options than there are letters.
@@ -86,9 +86,7 @@ def letters_of(
     }
     if fitting:
         reading, letters = next(iter(fitting.items()))
-        others = [other for other, read in fitting.items() if read != letters]
-        doubt = f" ({others[0]} would fit too)" if others else ""
-        return letters, f"read as {reading}{doubt}"
+        return letters, (reading, *(name for name, read in fitting.items() if read != letters))
     number, gold, row = _misfit(golds, options)
     raise bad_data(
         name,

@@ -25,15 +25,16 @@ from greater_fast.examples.loading.rows import Row
 from greater_fast.examples.loading.solutions import best_scored, final_answer
 from greater_fast.examples.loading.template import OPTIONS_FIELD, default_template, parse_template
 
-QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...]]
+QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...], tuple[str, ...]]
 
 
 def read_questions(
     rows: Sequence[Row], names: ColumnNames, columns: Columns, template: str | None
 ) -> QuestionsAndGolds:
-    """Fill the template, or the one that the columns suggest, and read the gold answers; notes.
+    """Fill the template, or the one that the columns suggest, and read the gold answers.
 
-    Where a question shows options, each gold answer becomes the letter of its option.
+    Behind them come notes, and readings. Where a question shows options, each gold answer becomes the letter of its option; the
+    readings are those of `letters_of`.
 
     Raises:
         ValueError: the template names no column or the answer's, a cell has no text, or an answer
@@ -49,12 +50,14 @@ def read_questions(
             columns = replace(columns, after=(*columns.after, *columns.options), options=())
             text = default_template(columns) if template is None else template
             sources = _sources(text, names, columns)
-    notes = []
+    notes: list[str] = []
+    readings: tuple[str, ...] = ()
     if template is None and text != "{question}":
         notes.append(f"each question is put together as {text!r} (see template)")
     if options:
-        golds, reading = _as_letters(rows, columns, golds, options, names.source)
-        notes.append(f"gold answers, {reading}, become letters of the options")
+        golds, readings = _as_letters(rows, columns, golds, options, names.source)
+        doubt = f" ({readings[1]} would fit too)" if readings[1:] else ""
+        notes.append(f"gold answers, read as {readings[0]}{doubt}, become letters of the options")
     cells = [
         [str(row) for row in options] if column is None else _texts(rows, column, names.source)
         for column in sources.values()
@@ -73,7 +76,7 @@ def read_questions(
     unread = [column for column in names.found if column not in read]
     if unread:
         notes.append(f"columns not read: {listed(unread)} (see template)")
-    return questions, golds, tuple(notes)
+    return questions, golds, tuple(notes), readings
 
 
 def _golds(rows: Sequence[Row], columns: Columns, name: str) -> list[tuple[str, ...]]:
@@ -127,7 +130,7 @@ def _as_letters(
     golds: Sequence[tuple[str, ...]],
     options: Sequence[Options],
     name: str,
-) -> tuple[list[tuple[str, ...]], str]:
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """Gold answers as letters of their options, and how they were read."""
     if columns.wrong:
         return letters_of([gold[:1] for gold in golds], options, ["texts"], name)
