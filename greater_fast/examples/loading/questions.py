@@ -33,8 +33,8 @@ def read_questions(
 ) -> QuestionsAndGolds:
     """Fill the template, or the one that the columns suggest, and read the gold answers.
 
-    Behind them come notes, and readings. Where a question shows options, each gold answer becomes the letter of its option; the
-    readings are those of `letters_of`.
+    Behind them come notes, and readings (of `letters_of`). Where a question shows options, each
+    gold answer becomes the letter of its option.
 
     Raises:
         ValueError: the template names no column or the answer's, a cell has no text, or an answer
