@@ -19,9 +19,10 @@ _CHOICE = re.compile(
 _BOLD = re.compile(r"\*\*|\\(?:text|math)[a-z]*\{([^{}]*)\}")
 # Behind a choice's letter, its own text is no matter; another choice, or a denial, is.
 _NOT_ITS_TEXT = re.compile(
-    r"(?:or|and|nor|but|not|is not|isn't|is (?:incorrect|wrong|false))\b|(?:no|wait),"
+    r"(?:or|and|nor|but|is not|isn't|is (?:incorrect|wrong|false))\b"
+    r"|(?:not|(?:no|wait),)(?: it(?: is|'s))? \(?[a-j]\)?$"  # "(C) Not enough info" is a choice
     r"|[/&+,;、和或与及]|.*\banswer is [a-j]$"
-    r"|.*(?<![a-z0-9_])(?:\([a-z]\)|[a-z][).:](?= |$))"
+    r"|.*(?<![a-z0-9_])(?:\([a-z]\)|(?:[a-z][):]|[a-e]\.)(?= |$))"  # "John F. Kennedy" is text
 )
 
 

@@ -23,10 +23,9 @@ _MAX_ROUNDS = 8
 def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
     """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed.
 
-    Examples are drawn by their numbers: the same rows in another order give other draws.
-
     Nor are there any where the vocabulary is searched instead, but for a new place, which holds a
-    proposal while the gradient is taken.
+    proposal while the gradient is taken. Examples are drawn by their numbers: the same rows in
+    another order give other draws.
     """
     if config.candidates == "vocabulary" and not position.grows:
         return Candidates((), (), 0)

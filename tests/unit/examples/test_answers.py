@@ -157,6 +157,10 @@ CHOICES = [
     ("(B) False", "B"),
     ("(A) B", "A"),
     ("- A", "A"),
+    ("(C) Not enough info", "C"),
+    ("(A) John F. Kennedy", "A"),
+    ("A. J. R. R. Tolkien", "A"),
+    ("(A) No, because it is late", "A"),
 ]
 NO_CHOICES = [
     ("not A", "A"),
@@ -188,6 +192,9 @@ NO_CHOICES = [
     ("A: The answer is B", "A"),
     ("A) no, it is B", "A"),
     ("A: wait, B", "A"),
+    ("A. Paris B. Rome", "A"),
+    ("A) not B", "A"),
+    ("(A) not (B)", "A"),
 ]
 
 
