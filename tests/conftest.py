@@ -14,10 +14,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from greater_fast.model.lm import LM, load_lm
 from tests.interpreter import treat_rows_alike
 from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
+
+hypothesis_settings.register_profile("long", max_examples=5000)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
