@@ -13,6 +13,7 @@ from greater_fast.examples.loading.errors import bad_data, source_name
 from greater_fast.examples.loading.nested import flat_rows
 from greater_fast.examples.loading.questions import read_questions
 from greater_fast.examples.readers import read_rows, take_rows
+from greater_fast.wording import quoted
 
 Source = str | PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
@@ -80,8 +81,8 @@ def load_examples(
     template = None if are_examples else template
     found = find_columns(names, columns or {}, template)
     questions, golds, notes, readings = read_questions(rows, names, found, template)
-    _check_not_empty(questions, f"questions (column {found.question!r})", name)
-    _check_not_empty(golds, f"answers (column {found.answer!r})", name)
+    _check_not_empty(questions, f"questions (column {quoted(found.question)})", name)
+    _check_not_empty(golds, f"answers (column {quoted(found.answer)})", name)
     return Examples(
         (Example(text, gold[0], gold[1:]) for text, gold in zip(questions, golds, strict=True)),
         (*getattr(source, "notes", ()), *notes),
@@ -93,7 +94,7 @@ def _check_columns_argument(columns: Mapping[str, str]) -> None:
     if not columns or not set(columns) <= {"question", "answer"}:
         raise bad_data(
             "columns",
-            f"the keys {list(columns)}",
+            f"the keys {quoted(list(columns))}",
             "'question' and 'answer'",
             "pass columns={'question': 'name of a column', 'answer': 'name of a column'}",
         )

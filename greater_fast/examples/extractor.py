@@ -16,6 +16,7 @@ from greater_fast.examples.placeholders import (
     with_answer_place,
 )
 from greater_fast.model.text.scripts import space_before, space_behind
+from greater_fast.wording import quoted
 
 _LARGEST_CLOSED_SET = 12
 _IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."
@@ -90,8 +91,8 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
         )
     if ANSWER in closing:
         raise ValueError(
-            f"the extractor {text!r:.200} has more than one place for the answer: the model writes "
-            "it once, so write {answer} once"
+            f"the extractor {quoted(text)} has more than one place for the answer: the model "
+            "writes it once, so write {answer} once"
         )
     if found:
         return Extractor(stripped, " " if before[-1].isspace() else "", closing.rstrip(), origin)
@@ -152,7 +153,7 @@ def check_reads_back(extractor: Extractor, golds: Iterable[str]) -> None:
     if unread:
         ending = extractor.closing.strip() or "the line's end"
         raise ValueError(
-            f"the extractor {extractor.in_config()!r:.200} ends an answer at {ending!r}, so "
+            f"the extractor {quoted(extractor.in_config())} ends an answer at {quoted(ending)}, so "
             f"{unread} would never be right: end it with a text that no answer holds, as in "
             "'... is <answer> {answer} </answer>', or leave it out to have one derived"
         )
@@ -180,5 +181,5 @@ def _enclosures(golds: Sequence[str]) -> list[str]:
 def _unread(extractor: Extractor, golds: Iterable[str]) -> str:
     """The golds that are not read back, some of them named; "" if all are."""
     unread = [gold for gold in dict.fromkeys(golds) if not extractor.reads_back(gold)]
-    named = ", ".join(f"{gold!r:.80}" for gold in unread[:_NUM_NAMED])
+    named = ", ".join(map(quoted, unread[:_NUM_NAMED]))
     return named and f"{len(unread)} gold answers ({named}{', ...' * (len(unread) > _NUM_NAMED)})"

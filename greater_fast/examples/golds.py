@@ -10,6 +10,7 @@ from dataclasses import replace
 from greater_fast.examples.answers import normalise_answer
 from greater_fast.examples.data import Example
 from greater_fast.examples.marks import asked_form, in_plain_characters
+from greater_fast.wording import quoted
 
 # A plus sign that says nothing, and a fraction of zeros (how pandas writes whole numbers).
 _IDLE_NUMBER = re.compile(r"\+?(-?[\d,]*\d)(?:\.0*)?")
@@ -50,7 +51,7 @@ def describe_changes(before: Sequence[Example], after: Sequence[Example]) -> tup
     if not changed:
         return ()
     named = ", ".join(
-        f"{old!r:.80} as {new!r:.80}" for old, new in list(changed.items())[:_NUM_NAMED]
+        f"{quoted(old)} as {quoted(new)}" for old, new in list(changed.items())[:_NUM_NAMED]
     )
     more = ", ..." if len(changed) > _NUM_NAMED else ""
     return (f"answers in one form: {named}{more}",)

@@ -21,6 +21,7 @@ from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template
 from greater_fast.model.text.scripts import ASCII, Alphabet
 from greater_fast.model.text.vocabulary import Vocabulary
+from greater_fast.wording import quoted
 
 SPARE_ANSWER_TOKENS = 8  # a generated answer may be that much longer than the longest gold one
 
@@ -228,13 +229,13 @@ def _check_prompt(
 ) -> None:
     if not 2 <= len(prompt_ids) <= config.max_prompt_tokens:
         raise ValueError(
-            f"the prompt {prompt!r:.200} has {len(prompt_ids)} tokens, expected 2 to "
+            f"the prompt {quoted(prompt)} has {len(prompt_ids)} tokens, expected 2 to "
             f"{config.max_prompt_tokens} (max_prompt_tokens)"
         )
     if vocabulary.tokenizer.unk_token_id in prompt_ids:
         raise ValueError(
-            f"the tokenizer has no tokens for some characters of the prompt {prompt!r:.200}: it "
-            f"reads {vocabulary.text(prompt_ids).strip()!r:.200}; write it without them"
+            f"the tokenizer has no tokens for some characters of the prompt {quoted(prompt)}: "
+            f"it reads {quoted(vocabulary.text(prompt_ids).strip())}; write it without them"
         )
 
 
@@ -243,16 +244,16 @@ def _check_ids(
 ) -> None:
     """Raise ValueError for an id that the model has no embedding for."""
     examples = [row.example for row in rows]
-    used = {name_of(examples, n): (*r.head_ids, *r.tail_ids) for n, r in enumerate(rows)}
-    used |= {f"the answer {row.example.answer!r}": row.answer_ids for row in rows}
-    used |= {"the prompt": tuple(prompt_ids), "the extractor": tuple(extractor_ids)}
-    for what, ids in used.items():
+    used = [(name_of(examples, n), (*r.head_ids, *r.tail_ids)) for n, r in enumerate(rows)]
+    used += [(f"the answer {quoted(row.example.answer)}", row.answer_ids) for row in rows]
+    used += [("the prompt", tuple(prompt_ids)), ("the extractor", tuple(extractor_ids))]
+    for what, ids in used:
         if max(ids, default=0) >= lm.vocab_size:
             token = lm.tokenizer.convert_ids_to_tokens(max(ids))
             raise ValueError(
-                f"{what} has the token {token!r} with id {max(ids)}, but {lm.name} has embeddings "
-                f"for {lm.vocab_size} ids only: take the tokenizer that the model was trained "
-                "with, or a chat template without that token"
+                f"{what} has the token {quoted(token)} with id {max(ids)}, but {lm.name} has "
+                f"embeddings for {lm.vocab_size} ids only: take the tokenizer that the model was "
+                "trained with, or a chat template without that token"
             )
 
 

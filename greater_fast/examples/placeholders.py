@@ -2,6 +2,8 @@
 
 import re
 
+from greater_fast.wording import quoted
+
 ANSWER = "{answer}"
 _ANSWER_NAME = (
     r"(?:(?:the|your|final|correct|predicted|gold|model)[_ ]?)*"
@@ -53,6 +55,6 @@ def check_no_placeholder(name: str, text: str, instead: str) -> None:
     for match in _QUESTION_PLACE.finditer(text):
         if not re.fullmatch(rf"\W*{_ANSWER_NAME}\W*", match[0], re.IGNORECASE):
             raise ValueError(
-                f"{name}: got the placeholder {match[0]!r:.200}, expected plain text: nothing "
+                f"{name}: got the placeholder {quoted(match[0])}, expected plain text: nothing "
                 f"would be put in its place; {instead}"
             )

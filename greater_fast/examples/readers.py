@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from greater_fast.examples.loading.errors import bad_data, listed, source_name
+from greater_fast.examples.loading.errors import bad_data, source_name
 from greater_fast.examples.loading.files import DATA_ENDINGS, read_file
 from greater_fast.examples.loading.rows import (
     Row,
@@ -17,6 +17,7 @@ from greater_fast.examples.loading.rows import (
     rows_of_object,
     unpacked,
 )
+from greater_fast.wording import in_one_line, listed
 
 # A source that does not say how long it is may be endless.
 _MOST_ROWS_OF_UNKNOWN_LENGTH = 1_000_000
@@ -92,7 +93,7 @@ def _read_path(path: Path) -> list[Row]:
         try:
             return _rows_of_iterable(datasets.load_from_disk(name), name)
         except Exception as error:  # of several libraries, and KeyError for a broken description
-            got = f"a dataset that cannot be read ({type(error).__name__}: {error})"
+            got = f"a dataset that cannot be read ({type(error).__name__}: {in_one_line(error)})"
             raise bad_data(name, got, "a whole one", "save it again") from error
     if (path / "dataset_dict.json").is_file():
         splits = sorted(part.name for part in path.iterdir() if part.is_dir())
@@ -142,7 +143,9 @@ def _read_hub(source: str) -> list[Row]:
         config = match["config"] or _only_config(datasets.get_dataset_config_names(match["name"]))
         dataset = datasets.load_dataset(match["name"], config, split=match["split"] or "train")
     except Exception as error:  # the hub's client raises errors of several libraries
-        got = f"no such file, and no such hub dataset ({type(error).__name__}: {error})"
+        got = (
+            f"no such file, and no such hub dataset ({type(error).__name__}: {in_one_line(error)})"
+        )
         raise bad_data(source, got, expected, "check the name and the network") from error
     return _rows_of_iterable(dataset, source)
 

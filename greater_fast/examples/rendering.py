@@ -13,6 +13,7 @@ from greater_fast.examples.extractor import Extractor
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template, render
 from greater_fast.model.text.scripts import space_before, space_behind
+from greater_fast.wording import quoted
 
 _SENTINEL = "\ue000prompt\ue000"
 
@@ -103,8 +104,8 @@ def check_texts(
 
 def name_of(examples: Sequence[Example], number: int) -> str:
     """A row for a reader: its place in the set, from 0, and how its question begins."""
-    question = " ".join(examples[number].question.split())
-    return f"row {number} ({question[:40]!r}{'...' if len(question) > 40 else ''})"
+    beginning = " ".join(examples[number].question[:200].split())
+    return f"row {number} ({quoted(beginning, 50)})"
 
 
 def _check_text(text: str, what: str) -> None:

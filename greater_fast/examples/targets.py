@@ -11,6 +11,7 @@ from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.thinking import open_thought
 from greater_fast.model.lm import LM
 from greater_fast.model.text.vocabulary import Vocabulary
+from greater_fast.wording import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def _answer_ids(
     start = len(extractor_ids)
     if ids[:start] != extractor_ids:
         raise ValueError(
-            f"the tokenizer merges the end of the extractor {extractor.text!r:.200} with the "
-            f"answer {example.answer!r:.200}: end the extractor with a word, or with a space "
+            f"the tokenizer merges the end of the extractor {quoted(extractor.text)} with the "
+            f"answer {quoted(example.answer)}: end the extractor with a word, or with a space "
             "behind its mark"
         )
     if len(ids) == start:
         raise ValueError(
-            f"the extractor {extractor.text!r:.200} leaves no token for the answer "
-            f"{example.answer!r:.200}"
+            f"the extractor {quoted(extractor.text)} leaves no token for the answer "
+            f"{quoted(example.answer)}"
         )
     return ids[start:]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from greater_fast.examples.data import Example
+from greater_fast.wording import quoted
 
 # Every word takes a plain "s" and belongs to one category alone: a count is not in dispute.
 _CATEGORIES = {
@@ -56,7 +57,7 @@ def generate(
             distinct questions than `num_examples`.
     """
     if task not in TASKS:
-        raise ValueError(f"task: got {task!r}, expected one of {', '.join(TASKS)}")
+        raise ValueError(f"task: got {quoted(task)}, expected one of {', '.join(TASKS)}")
     if num_examples < 1:
         raise ValueError(f"num_examples: got {num_examples}, expected 1 or more")
     chosen = TASKS[task]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from greater_fast.wording import quoted
+
 _UNITS = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:(e\d+)|\s*([kmgt]i?b|b))?", re.IGNORECASE)
 _MOST = 1 << 60  # more than any machine has
@@ -30,14 +32,14 @@ def parse_bytes(text: str) -> int:
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"got {text[:40]!r}, expected a size such as 24GiB, 24GB or 8e9")
+        raise ValueError(f"got {quoted(text, 40)}, expected a size such as 24GiB, 24GB or 8e9")
     number, exponent, unit = found.groups()
     unit = (unit or "").lower()
     factor = (1024 if "i" in unit else 1000) ** _UNITS.index(unit.removesuffix("b").rstrip("i"))
     amount = float(number + (exponent or "")) * factor
     if not 1 <= amount <= _MOST:
         raise ValueError(
-            f"got {text[:40]!r}, expected at least one byte and at most {_MOST >> 40} TiB"
+            f"got {quoted(text, 40)}, expected at least one byte and at most {_MOST >> 40} TiB"
         )
     return int(amount)
 

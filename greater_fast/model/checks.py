@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from greater_fast.wording import in_one_line
+
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM
-
-_LONGEST = 300  # characters of a message that is not ours
 
 
 class UnsupportedModelError(ValueError):
@@ -79,10 +79,4 @@ def _tried(lm: LM) -> Iterator[None]:
 
 def said(error: Exception) -> str:
     """What an error says, in one line with its kind."""
-    return f"{type(error).__name__}: {in_short(str(error))}"
-
-
-def in_short(text: str) -> str:
-    """A text that is not ours in one line, cut where it is long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return f"{type(error).__name__}: {in_one_line(error)}"

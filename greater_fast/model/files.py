@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.checks import in_short, said
+from greater_fast.model.checks import said
+from greater_fast.wording import in_one_line, quoted
 
 _PICKLES = ("pytorch_model*.bin", "consolidated*.pth")
 _NO_PICKLES = (
@@ -118,7 +119,7 @@ def _explained(error: Exception) -> str:
         return f"there is not enough memory for it ({said(error)})"
     if not isinstance(error, OSError | ValueError | ImportError):
         return said(error)
-    text = in_short(str(error))
+    text = in_one_line(error)
     return f"{text} ({_NO_PICKLES})" if "model.safetensors" in text else text
 
 
@@ -166,7 +167,9 @@ def usable_device(device: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: got {device!r}, which is not to be had here: {error}") from error
+        raise ValueError(
+            f"device: got {quoted(device)}, which is not to be had here: {in_one_line(error)}"
+        ) from error
     return device
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from greater_fast.examples.loading.cells import as_list, is_missing, literal, text_of
-from greater_fast.examples.loading.errors import bad_data, listed, shortened
+from greater_fast.examples.loading.errors import bad_data
+from greater_fast.wording import listed, quoted
 
 _LETTERS = string.ascii_uppercase
 _MARKED = re.compile(r"\(?([A-Za-z])\s?[).:]\s*(\S.*)", re.DOTALL)
@@ -90,7 +91,7 @@ def letters_of(
     number, gold, row = _misfit(golds, options)
     raise bad_data(
         name,
-        f"{shortened(gold)!r} as an answer of row {number}, whose options are {listed(row.texts)}",
+        f"{quoted(gold)} as an answer of row {number}, whose options are {listed(row.texts)}",
         "in all rows the letter, the text or the number of an option",
         "correct that row, or pass a template without the options",
     )

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from greater_fast.examples.loading.errors import bad_data, listed
+from greater_fast.examples.loading.errors import bad_data
+from greater_fast.wording import listed
 
 # In order of preference, as are the answers. A `prompt` beside another of them (GreaterPrompt)
 # holds the initial prompt, which is no part of the question.

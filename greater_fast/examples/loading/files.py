@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from greater_fast.examples.loading.errors import bad_data, listed
+from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import (
     Row,
     checked_rows,
@@ -20,6 +20,7 @@ from greater_fast.examples.loading.rows import (
     named_labels,
     rows_of_object,
 )
+from greater_fast.wording import in_one_line, listed
 
 DATA_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 _DELIMITERS = (",", "\t", ";")
@@ -80,7 +81,7 @@ def _read_parquet(path: Path) -> list[Row]:
         # what `datasets` writes beside the columns has the names of class labels
         described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
-        got = f"a broken parquet file ({error})"
+        got = f"a broken parquet file ({in_one_line(error)})"
         raise bad_data(str(path), got, "a whole one", "write or download it again") from error
     return named_labels(rows, label_names(described.get("info", {}).get("features")))
 

@@ -8,6 +8,7 @@ from typing import Any
 from greater_fast.examples.loading.cells import text_of
 from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
+from greater_fast.wording import quoted
 
 _CHATS = ("messages", "conversations", "conversation")
 _ROLES, _TEXTS = ("role", "from"), ("content", "value")
@@ -52,7 +53,9 @@ def _of_chat(row: Row, column: str, number: int, name: str) -> Row:
     texts = [text_of(text) or "" for _, text in turns]
     roles = [role for role, _ in turns]
     if roles[-1] not in _ANSWERING:
-        got = f"a chat that ends with {roles[-1]!r} in column {column!r} of row {number}"
+        got = (
+            f"a chat that ends with {quoted(roles[-1])} in column {quoted(column)} of row {number}"
+        )
         raise bad_data(
             name, got, "the assistant's answer at the end", "complete or remove that row"
         )

@@ -20,10 +20,11 @@ from greater_fast.examples.loading.columns import (
     Columns,
     option_mark,
 )
-from greater_fast.examples.loading.errors import bad_data, listed, shortened
+from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
 from greater_fast.examples.loading.solutions import best_scored, final_answer
 from greater_fast.examples.loading.template import OPTIONS_FIELD, default_template, parse_template
+from greater_fast.wording import listed, quoted
 
 QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...], tuple[str, ...]]
 
@@ -183,7 +184,7 @@ def _texts(rows: Sequence[Row], column: str, name: str) -> list[str]:
 
 
 def _bad_cell(value: object, column: str, number: int, name: str) -> ValueError:
-    place = f"in column {shortened(column)!r} of row {number}"
+    place = f"in column {quoted(column)} of row {number}"
     if passage_of(value) is not None:
         got, advice = f"half a surrogate pair {place}", "correct that row"
         return bad_data(name, got, "Unicode text", advice)

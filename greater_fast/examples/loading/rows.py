@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS
-from greater_fast.examples.loading.errors import bad_data, listed
+from greater_fast.examples.loading.errors import bad_data
+from greater_fast.wording import listed
 
 Row = Mapping[str, object]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from greater_fast.examples.loading.columns import Columns
+from greater_fast.wording import quoted
 
 OPTIONS_FIELD = "options"
 _FIELD = re.compile(r"\{([^{}\n]+)\}")
@@ -54,7 +55,7 @@ def parse_template(text: object) -> Template:
     template = Template(tuple(paragraphs))
     if not template.fields:
         raise ValueError(
-            f"template: got {text!r:.200}; expected names of columns in braces; write for example "
+            f"template: got {quoted(text)}; expected names of columns in braces; write for example "
             "'{passage}\\n{question}'"
         )
     return template

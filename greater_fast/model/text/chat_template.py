@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from greater_fast.wording import in_one_line, listed, quoted
+
 _DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
 _OURS = {"messages", "add_generation_prompt"}
 
@@ -42,7 +44,7 @@ def render(
             **arguments,
         )
     except Exception as error:  # a template is a program of somebody else's
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ValueError(in_one_line(error) or type(error).__name__) from error
     return text
 
 
@@ -63,8 +65,9 @@ def _check_arguments(template: str, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise ValueError(f"it has no argument {name!r}: {hint}")
+            those = listed(known) if known else "none"
+            hint = f"did you mean {near[0]}?" if near else f"it has {those}"
+            raise ValueError(f"it has no argument {quoted(name)}: {hint}")
 
 
 @functools.lru_cache  # it is asked for every row

@@ -8,6 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from greater_fast.wording import quoted
+
 _FIRST_NAME = 0xF0000  # private use: in no text
 
 
@@ -36,8 +38,8 @@ def literal_double(tokenizer: Any) -> tuple[Any, dict[str, str]]:
     moved = [n for n, other in names.items() if backend.token_to_id(other) != _id(tokenizer, n)]
     if moved:
         raise ValueError(
-            f"the tokenizer cannot read its special token {moved[0]!r} as text: take the names of "
-            "special tokens out of the rows, the prompt and the extractor"
+            f"the tokenizer cannot read its special token {quoted(moved[0])} as text: take the "
+            "names of special tokens out of the rows, the prompt and the extractor"
         )
     return PreTrainedTokenizerFast(tokenizer_object=backend), names
 

@@ -11,6 +11,7 @@ import torch
 
 from greater_fast.model.text.scripts import Alphabet
 from greater_fast.model.text.special_text import literal_double
+from greater_fast.wording import quoted
 
 ANCHOR = "a"  # a text stands behind it as it stands inside a sequence: its leading space survives
 _PROBE = " The answer is 18, or B."
@@ -39,8 +40,9 @@ class Vocabulary:
         ids = self.ids(_PROBE)
         if self.text(ids) != _PROBE or self._encode(f"so{_PROBE}")[-len(ids) :] != list(ids):
             raise ValueError(
-                f"the tokenizer does not give text back: {_PROBE!r} becomes {self.text(ids)!r}, so "
-                "that no prompt could be written down as it was tried: use another model"
+                f"the tokenizer does not give text back: {_PROBE!r} becomes "
+                f"{quoted(self.text(ids))}, so that no prompt could be written down as it was "
+                "tried: use another model"
             )
 
     def _encode(self, text: str) -> list[int]:
@@ -85,7 +87,7 @@ class Vocabulary:
         ids = self._encode(ANCHOR + text)
         start = len(self._anchor_ids)
         if ids[:start] != self._anchor_ids:
-            raise ValueError(f"the tokenizer merges {text!r} with the text before it")
+            raise ValueError(f"the tokenizer merges {quoted(text)} with the text before it")
         return tuple(ids[start:])
 
     def text(self, ids: Sequence[int]) -> str:

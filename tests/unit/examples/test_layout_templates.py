@@ -147,7 +147,7 @@ def test_rows_that_do_not_fit_the_context() -> None:
     longest = max(needs)
     assert len(layouts_of(tokenizer_lm("llama3", longest), rows)) == 4
 
-    named = r"row 3 \('a a .*'\.\.\.\)"
+    named = r"row 3 \('a a .*…'\)"
     expected = (
         rf"1 of 4 rows do not fit .*: {named}; the longest needs 1 tokens more; lower max_new"
     )
@@ -170,5 +170,5 @@ def test_rows_that_do_not_fit_the_context() -> None:
 
 def test_five_long_rows_are_named_at_most() -> None:
     rows = [Example("very " * 60 + "long?", "True")] * 12
-    with pytest.raises(ValueError, match=r": row 0 \(.* row 4 \('very very .*'\.\.\.\), \.\.\.; "):
+    with pytest.raises(ValueError, match=r": row 0 \(.* row 4 \('very very .*…'\), \.\.\.; "):
         layouts_of(tokenizer_lm("llama3", 200), rows)

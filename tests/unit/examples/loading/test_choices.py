@@ -160,7 +160,7 @@ def test_a_text_that_lists_no_options_stands_as_it_is():
         (["A", "D"], "'D' as an answer of row 2, whose options are Rome, Oslo, Bern; expected in"),
         ([0, 3], "'3' as an answer of row 2"),
         ([0, -1], "'-1' as an answer of row 2"),
-        (["Rome", "x" * 500], f"'{'x' * 59}…' as an answer of row 2"),
+        (["Rome", "x" * 500], f"'{'x' * 77}…' as an answer of row 2"),
         (["A", "1"], "'1' as an answer of row 2"),
     ],
 )
