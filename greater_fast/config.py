@@ -1,4 +1,4 @@
-"""The frozen settings of a run, validated once, all problems named together."""
+"""The frozen settings of a run, validated once, problems named together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from greater_fast.wording import in_one_line, listed, quoted, shortened
+
 KV_CACHE_BYTES = 2 << 30  # of the K/V pool without a plan, and on a CPU at most
+_NUM_PROBLEMS, _NUM_UNKNOWN = 8, 4  # that one message names
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "objective": ("error", "loss"),
     "accept": ("improve", "best"),
@@ -37,7 +40,7 @@ class Config:
     """Settings of the method (paper, section 3, and the released defaults).
 
     Raises:
-        ValueError: one or more values have the wrong type or lie out of range; all are named.
+        ValueError: values have the wrong type or lie out of range; the first few are named.
     """
 
     steps: int = _setting(105, "steps at most, one prompt position each", 0)
@@ -148,30 +151,30 @@ class Config:
     def __post_init__(self) -> None:
         problems = [p for f in dataclasses.fields(self) if (p := self._problem(f))]
         if problems:
-            raise ValueError(f"invalid settings: {'; '.join(problems)}")
+            few, more = problems[:_NUM_PROBLEMS], len(problems) - _NUM_PROBLEMS
+            text = "; ".join([*few, *([f"{more} more"] if more > 0 else [])])
+            raise ValueError(f"invalid settings: {text}")
         object.__setattr__(self, "chat_template_kwargs", dict(self.chat_template_kwargs))
 
     def _problem(self, setting: dataclasses.Field[Any]) -> str | None:
         """What is wrong with one setting, or None."""
         name, value = setting.name, getattr(self, setting.name)
         if name in CHOICES:
-            if value in CHOICES[name]:
+            if (value is None or isinstance(value, str)) and value in CHOICES[name]:
                 return None
-            return (
-                f"{name}: got {value!r:.200}, expected one of {', '.join(map(str, CHOICES[name]))}"
-            )
+            return f"{name}: got {quoted(value, 60)}, expected one of {listed(CHOICES[name])}"
         if name == "chat_template_kwargs":
             return _problem_of_arguments(value)
         if name == "template_date" and value is not None and not _is_date(value):
-            return f"{name}: got {value!r:.200}, expected a day such as 2026-11-26"
+            return f"{name}: got {quoted(value, 60)}, expected a day such as 2026-11-26"
         if setting.default is None and (value is None or setting.metadata["low"] is None):
             if value is None or (isinstance(value, str) and value.strip()):
                 return None
-            return f"{name}: got {value!r:.200}, expected a text that is not empty, or None"
+            return f"{name}: got {quoted(value, 60)}, expected a text that is not empty, or None"
         kinds = (int, float) if isinstance(setting.default, float) else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
-            return f"{name}: got {value!r:.200}, expected {kind}"
+            return f"{name}: got {quoted(value, 60)}, expected {kind}"
         low, high = setting.metadata["low"], setting.metadata["high"]
         if value < low:
             return f"{name}: got {value}, expected at least {low}"
@@ -187,14 +190,10 @@ class Config:
             ValueError: a name is unknown (the nearest known one is suggested) or a value is wrong.
         """
         known = [f.name for f in dataclasses.fields(cls)]
-        problems = []
-        for name in values:
-            if name not in known:
-                given = f"{name!s:.100}"
-                near = difflib.get_close_matches(given, known, n=1)
-                problems.append(
-                    f"{given}: unknown" + (f", did you mean {near[0]}?" if near else "")
-                )
+        unknown = [shortened(name) for name in values if name not in known]
+        problems = [f"{name}: unknown{_guess(name, known)}" for name in unknown[:_NUM_UNKNOWN]]
+        if len(unknown) > _NUM_UNKNOWN:
+            problems.append(f"{len(unknown) - _NUM_UNKNOWN} more are unknown")
         try:
             config = cls(**{name: value for name, value in values.items() if name in known})
         except ValueError as error:
@@ -206,6 +205,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def _guess(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def _is_finite(value: float) -> bool:
@@ -224,9 +228,10 @@ def _problem_of_arguments(value: object) -> str | None:
     """What is wrong with arguments of the chat template, which are written down with a run."""
     name = "chat_template_kwargs"
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return f"{name}: got {value!r:.200}, expected a dict of names and values"
+        return f"{name}: got {quoted(value, 60)}, expected a dict of names and values"
     try:
         json.dumps(dict(value))
     except (TypeError, ValueError, RecursionError) as error:
-        return f"{name}: got {value!r:.200}, expected values that JSON can hold: {error}"
+        said = in_one_line(error, 60)
+        return f"{name}: got {quoted(value, 60)}, expected values that JSON can hold: {said}"
     return None

@@ -12,6 +12,7 @@ from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import CHOICES, Config
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.tasks import TASKS, generate
+from greater_fast.wording import in_one_line, quoted, shortened
 
 MODEL_HELP = (
     "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
@@ -95,7 +96,8 @@ def _template_arguments(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(
-            f'got {text!r}, expected JSON such as {{"enable_thinking": false}}: {error}'
+            f'got {quoted(text)}, expected JSON such as {{"enable_thinking": false}}: '
+            f"{in_one_line(error)}"
         ) from error
 
 
@@ -112,9 +114,10 @@ def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
             given = json.loads(Path(options.config).read_text(encoding="utf-8"))
             if not isinstance(given, dict):
                 raise ValueError(f"it holds a {type(given).__name__}")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"--config: cannot read {options.config} as a JSON object: {error}"
+                f"--config: cannot read {shortened(options.config, 200)} as a JSON object: "
+                f"{in_one_line(error)}"
             ) from error
         values |= given
     for name, value in vars(options).items():
@@ -134,8 +137,8 @@ def load_rows(
     pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
     if any(key not in ("question", "answer") or not name for key, _, name in pairs):
         raise ValueError(
-            f"--columns: got {columns!r}, expected question=NAME,answer=NAME with the names of the "
-            "two columns"
+            f"--columns: got {quoted(columns)}, expected question=NAME,answer=NAME with the "
+            "names of the two columns"
         )
     return load_examples(source, {key: name for key, _, name in pairs}, template)
 

@@ -39,6 +39,7 @@ _MACRO = re.compile(
 _TAG = re.compile(
     r"<((?:final[_ -]?)?answer|ans|result|solution|output)>(.*)</\1>", re.DOTALL | re.IGNORECASE
 )
+_MOST_LAYERS = 40  # each is a pass through the text
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»", "‹›", "「」", "『』", "《》", "〈〉", "【】")
 # Each takes one pair off a whole answer. What is inside may hold no such mark again, so that
 # "(A) and (B)" and '"yes" or "no"' stay as they are.
@@ -77,9 +78,10 @@ _LATEX = (
 
 def without_lead(text: str, leading: re.Pattern[str] = _LEADING) -> str:
     """The text from the answer on: white space, line breaks and marks that lead up to it go."""
-    while match := leading.match(text):
-        text = text[match.end() :]
-    return text
+    start = 0
+    while match := leading.match(text, start):
+        start = match.end()
+    return text[start:]
 
 
 def peeled(text: str) -> str:
@@ -97,7 +99,9 @@ def asked_form(text: str) -> str:
 
 
 def _peeled(text: str, leading: re.Pattern[str], trailing: re.Pattern[str]) -> str:
-    while (shorter := _without_layer(text, leading, trailing)) != text:
+    for _ in range(_MOST_LAYERS):
+        if (shorter := _without_layer(text, leading, trailing)) == text:
+            break
         text = shorter
     return text
 

@@ -13,13 +13,13 @@ _ANSWER_PLACE = re.compile(
     rf"\$?\{{\{{\s*{_ANSWER_NAME}\s*\}}\}}|\$?\{{\s*(?:{_ANSWER_NAME})?\s*\}}|\${_ANSWER_NAME}\b",
     re.IGNORECASE,
 )
-_COMMAND = re.compile(r"\\[a-zA-Z]+$")  # a brace behind it is LaTeX's
+_COMMAND = re.compile(r"\\[a-zA-Z]+")  # a brace behind it is LaTeX's
 _QUESTION_NAME = (
     r"(?:user[_ ])?(?:question|input|query|problem|prompt|instruction|task|context|passage)s?"
 )
 _QUESTION_PLACE = re.compile(
-    r"\$?\{\{[\s%-]*[a-z_][\w.]*[^{}]*\}\}"  # {{ question }}
-    r"|\{%.*?%\}"
+    r"\$?\{\{[\s%-]*[a-z_][^{}]*\}\}"  # {{ question }}
+    r"|\{%(?:(?!\{%).)*?%\}"
     r"|(?<![\\\w^}\]])\$?\{\s*(?:[^\W\d][\w.]+|0)\s*(?:![rsa])?\}"  # {question}, {0}
     rf"|(?<!\\)\$(?:{_QUESTION_NAME})\b"
     rf"|%\(\w+\)s|<(?:{_QUESTION_NAME})>(?!.*</)|\[(?:{_QUESTION_NAME})\]",
@@ -35,7 +35,8 @@ def with_answer_place(text: str) -> str:
     """
 
     def filled(match: re.Match[str]) -> str:
-        in_latex = _COMMAND.search(text[: match.start()]) and match[0].startswith("{")
+        command = max(text.rfind("\\", 0, match.start()), 0)
+        in_latex = match[0].startswith("{") and _COMMAND.fullmatch(text, command, match.start())
         return f"{{{ANSWER}}}" if in_latex else ANSWER
 
     return _ANSWER_PLACE.sub(filled, text)

@@ -166,7 +166,7 @@ def usable_device(device: str | None) -> str:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:  # half a character, for one
         raise ValueError(
             f"device: got {quoted(device)}, which is not to be had here: {in_one_line(error)}"
         ) from error

@@ -35,7 +35,7 @@ from greater_fast.model.weights import read_weights
 LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LM:
     """A causal language model with frozen weights, ready for the method.
 
@@ -49,6 +49,9 @@ class LM:
     vocabulary: Vocabulary
     end_ids: frozenset[int]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"LM({self.name!r}, {self.dtype} on {self.device})"
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from greater_fast.model.cpu.extension import paged_attention
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.plan import Plan
+from greater_fast.wording import quoted
 
 
 class States(NamedTuple):
@@ -50,11 +51,11 @@ def choose_backend(lm: LM, kernels: str = "auto") -> str:
         ValueError: there is no such backend, or the one that was forced does not run there.
     """
     if kernels not in BACKENDS:
-        raise ValueError(f"kernels: got {kernels!r}, expected one of {', '.join(BACKENDS)}")
+        raise ValueError(f"kernels: got {quoted(kernels)}, expected one of {', '.join(BACKENDS)}")
     kind = lm.device.type
     own = "triton" if kind == "cuda" else "csrc"
     name = own if kernels == "auto" else kernels
-    setting = f"with kernels={kernels!r} there is no paged attention"
+    setting = f"with kernels={quoted(kernels)} there is no paged attention"
     if lm.dtype not in _BACKENDS[name].dtypes or (name == "csrc" and kind != "cpu"):
         raise UnsupportedModelError(f"{setting} for {lm.dtype} on {kind}")
     obstacle = device_obstacle(lm.device, forced=True) if name == "triton" else None

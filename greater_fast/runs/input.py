@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from greater_fast.wording import quoted
+
 
 class InputError(ValueError):
     """Input that cannot work, found before any expensive work; the message says what to change."""
@@ -32,7 +34,7 @@ def check_callable(name: str, given: Any, takes: tuple[str, ...]) -> None:
     """
     wanted = f"a function of {' and '.join(takes)}"
     if not callable(given):
-        raise ValueError(f"{name}: got {given!r:.200}, expected {wanted}")
+        raise ValueError(f"{name}: got {quoted(given)}, expected {wanted}")
     if inspect.iscoroutinefunction(given):
         raise ValueError(f"{name}: got an async function, expected {wanted} that is not")
     try:

@@ -31,6 +31,7 @@ from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.byte_sizes import memory_bytes
 from greater_fast.model.files import usable_device
 from greater_fast.model.lm import LM
+from greater_fast.wording import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def as_config(config: Config | Mapping[str, Any] | None) -> Config:
 def check_prompt(prompt: object) -> None:
     """Raise ValueError where a prompt is no text, or a template with places to fill in."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt: got {prompt!r:.200}, expected a text of at least 2 tokens")
+        raise ValueError(f"prompt: got {quoted(prompt)}, expected a text of at least 2 tokens")
     instead = "leave it out: the question is put beside the prompt (prompt_placement says where)"
     check_no_placeholder("prompt", prompt, instead)
 
@@ -161,7 +162,7 @@ def check_placement(model: Any, lm: LM, config: Config) -> None:
         )
     if config.device is not None and not _is_there(lm.device, config.device):
         raise ValueError(
-            f"device: got {config.device!r:.200} beside a model loaded on {lm.device}: move the "
+            f"device: got {quoted(config.device)} beside a model loaded on {lm.device}: move the "
             "model there, or leave device out"
         )
 

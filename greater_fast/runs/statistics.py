@@ -3,6 +3,8 @@
 import math
 from statistics import NormalDist
 
+from greater_fast.wording import quoted
+
 
 def wilson_interval(
     num_correct: int, num_rows: int, confidence: float = 0.95
@@ -86,5 +88,5 @@ def newcombe_interval(
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(
-            f"{name}: got {value!r}; expected a whole number of rows, 0 or more; pass a count"
+            f"{name}: got {quoted(value)}; expected a whole number of rows, 0 or more; pass a count"
         )

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from greater_fast.wording import quoted
+
 
 class Writer:
     """Writes lines and whole files. What a disk does not take is kept, and tried again later.
@@ -63,14 +65,14 @@ def new_path(name: str, path: object) -> Path:
     """
     problem = f"expected the name of a {'folder' if name == 'run_dir' else 'file'}"
     if not isinstance(path, str | os.PathLike) or not str(path).strip():
-        raise ValueError(f"{name}: got {path!r:.200}, {problem}")
+        raise ValueError(f"{name}: got {quoted(path)}, {problem}")
     try:
         absolute = Path(path).expanduser().absolute()
         with contextlib.suppress(FileNotFoundError):
             absolute.stat()
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{name}: got {path!r:.200}, {problem} that can be had: {why}") from error
+        raise ValueError(f"{name}: got {quoted(path)}, {problem} that can be had: {why}") from error
     return absolute
 
 

@@ -14,7 +14,7 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _TEXT_KEYS = ("text", "value", "content", "contexts", "stem", "spans", "paragraph_text", "passage")
 _OTHER_KEYS = ("aliases",)
 _DEEPEST = 8
-_ARRAY = re.compile(r"array\((\[.*?\]),\s*dtype=\w+\)", re.DOTALL)
+_ARRAY = re.compile(r"array\((\[(?:(?!array\().)*?\]),\s*dtype=\w+\)", re.DOTALL)
 _SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")
 
 
@@ -38,7 +38,10 @@ def text_of(value: object) -> str | None:
         return str(value)
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
         return _float_text(str(value))
-    return str(value) if isinstance(value, numbers.Number) else None
+    try:
+        return str(value) if isinstance(value, numbers.Number) else None
+    except ValueError:  # of more digits than Python writes
+        return None
 
 
 def passage_of(value: object, depth: int = 0) -> str | None:
@@ -86,7 +89,7 @@ def literal(text: str) -> object:
     for parse, written in ((json.loads, text), (ast.literal_eval, as_python)):
         try:
             parsed: object = parse(written)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
         return parsed
     return text

@@ -40,4 +40,5 @@ def best_scored(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     scores = {key: score for key, score in value.items() if isinstance(score, int | float)}
-    return [key for key, score in scores.items() if score == max(scores.values())]
+    best = max(scores.values(), default=None)
+    return [key for key, score in scores.items() if score == best]
