@@ -7,6 +7,7 @@ Off go what leads up to an answer (": Paris", "= 42", "- yes", "Answer: 42"), wh
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 FULL_STOPS = ".。｡।"
 _LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
@@ -28,7 +29,7 @@ _LEADING = re.compile(
 _LEADING_OF_GOLD = re.compile(rf"\s+|[:：]+(?=\s+\w)|{_LABELLED}", re.IGNORECASE)
 # "5!" is a number of its own.
 _ENDING = rf"\s{FULL_STOPS},;:…、"
-_TRAILING = re.compile(rf"(?<![{_ENDING}])(?:[{_ENDING}]|(?<![\d)\]}}!])!+)+$")
+_TRAILING = re.compile(rf"(?:[{_ENDING}]|!+(?![\d)\]}}!]))+")  # in a text read backwards
 _FULL_STOP = re.compile(rf"(?<![\s{FULL_STOPS}])[{FULL_STOPS}]+$")  # "ls ." has none
 _ABBREVIATION = re.compile(r"\.\w\.$")  # "p.m.", "U.S."
 _MACRO = re.compile(
@@ -69,7 +70,7 @@ _IN_ASCII = {
     **dict.fromkeys(range(0x2066, 0x206A), None),
 }
 _LATEX = (
-    (re.compile(r"\\+([%$&#_])"), r"\1"),
+    (re.compile(r"(?<!\\)\\+([%$&#_])"), r"\1"),
     (re.compile(r"(?<=\d)(?:\{,\}|\\[,!;:])(?=\d{3})"), ","),
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"(?<=\d)\s+(?=%)"), ""),
@@ -86,7 +87,7 @@ def without_lead(text: str, leading: re.Pattern[str] = _LEADING) -> str:
 
 def peeled(text: str) -> str:
     """The answer without the marks around it; of a text that is not blank, something is left."""
-    return _peeled(text.strip(), _LEADING, _TRAILING)
+    return _peeled(text.strip(), _LEADING, _without_trailing)
 
 
 def asked_form(text: str) -> str:
@@ -95,23 +96,31 @@ def asked_form(text: str) -> str:
     Marks around it go, but "!" and the full stop of "3 p.m." stay; characters are composed (NFC).
     """
     text = unicodedata.normalize("NFC", text.strip())
-    return _peeled(text, _LEADING_OF_GOLD, _FULL_STOP)
+    return _peeled(text, _LEADING_OF_GOLD, _without_full_stop)
 
 
-def _peeled(text: str, leading: re.Pattern[str], trailing: re.Pattern[str]) -> str:
+def _peeled(text: str, leading: re.Pattern[str], without_end: Callable[[str], str]) -> str:
     for _ in range(_MOST_LAYERS):
-        if (shorter := _without_layer(text, leading, trailing)) == text:
+        if (shorter := _without_layer(text, leading, without_end)) == text:
             break
         text = shorter
     return text
 
 
-def _without_layer(text: str, leading: re.Pattern[str], trailing: re.Pattern[str]) -> str:
+def _without_layer(text: str, leading: re.Pattern[str], without_end: Callable[[str], str]) -> str:
     """Take one layer off, unless nothing would be left."""
     inner = without_lead(text, leading) or text
-    if trailing is _TRAILING or not _ABBREVIATION.search(inner):
-        inner = trailing.sub("", inner) or inner
+    inner = without_end(inner) or inner
     return _opened(inner).strip() or inner
+
+
+def _without_trailing(text: str) -> str:
+    found = _TRAILING.match(text[::-1])  # forwards, each mark of a long row would be a start
+    return text[: len(text) - found.end()] if found else text
+
+
+def _without_full_stop(text: str) -> str:
+    return text if _ABBREVIATION.search(text) else _FULL_STOP.sub("", text)
 
 
 def _opened(text: str) -> str:

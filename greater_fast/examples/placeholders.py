@@ -10,7 +10,7 @@ _ANSWER_NAME = (
     r"(?:answer|ans|final_target|target|label|prediction|response|result|solution|output)"
 )
 _ANSWER_PLACE = re.compile(
-    rf"\$?\{{\{{\s*{_ANSWER_NAME}\s*\}}\}}|\$?\{{\s*(?:{_ANSWER_NAME})?\s*\}}|\${_ANSWER_NAME}\b",
+    rf"\$?\{{\{{\s*{_ANSWER_NAME}\s*\}}\}}|\$?\{{\s*(?:{_ANSWER_NAME}\s*)?\}}|\${_ANSWER_NAME}\b",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\[a-zA-Z]+")  # a brace behind it is LaTeX's

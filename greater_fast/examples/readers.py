@@ -38,9 +38,9 @@ def read_rows(source: object) -> list[Row]:
     """
     name = source_name(source)
     if isinstance(source, PathLike):
-        rows = _read_path(Path(source).expanduser())
+        rows = _read_path(_path_of(source))
     elif isinstance(source, str):
-        path = Path(source).expanduser()
+        path = _path_of(source)
         rows = _read_path(path) if _exists(path) else _read_hub(source)
     elif isinstance(source, Mapping):
         rows = _rows_of_mapping(source, name)
@@ -77,6 +77,14 @@ def take_rows(source: Iterable[Any], name: str) -> list[Any]:
     return rows
 
 
+def _path_of(source: str | PathLike[str]) -> Path:
+    """The path of that name; `~` is the home folder, where there is one."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -87,6 +95,8 @@ def _exists(path: Path) -> bool:
 def _read_path(path: Path) -> list[Row]:
     """Rows of a file, or of a folder that `save_to_disk` of a dataset left."""
     name = str(path)
+    if not _exists(path):
+        raise bad_data(name, "no such file", "a data file or folder", "check the path")
     if (path / "state.json").is_file():
         import datasets
 

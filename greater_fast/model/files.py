@@ -38,7 +38,10 @@ def locate(name: str, source: str | Path) -> ModelFiles:
         ValueError: no such GGUF file, or a folder whose weights are not read here: an adapter's, or
             pickles.
     """
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:  # nobody's home
+        path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"no GGUF file at {path}")

@@ -2,14 +2,19 @@
 
 import csv
 import dataclasses
+import datetime
+import decimal
+import fractions
 import gzip
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 from greater_fast.config import CHOICES, Config
+from greater_fast.examples.data import Example
 from tests.tiny import PROMPT, boolean_rows
 
 QUESTIONS = tuple(question for question, _ in boolean_rows(40))
@@ -24,7 +29,11 @@ COLUMNS = (
     ("instruction", "output"),
     ("query", "response"),
 )
-COMPANIONS = ("choices", "options", "passage", "context", "id", "", "index", "answers", "a\x1b[2Jb")
+COMPANIONS = (
+    *("choices", "options", "passage", "context", "id", "", "index", "answers", "a\x1b[2Jb"),
+    *("target_scores", "aliases", "messages", "option1", "option2", "A", "B", "label", "wrong"),
+    *("distractor1", "incorrect_answer_1", "premises", "input", "row", "train", "question", "7"),
+)
 SCRIPTS = (
     *("Denke Schritt für Schritt über die Übung nach.", "Думай шаг за шагом.", "一步一步地思考。"),
     *(
@@ -57,6 +66,40 @@ GOLDS = (
     *("東京。", "são", "\uff11\uff12", "N/A", "nan", "None", "a" * 300),
 )
 
+# Cells that are lists or objects as text, and some that only look so.
+LITERALS = (
+    *(
+        "['a', 'b']",
+        '["a", "b"]',
+        "{'text': ['x'], 'label': ['A']}",
+        "{[1]: 2}",
+        "{{'a'}}",
+        "[" * 300,
+    ),
+    *("array(['x', 'y'], dtype=object)", "['a' 'b']", "(1, 2)", "[nan]", "{}", "[]", "['\\d']"),
+    *(
+        "A) one, B) two",
+        "(A) 1 (B) 2",
+        "[1e999]",
+        "[None]",
+        "[True, False]",
+        "{'a'",
+        "['a', ['b']]",
+    ),
+)
+
+
+class Long(int):
+    """A number of more digits than Python writes, that hypothesis can show."""
+
+    def __repr__(self) -> str:
+        return "LONG"
+
+    def __str__(self) -> str:
+        return str(int(self))
+
+
+LONG = Long(10**5000)
 words = st.sampled_from([*PROMPT.replace(".", "").split(), "the", "and", "answer", "is"])
 oddities = st.one_of(
     st.sampled_from(SCRIPTS),
@@ -97,8 +140,29 @@ cells = st.one_of(
     texts,
     st.lists(written, max_size=4),
     st.dictionaries(st.sampled_from(["label", "text", "a"]), st.lists(words, max_size=4)),
+    st.dictionaries(st.sampled_from(["yes", "no", "stem", "choices"]), st.integers(0, 1)),
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "assistant", "x"]), "content": written}
+        ),
+        max_size=3,
+    ),
+    st.sampled_from(LITERALS),
 )
 nested = st.recursive(cells, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+
+
+# Cells that only Python has.
+objects = st.one_of(
+    st.sampled_from((LONG, b"bytes", object(), datetime.date(2026, 11, 26), {1, 2}, 1j, ...)),
+    st.decimals(),
+    st.sampled_from([decimal.Decimal("sNaN"), decimal.Decimal("1e999999")]),
+    st.builds(fractions.Fraction, st.integers(), st.integers(1)),
+    st.tuples(nested, nested),
+)
+ours = st.builds(
+    Example, texts.filter(str.strip), st.sampled_from(GOLDS), st.lists(written).map(tuple)
+)
 
 
 @st.composite
@@ -152,6 +216,13 @@ FORMATS = {
     "commas": lambda rows: _delimited(rows, ","),
     "tabs": lambda rows: _delimited(rows, "\t"),
     "semicolons": lambda rows: _delimited(rows, ";"),
+    "hub": lambda rows: json.dumps(
+        {
+            "features": [{"name": name, "type": {"names": ["a"]}} for name in _columns(rows)],
+            "rows": [{"row_idx": i, "row": row} for i, row in enumerate(rows)],
+        }
+    ),
+    "paragraphs": lambda rows: json.dumps({"data": [{"paragraphs": [{"qas": rows}]}]}),
     "text": lambda rows: "\n".join(str(row) for row in rows),
 }
 
@@ -177,6 +248,13 @@ def files(draw: st.DrawFn) -> bytes:
     return content
 
 
+def _hashes(value: object) -> bool:
+    try:
+        return isinstance(hash(value), int)
+    except TypeError:
+        return False
+
+
 sources = st.one_of(
     tables(),
     tables().map(_columns),
@@ -184,10 +262,18 @@ sources = st.one_of(
     tables().map(lambda rows: {"train": rows}),
     nested,
     st.lists(nested, max_size=4),
+    st.lists(ours, max_size=5),
+    st.builds(lambda rows, mine: [*rows, *mine], tables(), st.lists(ours, max_size=2)),
+    st.lists(st.fixed_dictionaries({"question": objects | texts, "answer": objects | nested})),
+    st.lists(st.dictionaries(objects.filter(_hashes) | written, nested | objects), max_size=3),
+    st.sampled_from(["a" * 5000, "\x00", "~nobody-here", "\udcff", "."]).map(Path),
     st.sampled_from(["", " ", "absent.jsonl", ".", "\x00", "a" * 5000, "org/name:x:y:z", 7, None]),
 )
 
-_WRONG = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), written, st.just([]))
+_WRONG = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), written, st.just([])),
+    *(objects, nested),
+)
 _TINY = {"max_new_tokens": 4, "max_prompt_tokens": 60, "num_train": 4, "num_dev": 4, "steps": 1}
 
 
@@ -203,6 +289,18 @@ def _values(setting: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(st.none(), written)
 
 
+templates = st.one_of(
+    st.none(),
+    st.builds(
+        lambda before, name, behind: f"{before}{{{name}}}{behind}",
+        written,
+        st.sampled_from(
+            ["question", "Question", "answer", "passage", "options", "x", " ", "input"]
+        ),
+        written,
+    ),
+    written,
+)
 template_arguments = st.dictionaries(
     st.sampled_from(["enable_thinking", "date_string", "add_generation_prompt", "messages", "x"]),
     st.one_of(st.booleans(), st.integers(), written, st.none()),
@@ -211,6 +309,8 @@ template_arguments = st.dictionaries(
 _OWN = {  # a device that is not there is tried with the model, and slowly
     "chat_template_kwargs": template_arguments,
     "extractor": extractors,
+    "template": templates,
+    "template_date": st.sampled_from([None, "2026-11-26", "20261126", "2026-W48-4", "0001-01-01"]),
     "device": st.sampled_from([None, "cpu", "cpu:0", "gpu", ""]),
 }
 
@@ -222,6 +322,8 @@ def settings_of_a_run(draw: st.DrawFn) -> dict[str, Any]:
     values: dict[str, Any] = dict(_TINY)
     for name in draw(st.lists(st.sampled_from(sorted(fields)), max_size=4, unique=True)):
         values[name] = draw(_OWN[name] if name in _OWN else _values(fields[name]))
-    if draw(st.integers(0, 5)) == 0:
-        values[draw(st.sampled_from([*sorted(fields), "stepz", "top-k"]))] = draw(_WRONG)
+    for _ in range(draw(st.sampled_from([0, 0, 0, 0, 1, 30]))):
+        values[draw(st.sampled_from([*sorted(fields), "stepz", "top-k", "\udcff" * 90]))] = draw(
+            _WRONG
+        )
     return values

@@ -155,3 +155,15 @@ def test_messages_are_short_whatever_was_given(values: Any) -> None:
     with pytest.raises(ValueError, match="invalid settings: ") as caught:
         Config.from_mapping(values)
     assert len(str(caught.value)) < 500
+
+
+def test_messages_of_many_problems_are_short() -> None:
+    names = [field.name for field in dataclasses.fields(Config)]
+    with pytest.raises(ValueError, match=r"; \d+ more$") as error:
+        Config(**{name: ["x" * 500] for name in names})
+    assert len(str(error.value)) < 2000
+    with pytest.raises(ValueError, match="7: unknown; nothing: unknown") as error:
+        Config.from_mapping({7: 1, "nothing": 1, "\ud800" * 300: 1, "steps": 10**5000})
+    assert len(str(error.value)) < 500
+    assert str(error.value).encode()
+    assert "steps: got <int>, expected a whole number" in str(error.value)

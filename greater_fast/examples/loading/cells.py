@@ -20,9 +20,15 @@ _SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")
 
 def is_missing(value: object) -> bool:
     """Whether a cell has no value, as JSON, pandas and arrow write that."""
-    # NaN, alone in not being equal to itself, is how pandas writes a missing cell
-    is_nan = isinstance(value, numbers.Number) and value != value
-    return value is None or is_nan or type(value).__name__ in _MISSING
+    return value is None or _is_nan(value) or type(value).__name__ in _MISSING
+
+
+def _is_nan(value: object) -> bool:
+    """Whether a cell is NaN, alone in not being equal to itself: so pandas writes a missing one."""
+    try:
+        return isinstance(value, numbers.Number) and value != value
+    except ArithmeticError:  # Decimal's signalling NaN may not be compared
+        return True
 
 
 def text_of(value: object) -> str | None:

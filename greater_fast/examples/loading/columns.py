@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from greater_fast.examples.loading.errors import bad_data
-from greater_fast.wording import listed
+from greater_fast.wording import listed, quoted
 
 # In order of preference, as are the answers. A `prompt` beside another of them (GreaterPrompt)
 # holds the initial prompt, which is no part of the question.
@@ -99,7 +99,12 @@ class ColumnNames:
         self.source = source
         self._spelled: dict[str, list[str]] = {}
         for column in self.found:
-            self._spelled.setdefault(str(column).casefold(), []).append(column)
+            try:
+                name = str(column)
+            except Exception as error:  # a class of the user's own, or too many digits
+                got = f"a column named by {quoted(column)}"
+                raise bad_data(source, got, "names that are text", "rename it") from error
+            self._spelled.setdefault(name.casefold(), []).append(column)
 
     def find(self, wanted: str) -> str | None:
         """The column of that name, or the only one that differs from it in case alone.

@@ -5,7 +5,7 @@ from typing import Any
 
 from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS
 from greater_fast.examples.loading.errors import bad_data
-from greater_fast.wording import listed
+from greater_fast.wording import listed, shortened
 
 Row = Mapping[str, object]
 
@@ -174,6 +174,6 @@ def _rows_of_objects(source: Mapping[str, Mapping[str, Any]], name: str) -> list
 
 def _likeness_to_columns(names: Collection[str]) -> tuple[bool, bool, int]:
     """The greater, the more likely are these the names of columns."""
-    folded = {str(name).casefold() for name in names}
+    folded = {shortened(name).casefold() for name in names}
     is_known = not folded.isdisjoint(QUESTIONS) and not folded.isdisjoint(ANSWERS)
     return is_known, not all(name.isdigit() for name in folded), -len(folded)

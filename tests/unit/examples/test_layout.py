@@ -231,3 +231,9 @@ def test_some_replacements_survive_and_others_do_not(kind: str, placement: str, 
     found = layouts.round_trips(prompts)
     assert found == pasted_round_trips(layouts, prompts, placement)
     assert set(found) == {True, False}
+
+
+def test_a_long_prompt_is_repeated_in_short() -> None:
+    with pytest.raises(ValueError, match=r"^the prompt 'word word .*…' has \d+ tokens") as error:
+        layouts_of(tokenizer_lm("llama3"), examples(2), prompt="word " * 5000)
+    assert len(str(error.value)) < 200

@@ -69,3 +69,18 @@ def test_a_gold_answer_as_it_is_asked_for(gold: str, asked: str) -> None:
 )
 def test_two_pairs_of_marks_enclose_nothing(text: str) -> None:
     assert peeled(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5!.!", "5!"),
+        ("yes!.!", "yes"),
+        ("5!!.", "5!!"),
+        ("a. . !", "a"),
+        ("!.", "!."),
+        ("x)!", "x)!"),
+    ],
+)
+def test_marks_behind_in_any_order(text: str, expected: str) -> None:
+    assert peeled(text) == expected

@@ -1,7 +1,11 @@
 import pytest
 
 from greater_fast.examples.extractor import given_extractor
-from greater_fast.examples.placeholders import check_no_placeholder, with_answer_place
+from greater_fast.examples.placeholders import (
+    check_no_placeholder,
+    has_placeholder,
+    with_answer_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +103,23 @@ def test_a_second_place_for_the_answer_is_refused() -> None:
 def test_other_placeholders_in_an_extractor_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="extractor: got the placeholder"):
         given_extractor(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{  }", "{answer}"),
+        ("{ answer }", "{answer}"),
+        ("{ final_answer}", "{answer}"),
+        (r"\boxed{answer}", r"\boxed{{answer}}"),
+        (r"\a is {answer}", r"\a is {answer}"),
+        (r"\a\boxed{}", r"\a\boxed{{answer}}"),
+    ],
+)
+def test_the_place_of_an_answer(text: str, expected: str) -> None:
+    assert with_answer_place(text) == expected
+
+
+@pytest.mark.parametrize("text", ["{{a b|c}}", "{% if x %}", "{% {% x %}", "{{ question.text }}"])
+def test_a_templates_language(text: str) -> None:
+    assert has_placeholder(text)

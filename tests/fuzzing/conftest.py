@@ -1,0 +1,19 @@
+"""Where fuzzed input has been taken, and work with the model would begin."""
+
+import pytest
+
+from greater_fast import api
+
+
+class ReachedError(Exception):
+    """The input was taken: model work would begin here."""
+
+
+@pytest.fixture
+def before_model_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop where the engine would be made."""
+
+    def reached(*arguments: object, **named: object) -> None:
+        raise ReachedError
+
+    monkeypatch.setattr(api, "make_engine", reached)
