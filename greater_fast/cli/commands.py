@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit with 2."""
-        super().error(visible(brief(message, 2000)))
+        super().error(brief(visible(message), 2000))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -372,3 +372,13 @@ def test_flat_rows_are_warned_of_once(
     assert done.status == 0
     assert done.err.count("greater-fast: warning: all 4 training rows are ") == 1
     assert all(line.startswith("greater-fast: ") for line in done.err.splitlines())
+
+
+def test_arguments_that_nobody_knows_are_repeated_in_short(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["show", "runs/first", "\r" * 1900])
+    error = capsys.readouterr().err.partition("error: ")[2]
+    assert "unrecognized arguments: \\u000d" in error
+    assert len(error) < 2000
