@@ -1,6 +1,7 @@
 #include "math/gated_mlp.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "math/activation.h"
 #include "math/simd.h"
@@ -89,6 +90,7 @@ void gated_mlp(const GatedMLPArgs<T>& args) {
   const auto kernel = bytes == 64 ? avx512<T> : bytes == 32 ? avx2<T> : portable<T>;
   const int64_t width = args.gate.num_outputs;
   const int64_t num_blocks = num_column_blocks(width);
+  const std::vector<LinearArgs<T>> behind = {args.down};  // made here: a thread must not throw
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
@@ -99,7 +101,7 @@ void gated_mlp(const GatedMLPArgs<T>& args) {
       linear_columns(args.up, first, last);
       kernel(args, first, last);
     }
-    linears_within<T>({args.down});
+    linears_within<T>(behind);
   }
 }
 

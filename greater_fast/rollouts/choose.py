@@ -27,7 +27,15 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
             (None: not known); says what to change.
     """
     with lm.lock:  # what is tried changes the model for a while
-        return _make_engine(lm, config, longest_sequence)
+        try:
+            return _make_engine(lm, config, longest_sequence)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"the engine does not fit the memory of {lm.device}: lower kv_cache_bytes, "
+                "max_step_tokens or batch_size"
+            ) from error
 
 
 def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[Engine, str]:
@@ -52,13 +60,6 @@ def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[
         plain, note = _plain(lm, config, longest_sequence, f" ({error})")
         _log.warning("%s", note)  # now: it takes several times as long
         return plain, note
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"the paged engine does not fit the memory of {lm.device}: lower kv_cache_bytes or "
-            "max_step_tokens, or set engine='generate'"
-        ) from error
     if longest_sequence and longest_sequence > paged.max_sequence_tokens:
         needed = -(-longest_sequence // paged.block_size) * paged.block_bytes
         raise ValueError(

@@ -93,7 +93,8 @@ class RunDirectory:
         self._writer.append(self.path / "rows.jsonl", row)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """The outcome."""
+        """The outcome, and the lines that a disk has not taken before."""
+        self._writer.flush()
         self._writer.replace(self.path / "result.json", result)
 
 

@@ -26,6 +26,7 @@ class OwnFolder:
     def __init__(self, path: str | os.PathLike[str], files: Sequence[str], fresh: bool) -> None:
         self.path = new_path("run_dir", path)
         self._claim_file = files[0]
+        self._is_claimed = False
         try:
             with _refusing(self.path):
                 self._made = make_folders(self.path)
@@ -38,7 +39,8 @@ class OwnFolder:
     def take_back(self) -> None:
         """Remove what was made, as far as it is empty."""
         with contextlib.suppress(OSError):
-            (self.path / self._claim_file).unlink(missing_ok=True)
+            if self._is_claimed:  # else it is another run's
+                (self.path / self._claim_file).unlink(missing_ok=True)
             for folder in self._made:
                 folder.rmdir()
 
@@ -59,6 +61,7 @@ class OwnFolder:
             line = json.dumps({"claimed": started, "process": os.getpid()})
             try:
                 with _refusing(self.path), (self.path / self._claim_file).open("x") as file:
+                    self._is_claimed = True
                     file.write(line + "\n")
             except FileExistsError:
                 held = [self._claim_file]

@@ -26,9 +26,12 @@ class Writer:
     def append(self, path: Path, line: Mapping[str, Any]) -> None:
         """Write a line of JSON behind those of a file: a whole line, or nothing for now."""
         self._unwritten[path] = self._unwritten.get(path, b"") + _encoded(line)
-        with self._telling(path):
-            _append(path, self._unwritten[path])
-            del self._unwritten[path]
+        self._write_lines(path)
+
+    def flush(self) -> None:
+        """Try once more to write what a disk did not take."""
+        for path in list(self._unwritten):
+            self._write_lines(path)
 
     def replace(self, path: Path, values: Mapping[str, Any], indent: int | None = 2) -> None:
         """Put values, as JSON, in a file's place, all at once."""
@@ -42,6 +45,11 @@ class Writer:
                 with contextlib.suppress(OSError):
                     unfinished.unlink(missing_ok=True)
                 raise
+
+    def _write_lines(self, path: Path) -> None:
+        with self._telling(path):
+            _append(path, self._unwritten[path])
+            del self._unwritten[path]
 
     @contextlib.contextmanager
     def _telling(self, path: Path) -> Iterator[None]:

@@ -102,6 +102,7 @@ def _forward(module: Any, heads: _Heads, *arguments: Any, **options: Any) -> Any
     is_known = inputs is not None and turns is not None and not arguments and cache is None
     # Fewer turns than a head has places turn its first ones alone (a partial rotary embedding).
     is_known = is_known and turns[0].shape[-1] == heads.head_size
+    is_known = is_known and turns[0].dtype == inputs.dtype
     if attend is None or not is_known or len(inputs) + len(turns[0]) != 2 or module.training:
         return heads.own(*arguments, **options)
     queries, keys, values = (

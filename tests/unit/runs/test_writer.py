@@ -47,6 +47,16 @@ def test_a_line_that_does_not_fit_is_written_later(tmp_path: Path) -> None:
     assert [line["n"] for line in lines(path)] == [0, 1, 2, 3]
 
 
+def test_the_last_lines_are_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    writer, path = Writer(), tmp_path / "lines.jsonl"
+    with pytest.warns(RuntimeWarning, match="could not be written"), disk_of(5):
+        writer.append(path, {"text": "x" * 40})
+    writer.flush()
+    assert lines(path) == [{"text": "x" * 40}]
+    writer.flush()
+    assert len(lines(path)) == 1
+
+
 def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
     writer, path = Writer(), tmp_path / "state.json"
     writer.replace(path, {"step": 1})
