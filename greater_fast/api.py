@@ -237,7 +237,7 @@ def _ready(
     layouts = prepared.layouts
     memory = prepared.memory(config)
     _refuse_or_warn(memory, prepared.device)
-    teller.say(f"memory plan: {memory.verdict}", "\n".join(memory.table))
+    teller.say(memory.verdict, "\n".join(memory.table))
     teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
     lm = prepared.lm
     if not prepared.is_loaded:

@@ -31,6 +31,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import checking_input
 from greater_fast.runs.visible import brief, described, visible
 from greater_fast.version import __version__
+from greater_fast.wording import quoted
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,10 +148,15 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _gpu_memory(size: str | None) -> int | None:
+    if not size:
+        return None
     try:
-        return parse_bytes(size) if size else None
+        num_bytes = parse_bytes(size)
     except ValueError as error:
         raise ValueError(f"--gpu-memory: {error}") from error
+    if num_bytes < 1 << 20:
+        raise ValueError(f"--gpu-memory: got {quoted(size)}, {num_bytes} bytes: write {size}GiB")
+    return num_bytes
 
 
 def _evaluate(options: argparse.Namespace) -> int:

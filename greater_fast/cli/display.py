@@ -139,9 +139,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             "only the first right {num_only_first}, only the second {num_only_second}, "
             "McNemar p = {p_value:.3f}".format(**report["comparison"])
         )
+        difference = 100 * report["comparison"]["difference"]
+        which = "the first" if difference >= 0 else "the second"
+        better = f"{which} is better by {abs(difference):.1f} points" if difference else "equal"
         lines.append(
-            f"the first is better by {100 * report['comparison']['difference']:+.1f} points "
-            f"(95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+            f"{better} (first less second: 95% interval {100 * low:+.1f} to {100 * high:+.1f})"
         )
     return lines
 

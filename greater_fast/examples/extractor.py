@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from greater_fast.examples.answers import answers_match
 from greater_fast.examples.cutting import cut_answer
@@ -24,6 +25,7 @@ _IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."
 # that it finds open, and seldom a tag.
 _ENCLOSED = (("$", "$"), ('"', '"'), ("`", "`"), ("<answer>", "</answer>"))
 _NUM_NAMED = 3
+_OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[).:])\s+\S", re.MULTILINE)
 _CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
 
 
@@ -113,10 +115,23 @@ def given_extractor(text: str) -> Extractor:
     return make_extractor(text)
 
 
-def derive_extractor(answers: Sequence[str], others: Sequence[str] = ()) -> Extractor:
+def option_letters(questions: Iterable[str]) -> tuple[str, ...]:
+    """Letters of the options that stand in questions, a line each, as "(A) ..." from A on."""
+    most = 0
+    for question in questions:
+        found = "".join(first or second for first, second in _OPTION.findall(question))
+        while most < 26 and found.startswith(ascii_uppercase[: most + 1]):
+            most += 1
+    return tuple(ascii_uppercase[:most]) if most > 1 else ()
+
+
+def derive_extractor(
+    answers: Sequence[str], others: Sequence[str] = (), letters: Sequence[str] = ()
+) -> Extractor:
     """An extractor for the kind of answers that the training rows have; `origin` names it.
 
     A closed set is listed in the form in which the answer is to be given: small models copy it.
+    Of choices, `letters` are listed too: the right one of another row may be one that no answer is.
     Other answers stand in a sentence of their own, which small models close with a full stop; where
     one of these answers, or of `others`, could not be told from what closes it, in quotes or a tag.
 
@@ -127,6 +142,7 @@ def derive_extractor(answers: Sequence[str], others: Sequence[str] = ()) -> Extr
     golds = list(dict.fromkeys((*distinct, *answers, *others)))
     is_closed = len(distinct) <= min(_LARGEST_CLOSED_SET, len(answers) // 2)
     if all(re.fullmatch("[A-Z]", a) for a in distinct):
+        distinct = sorted({*distinct, *letters})
         asked = _listing(distinct, "the letter of the right choice")
         origin = f"choice letters {', '.join(distinct)}"
     elif all(re.fullmatch(r"[-+]?\$?\d[\d,]*(\.\d+)?", a) for a in distinct):

@@ -19,6 +19,7 @@ from greater_fast.examples.extractor import (
     check_reads_back,
     derive_extractor,
     given_extractor,
+    option_letters,
 )
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
@@ -185,7 +186,8 @@ def choose_extractor(
     """
     golds = [gold for example in (*examples, *others) for gold in example.answers]
     if config.extractor is None:
-        return derive_extractor([example.answer for example in examples], golds)
+        letters = option_letters(example.question for example in (*examples, *others))
+        return derive_extractor([example.answer for example in examples], golds, letters)
     extractor = given_extractor(config.extractor)
     check_reads_back(extractor, golds)
     return extractor

@@ -113,10 +113,13 @@ def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> boo
     if config.objective != "error" or not selection.scored or counts not in ({0}, {num_rows}):
         return False
     found = "right" if counts == {0} else "wrong"
+    lengths = [len(r.reasoning_ids) for r in state.incumbent.rollouts]
+    are_cut_off = min(lengths) >= config.max_new_tokens
     warnings.warn(
         f"all {num_rows} training rows are {found} for every prompt that was not given up, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
-        "extractor, or objective='loss'",
+        "extractor, or objective 'loss'"
+        + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else ""),
         RuntimeWarning,
         stacklevel=3,
     )

@@ -324,7 +324,7 @@ def test_rows_without_a_signal_are_told(
     with pytest.warns(RuntimeWarning, match="all 4 training rows are wrong for every prompt") as w:
         optimize(lm, rows, config={**settings, "steps": 3}, run_dir=tmp_path)
     assert len(w) == 1
-    assert "objective='loss'" in str(w[0].message)
+    assert "objective 'loss'" in str(w[0].message)
 
 
 KILLED = """

@@ -197,5 +197,5 @@ def _missing(names: ColumnNames, given: Mapping[str, str]) -> ValueError:
         names.source,
         f"the columns {listed(names.found)}",
         f"{given.get('question', 'question')}/{given.get('answer', 'answer')}" if given else usual,
-        "rename them, or pass columns={'question': …, 'answer': …}",
+        "rename them, or pass columns={'question': …, 'answer': …} (--columns question=…,answer=…)",
     )

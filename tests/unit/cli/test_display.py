@@ -227,6 +227,6 @@ def test_report_of_two_prompts() -> None:
         "extractor: It is",
         *["75.0% (50.0% to 90.0%) of 8 rows", "  Think."] * 2,
         "only the first right 3, only the second 1, McNemar p = 0.625",
-        "the first is better by +25.0 points (95% interval -20.0 to +60.0)",
+        "the first is better by 25.0 points (first less second: 95% interval -20.0 to +60.0)",
     ]
     assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3

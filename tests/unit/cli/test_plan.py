@@ -69,6 +69,7 @@ def test_without_a_size_it_is_the_devices_own(
     ("options", "message"),
     [
         (["--gpu-memory", "24G"], "--gpu-memory: got '24G', expected a size such as 24GiB"),
+        (["--gpu-memory", "24"], "--gpu-memory: got '24', 24 bytes: write 24GiB"),
         (["--gpu-memory", "0GiB"], "--gpu-memory: got '0GiB', expected at least one byte"),
         (["--gpu-memory", "8GiB", "--device", "cpu"], "gpu_memory: a run on device cpu"),
         (["--device", "cuda:99"], "device: got 'cuda:99', which is not to be had here"),

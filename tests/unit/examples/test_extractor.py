@@ -1,6 +1,11 @@
 import pytest
 
-from greater_fast.examples.extractor import Extractor, derive_extractor, make_extractor
+from greater_fast.examples.extractor import (
+    Extractor,
+    derive_extractor,
+    make_extractor,
+    option_letters,
+)
 
 MARKS = [("$", "$"), ('"', '"'), ("'", "'"), ("`", "`"), ("(", ")"), ("[", "]"), ("{", "}")]
 
@@ -136,3 +141,25 @@ def test_frozen() -> None:
     with pytest.raises(AttributeError):
         make_extractor("a").text = "b"  # type: ignore[misc]
     assert make_extractor("a $") == Extractor("a $", "", "$", "given")
+
+
+@pytest.mark.parametrize(
+    ("questions", "letters"),
+    [
+        (["Which?\n(A) one\n(B) two\n(C) three", "Which?\n(A) one\n(B) two"], "ABC"),
+        (["Which?\nA) one\nB) two", "Which?\nA. one\nB. two\nC. three\nD. four"], "ABCD"),
+        (["(A) alone is no choice"], ""),
+        (["(B) two\n(C) three"], ""),
+        (["It is (A) here and (B) there"], ""),
+        (["(A) one\n(C) three"], ""),
+    ],
+)
+def test_letters_of_options(questions: list[str], letters: str) -> None:
+    assert option_letters(questions) == tuple(letters)
+
+
+def test_letters_that_are_no_answer_of_these_rows_are_listed() -> None:
+    asked = derive_extractor(["A", "B", "D"], ["A", "B", "D"], tuple("ABCD"))
+    assert "$ A $ or $ B $ or $ C $ or $ D $" in asked.text
+    assert asked.origin == "derived: choice letters A, B, C, D"
+    assert derive_extractor(["yes", "no"] * 2, (), tuple("ABCD")).text.count("$ A $") == 0
