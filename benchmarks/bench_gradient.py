@@ -14,7 +14,7 @@ from benchmarks.harness.measure import StepCase, load_inputs
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.search import optimizer
 
-SECONDS, MEMORY = 4.0, 5.0  # times less, asked for
+SECONDS, MEMORY = 4.5, 5.0  # times less, asked for
 COSINE = 0.99999
 
 

@@ -23,7 +23,7 @@ from benchmarks.harness.measure import (
     reference_procedure,
 )
 
-TARGET = 8.0  # asked for
+TARGET = 10.0  # asked for
 NEAR_TIE = 1e-4  # greedy texts may part where the two best logits are this close (DESIGN, Numerics)
 TOLERANCE = 1e-3  # relative, of objectives in fp32
 
