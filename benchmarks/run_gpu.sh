@@ -25,7 +25,7 @@ build() {
     include=$("$PYTHON" -c 'import os, sysconfig, torch
 print("-I" + sysconfig.get_path("include"), "-I" + os.path.dirname(torch.__file__) + "/include")')
     local sources=()
-    for file in csrc/{scheduling,math,bindings}/*.cpp; do sources+=("$file"); done
+    for file in csrc/{scheduling,math,attention,bindings}/*.cpp; do sources+=("$file"); done
     # shellcheck disable=SC2086
     c++ -std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fopenmp -shared -Icsrc $include \
         "${sources[@]}" -o "greater_fast/_core$suffix" && is_built

@@ -150,7 +150,7 @@ def _gpu_attention(case: OpCase, arguments: Arguments) -> Run:
 
 
 def _cpu_attention(case: OpCase, arguments: Arguments) -> Run:
-    """csrc/math/attention.cpp, which also writes the newest keys and values: here again."""
+    """csrc/attention/attention.cpp, which also writes the newest keys and values: here again."""
     queries, (keys, values), (starts, context_lens, tables), scale = arguments
     new_keys, new_values = (
         part[:, :, -1].contiguous().numpy() for part in _contiguous(case, arguments)

@@ -17,7 +17,10 @@ namespace py = pybind11;
 // Define the CPU kernels in the module.
 void bind_kernels(py::module_& module);
 void bind_layers(py::module_& module);
+void bind_rows(py::module_& module);
 void bind_packed_attention(py::module_& module);
+
+inline bool is_double(const py::array& array) { return py::isinstance<py::array_t<double>>(array); }
 
 inline void expect_shape(const py::array& array, const std::vector<int64_t>& shape,
                          const char* name) {

@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "attention/attention.h"
 #include "bindings/arrays.h"
-#include "math/attention.h"
 #include "math/simd.h"
 
 namespace greater_fast {
@@ -106,6 +106,7 @@ void bind_kernels(py::module_& module) {
              "block_tables"_a, "num_sequences"_a, "scale"_a, "soft_cap"_a, "window"_a);
   module.def("limit_vectors", [](int32_t num_bytes) { vector_limit_bytes = num_bytes; });
   bind_layers(module);
+  bind_rows(module);
   bind_packed_attention(module);
 }
 

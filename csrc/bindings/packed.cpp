@@ -6,8 +6,8 @@
 #include <tuple>
 #include <utility>
 
+#include "attention/packed_attention.h"
 #include "bindings/arrays.h"
-#include "math/packed_attention.h"
 
 namespace greater_fast {
 

@@ -1,4 +1,4 @@
-"""Attention over a packed row on the CPU, by csrc/math/packed_attention.cpp, with its gradient.
+"""Attention over a packed row on the CPU, by csrc/attention/packed_attention.cpp, and its gradient.
 
 One call a layer for all examples and heads. Kept for the way back are queries, keys and values
 alone: weights are made again, and prefixes are read again where they are stored.

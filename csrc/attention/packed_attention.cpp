@@ -1,11 +1,11 @@
-#include "math/packed_attention.h"
+#include "attention/packed_attention.h"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <memory>
 
-#include "math/packed_head.h"
+#include "attention/packed_head.h"
 #include "math/simd.h"
 
 namespace greater_fast {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "math/packed_attention.h"
+#include "attention/packed_attention.h"
 #include "math/product.h"
 #include "math/simd.h"
 #include "math/softmax.h"

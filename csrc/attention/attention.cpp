@@ -1,4 +1,4 @@
-#include "math/attention.h"
+#include "attention/attention.h"
 
 #include <algorithm>
 #include <cstring>
