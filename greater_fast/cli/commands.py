@@ -19,11 +19,9 @@ from greater_fast.cli.options import (
     add_debug_option,
     add_search_options,
     add_shared_options,
-    generated_test_rows,
     load_rows,
-    other_rows,
+    search_rows,
     settings,
-    training_rows,
 )
 from greater_fast.examples.data import Examples
 from greater_fast.model.byte_sizes import parse_bytes
@@ -98,15 +96,13 @@ def parser() -> argparse.ArgumentParser:
 def _optimize(options: argparse.Namespace) -> int:
     with checking_input():
         config = settings(options, {})
-        train = training_rows(options, config)
-        dev, test = other_rows(options, config)
-        generated = generated_test_rows(options, config)
+        train, dev, test = search_rows(options, config)
     result = optimize(
         options.model,
         train,
         dev,
         prompt=options.prompt,
-        test=generated or test,
+        test=test,
         config=config,
         run_dir=options.run_dir,
     )
@@ -126,15 +122,13 @@ def _plan(options: argparse.Namespace) -> int:
     with checking_input():
         gpu_memory = _gpu_memory(options.gpu_memory)
         config = settings(options, {})
-        train = training_rows(options, config)
-        dev, test = other_rows(options, config)
-        generated = generated_test_rows(options, config)
+        train, dev, test = search_rows(options, config)
     memory = plan(
         options.model,
         train,
         dev,
         prompt=options.prompt,
-        test=generated or test,
+        test=test,
         config=config,
         gpu_memory=gpu_memory,
     )

@@ -143,7 +143,16 @@ def load_rows(
     return load_examples(source, {key: name for key, _, name in pairs}, template)
 
 
-def other_rows(options: argparse.Namespace, config: Config) -> tuple[Examples | None, ...]:
+def search_rows(
+    options: argparse.Namespace, config: Config
+) -> tuple[list[Example], list[Example] | None, list[Example] | None]:
+    """The training, development and test rows of a search, from files or generated."""
+    train = _training_rows(options, config)
+    dev, test = _other_rows(options, config)
+    return train, dev, _generated_test_rows(options, config) or test
+
+
+def _other_rows(options: argparse.Namespace, config: Config) -> tuple[Examples | None, ...]:
     """The development and test rows that a search is given, None where there are none."""
     return tuple(
         load_rows(source, columns or options.columns, config.template)
@@ -154,7 +163,7 @@ def other_rows(options: argparse.Namespace, config: Config) -> tuple[Examples | 
     )
 
 
-def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
+def _training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
     """The rows that a search is given, from a file or generated."""
     if options.train is not None and options.difficulty is not None:
         raise ValueError(
@@ -169,7 +178,7 @@ def training_rows(options: argparse.Namespace, config: Config) -> list[Example]:
     return rows
 
 
-def generated_test_rows(options: argparse.Namespace, config: Config) -> list[Example] | None:
+def _generated_test_rows(options: argparse.Namespace, config: Config) -> list[Example] | None:
     """The test rows that a task generates behind those of the search; None where not asked for."""
     number = options.num_test
     if number is None:
