@@ -8,7 +8,7 @@ most: further down the ranks are no likely words, and each costs a tokenisation 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -41,8 +41,7 @@ def propose(engine: Engine, layouts: Layouts, position: Position, config: Config
         draws = draw_rows(len(layouts), position.step, round_number, config)
         drawn = {row for rows in draws for row in rows}
         rankings.add(drawn)
-        agreed = sorted({i for rows in draws for i in rankings.agreed(rows, top_k)})
-        agreed = [i for i in agreed if i != position.incumbent_id]
+        agreed = [i for i in rankings.agreed(draws, top_k) if i != position.incumbent_id]
         _round_trip(layouts, position, agreed, survives)
         agreed = [i for i in agreed if survives[i]]
         if len(agreed) >= 2 * config.shortlist_size or top_k >= num_allowed:
@@ -68,33 +67,52 @@ def _round_trip(
 
 
 class _Rankings:
-    """Each row's next-token distribution, and every token's rank in it, made when first drawn."""
+    """Each row's next-token logits, made when it is first drawn, and who is high among them.
+
+    They stay on the model's device: what crosses to the host are ids.
+    """
 
     def __init__(
         self, engine: Engine, layouts: Layouts, position: Position, mask: torch.Tensor
     ) -> None:
         self._engine, self._layouts, self._mask = engine, layouts, mask
         self._before = position.prompt_ids[: position.index]
-        self._logprobs: dict[int, torch.Tensor] = {}  # row -> [V] float32
-        self._ranks: dict[int, torch.Tensor] = {}  # row -> [V] int64
+        self._logits: dict[int, torch.Tensor] = {}  # row -> [V], in at least float32
 
     def add(self, rows: Iterable[int]) -> None:
-        new = sorted(set(rows) - self._ranks.keys())
+        new = sorted(set(rows) - self._logits.keys())
         if not new:
             return
         contexts = [(*self._layouts.rows[row].head_ids, *self._before) for row in new]
-        for row, logits in zip(new, self._engine.next_logits(contexts).cpu(), strict=True):
-            self._logprobs[row] = logits.log_softmax(-1)
-            masked = logits.masked_fill(~self._mask, -torch.inf)
-            order = masked.sort(descending=True, stable=True).indices
-            self._ranks[row] = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        logits = self._engine.next_logits(contexts)
+        self._logits.update(zip(new, logits, strict=True))
+        self._mask = self._mask.to(logits.device)
 
-    def agreed(self, rows: Iterable[int], top_k: int) -> list[int]:
-        """Allowed ids that are among the `top_k` of every row."""
-        worst = torch.stack([self._ranks[row] for row in rows]).amax(0)  # [V]
-        return [int(i) for i in ((worst < top_k) & self._mask).nonzero()]
+    def agreed(self, draws: Sequence[Sequence[int]], top_k: int) -> list[int]:
+        """Allowed ids that are among the `top_k` of every row of a draw, in order."""
+        drawn = sorted({row for rows in draws for row in rows})
+        logits = torch.stack([self._logits[row] for row in drawn])
+        masked = logits.masked_fill_(~self._mask, -torch.inf)
+        high = dict(zip(drawn, highest(masked, top_k), strict=True))
+        found = torch.zeros_like(self._mask)
+        for rows in draws:
+            found |= torch.stack([high[row] for row in rows]).all(0)
+        return [int(i) for i in (found & self._mask).nonzero()]
 
     def mean_logprobs(self, rows: Iterable[int], ids: list[int]) -> tuple[float, ...]:
         """Mean log-probability of ids over rows."""
-        mean = torch.stack([self._logprobs[row] for row in sorted(rows)]).mean(0)
-        return tuple(mean[ids].tolist())
+        logprobs = torch.stack([self._logits[row].log_softmax(-1) for row in sorted(rows)])
+        # Of all tokens: torch adds the columns of a narrower matrix in another order.
+        return tuple(logprobs.mean(0)[ids].tolist())
+
+
+def highest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """Which of each row of `values` [R, V] are the k highest, as a mask [R, V].
+
+    Of equals the lower ids are; NaN counts as infinity, above which a sort puts it.
+    """
+    values = values.nan_to_num(torch.inf, torch.inf, -torch.inf)
+    last = values.topk(min(k, values.shape[1]), sorted=False).values.amin(1, keepdim=True)
+    above, equal = values > last, values == last
+    num_equal = k - above.sum(1, keepdim=True)  # of those that are as high as the last
+    return above | (equal & (equal.cumsum(1, dtype=torch.int32) <= num_equal))
