@@ -25,7 +25,12 @@ from greater_fast.model.files import (
     usable_device,
     weights_dtype,
 )
-from greater_fast.model.lm_head import LogitScaling, plain_head
+from greater_fast.model.lm_head import (
+    LogitScaling,
+    float32_products,
+    multiplies_in_float32,
+    plain_head,
+)
 from greater_fast.model.padding import pads, states_at
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
@@ -138,7 +143,12 @@ class LM:
         return torch.tensor(padded, dtype=torch.int64, device=self.device)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [R, V] of hidden states [R, D], in at least float32, scaled as the model does."""
+        """Logits [R, V] of hidden states [R, D], in at least float32, scaled as the model does.
+
+        Those of 16-bit weights are not rounded to 16 bits where torch and the head allow it.
+        """
+        if multiplies_in_float32(hidden) and self.head:
+            return self._logit_scaling.logits(float32_products(hidden, self.head.weight))
         return self._logit_scaling.logits(self.model.get_output_embeddings()(hidden))
 
     @cached_property
