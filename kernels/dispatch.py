@@ -13,6 +13,7 @@ import math
 import torch
 
 from greater_fast.kernels import reference
+from greater_fast.kernels.noise import Noise
 from greater_fast.kernels.reference import Head
 
 BACKENDS = ("auto", "triton", "reference")
@@ -83,29 +84,40 @@ def target_logprob(
     `temperature` is one for all rows, or [R]. See `reference.target_logprob`; differentiable in
     `hidden` alone.
     """
-    _check_matrices(weight=head.weight, hidden=hidden)
-    _check_vector("targets", targets, len(hidden), torch.int64, hidden.device)
-    if head.weight.requires_grad and torch.is_grad_enabled():
-        raise ValueError("head: its weight asks for a gradient, expected a frozen one")
-    if head.soft_cap < 0:
-        raise ValueError(f"head: got a soft_cap of {head.soft_cap}, expected 0 or more")
-    if not isinstance(temperature, torch.Tensor):
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: got {temperature}, expected a number over 0")
-        temperature = torch.full(
-            (len(hidden),), temperature, dtype=torch.float64, device=hidden.device
-        )
-    _check_vector("temperature", temperature, len(hidden), temperature.dtype, hidden.device)
-    mixed = None
-    if hidden.dtype != head.weight.dtype:
-        mixed = f"got {hidden.dtype} and {head.weight.dtype}, expected one type"
-    if not uses_triton(backend, head.weight, hidden, obstacle=mixed):
-        return reference.target_logprob(hidden, targets, head, temperature)
+    temperatures = _row_temperatures(hidden, targets, head, temperature)
+    if not uses_triton(backend, head.weight, hidden, obstacle=_mixed_types(hidden, head)):
+        return reference.target_logprob(hidden, targets, head, temperatures)
     from greater_fast.kernels import target_logprob as triton_ops
 
     head = Head(head.weight, float(head.scale), float(head.soft_cap))
-    temperature = temperature.float().contiguous()
-    return triton_ops.target_logprob(hidden, targets.contiguous(), head, temperature)
+    temperatures = temperatures.float().contiguous()
+    return triton_ops.target_logprob(hidden, targets.contiguous(), head, temperatures)
+
+
+def target_logprob_and_sample(
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    head: Head,
+    temperature: float | torch.Tensor = 1.0,
+    noise: Noise | None = None,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What `target_logprob` gives, and sampled tokens [R], if there is noise; without gradients.
+
+    See `reference.target_logprob_and_sample`. Neither waits for a GPU with one temperature a row.
+    """
+    temperatures = _row_temperatures(hidden, targets, head, temperature)
+    if noise:
+        _check_vector("examples", noise.examples, len(hidden), torch.int64, hidden.device)
+        _check_vector("places", noise.places, len(hidden), torch.int64, hidden.device)
+    if not uses_triton(backend, head.weight, hidden, obstacle=_mixed_types(hidden, head)):
+        return reference.target_logprob_and_sample(hidden, targets, head, temperatures, noise)
+    from greater_fast.kernels import target_logprob as triton_ops
+
+    head = Head(head.weight, float(head.scale), float(head.soft_cap))
+    temperatures = temperatures.float().contiguous()
+    targets = targets.contiguous()
+    return triton_ops.target_logprob_and_sample(hidden, targets, head, temperatures, noise)
 
 
 def uses_triton(
@@ -126,6 +138,33 @@ def uses_triton(
     if backend == "triton" and obstacle:
         raise ValueError(f"kernels='triton' cannot be used here: {obstacle}; use kernels='auto'")
     return obstacle is None
+
+
+def _row_temperatures(
+    hidden: torch.Tensor, targets: torch.Tensor, head: Head, temperature: float | torch.Tensor
+) -> torch.Tensor:
+    """Each row's temperature, after all arguments of a log-probability were checked."""
+    _check_matrices(weight=head.weight, hidden=hidden)
+    _check_vector("targets", targets, len(hidden), torch.int64, hidden.device)
+    if head.weight.requires_grad and torch.is_grad_enabled():
+        raise ValueError("head: its weight asks for a gradient, expected a frozen one")
+    if head.soft_cap < 0:
+        raise ValueError(f"head: got a soft_cap of {head.soft_cap}, expected 0 or more")
+    if not isinstance(temperature, torch.Tensor):
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: got {temperature}, expected a number over 0")
+        temperature = torch.full(
+            (len(hidden),), temperature, dtype=torch.float64, device=hidden.device
+        )
+    _check_vector("temperature", temperature, len(hidden), temperature.dtype, hidden.device)
+    return temperature
+
+
+def _mixed_types(hidden: torch.Tensor, head: Head) -> str | None:
+    """What speaks against Triton where states and weights have two types."""
+    if hidden.dtype == head.weight.dtype:
+        return None
+    return f"got {hidden.dtype} and {head.weight.dtype}, expected one type"
 
 
 def _obstacle(matrix: torch.Tensor, other: torch.Tensor, forced: bool) -> str | None:

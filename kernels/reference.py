@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from greater_fast.kernels.noise import Noise, gumbel_noise
+
 # What exists at a time, in numbers: scores, embeddings in float32 (4 MiB), logits (128 MiB).
 SCORE_FLOATS, EMBEDDING_FLOATS, LOGIT_FLOATS = 1 << 14, 1 << 20, 1 << 25
 
@@ -117,15 +119,40 @@ def target_logprob(
 def _row_logprobs(
     hidden: torch.Tensor, targets: torch.Tensor, temperatures: torch.Tensor, head: Head
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = _result_dtype(hidden, head.weight)
-    logits = hidden.to(dtype) @ head.weight.to(dtype).T * head.scale
-    if head.soft_cap:
-        logits = head.soft_cap * torch.tanh(logits / head.soft_cap)
+    logits = _logits(hidden, head)
     num_tokens = logits.shape[1]
-    scaled = logits / temperatures.to(dtype)[:, None]
+    scaled = logits / temperatures.to(logits.dtype)[:, None]
     known = (targets >= 0) & (targets < num_tokens)
     found = scaled.log_softmax(1).gather(1, targets.clamp(0, num_tokens - 1)[:, None])[:, 0]
     return found.where(known, -torch.inf), logits.argmax(1)
+
+
+def _logits(hidden: torch.Tensor, head: Head) -> torch.Tensor:
+    dtype = _result_dtype(hidden, head.weight)
+    logits = hidden.to(dtype) @ head.weight.to(dtype).T * head.scale
+    return head.soft_cap * torch.tanh(logits / head.soft_cap) if head.soft_cap else logits
+
+
+def target_logprob_and_sample(
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    head: Head,
+    temperatures: torch.Tensor,
+    noise: Noise | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What `target_logprob` gives, and tokens [R] int64 sampled with the noise, if there is any.
+
+    They are `argmax(logits + temperature noise)`, of equals the lowest id, and 0 where a row is not
+    sampled. Without gradients.
+    """
+    with torch.no_grad():
+        logprobs, argmax = target_logprob(hidden, targets, head, temperatures)
+        if noise is None:
+            return logprobs, argmax, None
+        logits = _logits(hidden, head)
+        gumbel = gumbel_noise(noise.seed, noise.examples, noise.places, logits.shape[1])
+        sampled = torch.add(logits, gumbel, alpha=noise.temperature).argmax(1)
+        return logprobs, argmax, sampled.masked_fill(noise.places < 0, 0)
 
 
 def copy_blocks(data: torch.Tensor, pairs: torch.Tensor) -> None:

@@ -84,7 +84,7 @@ def _gradients(rows: Rows, head: Head) -> torch.Tensor:
     return gradients
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R"])
 def coefficients_kernel(
     hidden,
     targets,
@@ -132,7 +132,7 @@ def coefficients_kernel(
     tl.store(at, found.to(coefficients.dtype.element_ty), mask=(row < R)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R"])
 def add_products_kernel(
     coefficients,
     weight,

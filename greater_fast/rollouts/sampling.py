@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-_KEYS = 1 << 63  # seeds and sample keys are taken modulo this
-_ODD_64 = 0x2545F4914F6CDD1D
-_ODD_32 = (0x2C1B3C6D, 0x297A2D39)
+from greater_fast.kernels.noise import KEYS, Noise, gumbel_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,10 @@ class Sampler:
         noise = gumbel_noise(self.seed, examples, places, logits.shape[-1])
         return torch.add(logits, noise, alpha=self.temperature)
 
+    def noise(self, examples: torch.Tensor, places: torch.Tensor) -> Noise:
+        """The same noise, as a kernel takes it."""
+        return Noise(self.seed, examples, places, self.temperature)
+
 
 def make_sampler(temperature: float, seed: int) -> Sampler | None:
     """The sampler of a temperature, or None at 0, where decoding is greedy.
@@ -57,36 +59,7 @@ def sample_keys(keys: Sequence[int], device: torch.device) -> torch.Tensor:
         ValueError: a key is no whole number.
     """
     try:
-        reduced = [operator.index(key) % _KEYS for key in keys]
+        reduced = [operator.index(key) % KEYS for key in keys]
     except TypeError as error:
         raise ValueError(f"sample_key: {error}") from error
     return torch.tensor(reduced, dtype=torch.int64, device=device)
-
-
-def gumbel_noise(
-    seed: int, examples: torch.Tensor, places: torch.Tensor, vocab_size: int
-) -> torch.Tensor:
-    """Gumbel noise [R, V] float32 for `examples` and `places` [R] int64, on their device.
-
-    The uniform numbers behind it are the same on every device: 31 bits, finite at both ends, and
-    finest where the noise is largest. An entry does not depend on R or V.
-    """
-    state = torch.full_like(examples, seed % _KEYS)
-    words = _mix(_mix(_mix(state) + examples) + places).unsqueeze(-1).view(torch.int32)  # [R, 2]
-    ids = torch.arange(vocab_size, device=examples.device)
-    bits = _mix(ids).unsqueeze(-1).view(torch.int32)[:, 0] ^ words[:, :1]  # [R, V]
-    bits = bits.mul_(_ODD_32[0])
-    bits ^= (bits >> 15) & 0x1FFFF
-    bits ^= words[:, 1:]
-    bits = bits.mul_(_ODD_32[1])
-    bits ^= (bits >> 16) & 0xFFFF
-    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
-    return uniform.neg_().log1p_().neg_().log_().neg_()
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """A bijection of int64 in which every bit depends on every bit, and 0 is no fixed point."""
-    x = x + _ODD_64
-    for _ in range(3):
-        x = (x ^ ((x >> 32) & 0xFFFFFFFF)) * _ODD_64
-    return x ^ ((x >> 32) & 0xFFFFFFFF)

@@ -25,7 +25,7 @@ def case(
     kernel: Any, dtype: torch.dtype, signature: dict[str, str], **constants: Any
 ) -> CompileCase:
     """A kernel with the block sizes of its launch; `signature` in the order of its arguments."""
-    sizes = block_sizes(dtype)
+    sizes = block_sizes(dtype, constants.get("SAMPLED", False))
     options = {name: sizes.pop(name) for name in ("num_warps", "num_stages")}
     fixed = {**constants, **sizes}
     return CompileCase(
@@ -37,19 +37,35 @@ def case(
     )
 
 
-def forward(dtype: torch.dtype, capped: bool) -> CompileCase:
+def optional(kinds: dict[str, str], given: bool) -> tuple[dict[str, str], dict[str, None]]:
+    """Types of arguments that may be None, and those that are."""
+    return (kinds, {}) if given else (dict.fromkeys(kinds, "constexpr"), dict.fromkeys(kinds))
+
+
+def forward(dtype: torch.dtype, capped: bool, sampled: bool = False) -> CompileCase:
     matrix = f"*{TYPES[dtype]}"
+    noise = {"keys": "*i64", "places": "*i64", "noisy_peaks": "*fp32", "sampled": "*i32"}
+    kinds, missing = optional(noise, sampled)
     signature = {
         "hidden": matrix,
         "weight": matrix,
         **NORMALISER,
+        "keys": kinds["keys"],
+        "places": kinds["places"],
         **dict.fromkeys(("peaks", "sums", "aims"), "*fp32"),
         "argmax": "*i32",
+        "noisy_peaks": kinds["noisy_peaks"],
+        "sampled": kinds["sampled"],
         **SIZES,
         **FACTORS,
+        "heat": "fp32",
     }
-    kernel = ops.partial_logsumexp_kernel
-    return case(kernel, dtype, signature, CAPPED=capped, TILES=ops.TILES)
+    constants = {
+        "CAPPED": capped,
+        "SAMPLED": sampled,
+        "TILES": ops.PART // block_sizes(dtype, sampled)["BLOCK_V"],
+    }
+    return case(ops.partial_logsumexp_kernel, dtype, signature, **constants, **missing)
 
 
 def coefficients(dtype: torch.dtype, capped: bool) -> CompileCase:
@@ -82,22 +98,29 @@ def add_products(dtype: torch.dtype) -> CompileCase:
     return case(backward.add_products_kernel, dtype, signature, CHUNK=backward.CHUNK)
 
 
-def merge(num_parts: int) -> CompileCase:
-    constants = {"BLOCK_S": num_parts}
+def merge(num_parts: int, sampled: bool) -> CompileCase:
+    noise = {"places": "*i64", "part_noisy_peaks": "*fp32", "part_sampled": "*i32"}
+    kinds, missing = optional(noise | {"sampled": "*i64"}, sampled)
+    constants = {"SAMPLED": sampled, "BLOCK_S": num_parts}
     return CompileCase(
         name=f"merge_logsumexp_kernel {constants}",
         kernel=ops.merge_logsumexp_kernel,
         signature={
             **NORMALISER,
+            "places": kinds["places"],
             **PARTS,
+            "part_noisy_peaks": kinds["part_noisy_peaks"],
+            "part_sampled": kinds["part_sampled"],
             "logprobs": "*fp32",
             **ROW,
             "argmax": "*i64",
+            "sampled": kinds["sampled"],
             "V": "i32:16",
             "S": "i32",
+            "SAMPLED": "constexpr",
             "BLOCK_S": "constexpr",
         },
-        constants=constants,
+        constants=constants | missing,
     )
 
 
@@ -106,10 +129,15 @@ CASES = (
     forward(torch.bfloat16, True),
     forward(torch.float16, False),
     forward(torch.float32, True),
+    forward(torch.bfloat16, False, sampled=True),
+    forward(torch.bfloat16, True, sampled=True),
+    forward(torch.float16, True, sampled=True),
+    forward(torch.float32, True, sampled=True),
     coefficients(torch.bfloat16, False),
     coefficients(torch.bfloat16, True),
     coefficients(torch.float32, True),
     add_products(torch.bfloat16),
     add_products(torch.float32),
-    merge(512),
+    merge(512, sampled=False),
+    merge(512, sampled=True),
 )

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from greater_fast.engine import Rollout, RolloutRequest
+from greater_fast.kernels.noise import gumbel_noise
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
-from greater_fast.rollouts.sampling import gumbel_noise
 from tests.parity.test_rollout_engine import FAMILIES, FEATURES, check, engine, requests, tiny_lm
 
 SAMPLING = {"sampling_temperature": 1.0, "seed": 3}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from greater_fast.rollouts.sampling import Sampler, gumbel_noise, make_sampler, sample_keys
+from greater_fast.kernels.noise import gumbel_noise
+from greater_fast.rollouts.sampling import Sampler, make_sampler, sample_keys
 
 EULER = 0.5772156649
 
