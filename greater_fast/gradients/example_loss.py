@@ -168,4 +168,5 @@ def _add_nll(
         logprobs, _ = lm.logprobs(leaf, ids, tokens.temperature, kernels)
         nll = -weights * logprobs
         (gradient[rows],) = torch.autograd.grad(nll.sum(), leaf)
-        losses.index_add_(0, owners, nll.detach())
+        # Unlike `index_add_`, this adds in one order on a GPU too.
+        losses.index_put_((owners,), nll.detach(), accumulate=True)

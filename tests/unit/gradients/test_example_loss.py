@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from greater_fast import optimize
 from greater_fast.engine import Rollout
@@ -61,6 +62,22 @@ def test_it_is_autograds(family: str, rows: int, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(losses, torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)
     (by_states,) = torch.autograd.grad(sum(expected), states)
     torch.testing.assert_close(gradient, by_states, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_added_in_an_order_that_a_gpu_chooses() -> None:
+    names = set()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            names.add(func.overloadpacket.__name__)
+            return func(*args, **kwargs or {})
+
+    with Recorder():
+        losses_and_gradient(tiny_lm("llama"), torch.zeros(10, 48), TERMS, 0.4)
+    assert "index_put_" in names
+    assert "index_add_" not in names
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
