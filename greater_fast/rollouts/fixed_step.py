@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from greater_fast.kernels.reference import Head
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, LOGIT_FLOATS
 from greater_fast.rollouts.attention_backends import backend_of
 from greater_fast.rollouts.cuda_graph import capture
 from greater_fast.rollouts.paged import forward
 from greater_fast.rollouts.plan import Plan
-from greater_fast.rollouts.row_reader import Answers, RowReader
+from greater_fast.rollouts.row_reader import MIN_ROWS, Answers, RowReader
 from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
 
 
@@ -18,7 +19,8 @@ class FixedStep:
     """A step of M slots: one transfer in, block copies, model and logits, one transfer out.
 
     Between the transfers nothing waits for the host: on a GPU that is one CUDA graph, on a CPU the
-    same code is run. All of the M rows of logits that a step may ask for are computed in each.
+    same code is run. All of the M rows that a step may ask for are read in each: by a kernel that
+    stores no logits where Triton attends and the LM head is one dense matrix, else from logits.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class FixedStep:
         self._plan = Plan.of(cache, backend, self._arrays, num_slots, num_slots)
         self._hidden = torch.empty(0)
         self._chunk = min(num_slots, max(1, LOGIT_FLOATS // lm.vocab_size))
+        self._head = lm.fused_head("triton") if backend == "triton" and lm.head else None
         # Argmax ids, log-probabilities as the bits of float32, sampled ids.
         self._on_gpu = lm.device.type == "cuda"
         self._results = torch.zeros(3, num_slots, dtype=torch.int32, device=lm.device)
@@ -56,15 +59,17 @@ class FixedStep:
 
     @torch.inference_mode()
     def logits(self, num_rows: int) -> torch.Tensor:
-        """Logits [R, V] at the rows of the step that was run last."""
-        chunks = [rows for rows in self._chunks() if rows.start < num_rows]
-        found = self._hidden.new_empty(len(self._plan.tokens), 0)
-        for rows in chunks:
-            logits = self._logits(rows)
-            if not found.shape[1]:
-                found = logits.new_empty(len(found), logits.shape[1])
-            found[rows] = logits
-        return found[:num_rows]
+        """Logits [R, V] at the rows of the step that was run last.
+
+        They alone are computed, a few at a time and always as many, for the same bits in each.
+        """
+        tokens = self._arrays["logit_rows"][:num_rows].long()
+        parts = tokens.split(MIN_ROWS) if num_rows else (tokens,)
+        return torch.cat([self._padded_logits(part)[: len(part)] for part in parts])
+
+    def _padded_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        padded = torch.cat([tokens, tokens.new_zeros(MIN_ROWS - len(tokens))])
+        return self._lm.logits(self._hidden[padded])
 
     def _chunks(self) -> list[slice]:
         """All rows, in chunks of equal size for the same bits in each: the last may overlap."""
@@ -72,15 +77,24 @@ class FixedStep:
         starts = (min(start, num_slots - size) for start in range(0, num_slots, size))
         return [slice(start, start + size) for start in starts]
 
-    def _logits(self, rows: slice) -> torch.Tensor:
-        return self._lm.logits(self._hidden[self._arrays["logit_rows"][rows].long()])
-
     @torch.inference_mode()
     def _launch(self) -> None:
         backend_of(self._plan).copy_blocks(self._plan.cache, self._arrays["copies"])
         self._hidden = forward(self._lm, self._plan)
-        for rows in self._chunks():
-            self._read(rows)
+        if self._head is not None:
+            self._read_states(self._head)
+        else:
+            for rows in self._chunks():
+                self._read(rows)
+
+    def _read_states(self, head: Head) -> None:
+        argmax, logprobs, sampled = self._results
+        states = self._hidden[self._arrays["logit_rows"].long()]
+        ids, values, drawn = self._reader.read_states(states, head, self._arrays)
+        argmax.copy_(ids)
+        logprobs.view(torch.float32).copy_(values)
+        if drawn is not None:
+            sampled.copy_(drawn)
 
     def _read(self, rows: slice) -> None:
         argmax, logprobs, sampled = self._results[:, rows]
@@ -88,7 +102,7 @@ class FixedStep:
             self._arrays[name][rows]
             for name in ("targets", "target_kinds", "sample_keys", "sample_places")
         )
-        logits = self._logits(rows)
+        logits = self._lm.logits(self._hidden[self._arrays["logit_rows"][rows].long()])
         ids, values = self._reader.read(logits, targets, kinds)
         argmax.copy_(ids)
         logprobs.view(torch.float32).copy_(values)

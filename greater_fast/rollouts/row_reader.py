@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.kernels.dispatch import target_logprob_and_sample
+from greater_fast.kernels.reference import Head
 from greater_fast.model.cpu.extension import read_logits
 from greater_fast.model.lm import logprobs_of
 from greater_fast.rollouts.sampling import Sampler
@@ -61,6 +64,24 @@ class RowReader:
         values = logprobs_of(targets.clamp(min=0).long(), logits / temperatures[:, None])
         known = values.masked_fill(targets < 0, 0).float()
         return logits.argmax(-1).int(), known
+
+    def read_states(
+        self, states: torch.Tensor, head: Head, arrays: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What `read` and `samples` say of the logits of states [R, D], of which none is stored.
+
+        Triton reads the LM head once for all of them. `arrays` are a step's, of R rows; where there
+        is a sampler, ids [R] of rows without a place are 0.
+        """
+        targets, kinds = arrays["targets"], arrays["target_kinds"]
+        noise = None
+        if self.sampler:
+            examples = arrays["sample_keys"].view(torch.int64).squeeze(-1)
+            noise = self.sampler.noise(examples, arrays["sample_places"].long())
+        logprobs, argmax, sampled = target_logprob_and_sample(
+            states, targets.long(), head, self._temperatures[kinds.long()], noise, "triton"
+        )
+        return argmax, logprobs.masked_fill(targets < 0, 0), sampled
 
     def samples(
         self, logits: torch.Tensor, keys: torch.Tensor, places: torch.Tensor

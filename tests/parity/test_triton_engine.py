@@ -1,6 +1,7 @@
 """The step as a GPU runs it: Triton attention, fixed shape. Interpreted where there is no GPU."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,18 @@ def test_equals_attention_by_csrc(family: str, kind: str) -> None:
     assert engine.run(asked[1:]) == found[1:]  # alone, from stored prefixes: to the bit
     assert engine.statistics["shared_tokens"] > 32  # a block, and part of another by copy
     engine.check_integrity()
+
+
+def test_sampled_text_is_that_of_csrc() -> None:
+    """With noise from the kernel that reads the rows; scores are those without it."""
+    lm = tiny_lm("llama", "llama3")
+    asked = [replace(r, sample_key=key) for key, r in enumerate(requests(lm))]
+    sampling = {"sampling_temperature": 1.5, "seed": 3}
+    found = fixed_triton(lm, **sampling).run(asked)
+    check(found, make(lm, **sampling).run(asked))
+    assert [r and r.reasoning_ids for r in found] != [
+        r and r.reasoning_ids for r in make(lm).run(asked)
+    ]
 
 
 def test_weights_of_16_bits() -> None:
