@@ -50,7 +50,9 @@ def check_model(lm: LM) -> None:
             f"{lm.name} has embeddings of {lm.vocab_size} tokens and logits of {ours.shape[-1]}: "
             "expected one vocabulary for both"
         )
-    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2):
+    # In 16 bits a model may round logits, and sums on the way to them, which are as large as any.
+    size = max(1.0, float(own.abs().max())) if lm.dtype.itemsize == 2 else 1.0
+    if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2 * size):
         raise ValueError(
             f"{lm.name} makes its logits in a way that is not supported "
             f"(they differ by {(ours.float() - own).abs().max():.3g})"
