@@ -47,7 +47,7 @@ def test_the_uniform_numbers_are_the_same_bits(seed: int, first: int) -> None:
     assert torch.equal(bits, noise.noise_bits(seed, examples, places, num_tokens))
     expected = exact_noise(bits)
     for found in (values, noise.gumbel_noise(seed, examples, places, num_tokens)):
-        assert ((found - expected).abs() <= 3e-7 * (1 + expected.abs())).all()
+        assert ((found - expected).abs() <= 1e-6 * (1 + expected.abs())).all()
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def test_noise_is_finite_at_both_ends() -> None:
     values = torch.empty(8)
     extremes_kernel[(1,)](bits, values)
     expected = exact_noise(bits)
-    assert ((values - expected).abs() <= 3e-7 * (1 + expected.abs())).all()
+    assert ((values - expected).abs() <= 1e-6 * (1 + expected.abs())).all()
     assert values[0] > 22
     assert values[-1] < -2.8
 

@@ -19,6 +19,9 @@ from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NUM_SLOTS = 24
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="no interpreter where there is a GPU"
+)
 
 
 def tiny_lm(family: str) -> LM:
@@ -42,6 +45,7 @@ def filled_step(lm: LM, sampler: Sampler | None) -> FixedStep:
     return step  # type: ignore[no-any-return]
 
 
+@INTERPRETED
 @pytest.mark.parametrize("sampler", [None, Sampler(1.5, seed=2**35)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_rows_are_read_as_from_logits(
@@ -75,6 +79,7 @@ def test_rows_are_read_as_from_logits(
     assert (found[2] != found[0])[placed].any()
 
 
+@INTERPRETED
 def test_rows_are_read_without_a_place_in_the_batch() -> None:
     """To the bit: a row says the same in a step of another number of slots."""
     lm = tiny_lm("llama")
@@ -117,6 +122,7 @@ class Nothing:
         return lambda *_, **__: None
 
 
+@INTERPRETED
 @pytest.mark.parametrize("sampler", [None, Sampler(1.5, seed=3)], ids=["greedy", "sampled"])
 def test_a_step_stores_no_logits_and_waits_for_nothing(
     sampler: Sampler | None, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +140,7 @@ def test_a_step_stores_no_logits_and_waits_for_nothing(
     assert not waiting & set(recorder.names)
 
 
+@INTERPRETED
 def test_who_reads_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel does where Triton attends and the head is one matrix."""
     lm = tiny_lm("llama")
