@@ -32,7 +32,7 @@ class FixedStep:
         self._plan = Plan.of(cache, backend, self._arrays, num_slots, num_slots)
         self._hidden = torch.empty(0)
         self._chunk = min(num_slots, max(1, LOGIT_FLOATS // lm.vocab_size))
-        self._head = lm.fused_head("triton") if backend == "triton" and lm.head else None
+        self._head = _fused_head(lm) if backend == "triton" else None
         # Argmax ids, log-probabilities as the bits of float32, sampled ids.
         self._on_gpu = lm.device.type == "cuda"
         self._results = torch.zeros(3, num_slots, dtype=torch.int32, device=lm.device)
@@ -109,3 +109,10 @@ class FixedStep:
         if self._reader.sampler:
             drawn = self._reader.samples(logits, keys, places)
             sampled.copy_(drawn.masked_fill(places < 0, 0))
+
+
+def _fused_head(lm: LM) -> Head | None:
+    """The LM head for Triton, None where its kernel cannot take it; a CPU's is interpreted."""
+    if lm.device.type == "cuda":
+        return lm.fused_head()
+    return lm.fused_head("triton") if lm.head else None
