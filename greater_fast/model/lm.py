@@ -25,12 +25,7 @@ from greater_fast.model.files import (
     usable_device,
     weights_dtype,
 )
-from greater_fast.model.lm_head import (
-    LogitScaling,
-    float32_products,
-    multiplies_in_float32,
-    plain_head,
-)
+from greater_fast.model.lm_head import LogitScaling, float32_products, plain_head, sums_in_float32
 from greater_fast.model.padding import pads, states_at
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
@@ -147,7 +142,7 @@ class LM:
 
         Those of 16-bit weights are not rounded to 16 bits where torch and the head allow it.
         """
-        if multiplies_in_float32(hidden) and self.head:
+        if sums_in_float32(hidden) and self.head:
             return self._logit_scaling.logits(float32_products(hidden, self.head.weight))
         return self._logit_scaling.logits(self.model.get_output_embeddings()(hidden))
 

@@ -57,7 +57,7 @@ def plain_head(module: nn.Module, scaling: LogitScaling) -> Head | None:
     return Head(module.weight, *scaling)
 
 
-def multiplies_in_float32(hidden: torch.Tensor) -> bool:
+def sums_in_float32(hidden: torch.Tensor) -> bool:
     """Whether torch leaves products of these 16-bit states in the float32 of their sums.
 
     Rounded to bfloat16, logits of about 20 are an eighth apart: the likeliest would often tie.

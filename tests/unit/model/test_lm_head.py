@@ -41,7 +41,7 @@ def _tried_anew() -> Iterator[None]:
 @pytest.fixture
 def _a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products as on a GPU that keeps float32."""
-    monkeypatch.setattr(lm_module, "multiplies_in_float32", lambda hidden: True)
+    monkeypatch.setattr(lm_module, "sums_in_float32", lambda hidden: True)
     monkeypatch.setattr(torch, "mm", in_float32)
 
 
@@ -81,10 +81,10 @@ def test_only_16_bits_on_a_gpu_are_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         return True
 
     monkeypatch.setattr(lm_head, "keeps_float32", keeps)
-    assert not lm_head.multiplies_in_float32(torch.zeros(1, 4, dtype=torch.bfloat16))
-    assert not lm_head.multiplies_in_float32(Far(torch.float32))  # type: ignore[arg-type]
+    assert not lm_head.sums_in_float32(torch.zeros(1, 4, dtype=torch.bfloat16))
+    assert not lm_head.sums_in_float32(Far(torch.float32))  # type: ignore[arg-type]
     assert not asked
-    assert lm_head.multiplies_in_float32(Far(torch.float16))  # type: ignore[arg-type]
+    assert lm_head.sums_in_float32(Far(torch.float16))  # type: ignore[arg-type]
     assert asked == [torch.float16]
 
 
@@ -112,7 +112,7 @@ def test_logits_keep_the_digits_of_their_sums(family: str, monkeypatch: pytest.M
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert torch.equal(lm.logits(hidden.view(1, 5, 48)), found[None])
     assert lm.logits(hidden[:0]).shape == (0, lm.vocab_size)
-    monkeypatch.setattr(lm_module, "multiplies_in_float32", lambda hidden: False)
+    monkeypatch.setattr(lm_module, "sums_in_float32", lambda hidden: False)
     assert (lm.logits(hidden) - expected).abs().max() > 1e-3 * expected.abs().max()
 
 
