@@ -14,8 +14,9 @@ from greater_fast.model.lm import LM
 # From here on a processor's matrix products are near their rate (measured with csrc's: 160 tokens
 # take as long, and a sixth more memory), and a GPU no longer waits for weights alone.
 EFFICIENT_TOKENS = 128
-_GPU_TOKENS = 4096  # more would save nothing
-_GPU_SHARE, _CPU_SHARE = 0.7, 0.25  # of what is free; the rest is for logits, and for others
+GPU_TOKENS = 4096  # more would save nothing
+GPU_SHARE = 0.7  # of what is free of a GPU; the rest is for the way back, and for gaps
+_CPU_SHARE = 0.25  # of what is free of a machine, which others use too
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
     free = free_bytes(lm.device)
     is_cpu = lm.device.type == "cpu"
     activation_bytes = ModelShapes.of(lm).activation_bytes
-    usable = math.inf if free is None else free * (_CPU_SHARE if is_cpu else _GPU_SHARE)
+    usable = math.inf if free is None else free * (_CPU_SHARE if is_cpu else GPU_SHARE)
     given = config.gradient_batch_tokens
     least = max(*lengths, 1, min(given or EFFICIENT_TOKENS, sum(lengths)))
     checkpointing = config.gradient_checkpointing == "on" or (
@@ -44,5 +45,5 @@ def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
     if given or lm.device.type != "cuda":
         return PassPlan(given or EFFICIENT_TOKENS, checkpointing)
     token_bytes = activation_bytes(1, checkpointing=checkpointing)
-    fitting = max(1, int(min(usable / token_bytes, _GPU_TOKENS)))
+    fitting = max(1, int(min(usable / token_bytes, GPU_TOKENS)))
     return PassPlan(fitting, checkpointing)

@@ -7,21 +7,26 @@ The pool takes what the others leave, up to what could be in use at once; one se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from greater_fast.config import KV_CACHE_BYTES, Config
 from greater_fast.examples.layout import Layouts
-from greater_fast.memory.activations import EFFICIENT_TOKENS
+from greater_fast.memory.activations import EFFICIENT_TOKENS, GPU_SHARE, GPU_TOKENS
 from greater_fast.memory.shapes import ModelShapes
-from greater_fast.model.byte_sizes import format_bytes
+from greater_fast.model.byte_sizes import CONTEXT_BYTES, format_bytes
 from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.model.lm import LOGIT_FLOATS
 
 LOGIT_COPIES = 3  # as the model makes them, in float32, divided by a temperature
+NOISE_COPIES = 1  # beside them, where reasoning is sampled
 OVERHEAD_BYTES = {"cpu": 1 << 29}  # interpreter and libraries
-GPU_OVERHEAD_BYTES = 1 << 30  # context, kernels, a step's own states, what the allocator cannot use
+# The context; workspaces of the matrix products (8 of 32 MiB), a step's own states and its graph's,
+# what the allocator cannot use.
+GPU_OVERHEAD_BYTES = CONTEXT_BYTES + (1 << 30)
+_GRADIENT_PART = 3  # of what a GPU has left, the gradient takes one part of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,14 @@ class MemoryPlan:
     """The parts, all that there is, and what to change where it is not enough.
 
     `pool_bytes` is the K/V pool (None for an engine that has none); `checkpointing` says whether
-    the gradient computes layers twice.
+    the gradient computes layers twice, `gradient_tokens` how many it takes at a time.
     """
 
     needs: tuple[Need, ...]
     total_bytes: int
     pool_bytes: int | None
     checkpointing: bool
+    gradient_tokens: int
     advice: tuple[str, ...] = ()
 
     @property
@@ -143,11 +149,20 @@ class Workload:
 
     @property
     def gradient_tokens(self) -> int:
-        """Tokens of a gradient micro-batch at most: one example always goes through whole."""
-        lengths = self.lengths
-        given = self.config.gradient_batch_tokens or EFFICIENT_TOKENS
-        most = min(given, lengths.num_train * lengths.longest)
-        return max(lengths.longest, most)
+        """Tokens of a gradient micro-batch at most; one example always goes through whole."""
+        lengths, given = self.lengths, self.config.gradient_batch_tokens
+        most = given or (GPU_TOKENS if self.device_type == "cuda" else EFFICIENT_TOKENS)
+        return max(lengths.longest, min(most, lengths.num_train * lengths.longest))
+
+    @property
+    def logit_copies(self) -> int:
+        """How often a chunk of logits is there at once."""
+        return LOGIT_COPIES + NOISE_COPIES * (self.config.sampling_temperature > 0)
+
+    def gradient_bytes(self, num_tokens: int, *, checkpointing: bool) -> int:
+        """What the gradient of so many tokens takes, as `plan_pass` will count it."""
+        kept = self.shapes.activation_bytes(num_tokens, checkpointing=checkpointing)
+        return math.ceil(kept / GPU_SHARE) if self.device_type == "cuda" else kept
 
 
 def budget(load: Workload) -> MemoryPlan:
@@ -164,25 +179,18 @@ def budget(load: Workload) -> MemoryPlan:
 
 
 def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
-    shapes, tokens = load.shapes, load.gradient_tokens
-    kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
-    rough = " (roughly: some are recurrent)" if shapes.is_rough else ""
-    fixed = (
+    shapes = load.shapes
+    weights, logits, overhead = (
         Need(
             "weights",
             shapes.weight_bytes,
             f"all parameters once, embeddings in {8 * shapes.itemsize} bits",
         ),
         Need(
-            "gradient",
-            shapes.activation_bytes(tokens, checkpointing=checkpointing),
-            f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}",
-        ),
-        Need(
             "logits",
-            LOGIT_COPIES * 4 * LOGIT_FLOATS,
+            load.logit_copies * 4 * LOGIT_FLOATS,
             f"{LOGIT_FLOATS // shapes.vocab_size} rows of {shapes.vocab_size} in float32, "
-            f"{LOGIT_COPIES} times",
+            f"{load.logit_copies} times",
         ),
         Need(
             "overhead",
@@ -190,9 +198,38 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
             "libraries" if load.device_type == "cpu" else "context, kernels, the allocator's gaps",
         ),
     )
-    left = load.total_bytes - sum(need.num_bytes for need in fixed)
+    left = load.total_bytes - sum(need.num_bytes for need in (weights, logits, overhead))
+    tokens = _gradient_tokens(load, left, checkpointing=checkpointing)
+    kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
+    rough = " (roughly: some are recurrent)" if shapes.is_rough else ""
+    spare = ", and for the way back" if load.device_type == "cuda" else ""
+    gradient = Need(
+        "gradient",
+        load.gradient_bytes(tokens, checkpointing=checkpointing),
+        f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}",
+    )
+    left -= gradient.num_bytes
     cache, pool_bytes = _pool(load, left) if load.has_pool else _generate_cache(load)
-    return MemoryPlan((*fixed, cache), load.total_bytes, pool_bytes, checkpointing)
+    needs = (weights, gradient, logits, overhead, cache)
+    return MemoryPlan(needs, load.total_bytes, pool_bytes, checkpointing, tokens)
+
+
+def _gradient_tokens(load: Workload, left: int, *, checkpointing: bool) -> int:
+    """Tokens of a micro-batch: of a GPU as many as fit beside the pool, and one example at least.
+
+    A pool that is still to be sized gains more by what is left: where it holds few sequences at a
+    time, weights are read more often. So the gradient has a third of it.
+    """
+    if load.device_type != "cuda" or load.config.gradient_batch_tokens:
+        return load.gradient_tokens
+    if not load.has_pool:
+        room = left - _generate_cache(load)[0].num_bytes
+    elif load.config.kv_cache_bytes:
+        room = left - load.config.kv_cache_bytes
+    else:
+        room = left // _GRADIENT_PART
+    fitting = room // load.gradient_bytes(1, checkpointing=checkpointing)
+    return max(load.lengths.longest, min(load.gradient_tokens, fitting))
 
 
 def _pool(load: Workload, left: int) -> tuple[Need, int]:

@@ -69,9 +69,9 @@ def _changes(load: Workload, plan: MemoryPlan) -> Iterator[_Change]:
     """What could be changed, the least harmful first."""
     config, excess = load.config, plan.needed_bytes - plan.total_bytes
     longest = load.lengths.longest
-    if load.gradient_tokens > longest:
-        token_bytes = load.shapes.activation_bytes(1, checkpointing=plan.checkpointing)
-        fitting = load.gradient_tokens - -(-excess // token_bytes)
+    if plan.gradient_tokens > longest:
+        token_bytes = load.gradient_bytes(1, checkpointing=plan.checkpointing)
+        fitting = plan.gradient_tokens - -(-excess // token_bytes)
         tokens, note = (fitting, "") if fitting >= longest else (1, " (one example at a time)")
         yield _Change(
             f"gradient_batch_tokens={tokens}{note}",

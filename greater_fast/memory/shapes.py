@@ -23,6 +23,8 @@ class ModelShapes:
 
     `weight_bytes` counts shared weights (tied embeddings) once; `linear_bytes` are those of them
     that 4-bit weights would shrink. `itemsize` is that of activations, and of keys and values.
+    `normed` are the numbers of a token that a layer's norms divide, the most of all layers; two
+    states of the model's width where it is not known.
     """
 
     weight_bytes: int
@@ -31,6 +33,7 @@ class ModelShapes:
     width: int
     vocab_size: int
     itemsize: int
+    normed: int = 0
 
     @classmethod
     def of(cls, lm: LM) -> ModelShapes:
@@ -41,13 +44,15 @@ class ModelShapes:
         """
         config = lm.model.config.get_text_config()
         weight_bytes, linear_bytes = _weights(lm)
+        shapes = layer_shapes(config)
         return cls(
             weight_bytes=weight_bytes,
             linear_bytes=linear_bytes,
-            layers=layer_shapes(config),
+            layers=shapes,
             width=width(config),
             vocab_size=lm.vocab_size,
             itemsize=lm.dtype.itemsize,
+            normed=_normed(lm, shapes),
         )
 
     @property
@@ -73,8 +78,8 @@ class ModelShapes:
     def activation_bytes(self, num_tokens: int, *, checkpointing: bool = False) -> int:
         """About what autograd keeps of tokens on their way through the layers; rather too much.
 
-        A layer keeps, of each token: 4 states of the model's width in at least float32 (inputs of
-        the two norms and what they divide), its queries and what attention made of them, its keys
+        A layer keeps, of each token: what its norms divide, twice, in at least float32 (their
+        inputs, and these divided), its queries and what attention made of them, its keys
         and values twice (prefixes as long as suffixes), and 2 vectors inside the MLP (input of the
         activation function, and its factor). What a router's experts give is kept, to be weighted.
         A recurrent layer keeps 4 states of each channel in
@@ -88,7 +93,7 @@ class ModelShapes:
 
     def _layer_bytes(self, layer: LayerShape) -> int:
         size = self.itemsize
-        norms = 4 * self.width * max(size, 4)
+        norms = 2 * (self.normed or 2 * self.width) * max(size, 4)
         queries = layer.num_heads * (layer.key_size + layer.value_size)
         attention = (queries + 2 * layer.kv_numbers) * size
         states = 4 * layer.inner * layer.state_size * 4
@@ -110,6 +115,25 @@ class ModelShapes:
         return replace(
             self, weight_bytes=self.weight_bytes - self.linear_bytes + small, linear_bytes=0
         )
+
+
+def _normed(lm: LM, shapes: tuple[LayerShape, ...]) -> int:
+    """Numbers of a token that the norms of one layer divide, the most of all layers.
+
+    A norm whose weights are as many as a head is wide divides all heads' queries or keys.
+    """
+    most = 0
+    for layer, shape in zip(getattr(lm.decoder, "layers", ()), shapes, strict=False):
+        heads = {"q_": shape.num_heads, "k_": shape.num_kv_heads}
+        normed = 0
+        for name, module in layer.named_modules():
+            weight = getattr(module, "weight", None)
+            if "Norm" not in type(module).__name__ or weight is None:
+                continue
+            is_of_heads = weight.numel() == shape.key_size
+            normed += weight.numel() * (heads.get(name.split(".")[-1][:2], 1) if is_of_heads else 1)
+        most = max(most, normed)
+    return most
 
 
 def _weights(lm: LM) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from greater_fast.wording import quoted
 _UNITS = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:(e\d+)|\s*([kmgt]i?b|b))?", re.IGNORECASE)
 _MOST = 1 << 60  # more than any machine has
+CONTEXT_BYTES = 1 << 29  # about what a process takes of a GPU before any tensor is there
 # Of RuntimeErrors, which is all that torch raises where a CPU's memory ends, or a library's.
 _NO_MEMORY = re.compile(
     "can.?t allocate memory|cannot allocate memory|(out of|not enough) memory|alloc_failed",
@@ -52,18 +53,23 @@ def format_bytes(size: int) -> str:
     return f"{size} B"
 
 
-def memory_bytes(device: torch.device) -> int:
-    """All memory that a run may take of a device: of a GPU torch's share, of a machine its RAM.
+def memory_bytes(device: torch.device, own_bytes: int = 0) -> int:
+    """All memory that a run may take of a device, its own context and tensors included.
 
-    A limit of the control group (a container's) counts where it is lower than the RAM.
+    Of a GPU that is torch's share, less what other processes hold and what this one holds beside
+    `own_bytes`, the run's own; of a machine its RAM, or the limit of the control group (a
+    container's) where that is lower.
     """
     if device.type in ("cpu", "mps"):
         ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return min([ram, *filter(None, map(_limit, _CGROUP_LIMITS))])
-    total = int(torch.get_device_module(device).mem_get_info(device)[1])
-    if device.type == "cuda":
-        return int(total * torch.cuda.get_per_process_memory_fraction(device))
-    return total
+    free, total = torch.get_device_module(device).mem_get_info(device)
+    if device.type != "cuda":
+        return int(total)
+    share = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    others = max(0, total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES)
+    others += max(0, torch.cuda.memory_allocated(device) - own_bytes)
+    return min(share, int(total) - others)
 
 
 def free_bytes(device: torch.device) -> int | None:

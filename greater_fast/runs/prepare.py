@@ -66,12 +66,14 @@ class Prepared:
         Raises:
             ValueError: `kv_cache_bytes` is set, and too small for one sequence.
         """
-        device = torch.device(self.device)
+        device, shapes = torch.device(self.device), ModelShapes.of(self.lm)
+        if total_bytes is None:
+            total_bytes = memory_bytes(device, shapes.weight_bytes if self.is_loaded else 0)
         return plan_memory(
-            ModelShapes.of(self.lm),
+            shapes,
             RowLengths.of(self.layouts, config),
             config,
-            memory_bytes(device) if total_bytes is None else total_bytes,
+            total_bytes,
             device_type=device.type,
         )
 

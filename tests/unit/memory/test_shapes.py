@@ -1,5 +1,6 @@
 """Sizes told from a configuration, beside those of real tensors."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig
 
+from greater_fast.gradients.packed_row import Segment
+from greater_fast.gradients.suffix_forward import packed
 from greater_fast.memory.outline import outline_lm
 from greater_fast.memory.shapes import ModelShapes, _bits
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.model.lm import LM, load_lm
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 from tests.unit.model.test_lm_gguf import file as gguf_file  # noqa: F401 (a fixture
 
 FAMILIES = ["llama", "gemma2", "qwen2", "qwen3"]
@@ -94,8 +97,13 @@ def test_a_model_that_is_not_there_is_refused(name: str) -> None:
         outline_lm(name, "cpu")
 
 
-def kept_bytes(lm: LM, num_tokens: int) -> int:
-    """What autograd keeps of a forward pass, weights aside, each piece of memory once."""
+def kept_bytes(
+    lm: LM, num_tokens: int, forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> int:
+    """What autograd keeps of a forward pass, weights aside, each piece of memory once.
+
+    The pass is of embeddings [M, D], by default the model's own.
+    """
     weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -104,10 +112,10 @@ def kept_bytes(lm: LM, num_tokens: int) -> int:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.arange(num_tokens)[None] % lm.vocab_size
-    embedded = lm.embed(ids).detach().requires_grad_()
+    forward = forward or (lambda embedded: lm.hidden(inputs_embeds=embedded[None]))
+    embedded = lm.embed(torch.arange(num_tokens) % lm.vocab_size).detach().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        states = lm.hidden(inputs_embeds=embedded)
+        states = forward(embedded)
     assert states.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
@@ -132,6 +140,19 @@ def test_activations_are_estimated_well_and_not_under(
     kept = kept_bytes(lm, 96) - made_again
     estimate = ModelShapes.of(lm).activation_bytes(96)
     assert kept <= estimate <= 1.5 * kept
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma2", "gemma3"])
+def test_more_norms_are_not_estimated_under(family: str, dtype: torch.dtype) -> None:
+    """Gemma has four a layer, and Gemma 3 and Qwen 3 norms of queries and keys beside them."""
+    tokenizer = tiny_tokenizer("sentencepiece" if family.startswith("gemma") else "llama3")
+    lm = load_lm((tiny_model(family, len(tokenizer), dtype=dtype), tokenizer))
+    shapes = ModelShapes.of(lm)
+    made_again = sum(96 * layer.inner * dtype.itemsize for layer in shapes.layers)
+    with packed(lm, [Segment(96, None, range(96))]) as forward:
+        kept = kept_bytes(lm, 96, forward) - made_again
+    assert kept <= shapes.activation_bytes(96) <= 1.6 * kept
 
 
 EXPERTS: dict[str, dict[str, int]] = {

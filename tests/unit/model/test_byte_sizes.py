@@ -96,3 +96,49 @@ def test_a_limit_of_the_control_group_counts(
     assert memory_bytes(torch.device("cpu")) == 1000000
     files[1].write_text(f"{1 << 63}\n")
     assert memory_bytes(torch.device("cpu")) == ram
+
+
+class FakeCuda:
+    """A GPU of 24 GiB on which others hold some, and this process some."""
+
+    def __init__(self, others: int, reserved: int, allocated: int, share: float = 1.0) -> None:
+        self.total = 24 << 30
+        self.free = self.total - others - reserved - (byte_sizes.CONTEXT_BYTES)
+        self.reserved, self.allocated, self.share = reserved, allocated, share
+
+    def mem_get_info(self, _: torch.device) -> tuple[int, int]:
+        return self.free, self.total
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "get_device_module", lambda _: self)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", self.mem_get_info)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: self.reserved)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: self.allocated)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: self.share)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("others", "reserved", "allocated", "own", "share", "expected"),
+    [
+        (0, 0, 0, 0, 1.0, 24 * GIB),
+        (GIB, 0, 0, 0, 1.0, 23 * GIB),  # a desktop's
+        (0, 17 * GIB, 16 * GIB, 16 * GIB, 1.0, 24 * GIB),  # the run's own weights, loaded
+        (0, 17 * GIB, 16 * GIB, 0, 1.0, 8 * GIB),  # another model of the same process
+        (2 * GIB, 4 * GIB, 3 * GIB, GIB, 1.0, 20 * GIB),
+        (GIB, 0, 0, 0, 0.5, 12 * GIB),  # a share that others do not touch
+    ],
+)
+def test_what_others_hold_of_a_gpu_is_not_there(
+    others: int,
+    reserved: int,
+    allocated: int,
+    own: int,
+    share: float,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeCuda(others, reserved, allocated, share).install(monkeypatch)
+    assert memory_bytes(torch.device("cuda"), own) == expected
