@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.data import load_examples
@@ -17,6 +19,7 @@ from greater_fast.examples.layout import build_layouts
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
 from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.memory.budget import MemoryPlan
+from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import RunDirectory
@@ -80,7 +83,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
         FloatingPointError: a loss or gradient is not finite.
-        MemoryError: the gradient of one example does not fit the memory.
+        MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
 
     These two, and whatever `on_step` or `loss` raises, end the run once its result so far is
     written; notes on the exception name the best prompt and the folder.
@@ -195,9 +198,10 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         for layouts in laid_out:
             teller.say(f"evaluating a prompt on {len(layouts)} rows")
             write = _row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
-            evaluations.append(
-                evaluate_prompt(engine, layouts, layouts.prompt_ids, config, None, write)
-            )
+            with memory_errors_explained(lm.device):
+                evaluations.append(
+                    evaluate_prompt(engine, layouts, layouts.prompt_ids, config, None, write)
+                )
     asked = laid_out[0].extractor
     notes = (
         *rows.notes,
@@ -241,12 +245,15 @@ def _ready(
     teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
     lm = prepared.lm
     if not prepared.is_loaded:
-        lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
+        with memory_errors_explained(torch.device(prepared.device)):
+            lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
     if loss is not None:
-        try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
+        with memory_errors_explained(lm.device):
+            try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
     engine, engine_note = make_engine(lm, memory.settled(config), longest)
-    check_gradient(engine)
+    with memory_errors_explained(lm.device):
+        check_gradient(engine)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)

@@ -14,6 +14,7 @@ from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
 from greater_fast.model import padding
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
@@ -169,6 +170,8 @@ def _why_not_whole(lm: LM) -> str | None:
             states = states_of(leaf)
             (gradient,) = torch.autograd.grad(states[:, 0].sum(), leaf, materialize_grads=True)
     except Exception as error:  # whatever the model's own code raises
+        if is_out_of_memory(error):
+            raise
         return f"its forward pass ends in {said(error)}"
     own = lm.hidden_at([s.ids[:-1] for s in batch], [s.read_rows for s in batch])
     if not gradient.any():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 
 if TYPE_CHECKING:
@@ -95,8 +96,11 @@ def passed(options: dict[str, Any], name: str) -> Any:
 def obstacle_of(error: Exception) -> str:
     """Why a model does not run with another attention, from what its forward pass raised.
 
-    A ValueError is a sentence; else the model's own code trips over what it is not given.
+    A ValueError is a sentence; else the model's own code trips over what it is not given. Memory
+    that ends says nothing of the model, and is raised again.
     """
+    if is_out_of_memory(error):
+        raise error
     if isinstance(error, ValueError):
         return str(error)
     return f"its forward pass of packed tokens ends in {said(error)}"

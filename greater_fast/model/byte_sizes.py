@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -63,13 +65,15 @@ def memory_bytes(device: torch.device, own_bytes: int = 0) -> int:
     if device.type in ("cpu", "mps"):
         ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return min([ram, *filter(None, map(_limit, _CGROUP_LIMITS))])
+    free: int
+    total: int
     free, total = torch.get_device_module(device).mem_get_info(device)
     if device.type != "cuda":
-        return int(total)
+        return total
     share = int(total * torch.cuda.get_per_process_memory_fraction(device))
     others = max(0, total - free - torch.cuda.memory_reserved(device) - CONTEXT_BYTES)
     others += max(0, torch.cuda.memory_allocated(device) - own_bytes)
-    return min(share, int(total) - others)
+    return min(share, total - others)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -98,10 +102,30 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory, or the machine's, has ended."""
+    """Whether an error says that the memory of a device, or of the machine, has ended.
+
+    What was raised from such an error counts too.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+@contextlib.contextmanager
+def memory_errors_explained(device: torch.device) -> Iterator[None]:
+    """Where memory ends and nothing says so to a user: a MemoryError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_explained = type(error) is MemoryError and error.args
+        if is_explained or not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"the memory of {device} has ended: lower kv_cache_bytes, max_step_tokens, batch_size "
+            "or max_new_tokens, or use a smaller model"
+        ) from error
 
 
 def _limit(file: Path) -> int | None:

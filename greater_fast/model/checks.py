@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.wording import in_one_line
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def _tried(lm: LM) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
             f"{lm.name} cannot be run: its forward pass of token ids alone ends in {said(error)}"
         ) from error

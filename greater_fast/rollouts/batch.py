@@ -17,6 +17,7 @@ import torch
 
 from greater_fast.engine import OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
@@ -32,7 +33,7 @@ from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import usable_backend
 from greater_fast.rollouts.ragged_step import RaggedStep
-from greater_fast.rollouts.row_reader import MIN_ROWS, RowReader
+from greater_fast.rollouts.row_reader import MIN_ROWS, Answers, RowReader
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
 from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts, step_shapes
 from greater_fast.rollouts.step_size import choose_step_size
@@ -236,13 +237,27 @@ class RolloutEngine:
         if self._sampler is not None:
             self._place_samples(counts.num_rows)
         with self._own_layers():
-            answers = self._model_step.run(counts)
+            answers = self._answers(counts)
             if collected is not None:
                 keys = self._buffers["row_keys"][: counts.num_rows].tolist()
                 logits = self._model_step.logits(counts.num_rows)
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
         self._scheduler.commit(*answers)
+
+    def _answers(self, counts: StepCounts) -> Answers:
+        """What the planned step says of its rows.
+
+        Where its memory is not to be had, it is run again once the allocator has given back what it
+        kept: nothing was committed, and what it wrote is written again.
+        """
+        try:
+            return self._model_step.run(counts)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
+        return self._model_step.run(counts)
 
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by csrc where they can, unless plain torch was asked for."""

@@ -82,7 +82,9 @@ def _masks_by_place(lm: LM, longest: int | None) -> bool:
     """Whether padding in front moves nothing in far rows: chunks of places, say, it would move."""
     try:
         return far_obstacle(lm, longest) is None
-    except Exception:  # no attention of that kind: what can be tried is tried below
+    except Exception as error:  # no attention of that kind: what can be tried is tried below
+        if is_out_of_memory(error):
+            raise
         return True
 
 

@@ -6,9 +6,10 @@ Scoring is one more forward pass over the whole sequences.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +22,9 @@ from greater_fast.model.lm import LM
 from greater_fast.model.padding import num_tokens
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
+
+Row = TypeVar("Row")
+Found = TypeVar("Found")
 
 
 class PlainRolloutEngine:
@@ -82,7 +86,7 @@ class PlainRolloutEngine:
         for group in dict.fromkeys(r.group for r in requests):
             numbers = [i for i, r in enumerate(requests) if r.group == group]
             while numbers and group not in dropped:
-                found = self._run_first([requests[i] for i in numbers[: self.batch_size]])
+                found = self._first([requests[i] for i in numbers], self._run_batch)
                 batch, numbers = numbers[: len(found)], numbers[len(found) :]
                 for number, rollout in zip(batch, found, strict=True):
                     rollouts[number] = rollout
@@ -95,26 +99,25 @@ class PlainRolloutEngine:
     @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V] of the token after each context."""
-        logits = []
-        for start in range(0, len(contexts), self.batch_size):
-            batch = contexts[start : start + self.batch_size]
-            self.num_forward_tokens += num_tokens(self.lm, [len(ids) for ids in batch])
-            with torch.inference_mode():
-                hidden = self.lm.hidden_at(batch, [[len(ids) - 1] for ids in batch])
-                logits += [self.lm.logits(state[None]) for state in hidden]
-        return torch.cat(logits)
+        logits: list[torch.Tensor] = []
+        while len(logits) < len(contexts):
+            logits += self._first(contexts[len(logits) :], self._next_logits)
+        return torch.stack(logits)
 
     def prefix_kv(self, ids: Sequence[int]) -> None:
         """No prefix: nothing is stored between calls."""
 
-    def _run_first(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
-        """Rollouts of a batch, or of as many of its first rows as the memory holds.
+    def _first(
+        self, rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Found]]
+    ) -> list[Found]:
+        """What work finds for the first rows: a batch of them, or as many as the memory holds.
 
         Raises:
             MemoryError: it does not hold one.
         """
+        batch = rows[: self.batch_size]
         try:
-            return self._run_batch(batch)
+            return work(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -125,7 +128,13 @@ class PlainRolloutEngine:
                 ) from error
         torch.cuda.empty_cache()
         self.batch_size = len(batch) // 2
-        return self._run_first(batch[: self.batch_size])
+        return self._first(batch, work)
+
+    @torch.inference_mode()
+    def _next_logits(self, batch: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        self.num_forward_tokens += num_tokens(self.lm, [len(ids) for ids in batch])
+        hidden = self.lm.hidden_at(batch, [[len(ids) - 1] for ids in batch])
+        return [self.lm.logits(state[None])[0] for state in hidden]
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
         reasonings = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)

@@ -8,6 +8,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import (
     Comparison,
@@ -54,7 +55,8 @@ class Run:
         with one_interrupt() as listen:
             rows = self._layouts["train"]
             teller.say(f"scoring the initial prompt on {len(rows)} rows")
-            state = start(self._engine, rows, self._config)
+            with memory_errors_explained(self._engine.lm.device):
+                state = start(self._engine, rows, self._config)
 
             def log_step(step: Step) -> bool | None:
                 self._steps.append(step)
@@ -65,8 +67,9 @@ class Run:
                 return stop
 
             try:
-                stopped = run(self._engine, rows, self._config, state, log_step, self._loss)
-                self._measure(state, teller)
+                with memory_errors_explained(self._engine.lm.device):
+                    stopped = run(self._engine, rows, self._config, state, log_step, self._loss)
+                    self._measure(state, teller)
             except KeyboardInterrupt:
                 stopped = "interrupted"
             except Terminated:

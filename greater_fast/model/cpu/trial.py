@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from greater_fast.model.byte_sizes import is_out_of_memory
+
 # What a module of another form than the one that is tried answers with.
 _UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _UNITS = 64  # in the last place, of a row's length: sums in another order, and no more
@@ -20,7 +22,9 @@ def tried(find: Callable[[], Found | None]) -> Found | None:
     try:
         with torch.no_grad():
             return find()
-    except _UNLIKE:
+    except _UNLIKE as error:
+        if is_out_of_memory(error):
+            raise
         return None
 
 

@@ -90,7 +90,7 @@ def test_memory_that_ends_while_the_model_is_tried(lm: LM, monkeypatch: pytest.M
         torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr("greater_fast.rollouts.paged.forward", fail)
-    with pytest.raises(ValueError, match="cpu has no memory for a step of"):
+    with pytest.raises(ValueError, match="the engine does not fit the memory of cpu: lower kv"):
         make_engine(lm, Config())
 
 
