@@ -83,9 +83,9 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        allocated = torch.cuda.memory_allocated(device)
-        cached = torch.cuda.memory_reserved(device) - allocated
-        share = torch.cuda.get_per_process_memory_fraction(device) * total - allocated
+        held = torch.cuda.memory_allocated(device) + _idle_bytes_of_graphs(device)
+        cached = torch.cuda.memory_reserved(device) - held
+        share = torch.cuda.get_per_process_memory_fraction(device) * total - held
         return max(0, int(min(free + cached, share)))
     if device.type != "cpu":
         return None
@@ -99,6 +99,17 @@ def free_bytes(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return None
+
+
+def _idle_bytes_of_graphs(device: torch.device) -> int:
+    """Memory of private pools that no tensor has: a CUDA graph's is for its next replay alone."""
+    # torch's stubs do not know that "cuda" alone has no index
+    index = torch.cuda.current_device() if device.index is None else device.index  # type: ignore[redundant-expr]
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if segment["device"] == index and segment["segment_pool_id"] != (0, 0)
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

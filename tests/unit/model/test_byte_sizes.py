@@ -7,6 +7,7 @@ import torch
 from greater_fast.model import byte_sizes
 from greater_fast.model.byte_sizes import (
     format_bytes,
+    free_bytes,
     is_out_of_memory,
     memory_bytes,
     parse_bytes,
@@ -66,6 +67,31 @@ def test_the_end_of_memory_is_known_by_its_words() -> None:
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(("index", "kept"), [(None, 30), (0, 30), (1, 5)])
+@pytest.mark.parametrize(("share", "free"), [(1.0, 400), (0.6, 300)])
+def test_what_graphs_keep_to_themselves_is_not_free(
+    index: int | None, kept: int, share: float, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = [
+        (0, (0, 0), 300, 200),
+        (0, (1, 0), 40, 20),  # a graph's pool: what it does not use now is for its next replay
+        (0, (0, 7), 15, 5),
+        (1, (1, 1), 5, 0),
+    ]
+    names = ("device", "segment_pool_id", "total_size", "allocated_size")
+    for name, value in {
+        "mem_get_info": (300, 1000),
+        "memory_allocated": 300,
+        "memory_reserved": 400,
+        "get_per_process_memory_fraction": share,
+        "memory_snapshot": [dict(zip(names, s, strict=True)) for s in segments],
+        "current_device": 0,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    device = torch.device("cuda") if index is None else torch.device("cuda", index)
+    assert free_bytes(device) == free - kept
 
 
 @pytest.mark.parametrize(
