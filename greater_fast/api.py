@@ -192,7 +192,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             check_placement(model, lm, config)
             laid_out = [build_layouts(lm, examples, text, extractor, config) for text in prompts]
             longest = max(layouts.longest_sequence(config) for layouts in laid_out)
-            engine, note = make_engine(lm, config, longest)
+            engine, note = make_engine(lm, config, longest, max(map(len, laid_out)))
         teller = stack.enter_context(told(progress, num_rows=sum(map(len, laid_out))))
         evaluations = []
         for layouts in laid_out:
@@ -251,7 +251,10 @@ def _ready(
         with memory_errors_explained(lm.device):
             try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
     longest = max(rows.longest_sequence(config) for rows in layouts.values())
-    engine, engine_note = make_engine(lm, memory.settled(config), longest)
+    num_rollouts = max(
+        config.shortlist_size * len(layouts["train"]), *(len(rows) for rows in layouts.values())
+    )
+    engine, engine_note = make_engine(lm, memory.settled(config), longest, num_rollouts)
     with memory_errors_explained(lm.device):
         check_gradient(engine)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)

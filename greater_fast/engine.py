@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,28 @@ class Rollout:
     def answer_loss(self) -> float:
         """Mean cross-entropy of the answer's tokens at the temperature of the loss."""
         return -math.fsum(self.answer_logprobs) / len(self.answer_logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the paged engine found out about itself on its device, and what its work took.
+
+    `step_tokens` is M, and `step_ms` the milliseconds of a step of each size that was measured
+    (none where M was given). `no_graph` says why steps are launched without a CUDA graph, where one
+    was to be had. Counts are those since the engine was made.
+    """
+
+    attention: str  # csrc, triton or reference
+    step_tokens: int
+    step_ms: Mapping[int, float]
+    batch_invariant: bool
+    has_graph: bool
+    graph_bytes: int
+    no_graph: str | None
+    steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+    preemptions: int
 
 
 # Called with a request's number and its rollout; returns groups whose requests are dropped.

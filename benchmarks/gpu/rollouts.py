@@ -22,7 +22,12 @@ def rollouts(case: GpuCase, smoke: bool) -> Found:
     lm = random_lm(smoke)
     requests = rollout_requests(lm, case)
     longest = max(len(r.prompt_ids) + r.max_new_tokens for r in requests)
-    engine = RolloutEngine(lm, kv_cache_bytes=case.kv_cache_bytes, longest_sequence=longest)
+    engine = RolloutEngine(
+        lm,
+        kv_cache_bytes=case.kv_cache_bytes,
+        longest_sequence=longest,
+        num_sequences=len(requests),
+    )
     few = engine.run(requests[:2])  # warm, and alone: what else is in the batch must not matter
     before = engine.statistics
     seconds, found = timed(lm.device, lambda: engine.run(requests))

@@ -193,7 +193,8 @@ def reference_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
 def ours_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
     """One step of the package, ready to run; it knows the incumbent from the step before."""
     lm, layouts, config = inputs.lm, inputs.layouts, replace(inputs.config, steps=1)
-    engine, _ = make_engine(lm, config)
+    num_rollouts = config.shortlist_size * len(layouts)
+    engine, _ = make_engine(lm, config, layouts.longest_sequence(config), num_rollouts)
     state = start(engine, layouts, config)
     state.index = inputs.position.index
     incumbent, tokens_before = state.incumbent, engine.num_forward_tokens

@@ -8,14 +8,14 @@ prefill, decoding and scoring without waiting for any other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from greater_fast.engine import OnFinished, Rollout, RolloutRequest
+from greater_fast.engine import EngineFacts, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
@@ -31,16 +31,20 @@ from greater_fast.model.kv_cache import (
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
-from greater_fast.rollouts.paged import usable_backend
+from greater_fast.rollouts.paged import longest_of, usable_backend
 from greater_fast.rollouts.ragged_step import RaggedStep
 from greater_fast.rollouts.row_reader import MIN_ROWS, Answers, RowReader
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
 from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts, step_shapes
-from greater_fast.rollouts.step_size import choose_step_size
+from greater_fast.rollouts.step_size import (
+    GIVEN_TOKENS,
+    best_size,
+    has_fixed_steps,
+    measure_step_ms,
+)
 
 _FEW_ROWS = (5, 9, MIN_ROWS)
 _TRIED_SIZES = (MIN_ROWS, 40, 256)  # of ragged steps, for a row's bits
-_NO_LIMIT = 1 << 17  # tokens of a sequence, where a model names none
 
 
 class RolloutEngine:
@@ -53,13 +57,15 @@ class RolloutEngine:
             the model without noise.
         seed: of the sampling.
         kv_cache_bytes: memory of the K/V pool; by default what the device has to give.
-        max_tokens: tokens of a step (M); by default measured on a GPU, 256 on a CPU.
+        max_tokens: tokens of a step (M); by default chosen on a GPU by what steps take, else 256.
         draft_tokens: drafts fill a step up to this many tokens, 0 turns them off; by default the
             free slots of a fixed step, which cost nothing, and none of another.
         fixed: pad every step to M, as one captured CUDA graph needs it; by default on a GPU, unless
             attention in plain torch would wait for it anyway.
         kernels: `triton`, or `reference` for plain torch; `auto` is Triton on a GPU, csrc on a CPU.
         longest_sequence: tokens of a sequence at most; by default what the model takes.
+        num_sequences: how many there are at a time, for the choice of M; by default as many as in a
+            search with default settings.
 
     Raises:
         ValueError: the model cannot run so; says why, and what to use instead.
@@ -79,37 +85,45 @@ class RolloutEngine:
         fixed: bool | None = None,
         kernels: str = "auto",
         longest_sequence: int | None = None,
+        num_sequences: int | None = None,
         poisoned: bool = False,
     ) -> None:
         backend = usable_backend(lm, kernels, longest_sequence)
         self.lm, self._longest = lm, longest_sequence
         if fixed is None:
-            fixed = lm.device.type == "cuda" and backend == "triton"
+            fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
-        self.max_tokens = max_tokens = max_tokens or choose_step_size(lm, backend)
-        if draft_tokens is None:
-            draft_tokens = max_tokens if fixed else 0
         self._backend = backend
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
+        longest = longest_of(lm, longest_sequence)
+        table_width = -(-longest // BLOCK_SIZE)
+        self.step_ms: Mapping[int, float] = {}
         with self._own_layers():
+            if max_tokens is None and fixed and has_fixed_steps(lm, backend):
+                reader = RowReader(temperature, self._sampler, lm.device, backend=backend)
+                self.step_ms = measure_step_ms(lm, backend, reader, table_width)
+                max_tokens = best_size(self.step_ms, num_sequences)
+            self.max_tokens = max_tokens = max_tokens or GIVEN_TOKENS
             are_ours = backend != "reference" and self.layers.are_all_linears
-            few_are_safe = are_ours and is_batch_invariant(lm, backend, _FEW_ROWS)
+            few_are_safe = are_ours and is_batch_invariant(lm, backend, _FEW_ROWS, longest)
             min_rows = 1 if few_are_safe else min(MIN_ROWS, max_tokens)
             sizes = {max_tokens} if fixed else {min(n, max_tokens) for n in _TRIED_SIZES}
-            self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes))
+            self.batch_invariant = is_batch_invariant(lm, backend, sorted(sizes), longest)
+        if draft_tokens is None:
+            draft_tokens = max_tokens if fixed else 0
         self.kv_cache_bytes = kv_cache_bytes or default_pool_bytes(lm.device)
         num_blocks = 1 + self.kv_cache_bytes // self.block_bytes
-        longest = min(filter(None, (longest_sequence, lm.max_context)), default=_NO_LIMIT)
-        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, -(-longest // BLOCK_SIZE))
-        table_width = max(self.max_sequence_tokens // BLOCK_SIZE, 1)
+        table_width = max(min(num_blocks - 1, table_width), 1)
+        self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, table_width)
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
         make_step = FixedStep if fixed else RaggedStep
         reader = RowReader(temperature, self._sampler, lm.device, min_rows, backend)
-        self._model_step = make_step(lm, self._cache, buffers, backend, reader)
+        with self._own_layers():
+            self._model_step = make_step(lm, self._cache, buffers, backend, reader)
         self._buffers = buffers.host
         self._scheduler = Scheduler(
             self._buffers,
@@ -139,6 +153,22 @@ class RolloutEngine:
     def statistics(self) -> dict[str, int]:
         """Counts since the engine was made: steps, tokens computed, shared, drafted, accepted."""
         return self._scheduler.statistics()
+
+    def facts(self) -> EngineFacts:
+        """What a reader of a note or a report wants to know of the engine."""
+        graph, no_graph, graph_bytes = self._model_step.captured
+        counted = self.statistics
+        names = ("steps", "drafted_tokens", "accepted_tokens", "preemptions")
+        return EngineFacts(
+            attention=self._backend,
+            step_tokens=self.max_tokens,
+            step_ms=self.step_ms,
+            batch_invariant=self.batch_invariant,
+            has_graph=graph is not None,
+            graph_bytes=graph_bytes,
+            no_graph=no_graph,
+            **{name: counted[name] for name in names},
+        )
 
     @exclusive
     def run(

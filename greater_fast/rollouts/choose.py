@@ -15,20 +15,32 @@ from greater_fast.rollouts.plain import PlainRolloutEngine
 _log = logging.getLogger("greater_fast")
 
 
-def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> tuple[Engine, str]:
+def make_engine(
+    lm: LM,
+    config: Config,
+    longest_sequence: int | None = None,
+    num_sequences: int | None = None,
+) -> tuple[Engine, str]:
     """The engine that the settings name, and a line that says which one it is.
 
     `auto` takes the paged engine where the model can use it, else the plain one, with the reason,
     which is logged as a warning too. What the settings ask for and cannot be had is refused.
 
+    Args:
+        lm: the model.
+        config: its settings.
+        longest_sequence: tokens of a sequence at most; None where that is not known.
+        num_sequences: how many are run at a time; None for a shortlist on all training rows.
+
     Raises:
         ValueError: the kernels that were forced cannot run here, the model cannot use the engine
-            that was named, or its pool is too small for a sequence of `longest_sequence` tokens
-            (None: not known); says what to change.
+            that was named, or its pool is too small for the longest sequence; says what to change.
     """
+    if num_sequences is None:
+        num_sequences = config.shortlist_size * config.num_train
     with lm.lock:  # what is tried changes the model for a while
         try:
-            return _make_engine(lm, config, longest_sequence)
+            return _make_engine(lm, config, longest_sequence, num_sequences)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -38,7 +50,9 @@ def make_engine(lm: LM, config: Config, longest_sequence: int | None = None) -> 
             ) from error
 
 
-def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[Engine, str]:
+def _make_engine(
+    lm: LM, config: Config, longest_sequence: int | None, num_sequences: int
+) -> tuple[Engine, str]:
     lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
     if config.engine == "generate":
         return _plain(lm, config, longest_sequence, "")
@@ -53,6 +67,7 @@ def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[
             draft_tokens=config.draft_tokens,
             kernels=config.kernels,
             longest_sequence=longest_sequence,
+            num_sequences=num_sequences,
         )
     except UnsupportedModelError as error:
         if config.engine != "auto":
@@ -67,6 +82,9 @@ def _make_engine(lm: LM, config: Config, longest_sequence: int | None) -> tuple[
             f"{paged.max_sequence_tokens} tokens, but one may take {longest_sequence}: give it "
             f"{needed} at least, or lower max_new_tokens or max_prompt_tokens"
         )
+    if paged.step_ms:
+        table = ", ".join(f"{size}: {ms:.2f}" for size, ms in paged.step_ms.items())
+        _log.info("milliseconds of a step by its tokens: %s", table)
     return paged, _describe(paged)
 
 
@@ -90,6 +108,8 @@ def _describe(engine: RolloutEngine) -> str:
     line = "engine: paged"
     if engine.fixed:  # a row's last bits depend on it
         line += f", {engine.max_tokens} tokens a step"
+    if no_graph := engine.facts().no_graph:
+        line += f", without a CUDA graph: {no_graph}"
     if not engine.batch_invariant:
         line += (
             "; a row's bits depend on what is computed beside it: where two tokens are nearly as "

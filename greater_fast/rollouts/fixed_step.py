@@ -18,9 +18,10 @@ from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
 class FixedStep:
     """A step of M slots: one transfer in, block copies, model and logits, one transfer out.
 
-    Between the transfers nothing waits for the host: on a GPU that is one CUDA graph, on a CPU the
-    same code is run. All of the M rows that a step may ask for are read in each: by a kernel that
-    stores no logits where Triton attends and the LM head is one dense matrix, else from logits.
+    Between the transfers nothing waits for the host: on a GPU that is one CUDA graph, on a CPU, or
+    where no graph could be `captured`, the same code is run. All of the M rows that a step may ask
+    for are read in each: by a kernel that stores no logits where Triton attends and the LM head is
+    one dense matrix, else from logits.
     """
 
     def __init__(
@@ -37,14 +38,16 @@ class FixedStep:
         self._on_gpu = lm.device.type == "cuda"
         self._results = torch.zeros(3, num_slots, dtype=torch.int32, device=lm.device)
         self._received = torch.zeros(3, num_slots, dtype=torch.int32, pin_memory=self._on_gpu)
-        self._graph = capture(self._launch, lm.device) if self._on_gpu else None
+        written = cache.data[:, :, buffers.place_trial()]
+        self.captured = capture(self._launch, lm.device, (self._results, written))
+        buffers.clear()
 
     def run(self, counts: StepCounts) -> Answers:
         """What the step in the buffers says of its rows; there until the next step."""
         self._buffers.host["copies"][counts.num_copies :] = 0
-        self._buffers.upload()
-        if self._graph is not None:
-            self._graph.replay()
+        self._buffers.upload(wait=False)
+        if self.captured.graph is not None:
+            self.captured.graph.replay()
         else:
             self._launch()
         self._received.copy_(self._results, non_blocking=True)

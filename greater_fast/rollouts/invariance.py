@@ -7,17 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.model.lm import LM, LOGIT_FLOATS
-from greater_fast.rollouts.paged import forward, probe
+from greater_fast.rollouts.paged import forward, longest_of, probe_steps, split_size
+from greater_fast.rollouts.plan import Plan
 
 _LENGTH = 5  # of the sequence that is placed
 
 
 @torch.inference_mode()
-def is_batch_invariant(lm: LM, backend: str, sizes: Sequence[int]) -> bool:
+def is_batch_invariant(
+    lm: LM, backend: str, sizes: Sequence[int], longest: int | None = None
+) -> bool:
     """Whether one sequence has the same bits at several places of steps of these sizes M.
 
-    Its states and logits are compared; other sequences fill the M slots before and behind it.
+    Its states and logits are compared; other sequences fill the M slots before and behind it. Its
+    keys are more than one program of a kernel reads, where sequences may be so long (`longest`
+    tokens, None: not known), and its block table is as wide as the engine's.
     Plain torch attends to one sequence at a time: there a row's bits depend on how many of its own
     sequence's are beside it.
     """
@@ -25,7 +31,7 @@ def is_batch_invariant(lm: LM, backend: str, sizes: Sequence[int]) -> bool:
         return False
     expected: tuple[torch.Tensor, ...] | None = None
     for num_slots, start in _places(sizes):
-        found = _place(lm, backend, num_slots, start)
+        found = _place(lm, backend, longest_of(lm, longest), (num_slots, start))
         if expected is not None and not all(map(torch.equal, found, expected)):
             return False
         expected = found
@@ -43,11 +49,18 @@ def _places(sizes: Sequence[int]) -> list[tuple[int, int]]:
     ]
 
 
-def _place(lm: LM, backend: str, num_slots: int, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _place(
+    lm: LM, backend: str, longest: int, place: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """States [N, D] and logits [N, V] of the sequence at that place."""
-    length = min(_LENGTH, num_slots)
-    lengths = (start, length, num_slots - start - length)
-    plan = probe(lm, backend, tuple(n for n in lengths if n > 0))
+    num_slots, start = place
+    length, split = min(_LENGTH, num_slots), split_size(backend)
+    # The first of its rows sees no more than one program reads, the last one does.
+    num_before = split - 2 if split and split - 2 + length <= longest else 0
+    spans = ((0, start), (num_before, num_before + length), (0, num_slots - start - length))
+    before, after = zip(*(span for span in spans if span[0] < span[1]), strict=True)
+    _, plan = probe_steps(lm, backend, (before, after), -(-longest // BLOCK_SIZE))
+    _fill(plan, int(start > 0), num_before)
     own = slice(start, start + length)
     ids = np.resize(lm.vocabulary.ids(" first of all, count the words"), length)
     plan.tokens[own] = plan.tokens.new_tensor(ids)
@@ -56,3 +69,12 @@ def _place(lm: LM, backend: str, num_slots: int, start: int) -> tuple[torch.Tens
     first = min(start, num_slots - chunk)
     logits = lm.logits(hidden[first : first + chunk])
     return hidden[own], logits[start - first : start - first + length]
+
+
+def _fill(plan: Plan, row: int, num_tokens: int) -> None:
+    """Keys and values of a sequence's first tokens: any numbers, always the same."""
+    data = plan.cache.data
+    blocks = plan.block_tables[row, : -(-num_tokens // BLOCK_SIZE)].long()
+    source = torch.Generator(data.device).manual_seed(0)
+    shape = (*data.shape[:2], len(blocks), *data.shape[3:])
+    data[:, :, blocks] = torch.randn(shape, generator=source, dtype=data.dtype, device=data.device)

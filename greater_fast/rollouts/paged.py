@@ -29,6 +29,22 @@ from greater_fast.rollouts.attention_backends import States, backend_of, choose_
 from greater_fast.rollouts.plan import Plan
 
 _NAME = "greater_fast_paged"
+_NO_LIMIT = 1 << 17  # tokens of a sequence, where a model names none
+_COMPARED = 64  # rows of a sequence, from its end: of very many, 16 bits have some that stray
+
+
+def longest_of(lm: LM, longest: int | None = None) -> int:
+    """Tokens of the longest sequence that can come; `longest` where more is known of them."""
+    return min(filter(None, (longest, lm.max_context)), default=_NO_LIMIT)
+
+
+def split_size(backend: str) -> int | None:
+    """Keys of a sequence that one program reads at most; further ones are another's to add."""
+    if backend != "triton":
+        return None
+    from greater_fast.kernels import paged_attention
+
+    return paged_attention.SPLIT
 
 
 def forward(lm: LM, plan: Plan) -> torch.Tensor:
@@ -88,14 +104,19 @@ def usable_backend(lm: LM, kernels: str = "auto", longest: int | None = None) ->
 def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
     """Why a model cannot run over a plan, or None where it can: tried, not assumed.
 
-    Two sequences are packed into two steps, as prompts and what follows them, and compared with the
-    model's own pass of each; what no short sequence shows is tried up to `longest`.
+    Sequences are packed into two steps, as prompts and what follows them, and compared with the
+    model's own pass of each: two short ones, and one beyond what a program reads, if one may be so
+    long, with a block table as wide as the engine's. What they do not show is tried up to
+    `longest`.
     """
     if rotates_by_length(lm, longest):
         return "its rotary embedding depends on the length of the sequence"
-    stops = ((3, BLOCK_SIZE + 5), (4, 2 * BLOCK_SIZE + 5))
+    stops: list[tuple[int, ...]] = [(3, BLOCK_SIZE + 5), (4, 2 * BLOCK_SIZE + 5)]
+    limit, split = longest_of(lm, longest), split_size(backend)
+    if split and split + 5 <= limit:
+        stops = [(*stop, split + more) for stop, more in zip(stops, (2, 5), strict=True)]
     try:
-        steps = probe_steps(lm, backend, stops)
+        steps = probe_steps(lm, backend, stops, -(-limit // BLOCK_SIZE))
         packed = [forward(lm, plan) for plan in steps]
     except Exception as error:  # whatever the model's own code raises
         return obstacle_of(error)
@@ -112,7 +133,7 @@ def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
         )
         with torch.inference_mode():
             own = lm.hidden(input_ids=ids.long()[None])[0]
-        if not alike(states, own):
+        if not alike(states[-_COMPARED:], own[-_COMPARED:]):
             return "a packed forward pass differs from its own"
     try:
         return far_obstacle(lm, longest)
@@ -120,18 +141,17 @@ def why_not(lm: LM, backend: str, longest: int | None = None) -> str | None:
         return obstacle_of(error)
 
 
-def probe(lm: LM, backend: str, lengths: tuple[int, ...]) -> Plan:
-    """A plan of whole sequences of some ids, each with blocks of its own, in a poisoned pool."""
-    (plan,) = probe_steps(lm, backend, (lengths,))
-    return plan
+def probe_steps(
+    lm: LM, backend: str, stops: Sequence[tuple[int, ...]], table_width: int = 1
+) -> list[Plan]:
+    """Plans of steps that bring every sequence up to its `stops`, all in one poisoned pool.
 
-
-def probe_steps(lm: LM, backend: str, stops: Sequence[tuple[int, ...]]) -> list[Plan]:
-    """Plans of steps that bring every sequence up to its `stops`, all in one poisoned pool."""
+    Block tables are at least `table_width` wide: on it depends how a kernel's work is cut.
+    """
     ids = np.array(lm.vocabulary.ids(" the answer is that one plus two and then some more of it"))
     lengths = stops[-1]
     counts = [-(-length // BLOCK_SIZE) for length in lengths]
-    tables = np.zeros((len(lengths), max(counts)), np.int32)
+    tables = np.zeros((len(lengths), max(table_width, *counts)), np.int32)
     for row, count in enumerate(counts):
         tables[row, :count] = 1 + sum(counts[:row]) + np.arange(count)
     cache = KVCache(lm, 1 + sum(counts), poisoned=True)

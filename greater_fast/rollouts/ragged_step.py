@@ -7,6 +7,7 @@ import torch
 
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, LOGIT_FLOATS
+from greater_fast.rollouts.cuda_graph import Captured
 from greater_fast.rollouts.paged import forward
 from greater_fast.rollouts.plan import Plan
 from greater_fast.rollouts.row_reader import Answers, RowReader
@@ -15,6 +16,8 @@ from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
 
 class RaggedStep:
     """Runs the model on the tokens of a planned step, and reads the rows that are asked for."""
+
+    captured = Captured()
 
     def __init__(
         self, lm: LM, cache: KVCache, buffers: StepBuffers, backend: str, reader: RowReader
@@ -27,7 +30,7 @@ class RaggedStep:
     @torch.inference_mode()
     def run(self, counts: StepCounts) -> Answers:
         """What the step in the buffers says of its rows."""
-        self._buffers.upload()
+        self._buffers.upload(wait=True)  # a step without rows would end before it is there
         if counts.num_copies:
             self._cache.copy(self._arrays["copies"][: counts.num_copies])
         plan = Plan.of(

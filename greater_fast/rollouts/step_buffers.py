@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from greater_fast.model.kv_cache import BLOCK_SIZE
+
 _ALIGNMENT = 4  # numbers of 4 bytes: kernels read 16 bytes at a time
 
 
@@ -43,10 +45,39 @@ class StepBuffers:
             self.device[name] = self._received[own].view(shape)
             start += _room(shape)
 
-    def upload(self) -> None:
-        """Start to send what the host has written; the device's later work sees it."""
+    def upload(self, *, wait: bool) -> None:
+        """Send what the host has written; the device's later work sees it.
+
+        The host may not write again before it is there: `wait` for that here, or for what a step
+        says of it.
+        """
         if self._received is not self._sent:
-            self._received.copy_(self._sent, non_blocking=True)
+            self._received.copy_(self._sent, non_blocking=not wait)
+
+    def place_trial(self) -> int:
+        """Put a step on the device that asks for all kinds of work, and return its K/V block.
+
+        One sequence of a block at most, and logits, log-probabilities and samples of all rows.
+        """
+        num_tokens, block = min(len(self.host["tokens"]), BLOCK_SIZE), 1
+        numbers = np.arange(num_tokens)
+        for name, values in (
+            ("tokens", numbers),
+            ("positions", numbers),
+            ("slots", block * BLOCK_SIZE + numbers),
+            ("logit_rows", numbers),
+        ):
+            self.host[name][:num_tokens] = values
+        self.host["query_starts"][1:] = num_tokens
+        self.host["context_lens"][0] = num_tokens
+        self.host["block_tables"][0, 0] = block
+        self.upload(wait=True)
+        return block
+
+    def clear(self) -> None:
+        """Nothing but padding again, here and on the device."""
+        self._sent.zero_()
+        self.upload(wait=True)
 
 
 def step_shapes(max_tokens: int, table_width: int) -> dict[str, tuple[int, ...]]:

@@ -187,7 +187,7 @@ def test_a_state_between_steps_is_refused(own_lm: LM) -> None:
         return own(hidden_states=hidden_states + before, position_ids=position_ids, **options)
 
     attention.forward = shifted
-    plan = paged.probe(own_lm, "csrc", (3, 20))
+    (plan,) = paged.probe_steps(own_lm, "csrc", [(3, 20)])
     for ids, states in zip(
         plan.tokens.split([3, 20]), paged.forward(own_lm, plan).split([3, 20]), strict=True
     ):

@@ -11,7 +11,7 @@ from greater_fast.model import kv_cache
 from greater_fast.model.kv_cache import default_pool_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts import batch as rollout
-from greater_fast.rollouts import cuda_graph, paged, step_size
+from greater_fast.rollouts import paged
 from greater_fast.rollouts.attention_backends import choose_backend
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
@@ -33,39 +33,9 @@ def test_step_arrays_are_one_allocation() -> None:
         assert array.dtype == np.int32
         assert buffers.device[name].data_ptr() == array.ctypes.data
         assert (array.ctypes.data - first) % 16 == 0
-    buffers.upload()
+    buffers.upload(wait=False)
     for number, tensor in enumerate(buffers.device.values()):  # no array lies in another
         assert (tensor == number).all()
-
-
-@pytest.mark.parametrize(
-    ("step_ms", "size"),
-    [
-        ({64: 5.0, 128: 5.1, 256: 5.7, 512: 9.0}, 256),
-        ({64: 5.0, 128: 5.1, 256: 5.74, 512: 5.75}, 512),
-        ({64: 5.0, 128: 6.0, 256: 8.0, 512: 16.0}, 64),
-        ({64: 5.0, 128: 6.0, 256: 5.2, 512: 16.0}, 256),
-    ],
-)
-def test_a_step_has_as_many_slots_as_cost_little(step_ms: dict[int, float], size: int) -> None:
-    assert step_size.knee(step_ms) == size
-
-
-def test_steps_are_measured_on_a_gpu_alone(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert step_size.measure_step_ms(lm, "csrc", 16) > 0
-    asked: list[int] = []
-
-    def measured(_: LM, backend: str, num_slots: int) -> float:
-        asked.append(num_slots)
-        return {64: 5.0, 128: 5.1, 256: 9.0, 512: 18.0}[num_slots]
-
-    monkeypatch.setattr(step_size, "measure_step_ms", measured)
-    assert step_size.choose_step_size(lm, "csrc") == 256
-    monkeypatch.setattr(LM, "device", torch.device("cuda"))
-    assert step_size.choose_step_size(lm, "reference") == 256  # its steps are of no fixed shape
-    assert not asked
-    assert step_size.choose_step_size(lm, "triton") == 128
-    assert asked == [64, 128, 256, 512]
 
 
 def test_the_pool_takes_two_thirds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,26 +130,24 @@ def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) ->
         choose_backend(lm)
 
 
-def test_what_waits_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_plan_has_been_sent_before_the_next_is_written(lm: LM, fixed: bool) -> None:
+    """A fixed step ends with its results; another may end without any, and waits beforehand."""
+    engine = RolloutEngine(lm, kv_cache_bytes=1 << 20, max_tokens=16, fixed=fixed)
+    buffers: Any = engine._model_step._buffers
+    waited: list[bool] = []
 
-    def waits() -> None:
-        raise RuntimeError("called a synchronizing CUDA operation")
+    class OnGPU:
+        def copy_(self, _: torch.Tensor, non_blocking: bool) -> None:
+            waited.append(not non_blocking)
 
-    def fails() -> None:
-        raise RuntimeError("out of memory")
-
-    assert cuda_graph._never_waits(lambda: None)
-    assert not cuda_graph._never_waits(waits)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        cuda_graph._never_waits(fails)
-    assert modes == ["error", 1] * 3
+    buffers._received = OnGPU()
+    engine.run([rollout.RolloutRequest(tuple(range(3, 40)), 2, lm.end_ids)])
+    assert set(waited) == {not fixed}
 
 
 def test_a_probe_fills_blocks_of_its_own(lm: LM) -> None:
-    plan = paged.probe(lm, "csrc", (17, 2, 16))
+    (plan,) = paged.probe_steps(lm, "csrc", [(17, 2, 16)])
     slots = plan.slots.tolist()
     assert len(set(slots)) == 35
     assert min(slots) >= 16  # block 0 is for padding
