@@ -1,8 +1,9 @@
 """The ops as the package calls them: arguments are checked, then Triton or the reference runs.
 
 `backend` is "triton", "reference", or "auto": Triton on a GPU of compute capability 8.0 or more, or
-one that ROCm knows, for types and layouts that the kernels take; else the reference. What is wrong
-with an argument, or keeps "triton" from running, is a ValueError before anything is launched.
+one of AMD's with waves of 64, for types and layouts that the kernels take; else the reference. What
+is wrong with an argument, or keeps "triton" from running, is a ValueError before anything is
+launched.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BACKENDS = ("auto", "triton", "reference")
 MAX_K = 64
 MAX_IDS = 65_535 * 32  # most blocks along a grid's second axis, ids of a block
 _CAPABILITY = (8, 0)
+_HIP_WARP_SIZE = 64  # of the AMD GPUs that kernels are compiled for in the tests
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -185,6 +187,13 @@ def device_obstacle(device: torch.device, forced: bool) -> str | None:
         capability = torch.cuda.get_device_capability(device)
         if torch.version.hip is None and capability < _CAPABILITY:
             return f"got a GPU of compute capability {capability}, expected {_CAPABILITY} or more"
+        if torch.version.hip is not None and not forced:
+            warp_size = torch.cuda.get_device_properties(device).warp_size
+            if warp_size != _HIP_WARP_SIZE:
+                return (
+                    f"got an AMD GPU with waves of {warp_size}, where the kernels were not tried "
+                    "(kernels='triton' tries them)"
+                )
         return None
     if forced and device.type == "cpu":
         from triton import knobs

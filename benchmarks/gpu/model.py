@@ -8,6 +8,12 @@ from typing import Any
 import torch
 
 from benchmarks.harness.machine import synchronize
+from greater_fast.config import Config
+from greater_fast.engine import EngineFacts
+from greater_fast.memory.budget import RowLengths
+from greater_fast.memory.plan import plan_memory
+from greater_fast.memory.shapes import ModelShapes
+from greater_fast.model.byte_sizes import memory_bytes
 from greater_fast.model.lm import LM, load_lm
 
 GIB = 1 << 30
@@ -43,8 +49,6 @@ class GpuCase:
     generated: dict[int, int]
     num_rows: int = 50
     reference_rows: int = 4
-    kv_cache_bytes: int = 14 * GIB
-    capped_kv_cache_bytes: int = 2 * GIB
 
 
 FULL = GpuCase(generated={9: 64, 150: 64})
@@ -56,19 +60,9 @@ SMOKE = GpuCase(
     generated={2: 3, 9: 2},
     num_rows=3,
     reference_rows=2,
-    kv_cache_bytes=4 << 20,
-    capped_kv_cache_bytes=4 << 20,
 )
 # What a part found: figures, and a line of text for the table.
 Found = tuple[dict[str, Any], str]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelBytes:
-    """What a step reads of the weights, and what a token's keys and values take."""
-
-    weights: int
-    kv_per_token: int
 
 
 def random_lm(smoke: bool) -> LM:
@@ -87,14 +81,32 @@ def random_lm(smoke: bool) -> LM:
     return load_lm((model, tiny_tokenizer("llama3")))
 
 
-def model_bytes(lm: LM) -> ModelBytes:
-    """The embedding is looked up, not read; all other weights are."""
-    embedding = lm.model.get_input_embeddings().weight
-    numbers = sum(weight.numel() for weight in lm.model.parameters()) - embedding.numel()
-    config = lm.model.config
-    head_width = config.hidden_size // config.num_attention_heads
-    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * head_width
-    return ModelBytes(numbers * lm.dtype.itemsize, kv * lm.dtype.itemsize)
+def planned_pool(lm: LM, lengths: RowLengths, config: Config) -> int:
+    """Bytes of the K/V pool that the plan of a run has, of what the device has for it.
+
+    Raises:
+        ValueError: the run does not fit; says what it takes.
+    """
+    shapes = ModelShapes.of(lm)
+    total = memory_bytes(lm.device, shapes.weight_bytes)
+    plan = plan_memory(shapes, lengths, config, total, device_type=lm.device.type)
+    if not plan.fits:
+        raise ValueError("; ".join((plan.verdict, *plan.advice)))
+    assert plan.pool_bytes is not None
+    return plan.pool_bytes
+
+
+def engine_text(facts: EngineFacts) -> str:
+    """What a line of the table says of the engine: enough to tell why a figure is as it is."""
+    graph = "CUDA graph" if facts.has_graph else f"no CUDA graph ({facts.no_graph or 'none asked'})"
+    sizes = ", ".join(f"{size}: {ms:.1f}" for size, ms in facts.step_ms.items())
+    invariant = "batch invariant" if facts.batch_invariant else "not batch invariant"
+    return (
+        f"{facts.attention}, {graph}, {facts.step_tokens} tokens a step"
+        + (f" (ms by size: {sizes})" if sizes else "")
+        + f", {invariant}, {facts.preemptions} preemptions, "
+        f"{facts.accepted_tokens} of {facts.drafted_tokens} drafted tokens accepted"
+    )
 
 
 def timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:

@@ -2,14 +2,25 @@
 
 import os
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from benchmarks.gpu.model import GIB, Found, GpuCase, model_bytes, random_lm, timed
-from benchmarks.harness.machine import copy_rate
+from benchmarks.gpu.floors import ModelWork, Rates, contexts_of, describe_share, rates_text
+from benchmarks.gpu.model import (
+    GIB,
+    Found,
+    GpuCase,
+    engine_text,
+    planned_pool,
+    random_lm,
+    timed,
+)
 from benchmarks.harness.measure import StepCase, lay_out
+from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
+from greater_fast.memory.budget import RowLengths
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.search import optimizer
@@ -18,30 +29,18 @@ MODEL_VARIABLE = "GREATER_FAST_MODEL"  # a folder or GGUF file for the part `tex
 
 
 def rollouts(case: GpuCase, smoke: bool) -> Found:
-    """Tokens a second of the engine, its share of the floor, and `generate` beside it."""
+    """Tokens a second of the engine, with drafts and without, and `generate` beside it."""
     lm = random_lm(smoke)
     requests = rollout_requests(lm, case)
-    longest = max(len(r.prompt_ids) + r.max_new_tokens for r in requests)
-    engine = RolloutEngine(
-        lm,
-        kv_cache_bytes=case.kv_cache_bytes,
-        longest_sequence=longest,
-        num_sequences=len(requests),
-    )
-    few = engine.run(requests[:2])  # warm, and alone: what else is in the batch must not matter
-    before = engine.statistics
-    seconds, found = timed(lm.device, lambda: engine.run(requests))
-    steps = engine.statistics["steps"] - before["steps"]
-    tokens = sum(len(rollout.reasoning_ids) for rollout in found if rollout)
+    rates = Rates.measured(lm, smoke)
+    drafting = engine_rollouts(lm, requests, case, rates, None)
+    without = engine_rollouts(lm, requests, case, rates, 0)
     generated = [by_generate(lm, requests, *sizes) for sizes in case.generated.items()]
     work = {
         "case": asdict(case),
-        "same_alone": [a == b for a, b in zip(few, found, strict=False)],
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "ms_a_step": 1e3 * seconds / steps,
-        "steps": steps,
-        "share_of_floor": floor_seconds(lm, case, steps, smoke) / seconds,
+        "rates": asdict(rates),
+        **drafting,
+        "without_drafts": without,
         "generate": generated,
     }
     others = "; ".join(
@@ -50,8 +49,54 @@ def rollouts(case: GpuCase, smoke: bool) -> Found:
         for other in generated
     )
     return work, (
-        f"{work['tokens_per_second']:,.0f} tokens/s, {work['ms_a_step']:.1f} ms a step, "
-        f"{work['share_of_floor']:.0%} of the floor; {others}"
+        f"{rollouts_text(drafting)}; draft_tokens=0: {rollouts_text(without)}; {others}; "
+        f"{drafting['engine_text']}; {rates_text(rates)}"
+    )
+
+
+def engine_rollouts(
+    lm: LM,
+    requests: list[RolloutRequest],
+    case: GpuCase,
+    rates: Rates,
+    draft_tokens: int | None,
+) -> dict[str, Any]:
+    """All requests in one batch: what it takes, beside the floor of its steps."""
+    mean = case.head_tokens + case.prompt_tokens + case.new_tokens
+    lengths = RowLengths(num_train=case.num_heads, num_rows=case.num_heads, mean=mean, longest=mean)
+    config = Config(shortlist_size=case.num_prompts, max_new_tokens=case.new_tokens)
+    engine = RolloutEngine(
+        lm,
+        kv_cache_bytes=planned_pool(lm, lengths, config),
+        longest_sequence=mean,
+        num_sequences=len(requests),
+        draft_tokens=draft_tokens,
+    )
+    few = engine.run(requests[:2])  # warm, and alone: what else is in the batch must not matter
+    before = engine.facts().steps
+    seconds, found = timed(lm.device, lambda: engine.run(requests))
+    facts = engine.facts()
+    steps = facts.steps - before
+    tokens = sum(len(rollout.reasoning_ids) for rollout in found if rollout)
+    contexts = contexts_of(mean - case.new_tokens, case.new_tokens, len(requests))
+    floor = ModelWork.of(lm).rollout_seconds(rates, steps, contexts)
+    return {
+        "same_alone": [a == b for a, b in zip(few, found, strict=False)],
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "ms_a_step": 1e3 * seconds / steps,
+        "steps": steps,
+        "floor_seconds": floor,
+        "engine": asdict(facts),
+        "engine_text": engine_text(facts),
+    }
+
+
+def rollouts_text(found: dict[str, Any]) -> str:
+    """The figures of one batch."""
+    return (
+        f"{found['tokens_per_second']:,.0f} tokens/s, {found['steps']} steps of "
+        f"{found['ms_a_step']:.1f} ms, {describe_share(found['seconds'], found['floor_seconds'])}"
     )
 
 
@@ -65,15 +110,6 @@ def rollout_requests(lm: LM, case: GpuCase) -> list[RolloutRequest]:
     nothing: frozenset[int] = frozenset()
     pairs = ((*head, *prompt) for prompt in prompts for head in heads)
     return [RolloutRequest(ids, case.new_tokens, nothing) for ids in pairs]
-
-
-def floor_seconds(lm: LM, case: GpuCase, steps: int, smoke: bool) -> float:
-    """Reading all weights in each step, and every sequence's keys and values for each token."""
-    read, length = model_bytes(lm), case.head_tokens + case.prompt_tokens
-    contexts = sum(range(length, length + case.new_tokens))
-    kv = case.num_heads * case.num_prompts * contexts * read.kv_per_token
-    rate = copy_rate(lm.device, 1 << (20 if smoke else 30))
-    return (steps * read.weights + kv) / rate
 
 
 def by_generate(

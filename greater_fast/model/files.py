@@ -177,6 +177,21 @@ def usable_device(device: str | None) -> str:
 
 
 def weights_dtype(device: str | None, dtype: str | None) -> torch.dtype:
-    """The dtype that was named, else float32 on a CPU and bfloat16 elsewhere."""
-    kind: torch.dtype = getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16"))
+    """The dtype that was named, else float32 on a CPU and 16 bits elsewhere.
+
+    These are bfloat16, or float16 on a GPU here that only imitates bfloat16 (under compute
+    capability 8.0).
+    """
+    if dtype is None:
+        dtype = "float32" if device == "cpu" else "bfloat16"
+        if device is not None and device.startswith("cuda") and _imitates_bfloat16(device):
+            dtype = "float16"
+    kind: torch.dtype = getattr(torch, dtype)
     return kind
+
+
+def _imitates_bfloat16(device: str) -> bool:
+    if not torch.cuda.is_available():
+        return False
+    with torch.cuda.device(device):
+        return not torch.cuda.is_bf16_supported(including_emulation=False)

@@ -18,6 +18,7 @@ from greater_fast.kernels.dispatch import (
     BACKENDS,
     MAX_IDS,
     candidate_scores,
+    device_obstacle,
     target_logprob,
     uses_triton,
     vocabulary_top_k,
@@ -64,14 +65,6 @@ def test_auto_takes_triton_on_a_gpu(
         assert not uses_triton("reference", on_gpu(dtype), on_gpu())
 
 
-def test_auto_takes_triton_on_every_gpu_of_rocm(
-    capability: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.version, "hip", "7.0")
-    capability(0, 0)
-    assert uses_triton("auto", on_gpu(), on_gpu())
-
-
 def test_auto_takes_the_reference_elsewhere(
     capability: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +88,24 @@ def test_auto_takes_the_reference_elsewhere(
 def test_forced_triton_says_why_it_cannot_run(matrix: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"cannot be used here: {reason}")):
         uses_triton("triton", matrix, on_gpu())
+
+
+@pytest.mark.parametrize(("warp_size", "runs"), [(64, True), (32, False)])
+def test_amd_gpus_with_waves_that_were_not_tried_take_the_reference(
+    capability: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    warp_size: int,
+    runs: bool,
+) -> None:
+    capability(11, 0)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    properties = SimpleNamespace(warp_size=warp_size)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    assert uses_triton("auto", on_gpu(), on_gpu()) is runs
+    assert uses_triton("triton", on_gpu(), on_gpu())
+    obstacle = device_obstacle(torch.device("cuda"), forced=False)
+    assert (obstacle is None) is runs
+    assert runs or "waves of 32" in str(obstacle)
 
 
 def test_forced_triton_needs_the_capability_and_the_package(

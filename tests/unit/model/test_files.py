@@ -1,5 +1,6 @@
 """What a model's folder may hold: no code that runs, no pickles; and where it is looked for."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from greater_fast import evaluate, optimize
 from greater_fast.api import plan
-from greater_fast.model.files import locate, read_config
+from greater_fast.model.files import locate, read_config, weights_dtype
 from greater_fast.model.lm import load_lm
 from tests.tiny import PROMPT, tiny_model
 
@@ -181,3 +182,25 @@ def test_a_pair_is_two(tokenizer: Any) -> None:
     assert load_lm((model, tokenizer)).model is model
     with pytest.raises(ValueError, match="got tuple, expected a model name"):
         load_lm((model, tokenizer, 1))
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "has_bfloat16", "expected"),
+    [(True, True, "bfloat16"), (True, False, "float16"), (False, False, "bfloat16")],
+)
+def test_a_gpu_that_imitates_bfloat16_takes_float16(
+    has_gpu: bool, has_bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 says that it supports bfloat16, and means that it computes in float32."""
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or has_bfloat16
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    for device in ("cuda", "cuda:1"):
+        assert weights_dtype(device, None) == getattr(torch, expected)
+        assert weights_dtype(device, "bfloat16") == torch.bfloat16
+    assert weights_dtype("cpu", None) == torch.float32
+    assert weights_dtype("mps", None) == torch.bfloat16
