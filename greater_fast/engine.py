@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
 
@@ -89,6 +89,16 @@ class EngineFacts:
 OnFinished = Callable[[int, Rollout], Collection[int]]
 
 
+class Layers(Protocol):
+    """What of a model's layers runs by our kernels in place of its own modules."""
+
+    are_all_linears: bool  # every product of a matrix is among them
+    note: str  # what was taken over, and what was not and why; empty where there is nothing to say
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Within, the layers run by our kernels; a gradient reaches their inputs."""
+
+
 class Engine(Protocol):
     """What the stages need: two implementations, the same results but for near-ties."""
 
@@ -101,8 +111,8 @@ class Engine(Protocol):
         """Whether the model runs over packed suffixes (else the gradient pads whole sequences)."""
 
     @property
-    def layers(self) -> CPULayers:
-        """What of the model's layers can run by csrc; found once, as they are then."""
+    def layers(self) -> Layers:
+        """What of the model's layers can run by our kernels; found once, as they are then."""
 
     def run(
         self, requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None

@@ -15,11 +15,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from greater_fast.engine import EngineFacts, OnFinished, Rollout, RolloutRequest
+from greater_fast.engine import EngineFacts, Layers, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
-from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.kv_cache import (
     BLOCK_SIZE,
@@ -29,6 +28,7 @@ from greater_fast.model.kv_cache import (
     default_pool_bytes,
 )
 from greater_fast.model.lm import LM
+from greater_fast.model.own_layers import own_layers
 from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import longest_of, usable_backend
@@ -89,11 +89,10 @@ class RolloutEngine:
         poisoned: bool = False,
     ) -> None:
         backend = usable_backend(lm, kernels, longest_sequence)
-        self.lm, self._longest = lm, longest_sequence
+        self.lm, self._longest, self._backend = lm, longest_sequence, backend
         if fixed is None:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
-        self._backend = backend
         self._sampler = make_sampler(sampling_temperature, seed)
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
@@ -122,7 +121,7 @@ class RolloutEngine:
         buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)
         make_step = FixedStep if fixed else RaggedStep
         reader = RowReader(temperature, self._sampler, lm.device, min_rows, backend)
-        with self._own_layers():
+        with self._own_layers():  # a graph is captured here
             self._model_step = make_step(lm, self._cache, buffers, backend, reader)
         self._buffers = buffers.host
         self._scheduler = Scheduler(
@@ -145,9 +144,9 @@ class RolloutEngine:
         return suffix_forward.why_not(self.lm, self._longest) is None
 
     @cached_property
-    def layers(self) -> CPULayers:
-        """What of the model's layers can run by csrc."""
-        return CPULayers(self.lm)
+    def layers(self) -> Layers:
+        """What of the model's layers can run by our kernels."""
+        return own_layers(self.lm, self._backend)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -290,7 +289,7 @@ class RolloutEngine:
         return self._model_step.run(counts)
 
     def _own_layers(self) -> AbstractContextManager[None]:
-        """Within, layers run by csrc where they can, unless plain torch was asked for."""
+        """Within, layers run by our kernels where they can, unless plain torch was asked for."""
         return nullcontext() if self._backend == "reference" else self.layers.installed()
 
     def _place_samples(self, num_rows: int) -> None:

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import torch
 
-from greater_fast.engine import OnFinished, Rollout, RolloutRequest
+from greater_fast.engine import Layers, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import suffix_forward
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
+from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
@@ -63,9 +63,9 @@ class PlainRolloutEngine:
         return suffix_forward.why_not(self.lm, self._longest) is None
 
     @cached_property
-    def layers(self) -> CPULayers:
-        """What of the model's layers can run by csrc."""
-        return CPULayers(self.lm)
+    def layers(self) -> Layers:
+        """What of the model's layers can run by our kernels."""
+        return own_layers(self.lm, self._kernels)
 
     @exclusive
     def run(

@@ -151,7 +151,8 @@ def _batch_gradients(
     recomputing = layers_recomputed if plan.checkpointing else activations_recomputed
     ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
     leaf = lm.embed(ids).detach().requires_grad_()  # [B, D]
-    with torch.enable_grad(), recomputing(lm), way.states(batch) as states_of:
+    # What computes layers again wraps the forwards that run, so it comes behind those of the pass.
+    with torch.enable_grad(), way.states(batch) as states_of, recomputing(lm):
         states = states_of(leaf)  # [R, D]
         losses, gradient = losses_and_gradient(
             *(lm, states.detach(), [s.terms for s in batch]),

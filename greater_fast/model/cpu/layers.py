@@ -29,6 +29,7 @@ class CPULayers:
     def __init__(self, lm: LM) -> None:
         linears = CPULinears(lm)
         self.are_all_linears = linears.are_all
+        self.note = ""
         forwards: list[tuple[Any, Forward]] = []
         for module in lm.model.modules():
             found = norm_forward(module) or mlp_forward(module) or heads_forward(lm, module)

@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from greater_fast.model.cpu.extension import linear, linears_backward
 from greater_fast.model.cpu.host_memory import new_array
-from greater_fast.model.cpu.trial import is_dense, needs_gradient
 from greater_fast.model.forwards import Forward, replaced_forwards
 from greater_fast.model.lm import LM
+from greater_fast.model.trial import needs_gradient
 
 
 class Parameters(NamedTuple):
@@ -68,6 +68,16 @@ def is_taken(module: Any) -> TypeGuard[nn.Linear]:
         is_dense(tensor) and tensor.dtype == weight.dtype
         for tensor in (weight, bias)
         if tensor is not None
+    )
+
+
+def is_dense(tensor: Any) -> bool:
+    """Whether csrc can read a parameter: plain numbers in a row on a CPU, in float32 or float64."""
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter)  # no quantised subclass
+        and tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.is_contiguous()
     )
 
 

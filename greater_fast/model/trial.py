@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +11,9 @@ from torch import nn
 from greater_fast.model.byte_sizes import is_out_of_memory
 
 # What a module of another form than the one that is tried answers with.
-_UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _UNITS = 64  # in the last place, of a row's length: sums in another order, and no more
+_UNITS_OF_16_BITS = 2  # sums are in float32; a unit is up to 1/128
 
 Found = TypeVar("Found")
 
@@ -22,7 +23,7 @@ def tried(find: Callable[[], Found | None]) -> Found | None:
     try:
         with torch.no_grad():
             return find()
-    except _UNLIKE as error:
+    except UNLIKE as error:
         if is_out_of_memory(error):
             raise
         return None
@@ -32,16 +33,20 @@ def is_equal(ours: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether two tensors [..., D] are the same but for rounding, row by row."""
     if ours.shape != own.shape or ours.dtype != own.dtype:
         return False
-    distances, lengths = ((ours - own).norm(dim=-1), own.norm(dim=-1))
-    return bool((distances <= _UNITS * torch.finfo(own.dtype).eps * lengths).all())
+    units = _UNITS if own.dtype.itemsize > 2 else _UNITS_OF_16_BITS
+    limit = units * torch.finfo(own.dtype).eps
+    wide = torch.promote_types(own.dtype, torch.float32)
+    distances, lengths = ((ours.to(wide) - own).norm(dim=-1), own.to(wide).norm(dim=-1))
+    return bool((distances <= limit * lengths).all())
 
 
 def inputs_like(width: int, like: torch.Tensor) -> torch.Tensor:
     """Random rows [1, M, width] of many sizes, the same every time, of the type of `like`."""
     source = torch.Generator().manual_seed(0)
-    sizes = torch.logspace(-4, 3, 15, dtype=torch.float64)[:, None]
-    rows = sizes * torch.randn(len(sizes), width, generator=source, dtype=torch.float64)
-    return rows.to(like.dtype)[None]
+    sizes = torch.logspace(-4, 3, 15, dtype=torch.float64, device="cpu")[:, None]
+    shape = len(sizes), width
+    rows = sizes * torch.randn(shape, generator=source, dtype=torch.float64, device="cpu")
+    return rows.to(like)[None]
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -49,16 +54,6 @@ def is_untouched(module: nn.Module) -> bool:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return not any(
         "forward" in vars(m) or any(getattr(m, name) for name in hooks) for m in module.modules()
-    )
-
-
-def is_dense(tensor: Any) -> bool:
-    """Whether csrc can read a parameter: plain numbers in a row on a CPU, in float32 or float64."""
-    return (
-        type(tensor) in (torch.Tensor, nn.Parameter)  # no quantised subclass
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float64)
-        and tensor.is_contiguous()
     )
 
 

@@ -1,0 +1,32 @@
+"""Why a module is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from greater_fast.model.trial import UNLIKE
+
+Found = TypeVar("Found")
+
+
+class RefusedError(Exception):
+    """A module of a known kind that cannot be taken over; the text says why, in a few words."""
+
+
+def found_or_refused(find: Callable[[], Found | None], reason: str) -> Found:
+    """What `find` finds, without a gradient.
+
+    Raises:
+        RefusedError: it finds nothing, or the module is of another form; for `reason`.
+    """
+    try:
+        with torch.no_grad():
+            found = find()
+    except UNLIKE as error:
+        raise RefusedError(reason) from error
+    if found is None:
+        raise RefusedError(reason)
+    return found
