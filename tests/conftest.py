@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from greater_fast.model.lm import LM, load_lm
-from tests.interpreter import treat_rows_alike
+from tests.interpreter import round_to_nearest, treat_rows_alike
 from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 hypothesis_settings.register_profile("long", max_examples=5000)
@@ -26,11 +26,12 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def rows_alike() -> Iterator[None]:
-    """Where kernels are interpreted, a row's bits are its own, as on a GPU."""
+def as_on_a_gpu() -> Iterator[None]:
+    """Where kernels are interpreted, a row's bits are its own, and numbers are rounded."""
     with pytest.MonkeyPatch.context() as patch:
         if "TRITON_INTERPRET" in os.environ:
             treat_rows_alike(patch)
+            round_to_nearest(patch)
         yield
 
 

@@ -1,13 +1,14 @@
-"""Triton's interpreter, with products whose rows do not depend on their place in a tile.
+"""Triton's interpreter, made to calculate as a GPU does.
 
 It multiplies tiles by numpy, so by a BLAS whose sums may be in another order for another row of a
 tile (seen with OpenBLAS' kernels for Haswell). A GPU's tensor cores treat all rows alike, and tests
-compare rows bit by bit.
+compare rows bit by bit. And it cuts float32 off where bfloat16 ends, which a GPU rounds.
 """
 
 from typing import Any
 
 import numpy as np
+import torch
 
 
 def treat_rows_alike(monkeypatch: Any) -> None:
@@ -19,3 +20,20 @@ def treat_rows_alike(monkeypatch: Any) -> None:
         return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def round_to_nearest(monkeypatch: Any) -> None:
+    """Round float32 to the nearest bfloat16, of two the even one."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    own = interpreter.InterpreterBuilder.cast_impl
+
+    def cast(self: Any, src: Any, dst_type: Any) -> Any:
+        if (src.dtype.scalar, dst_type.scalar) != (tl.float32, tl.bfloat16):
+            return own(self, src, dst_type)
+        numbers = torch.from_numpy(np.ascontiguousarray(src.data, np.float32))
+        bits = numbers.to(torch.bfloat16).view(torch.uint16).numpy()
+        return interpreter.TensorHandle(bits.reshape(src.data.shape), dst_type.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)

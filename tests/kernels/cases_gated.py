@@ -1,0 +1,36 @@
+"""What kernels/gated.py is compiled for."""
+
+import torch
+
+from greater_fast.kernels import gated as op
+from tests.kernels.cases_paged_attention import TYPES
+from tests.kernels.compile_case import CompileCase
+
+
+def case(dtype: torch.dtype, activation: str, backward: bool) -> CompileCase:
+    tensors = ["gate", "up", "outputs"]
+    numbers = ["gate_stride", "up_stride", "N"]
+    if backward:
+        tensors = ["gate", "up", "by_outputs", "by_gate", "by_up"]
+        numbers.insert(2, "by_stride")
+    constants = {"ACTIVATION": activation, "BLOCK": 1024}
+    return CompileCase(
+        name=f"gated_{TYPES[dtype]}_{activation}{'_back' * backward}",
+        kernel=op.gated_backward_kernel if backward else op.gated_kernel,
+        signature=dict.fromkeys(tensors, "*" + TYPES[dtype])
+        | dict.fromkeys(numbers, "i32:16")
+        | dict.fromkeys(constants, "constexpr"),
+        constants=constants,
+    )
+
+
+CASES: tuple[CompileCase, ...] = tuple(
+    case(dtype, activation, backward)
+    for dtype, activation in (
+        (torch.bfloat16, "silu"),
+        (torch.float32, "silu"),
+        (torch.bfloat16, "gelu_tanh"),
+        (torch.float16, "gelu"),
+    )
+    for backward in (False, True)
+)
