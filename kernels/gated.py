@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from greater_fast.kernels.checks import FLOATS, expect, expect_together
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
-_BLOCK = 1024
+_TILE = 1024  # numbers of a program
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor | None, activation: str) -> torch.Tensor:
@@ -49,8 +49,15 @@ def _halves(gate: torch.Tensor, up: torch.Tensor | None) -> tuple[torch.Tensor, 
     return gate[:, :half], gate[:, half:]
 
 
+def sizes(width: int) -> dict[str, int]:
+    """Sizes of a program, which has parts of rows of `width` numbers, or several rows."""
+    block = min(triton.next_power_of_2(width), _TILE)
+    return {"N": width, "BLOCK_N": block, "ROWS": _TILE // block}
+
+
 def _grid(gate: torch.Tensor) -> tuple[int, int]:
-    return len(gate), triton.cdiv(gate.shape[1], _BLOCK)
+    own = sizes(gate.shape[1])
+    return triton.cdiv(len(gate), own["ROWS"]), triton.cdiv(own["N"], own["BLOCK_N"])
 
 
 class _Gated(torch.autograd.Function):
@@ -64,9 +71,9 @@ class _Gated(torch.autograd.Function):
         outputs = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
         with torch.cuda.device_of(gate):
             gated_kernel[_grid(gate)](
-                *(gate, up, outputs, gate.stride(0), up.stride(0), gate.shape[1]),
+                *(gate, up, outputs, gate.stride(0), up.stride(0), len(gate)),
                 ACTIVATION=activation,
-                BLOCK=_BLOCK,
+                **sizes(gate.shape[1]),
             )
         return outputs
 
@@ -80,9 +87,9 @@ class _Gated(torch.autograd.Function):
         with torch.cuda.device_of(gate):
             gated_backward_kernel[_grid(gate)](
                 *(gate, up, by_outputs.contiguous(), by_gate, by_up),
-                *(gate.stride(0), up.stride(0), by_gate.stride(0), gate.shape[1]),
+                *(gate.stride(0), up.stride(0), by_gate.stride(0), len(gate)),
                 ACTIVATION=ctx.activation,
-                BLOCK=_BLOCK,
+                **sizes(gate.shape[1]),
             )
         return (by_both, None, None) if other is None else (by_gate, by_up, None)
 
@@ -111,28 +118,30 @@ def activated(x, ACTIVATION: tl.constexpr):
         return x * share, share + x * share * (1 - share) * slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def gated_kernel(
     gate,
     up,
     outputs,
     gate_stride,
     up_stride,
-    N,
+    num_rows,
     ACTIVATION: tl.constexpr,
-    BLOCK: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """A part of one row."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < N
+    """A part of one row, or some short rows."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    inside = (row < num_rows) & (column < N)
     x = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(up + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
     share, _ = activated(x, ACTIVATION)
     tl.store(outputs + row * N + column, (share * y).to(outputs.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def gated_backward_kernel(
     gate,
     up,
@@ -142,14 +151,16 @@ def gated_backward_kernel(
     gate_stride,
     up_stride,
     by_stride,
-    N,
+    num_rows,
     ACTIVATION: tl.constexpr,
-    BLOCK: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    """A part of one row of both gradients."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < N
+    """A part of one row of both gradients, or some short rows."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    inside = (row < num_rows) & (column < N)
     x = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(up + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
     given = tl.load(by_outputs + row * N + column, mask=inside, other=0.0).to(tl.float32)

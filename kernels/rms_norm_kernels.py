@@ -6,7 +6,7 @@ A program has whole rows and reads and writes each number once: they stay in reg
 import triton
 import triton.language as tl
 
-_TILE = 512  # numbers that a program takes at least: several rows of a head's width
+_TILE = 1024  # numbers that a program takes at least: several rows of a head's width
 
 
 def sizes(width: int) -> dict[str, int]:

@@ -115,4 +115,4 @@ def _describe(engine: RolloutEngine) -> str:
             "; a row's bits depend on what is computed beside it: where two tokens are nearly as "
             "likely, reasoning may differ between runs that differ in their batches alone"
         )
-    return line
+    return "; ".join(filter(None, (line, engine.layers.note)))

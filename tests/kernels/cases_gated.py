@@ -9,16 +9,17 @@ from tests.kernels.compile_case import CompileCase
 
 def case(dtype: torch.dtype, activation: str, backward: bool) -> CompileCase:
     tensors = ["gate", "up", "outputs"]
-    numbers = ["gate_stride", "up_stride", "N"]
+    strides = ["gate_stride", "up_stride"]
     if backward:
         tensors = ["gate", "up", "by_outputs", "by_gate", "by_up"]
-        numbers.insert(2, "by_stride")
-    constants = {"ACTIVATION": activation, "BLOCK": 1024}
+        strides.append("by_stride")
+    constants = {"ACTIVATION": activation} | op.sizes(14336)  # Llama 3 8B
     return CompileCase(
         name=f"gated_{TYPES[dtype]}_{activation}{'_back' * backward}",
         kernel=op.gated_backward_kernel if backward else op.gated_kernel,
         signature=dict.fromkeys(tensors, "*" + TYPES[dtype])
-        | dict.fromkeys(numbers, "i32:16")
+        | dict.fromkeys(strides, "i32:16")
+        | {"num_rows": "i32"}
         | dict.fromkeys(constants, "constexpr"),
         constants=constants,
     )

@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from greater_fast.model.forwards import Forward, replaced_forwards
+from greater_fast.model.gpu.decoder_layer import layer_forward
+from greater_fast.model.gpu.mlp import mlp_forward
+from greater_fast.model.gpu.norm import norm_forward
 from greater_fast.model.gpu.refusal import RefusedError
 from greater_fast.model.lm import LM
 
@@ -35,7 +38,7 @@ class GPULayers:
     def __init__(self, lm: LM) -> None:
         self._forwards: list[tuple[Any, Forward]] = []
         kinds = [self._find(lm, kind, find) for kind, find in _KINDS.items()]
-        self.note = "layers: " + ", ".join(filter(None, kinds))
+        self.note = f"layers in Triton: {', '.join(kinds)}"
 
     def installed(self) -> AbstractContextManager[None]:
         """Within, the layers run here; a gradient reaches their inputs, and no parameter."""
@@ -53,8 +56,14 @@ class GPULayers:
             if forward is not None:
                 num_taken += 1
                 self._forwards.append((module, forward))
+        if not num_taken and not reasons:
+            return f"no {kind} of a known form"
         why = f" ({', '.join(reasons)})" if reasons else ""
         return f"{kind} {num_taken} of {num_taken + reasons.total()}{why}"
 
 
-_KINDS: dict[str, Find] = {}
+_KINDS: dict[str, Find] = {
+    "norms": norm_forward,
+    "MLPs": mlp_forward,
+    "residual adds": layer_forward,
+}
