@@ -1,12 +1,26 @@
-"""Modules that run another forward for a while."""
+"""Modules that run another forward for a while, and whether they may.
+
+It is tried: their own forward and ours are compared on random inputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from greater_fast.model.byte_sizes import is_out_of_memory
 
 Forward = Callable[..., Any]
+Found = TypeVar("Found")
+
+# What a module of another form than the one that is tried answers with.
+UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+_UNITS = 64  # in the last place, of a row's length: sums in another order, and no more
+_UNITS_OF_16_BITS = 2  # sums are in float32; a unit is up to 1/128
 
 
 @contextmanager
@@ -22,3 +36,47 @@ def replaced_forwards(forwards: Sequence[tuple[Any, Forward]]) -> Iterator[None]
             vars(module).pop("forward", None)
             if before is not None:
                 vars(module)["forward"] = before
+
+
+def tried(find: Callable[[], Found | None]) -> Found | None:
+    """What `find` finds, without a gradient; None where the module is of another form."""
+    try:
+        with torch.no_grad():
+            return find()
+    except UNLIKE as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+def is_equal(ours: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether two tensors [..., D] are the same but for rounding, row by row."""
+    if ours.shape != own.shape or ours.dtype != own.dtype:
+        return False
+    units = _UNITS if own.dtype.itemsize > 2 else _UNITS_OF_16_BITS
+    limit = units * torch.finfo(own.dtype).eps
+    wide = torch.promote_types(own.dtype, torch.float32)
+    distances, lengths = ((ours.to(wide) - own).norm(dim=-1), own.to(wide).norm(dim=-1))
+    return bool((distances <= limit * lengths).all())
+
+
+def inputs_like(width: int, like: torch.Tensor) -> torch.Tensor:
+    """Random rows [1, M, width] of many sizes, the same every time, of the type of `like`."""
+    source = torch.Generator().manual_seed(0)
+    sizes = torch.logspace(-4, 3, 15, dtype=torch.float64, device="cpu")[:, None]
+    shape = len(sizes), width
+    rows = sizes * torch.randn(shape, generator=source, dtype=torch.float64, device="cpu")
+    return rows.to(like)[None]
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module and those inside run their classes' forwards, with nothing hooked in."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(
+        "forward" in vars(m) or any(getattr(m, name) for name in hooks) for m in module.modules()
+    )
+
+
+def needs_gradient(inputs: torch.Tensor) -> bool:
+    """Whether a gradient is to flow to the inputs: else nothing is kept for it."""
+    return inputs.requires_grad and torch.is_grad_enabled()

@@ -27,7 +27,7 @@ def inputs(num_rows: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor,
     """With gates on both sides of where an activation bends, and far out."""
     gate = random_matrix(num_rows, width, dtype, 1).mul_(3)
     gate[:, 0] = -100.0
-    return gate, random_matrix(num_rows, width, dtype, 2)
+    return gate, random_matrix(num_rows, width, dtype, 2).contiguous()
 
 
 def check(found: torch.Tensor, own: torch.Tensor, exact: torch.Tensor) -> None:

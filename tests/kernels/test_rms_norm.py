@@ -63,6 +63,17 @@ def test_norm(dtype: torch.dtype, shape: tuple[int, int], form: tuple[float, boo
     check(rms_norm(x, norm), run, dtype)
 
 
+@pytest.mark.parametrize("rounds", [True, False])
+def test_rows_are_rounded_where_the_module_rounds_them(rounds: bool) -> None:
+    """In bfloat16, but for a sum in another order the bits of Llama's norm, or of OLMo 2's."""
+    x = random_rows(9, 80, torch.bfloat16, 1)
+    norm = norm_of(80, torch.bfloat16, 2, (0.0, rounds))
+    wide = x.float()
+    unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.epsilon)
+    own = norm.weights * (unit.to(x.dtype) if rounds else unit)
+    assert (rms_norm(x, norm) != own.to(x.dtype)).float().mean() < 0.01
+
+
 ADDS = [(True, True), (False, True), (True, False), (False, False)]
 
 

@@ -16,9 +16,15 @@ from greater_fast.model.attention_interface import attention
 from greater_fast.model.cpu.extension import linears_backward, turn_back, turned_linears
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.cpu.linear import Parameters, is_taken, parameters_of
-from greater_fast.model.forwards import Forward
+from greater_fast.model.forwards import (
+    Forward,
+    inputs_like,
+    is_equal,
+    is_untouched,
+    needs_gradient,
+    tried,
+)
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched, needs_gradient, tried
 
 _LAYERS = ("q_proj", "k_proj", "v_proj")
 _NAME = "greater_fast_trial"

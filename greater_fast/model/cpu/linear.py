@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from greater_fast.model.cpu.extension import linear, linears_backward
 from greater_fast.model.cpu.host_memory import new_array
-from greater_fast.model.forwards import Forward, replaced_forwards
+from greater_fast.model.forwards import Forward, needs_gradient, replaced_forwards
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import needs_gradient
 
 
 class Parameters(NamedTuple):

@@ -12,8 +12,14 @@ from torch.autograd.function import once_differentiable
 from greater_fast.model.cpu.extension import gate_backward, gated_mlp, linears_backward
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.cpu.linear import Parameters, is_taken, parameters_of
-from greater_fast.model.forwards import Forward
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched, needs_gradient, tried
+from greater_fast.model.forwards import (
+    Forward,
+    inputs_like,
+    is_equal,
+    is_untouched,
+    needs_gradient,
+    tried,
+)
 
 _ACTIVATIONS = ("silu", "gelu_tanh")
 _LAYERS = ("gate_proj", "up_proj", "down_proj")

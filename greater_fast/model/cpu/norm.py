@@ -13,8 +13,14 @@ from torch.autograd.function import once_differentiable
 from greater_fast.model.cpu.extension import rms_norm, rms_norm_backward
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.cpu.linear import is_dense
-from greater_fast.model.forwards import Forward
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched, needs_gradient, tried
+from greater_fast.model.forwards import (
+    Forward,
+    inputs_like,
+    is_equal,
+    is_untouched,
+    needs_gradient,
+    tried,
+)
 
 _EPSILONS = ("variance_epsilon", "eps")
 _OFFSETS = (0.0, 1.0)  # of the weights: Llama's, Gemma's

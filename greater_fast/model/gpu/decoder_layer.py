@@ -17,12 +17,11 @@ import torch
 from torch import nn
 
 from greater_fast.kernels.rms_norm import Norm, add_norms
-from greater_fast.model.forwards import Forward
+from greater_fast.model.forwards import Forward, is_equal, is_untouched, needs_gradient
 from greater_fast.model.gpu.mlp import GatedMLP
 from greater_fast.model.gpu.norm import norm_of
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import is_equal, is_untouched, needs_gradient
 
 _WIDTH = 48  # of the small copy that is tried
 

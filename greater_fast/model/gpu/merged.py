@@ -36,7 +36,7 @@ def _merged(layers: Sequence[Any], name: str) -> torch.Tensor | None:
     whole = _adjacent(parts)
     if whole is not None or not _can_merge(parts):
         return whole
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         whole = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
         part.data = view

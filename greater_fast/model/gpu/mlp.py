@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from greater_fast.kernels.gated import ACTIVATIONS, gated
-from greater_fast.model.forwards import Forward
+from greater_fast.model.forwards import Forward, inputs_like, is_equal, is_untouched
 from greater_fast.model.gpu.merged import merged_biases, merged_weights
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched
 
 _PAIR = ("gate_proj", "up_proj")
 _BOTH = "gate_up_proj"

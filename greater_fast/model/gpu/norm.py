@@ -11,10 +11,9 @@ from torch import nn
 
 from greater_fast.kernels.checks import FLOATS
 from greater_fast.kernels.rms_norm import MAX_WIDTH, Norm, rms_norm
-from greater_fast.model.forwards import Forward
+from greater_fast.model.forwards import Forward, inputs_like, is_equal, is_untouched
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched
 
 _EPSILONS = ("variance_epsilon", "eps")
 # Offset of the weights, and whether rows are rounded before: Llama's, OLMo 2's, Gemma's.

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import torch
 
-from greater_fast.model.trial import UNLIKE
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.forwards import UNLIKE
 
 Found = TypeVar("Found")
 
@@ -26,6 +27,8 @@ def found_or_refused(find: Callable[[], Found | None], reason: str) -> Found:
         with torch.no_grad():
             found = find()
     except UNLIKE as error:
+        if is_out_of_memory(error):
+            raise
         raise RefusedError(reason) from error
     if found is None:
         raise RefusedError(reason)

@@ -131,6 +131,35 @@ def test_launches_of_a_layer(family: str) -> None:
     assert (own, ours) == LAUNCHES[family]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="looks into the interpreter")
+def test_kernels_are_compiled_once_whatever_the_rows(
+    lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a compiled kernel depends on is the same for steps of any number of rows."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    variants = set()
+    own = InterpretedFunction.run
+
+    def run(self: Any, *args: Any, **options: Any) -> Any:
+        given = dict(zip(self.arg_names, args, strict=False)) | options
+        for name in ("grid", "warmup", *self.kwargs["do_not_specialize"]):
+            given.pop(name)
+        fixed = {n: v.dtype if isinstance(v, torch.Tensor) else v for n, v in given.items()}
+        variants.add((self.fn.__name__, str(fixed)))
+        return own(self, *args, **options)
+
+    layers = layers_of(lm)
+    monkeypatch.setattr(InterpretedFunction, "run", run)
+    with layers.installed():
+        for num_rows in (1, 2, 16, 17):
+            states = lm.embed(torch.arange(20, 20 + num_rows))[None].requires_grad_()
+            lm.hidden(inputs_embeds=states).sum().backward()
+    names = sorted(name for name, _ in variants)
+    norms = ["rms_norm_backward_kernel"] * 2 + ["rms_norm_kernel"] * 2  # with and without an add
+    assert names == ["gated_backward_kernel", "gated_kernel", *norms]
+
+
 def test_a_layer_computed_twice_is_ours_both_times(lm: LM) -> None:
     """Checkpointing wraps what runs, where it begins within."""
     layers = layers_of(lm)
