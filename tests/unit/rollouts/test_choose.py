@@ -121,6 +121,7 @@ def test_the_setting_chooses_who_attends(
     assert isinstance(made, RolloutEngine)
     assert set(asked) == {"csrc" if kernels == "auto" else kernels}
     assert ("a row's bits depend" in note) == (kernels == "reference")
+    assert ("layers in Triton: norms 5 of 5, MLPs 2 of 2" in note) == (kernels == "triton")
 
 
 @pytest.mark.parametrize("engine", ["auto", "paged", "generate"])
