@@ -18,6 +18,9 @@ from tests.tiny import tiny_model
 from tests.unit.model.gpu.launches import recorded
 from tests.zoo.models import zoo_model
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="no interpreter where there is a GPU"
+)
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
 # Of other families: what is said of what they have.
 NOTES = {
@@ -131,7 +134,6 @@ def test_launches_of_a_layer(family: str) -> None:
     assert (own, ours) == LAUNCHES[family]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="looks into the interpreter")
 def test_kernels_are_compiled_once_whatever_the_rows(
     lm: LM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
