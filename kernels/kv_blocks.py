@@ -86,7 +86,7 @@ def store_kv_kernel(
     tl.store(values + row * HEAD_SIZE + column, value, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def copy_blocks_kernel(data, pairs, num_blocks, BLOCK_NUMBERS: tl.constexpr, TILE: tl.constexpr):
     """One block of the keys or the values of one layer."""
     pair, tensor = tl.program_id(0), tl.program_id(1)

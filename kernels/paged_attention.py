@@ -21,6 +21,8 @@ SPLIT = 512  # keys, a multiple of every tile's
 MAX_WORKERS = 8  # W: programs that share the splits of a tile
 MAX_HEAD_SIZE = 256
 _MIN_ROWS = 16  # of a tensor core's tile
+# Numbers that differ from engine to engine, and no code is any better for knowing.
+_UNSPECIALISED = ["num_sequences", "table_width", "window"]
 
 
 def paged_attention(
@@ -62,7 +64,6 @@ def paged_attention(
         "HEAD_PAD": max(_MIN_ROWS, triton.next_power_of_2(head_size)),
         "SPLIT": SPLIT,
         "WORKERS": workers,
-        "SEQUENCES_PAD": max(1, triton.next_power_of_2(num_sequences)),
     }
     group = num_heads // num_kv_heads
     with torch.cuda.device_of(queries):
@@ -121,12 +122,20 @@ def _check(queries: torch.Tensor, pool: tuple[torch.Tensor, torch.Tensor], range
 
 
 @triton.jit
-def _sequence_of(row, starts, num_sequences, SEQUENCES_PAD: tl.constexpr):
-    """The sequence whose queries hold a row: as many as end at it or before; B for padding."""
-    index = tl.arange(0, SEQUENCES_PAD)
-    known = index < num_sequences
-    stops = tl.load(starts + 1 + index, mask=known, other=0)
-    return tl.sum((known & (stops <= row)).to(tl.int32), axis=0)
+def _sequence_of(row, starts, num_sequences):
+    """The sequence whose queries hold a row: as many as end at it or before; B for padding.
+
+    They are counted in chunks of one size, for steps of any number of sequences to run one code.
+    Each chunk is summed at once: a vector kept over this loop costs the one over keys its stages.
+    """
+    CHUNK: tl.constexpr = 256
+    found = 0
+    for first in range(0, num_sequences, CHUNK):
+        index = first + tl.arange(0, CHUNK)
+        known = index < num_sequences
+        stops = tl.load(starts + 1 + index, mask=known, other=0)
+        found += tl.sum((known & (stops <= row)).to(tl.int32), axis=0)
+    return found
 
 
 @triton.jit
@@ -141,7 +150,7 @@ def _tanh(x):
     return tl.where(square < 0.04, near, far)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_UNSPECIALISED)
 def paged_attention_kernel(
     queries,
     keys,
@@ -168,7 +177,6 @@ def paged_attention_kernel(
     TILE_KEYS: tl.constexpr,
     SPLIT: tl.constexpr,
     WORKERS: tl.constexpr,
-    SEQUENCES_PAD: tl.constexpr,
 ):
     """The tile that begins at query row `program 0`, if one does, over the splits of one worker."""
     TILE_QUERIES: tl.constexpr = ROWS // GROUP
@@ -178,7 +186,7 @@ def paged_attention_kernel(
     column = tl.arange(0, HEAD_PAD)
     in_head = column < HEAD_SIZE
     head = kv_head * GROUP + member % GROUP
-    sequence = _sequence_of(row, starts, num_sequences, SEQUENCES_PAD)
+    sequence = _sequence_of(row, starts, num_sequences)
     if sequence == num_sequences:
         if worker == 0:
             place = (row * num_kv_heads * GROUP + head) * HEAD_SIZE
@@ -256,7 +264,7 @@ def paged_attention_kernel(
         tl.store(stats + at * 2 + 1, total, mask=is_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_UNSPECIALISED)
 def merge_splits_kernel(
     partial,
     stats,
@@ -270,11 +278,10 @@ def merge_splits_kernel(
     SPLIT: tl.constexpr,
     WORKERS: tl.constexpr,
     WORKERS_PAD: tl.constexpr,
-    SEQUENCES_PAD: tl.constexpr,
 ):
     """One head of one row: the sums over its splits, put together."""
     row, head = tl.program_id(0), tl.program_id(1)
-    sequence = _sequence_of(row, starts, num_sequences, SEQUENCES_PAD)
+    sequence = _sequence_of(row, starts, num_sequences)
     if sequence == num_sequences:
         return
     stop = tl.load(context_lens + sequence) - tl.load(starts + sequence + 1) + row + 1

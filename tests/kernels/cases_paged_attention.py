@@ -18,7 +18,6 @@ def shared(head_size: int, workers: int) -> dict[str, Any]:
         "HEAD_PAD": max(16, 1 << (head_size - 1).bit_length()),
         "SPLIT": op.SPLIT,
         "WORKERS": workers,
-        "SEQUENCES_PAD": 256,
     }
 
 
@@ -35,7 +34,7 @@ def attend(
         "BLOCK_SIZE": 16,
         "TILE_KEYS": tiling["TILE_KEYS"],
     }
-    numbers = {"num_sequences": "i32:16", "table_width": "i32"}
+    numbers = {"num_sequences": "i32", "table_width": "i32"}
     strides = ["query_stride_m", "query_stride_h"]
     return CompileCase(
         name=f"attend_{TYPES[dtype]}_{head_size}_group{group}_workers{workers}_cap{has_cap:d}",
@@ -61,7 +60,7 @@ def merge(head_size: int, dtype: torch.dtype) -> CompileCase:
         signature=dict.fromkeys(STATE, "*fp32")
         | {"output": "*" + TYPES[dtype]}
         | dict.fromkeys(INTS, "*i32")
-        | {"num_sequences": "i32:16", "window": "i32"}
+        | {"num_sequences": "i32", "window": "i32"}
         | dict.fromkeys(constants, "constexpr"),
         constants=constants,
         num_warps=1,

@@ -180,6 +180,22 @@ def test_empty_sequences_are_padding() -> None:
     assert (paged_attention(queries, batch.pool, nothing, 0.3) == 0).all()
 
 
+def test_more_sequences_than_are_counted_at_once() -> None:
+    """Those with queries are among the first, in the middle, and the last."""
+    batch = make_batch([(2, 20), (1, 5), (1, 9)], heads=1, kv_heads=1, head_size=8)
+    places, num_sequences = (0, 255, 599), 600
+    counts, lens = torch.zeros(2, num_sequences, dtype=torch.int32)
+    tables = torch.zeros(num_sequences, batch.ranges.block_tables.shape[1], dtype=torch.int32)
+    for own, place in enumerate(places):
+        counts[place] = batch.ranges.starts[own + 1] - batch.ranges.starts[own]
+        lens[place] = batch.ranges.context_lens[own]
+        tables[place] = batch.ranges.block_tables[own]
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0, dtype=torch.int32)])
+    ranges = reference.Ranges(starts, lens, tables)
+    found = paged_attention(batch.queries, batch.pool, ranges, 0.3)
+    assert torch.equal(found, paged_attention(*batch, 0.3))
+
+
 def test_no_blocks_no_sequences() -> None:
     """Every row is padding."""
     queries, pool, _ = make_batch([(2, 20)], heads=2, kv_heads=1)
