@@ -161,6 +161,30 @@ def copy_blocks(data: torch.Tensor, pairs: torch.Tensor) -> None:
     data[:, :, targets] = data[:, :, sources]
 
 
+class HeadNorm(NamedTuple):
+    """RMS norms of each head of the queries, and of the keys: x (offset + w) / root mean square.
+
+    `weights` are both, [D] each; `epsilon` is added to the mean square.
+    """
+
+    weights: tuple[torch.Tensor, torch.Tensor]
+    epsilon: float
+    offset: float = 0.0
+
+
+class Turns(NamedTuple):
+    """What queries and keys of M tokens go through before they meet.
+
+    `cos` and `sin` [M, R] turn the first R numbers of each head, in pairs R / 2 apart or, where it
+    is `interleaved`, of neighbours; a `norm` comes before.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    interleaved: bool = False
+    norm: HeadNorm | None = None
+
+
 class Ranges(NamedTuple):
     """Where the queries of B sequences are, and what each sees; all int32.
 
