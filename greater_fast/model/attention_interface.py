@@ -23,6 +23,20 @@ MaskFunction = Callable[..., torch.Tensor | None]  # as transformers' `sdpa_mask
 
 
 @dataclass(frozen=True, slots=True)
+class TurningAttention:
+    """An attention function that can norm and turn queries and keys itself.
+
+    Where `turns` (`kernels.reference.Turns`) are among its options, they come as they are.
+    """
+
+    function: AttentionFunction
+
+    def __call__(self, *states: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        """The attention, in the form transformers calls it."""
+        return self.function(*states, **options)
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionOptions:
     """What a layer asks of its attention; 0 where it asks for no soft cap or no window."""
 

@@ -9,7 +9,7 @@ import torch
 
 from greater_fast.kernels import reference
 from greater_fast.kernels.dispatch import BACKENDS, device_obstacle
-from greater_fast.kernels.reference import Ranges
+from greater_fast.kernels.reference import Ranges, Turns
 from greater_fast.model.attention_interface import AttentionOptions
 from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.cpu.extension import paged_attention
@@ -20,22 +20,28 @@ from greater_fast.wording import quoted
 
 
 class States(NamedTuple):
-    """One layer's states of a step: `queries` [M, H, D], `keys` and `values` [M, KV, D]."""
+    """One layer's states of a step: `queries` [M, H, D], `keys` and `values` [M, KV, D].
+
+    Where there are `turns`, queries and keys are to go through them first.
+    """
 
     queries: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor
+    turns: Turns | None = None
 
 
 class Backend(NamedTuple):
     """`attend` writes a layer's new keys and values, then attends: [M, H, D], 0 in padding.
 
     `copy_blocks` copies K/V blocks by pairs [C, 2] int32 of (from, to); a pair of equals is none.
+    One that `turns` takes states that are to be turned first.
     """
 
     attend: Callable[[Plan, int, States, AttentionOptions], torch.Tensor]
     copy_blocks: Callable[[KVCache, torch.Tensor], None]
     dtypes: tuple[torch.dtype, ...]
+    turns: bool = False
 
 
 def backend_of(plan: Plan) -> Backend:
@@ -65,7 +71,7 @@ def choose_backend(lm: LM, kernels: str = "auto") -> str:
 
 
 def _attend_csrc(plan: Plan, layer: int, states: States, options: AttentionOptions) -> torch.Tensor:
-    queries, new_keys, new_values = (tensor.contiguous() for tensor in states)
+    queries, new_keys, new_values = (tensor.contiguous() for tensor in states[:3])
     keys, values = plan.cache.layer(layer)
     output = torch.empty_like(queries)
     paged_attention(
@@ -94,14 +100,17 @@ def _copy_csrc(cache: KVCache, pairs: torch.Tensor) -> None:
 def _attend_triton(
     plan: Plan, layer: int, states: States, options: AttentionOptions
 ) -> torch.Tensor:
-    from greater_fast.kernels import kv_blocks
+    from greater_fast.kernels import kv_blocks, rotary
     from greater_fast.kernels import paged_attention as kernel
 
     queries, keys, values = (
-        tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in states
+        tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in states[:3]
     )
     pool = plan.cache.layer(layer)
-    kv_blocks.store_kv((keys, values), pool, plan.slots)
+    if states.turns is None:
+        kv_blocks.store_kv((keys, values), pool, plan.slots)
+    else:
+        queries = rotary.turn_and_store((queries, keys, values), states.turns, pool, plan.slots)
     return kernel.paged_attention(
         queries, pool, _ranges(plan), options.scale, options.soft_cap, options.window
     )
@@ -116,7 +125,7 @@ def _copy_triton(cache: KVCache, pairs: torch.Tensor) -> None:
 def _attend_reference(
     plan: Plan, layer: int, states: States, options: AttentionOptions
 ) -> torch.Tensor:
-    queries, keys, values = states
+    queries, keys, values, _ = states
     pool = plan.cache.layer(layer)
     reference.store_kv((keys, values), pool, plan.slots)
     output = reference.paged_attention(
@@ -136,7 +145,7 @@ def _ranges(plan: Plan) -> Ranges:
 _16_BITS = (torch.bfloat16, torch.float16)
 _BACKENDS = {
     "csrc": Backend(_attend_csrc, _copy_csrc, (torch.float32, torch.float64)),
-    "triton": Backend(_attend_triton, _copy_triton, (torch.float32, *_16_BITS)),
+    "triton": Backend(_attend_triton, _copy_triton, (torch.float32, *_16_BITS), turns=True),
     "reference": Backend(
         _attend_reference, _copy_reference, (torch.float32, torch.float64, *_16_BITS)
     ),

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from greater_fast.kernels.reference import Turns
 from greater_fast.model.attention_interface import (
+    TurningAttention,
     attention,
     obstacle_of,
     passed,
@@ -50,7 +52,8 @@ def split_size(backend: str) -> int | None:
 def forward(lm: LM, plan: Plan) -> torch.Tensor:
     """Last hidden states [M, D] of the plan's tokens; their keys and values enter the cache."""
     tokens, positions = (ids.to(torch.int64)[None] for ids in (plan.tokens, plan.positions))
-    with attention(lm, _NAME, _attend), torch.inference_mode():
+    attend = TurningAttention(_attend) if backend_of(plan).turns else _attend
+    with attention(lm, _NAME, attend), torch.inference_mode():
         output = lm.decoder(input_ids=tokens, position_ids=positions, use_cache=False, plan=plan)
     states: torch.Tensor = output.last_hidden_state[0]
     return states
@@ -66,15 +69,19 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer, in the form transformers calls it: query [1, H, M, D], the same out.
 
+    Queries and keys that come with `turns` are as the layer's products gave them.
+
     Raises:
         ValueError: an argument whose meaning is not known here (attention sinks, a bias).
     """
     plan: Plan = passed(options, "plan")
+    turns: Turns | None = options.pop("turns", None)
     known = read_options(query, attention_mask, options)
     plan.attended[module.layer_idx] += 1
-    states = States(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)))
+    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    states = States(queries, keys, values, turns)
     pool, _ = plan.cache.layer(module.layer_idx)
-    if {tuple(x.shape[1:]) for x in states[1:]} != {(pool.shape[1], pool.shape[3])}:
+    if {tuple(x.shape[1:]) for x in (keys, values)} != {(pool.shape[1], pool.shape[3])}:
         raise ValueError(
             "the keys or values of its layers have other shapes than its configuration says"
         )

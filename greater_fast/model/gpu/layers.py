@@ -16,6 +16,7 @@ from greater_fast.kernels.dispatch import device_obstacle
 from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.forwards import Forward, replaced_forwards
 from greater_fast.model.gpu.decoder_layer import layer_forward
+from greater_fast.model.gpu.heads import heads_forward
 from greater_fast.model.gpu.mlp import mlp_forward
 from greater_fast.model.gpu.norm import norm_forward
 from greater_fast.model.gpu.refusal import RefusedError
@@ -68,6 +69,7 @@ _KINDS: dict[str, Find] = {
     "norms": norm_forward,
     "MLPs": mlp_forward,
     "residual adds": layer_forward,
+    "attention": heads_forward,
 }
 
 

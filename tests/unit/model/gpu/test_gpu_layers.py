@@ -24,12 +24,16 @@ pytestmark = pytest.mark.skipif(
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
 # Of other families: what is said of what they have.
 NOTES = {
-    "olmo2": "norms 5 of 5, MLPs 1 of 1, residual adds 1 of 1",
-    "glm4": "norms 5 of 5, MLPs 1 of 1, residual adds 1 of 1",
-    "granite": "norms 3 of 3, MLPs 1 of 1, residual adds 0 of 1 (of another form)",
+    "olmo2": "norms 5 of 5, MLPs 1 of 1, residual adds 1 of 1, "
+    "attention 0 of 1 (heads that are turned in another way)",
+    "glm4": "norms 5 of 5, MLPs 1 of 1, residual adds 1 of 1, "
+    "attention 0 of 1 (heads that are turned in another way)",
+    "granite": "norms 3 of 3, MLPs 1 of 1, residual adds 0 of 1 (of another form), "
+    "attention 1 of 1",
     "cohere": "norms 0 of 2 (no RMS norm of a known form), MLPs 1 of 1, "
-    "residual adds 0 of 1 (norms at other places)",
-    "gpt2": "no norms of a known form, no MLPs of a known form, no residual adds of a known form",
+    "residual adds 0 of 1 (norms at other places), attention 1 of 1",
+    "gpt2": "no norms of a known form, no MLPs of a known form, no residual adds of a known form, "
+    "no attention of a known form",
 }
 
 
@@ -70,6 +74,7 @@ def test_what_is_taken_over_is_said(family: str) -> None:
     lm = known_lm(family)
     layers = layers_of(lm)
     kinds = {"norms": "RMSNorm", "MLPs": "MLP", "residual adds": "DecoderLayer"}
+    kinds["attention"] = "Attention"
     if family in NOTES:
         assert layers.note == "layers in Triton: " + NOTES[family]
     else:
