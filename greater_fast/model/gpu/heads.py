@@ -17,11 +17,16 @@ from torch.nn.functional import linear
 
 from greater_fast.kernels.reference import HeadNorm, Turns
 from greater_fast.model.attention_interface import TurningAttention, attention
-from greater_fast.model.forwards import Forward
+from greater_fast.model.forwards import (
+    Forward,
+    inputs_like,
+    is_equal,
+    is_untouched,
+    needs_gradient,
+)
 from greater_fast.model.gpu.merged import merged_biases, merged_weights
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.lm import LM
-from greater_fast.model.trial import inputs_like, is_equal, is_untouched, needs_gradient
 
 _NAME = "greater_fast_trial"
 _LAYERS = ("q_proj", "k_proj", "v_proj")
