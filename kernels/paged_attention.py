@@ -21,8 +21,7 @@ SPLIT = 512  # keys, a multiple of every tile's
 MAX_WORKERS = 8  # W: programs that share the splits of a tile
 MAX_HEAD_SIZE = 256
 _MIN_ROWS = 16  # of a tensor core's tile
-# Numbers that differ from engine to engine, and no code is any better for knowing.
-_UNSPECIALISED = ["num_sequences", "table_width", "window"]
+_UNSPECIALISED = ["num_sequences", "table_width", "window"]  # they make no code better
 
 
 def paged_attention(
@@ -104,8 +103,7 @@ def tiling(head_pad: int, dtype: torch.dtype) -> dict[str, int]:
 
 def _check(queries: torch.Tensor, pool: tuple[torch.Tensor, torch.Tensor], ranges: Ranges) -> None:
     num_tokens, num_heads, head_size = queries.shape
-    num_sequences, table_width = ranges.block_tables.shape
-    num_kv_heads = pool[0].shape[1]
+    (num_sequences, table_width), num_kv_heads = ranges.block_tables.shape, pool[0].shape[1]
     expect_pool(pool)
     expect("queries", queries, (num_tokens, num_heads, pool[0].shape[3]), pool[0].dtype)
     if num_heads % num_kv_heads or head_size > MAX_HEAD_SIZE:
@@ -130,11 +128,10 @@ def _sequence_of(row, starts, num_sequences):
     """
     CHUNK: tl.constexpr = 256
     found = 0
-    for first in range(0, num_sequences, CHUNK):
+    for first in range(1, num_sequences + 1, CHUNK):
         index = first + tl.arange(0, CHUNK)
-        known = index < num_sequences
-        stops = tl.load(starts + 1 + index, mask=known, other=0)
-        found += tl.sum((known & (stops <= row)).to(tl.int32), axis=0)
+        stops = tl.load(starts + index, mask=index <= num_sequences, other=row + 1)
+        found += tl.sum((stops <= row).to(tl.int32), axis=0)
     return found
 
 
@@ -252,7 +249,6 @@ def paged_attention_kernel(
             highest = higher
 
     place = (start + query) * num_kv_heads * GROUP + head
-    mask = is_row[:, None] & in_head[None, :]
     if WORKERS == 1:
         total = tl.where(is_row, total, 1.0)
         result = (sums / total[:, None]).to(output.dtype.element_ty)
@@ -289,8 +285,7 @@ def merge_splits_kernel(
     first_split = first // SPLIT
     num_more = (stop - 1) // SPLIT - first_split
     place = row * tl.num_programs(1) + head
-    worker = tl.arange(0, WORKERS_PAD)
-    column = tl.arange(0, HEAD_PAD)
+    worker, column = tl.arange(0, WORKERS_PAD), tl.arange(0, HEAD_PAD)
     in_head = column < HEAD_SIZE
     has_split = (worker + WORKERS - first_split % WORKERS) % WORKERS <= num_more
     has_split = has_split & (worker < WORKERS)
@@ -301,5 +296,5 @@ def merge_splits_kernel(
     sums = tl.load(partial + at[:, None] * HEAD_SIZE + column[None, :], mask=mask, other=0.0)
     share = tl.exp(highest - tl.max(highest, 0))
     result = tl.sum(sums * share[:, None], 0) / tl.sum(total * share, 0)
-    result = result.to(output.dtype.element_ty)
-    tl.store(output + place * HEAD_SIZE + column, result, mask=in_head)
+    at = output + place * HEAD_SIZE + column
+    tl.store(at, result.to(output.dtype.element_ty), mask=in_head)
