@@ -13,8 +13,9 @@ import math
 
 import torch
 
-from greater_fast.kernels import reference
+from greater_fast.kernels import packed_reference, reference
 from greater_fast.kernels.noise import Noise
+from greater_fast.kernels.packed_reference import Pool, Segments, States, check_packed
 from greater_fast.kernels.reference import Head
 
 BACKENDS = ("auto", "triton", "reference")
@@ -120,6 +121,22 @@ def target_logprob_and_sample(
     temperatures = temperatures.float().contiguous()
     targets = targets.contiguous()
     return triton_ops.target_logprob_and_sample(hidden, targets, head, temperatures, noise)
+
+
+def packed_attention(
+    states: States,
+    pool: Pool,
+    segments: Segments,
+    options: tuple[float, float, int],
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Attention [M, H, D] of a packed row, one call a layer for all of its segments.
+
+    `options` are scale, soft cap and window. See `packed_reference.packed_attention`;
+    differentiable in the states alone.
+    """
+    check_packed(states, pool, segments)
+    return packed_reference.packed_attention(states, pool, segments, *options)
 
 
 def uses_triton(
