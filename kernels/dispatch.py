@@ -20,6 +20,7 @@ from greater_fast.kernels.reference import Head
 
 BACKENDS = ("auto", "triton", "reference")
 MAX_K = 64
+MAX_HEAD_SIZE = 256
 MAX_IDS = 65_535 * 32  # most blocks along a grid's second axis, ids of a block
 _CAPABILITY = (8, 0)
 _HIP_WARP_SIZE = 64  # of the AMD GPUs that kernels are compiled for in the tests
@@ -133,10 +134,19 @@ def packed_attention(
     """Attention [M, H, D] of a packed row, one call a layer for all of its segments.
 
     `options` are scale, soft cap and window. See `packed_reference.packed_attention`;
-    differentiable in the states alone.
+    differentiable in the states alone. The kernels take heads of up to 256 numbers.
     """
     check_packed(states, pool, segments)
-    return packed_reference.packed_attention(states, pool, segments, *options)
+    obstacle = None
+    if (size := pool[0].shape[3]) > MAX_HEAD_SIZE:
+        obstacle = f"got heads of {size} numbers, expected at most {MAX_HEAD_SIZE}"
+    elif not (pool[0].is_contiguous() and pool[1].is_contiguous()):
+        obstacle = "got a pool with gaps, expected a contiguous one"
+    if not uses_triton(backend, pool[0], states[0], obstacle):
+        return packed_reference.packed_attention(states, pool, segments, *options)
+    from greater_fast.kernels import packed_attention as triton_ops
+
+    return triton_ops.packed_attention(states, pool, segments, *options)
 
 
 def uses_triton(
@@ -191,7 +201,7 @@ def _obstacle(matrix: torch.Tensor, other: torch.Tensor, forced: bool) -> str | 
     for tensor in (matrix, other):
         if tensor.dtype not in _DTYPES:
             return f"got {tensor.dtype}, expected bfloat16, float16 or float32"
-    if matrix.stride(1) != 1:
+    if matrix.stride(-1) != 1:
         return f"got a matrix with strides {matrix.stride()}, expected rows without gaps"
     return device_obstacle(matrix.device, forced)
 

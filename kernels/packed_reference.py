@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -32,6 +32,9 @@ class Segments:
     prefix_lens: Sequence[int]
     block_ids: Sequence[Sequence[int]]
     device: torch.device
+    _tiles: dict[tuple[str, int], torch.Tensor] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +62,26 @@ class Segments:
         """The lowest and the highest of all ids; (0, -1) where there are none."""
         all_ids = [block for ids in self.block_ids for block in ids]
         return (min(all_ids), max(all_ids)) if all_ids else (0, -1)
+
+    def query_tiles(self, size: int) -> torch.Tensor:
+        """Each segment cut into tiles of that many tokens: [N, 2] int32 of (segment, its token).
+
+        Those that see the most keys come first: what is begun last should be short.
+        """
+        return self._cut("queries", size, lambda b, first: -(self.prefix_lens[b] + first))
+
+    def key_tiles(self, size: int) -> torch.Tensor:
+        """As `query_tiles`, those first that the most queries see."""
+        return self._cut("keys", size, lambda b, first: first - self.lengths[b])
+
+    def _cut(self, name: str, size: int, order: Callable[[int, int], int]) -> torch.Tensor:
+        if (name, size) not in self._tiles:
+            tiles = [
+                (b, i) for b, length in enumerate(self.lengths) for i in range(0, length, size)
+            ]
+            tiles.sort(key=lambda tile: order(*tile))
+            self._tiles[name, size] = self._ints(tiles)
+        return self._tiles[name, size]
 
     def _ints(self, numbers: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.device)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from greater_fast.kernels.checks import expect, expect_ints, expect_pool, expect_together
 from greater_fast.kernels.reference import Ranges
-from greater_fast.kernels.tiles import add_product
+from greater_fast.kernels.tiles import add_product, tanh
 
 SPLIT = 512  # keys, a multiple of every tile's
 MAX_WORKERS = 8  # W: programs that share the splits of a tile
@@ -135,18 +135,6 @@ def _sequence_of(row, starts, num_sequences):
     return found
 
 
-@triton.jit
-def _tanh(x):
-    """By its series near 0, where the other form cancels; 1 in float32 long before x is 40.
-
-    NaN stays NaN, which a minimum on a GPU would drop.
-    """
-    square = x * x
-    near = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
-    far = 1 - 2 / (tl.exp(tl.where(x > 40.0, 80.0, 2 * x)) + 1)
-    return tl.where(square < 0.04, near, far)
-
-
 @triton.jit(do_not_specialize=_UNSPECIALISED)
 def paged_attention_kernel(
     queries,
@@ -237,7 +225,7 @@ def paged_attention_kernel(
             v = tl.load(values + at[:, None] + column[None, :], mask=written, other=0.0)
             scores = add_product(tl.zeros([ROWS, TILE_KEYS], tl.float32), q, k.T, "ieee") * scale
             if HAS_CAP:
-                scores = soft_cap * _tanh(scores / soft_cap)
+                scores = soft_cap * tanh(scores / soft_cap)
             seen = (key[None, :] >= first[:, None]) & (key[None, :] < stop[:, None])
             scores = tl.where(seen, scores, -float("inf"))
             higher = tl.maximum(highest, tl.max(scores, 1))

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,13 @@ def _amd_usage(asm: dict[str, Any]) -> tuple[int, int]:
     return found["vgpr_count"], found["vgpr_spill_count"]
 
 
+def _compile(case: int, target: int) -> dict[str, Any]:
+    """By their places: a kernel does not go over to another process."""
+    return compile_case(find_cases()[case], TARGETS[target])
+
+
 if __name__ == "__main__":
-    results = [compile_case(case, target) for case in find_cases() for target in TARGETS]
+    with ProcessPoolExecutor() as pool:  # a compilation is on one core
+        pairs = product(range(len(find_cases())), range(len(TARGETS)))
+        results = list(pool.map(_compile, *zip(*pairs, strict=True)))
     json.dump(results, sys.stdout, indent=1)

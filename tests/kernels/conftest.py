@@ -1,9 +1,13 @@
 """Where kernels run in tests, and what the memory holds that they are given."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from triton import language as tl
+from triton.runtime import interpreter
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +34,17 @@ def float64_by_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def rounded_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casts to bfloat16 go to the nearest; the interpreter's own cut off what does not fit."""
+    convert = interpreter._convert_float
+
+    def to_nearest(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(data, source, target, mode)
+        nearest = torch.from_numpy(np.array(data)).to(torch.bfloat16)
+        return nearest.view(torch.int16).numpy().view(np.uint16)
+
+    monkeypatch.setattr(interpreter, "_convert_float", to_nearest)
