@@ -104,6 +104,8 @@ LINES = {
     "target_logprob/target_logprob[forward]": Line("target log-probability", "torch", _op),
     "target_logprob/target_logprob[backward]": Line("its gradient", "torch", _op),
     "attention/paged_attention": Line("paged attention", "torch, contiguous cache", _op),
+    "packed_attention/packed_attention[forward]": Line("packed attention", "torch, a loop", _op),
+    "packed_attention/packed_attention[backward]": Line("its gradient", "torch, a loop", _op),
 }
 
 

@@ -32,6 +32,8 @@ def kernels(case: GpuCase, smoke: bool) -> Found:
         ("target_logprob", False),
         ("target_logprob", True),
         ("paged_attention", False),
+        ("packed_attention", False),
+        ("packed_attention", True),
     ):
         of_op = replace((small_case if smoke else full_case)(op), backward=backward)
         error, arguments = check(of_op), make_arguments(of_op)

@@ -37,6 +37,8 @@ def record_op(
         work={
             "case": asdict(case),
             "error": error,
+            "flops": case.flops,
+            "bytes_read": case.bytes_read,
             "baseline": asdict(torch_figures),
             "ours": asdict(ours) | least.shares(case, ours.seconds),
         },

@@ -15,6 +15,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.harness.machine import PeakMemory, best_seconds
 from benchmarks.harness.measure import arguments_of, in_fresh_process
 from benchmarks.harness.ops import BLOCK_SIZE, Arguments, OpCase, make_arguments, small_case
+from benchmarks.harness.packed_op import (
+    PackedArguments,
+    csrc_attention,
+    runner,
+    torch_attention,
+    triton_attention,
+)
 from greater_fast.kernels import dispatch
 from greater_fast.model.cpu.extension import paged_attention as cpu_attention
 
@@ -34,6 +41,10 @@ def ours(case: OpCase, arguments: Arguments) -> Run:
     backend = "triton" if case.device.type == "cuda" else "reference"
     if case.op == "paged_attention":
         return (_gpu_attention if backend == "triton" else _cpu_attention)(case, arguments)
+    if case.op == "packed_attention":
+        packed = PackedArguments(*arguments)
+        attention = triton_attention if backend == "triton" else csrc_attention
+        return runner(attention(packed), packed, case.backward)
     if case.op == "vocabulary_top_k":
         weight, rows, allowed, k, scale = arguments
         return lambda: dispatch.vocabulary_top_k(weight, rows, allowed, k, scale, backend)[1]
@@ -52,6 +63,9 @@ def plain_torch(case: OpCase, arguments: Arguments) -> Run:
         return _with_backward(case, _torch_logprob, arguments)
     if case.op == "paged_attention":
         return _torch_attention(case, arguments)
+    if case.op == "packed_attention":
+        packed = PackedArguments(*arguments)
+        return runner(torch_attention(packed), packed, case.backward)
     weight, rows, allowed, k, _ = arguments
 
     def run() -> torch.Tensor:

@@ -1,12 +1,14 @@
 """The kernels' ops: arguments at full size and small, and the floors under their seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks.harness.machine import copy_rate, product_rate
+from benchmarks.harness.packed_op import PackedArguments
 from greater_fast.kernels import reference
+from greater_fast.kernels.packed_reference import Segments
 
 BLOCK_SIZE = 16
 Arguments = tuple[Any, ...]
@@ -14,7 +16,10 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpCase:
-    """An op and its sizes: vocabulary, width, and rows, or sequences for attention."""
+    """An op and its sizes: vocabulary, width, and rows, or sequences for attention.
+
+    A sequence of `length` tokens stands behind `context` others in a packed row.
+    """
 
     op: str
     vocab_size: int = 0
@@ -23,6 +28,7 @@ class OpCase:
     num_heads: int = 1
     num_kv_heads: int = 1
     context: int = 0
+    length: int = 0
     backward: bool = False
     top_k: int = 10
     num_threads: int = 2
@@ -42,6 +48,9 @@ class OpCase:
         """The least that must be read: the matrix, or all keys and values, once."""
         if self.op == "paged_attention":
             numbers = 2 * self.num_rows * self.context * self.num_kv_heads * self.width
+        elif self.op == "packed_attention":
+            stored = 2 * self.num_rows * (self.context + self.length) * self.num_kv_heads
+            numbers = (self.num_rows * self.length * self.num_heads + stored) * self.width
         else:
             numbers = self.vocab_size * self.width
         return numbers * self.dtype.itemsize * (2 if self.backward else 1)
@@ -51,6 +60,12 @@ class OpCase:
         """Multiplications and additions of the products."""
         if self.op == "paged_attention":
             return 4 * self.num_rows * self.context * self.num_heads * self.width
+        if self.op == "packed_attention":
+            own = self.length * (self.length + 1) // 2
+            pairs = self.length * self.context + own
+            # Scores and outputs; on the way back scores, dp and dq, and of own keys dk and dv.
+            products = 5 * pairs + 2 * own if self.backward else 2 * pairs
+            return 2 * self.num_rows * products * self.num_heads * self.width
         products = (
             3 if self.backward else 1
         )  # the logits again, and their gradient times the matrix
@@ -61,8 +76,18 @@ def full_case(op: str) -> OpCase:
     """Sizes of SmolLM2-135M on a CPU, of Llama-3-8B on a GPU."""
     on_gpu = torch.cuda.is_available()
     vocab_size, width = (128256, 4096) if on_gpu else (49152, 576)
+    heads, kv_heads, size = (32, 8, 128) if on_gpu else (9, 3, 64)
+    if op == "packed_attention":
+        return OpCase(
+            op=op,
+            width=size,
+            num_rows=16,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            context=100,
+            length=256 if on_gpu else 64,
+        )
     if op == "paged_attention":
-        heads, kv_heads, size = (32, 8, 128) if on_gpu else (9, 3, 64)
         return OpCase(
             op=op,
             width=size,
@@ -81,6 +106,8 @@ def small_case(op: str) -> OpCase:
         return OpCase(
             op=op, width=16, num_rows=3, num_heads=4, num_kv_heads=2, context=21, num_threads=1
         )
+    if op == "packed_attention":
+        return replace(small_case("paged_attention"), op=op, length=5)
     return OpCase(op=op, vocab_size=500, width=48, num_rows=5, top_k=4, num_threads=1)
 
 
@@ -91,7 +118,7 @@ def make_arguments(case: OpCase) -> Arguments:
     def random(*shape: int, dtype: torch.dtype = case.dtype) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=case.device).to(dtype)
 
-    if case.op == "paged_attention":
+    if case.op in ("paged_attention", "packed_attention"):
         width = -(-case.context // BLOCK_SIZE)
         pool = random(2, 1 + case.num_rows * width, case.num_kv_heads, BLOCK_SIZE, case.width)
         tables = torch.randperm(case.num_rows * width, generator=generator, device=case.device)
@@ -101,6 +128,15 @@ def make_arguments(case: OpCase) -> Arguments:
             context_lens=torch.full_like(starts[1:], case.context).int(),
             block_tables=(1 + tables).view(case.num_rows, width).int(),
         )
+        if case.op == "packed_attention":
+            lengths, sizes = [case.length] * case.num_rows, [case.context] * case.num_rows
+            segments = Segments(lengths, sizes, ranges.block_tables.tolist(), case.device)
+            queries, keys, values, gradient = (
+                random(segments.num_tokens, heads, case.width)
+                for heads in (case.num_heads, case.num_kv_heads, case.num_kv_heads, case.num_heads)
+            )
+            states = queries, keys, values
+            return PackedArguments(states, (pool[0], pool[1]), segments, gradient)
         queries = random(case.num_rows, case.num_heads, case.width)
         return queries, (pool[0], pool[1]), ranges, case.width**-0.5
     weight = random(case.vocab_size, case.width)
