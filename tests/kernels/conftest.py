@@ -48,3 +48,22 @@ def rounded_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return nearest.view(torch.int16).numpy().view(np.uint16)
 
     monkeypatch.setattr(interpreter, "_convert_float", to_nearest)
+
+
+@pytest.fixture(autouse=True)
+def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each call of a helper the interpreter goes through all of triton.language to replace it.
+
+    That takes half of the time of these tests, and all but the first time finds nothing left to do.
+    """
+    patch = interpreter._patch_lang
+
+    def patch_what_is_left(function: Any) -> Any:
+        languages = [
+            value for value in function.__globals__.values() if value is tl or value is tl.core
+        ]
+        if any(tl.core.is_builtin(language.load) for language in languages):
+            return patch(function)
+        return interpreter._LangPatchScope()
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_what_is_left)

@@ -10,11 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def compiled() -> list[dict[str, Any]]:
-    """What every kernel needs on every target, from a process without the interpreter."""
+def run(module: str) -> Any:
+    """What a module of this folder prints in a process without the interpreter."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_kernels"],
+        [sys.executable, "-m", f"tests.kernels.{module}"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
         capture_output=True,
@@ -22,7 +21,13 @@ def compiled() -> list[dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    """What every kernel needs on every target."""
+    found: list[dict[str, Any]] = run("compile_kernels")
     return found
 
 
@@ -44,3 +49,9 @@ def test_no_minimum_drops_a_nan(compiled: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("what", ["registers", "shared_bytes"])
 def test_limits_are_kept(compiled: list[dict[str, Any]], what: str) -> None:
     assert [result for result in compiled if result[what] > result[f"max_{what}"]] == []
+
+
+def test_the_sizes_of_a_packed_row_make_no_variants() -> None:
+    """However many tokens, segments, blocks; whatever the scale and the window."""
+    names = ("packed_attention_kernel", "query_gradient_kernel", "key_gradient_kernel")
+    assert run("count_variants") == dict.fromkeys(names, 1)

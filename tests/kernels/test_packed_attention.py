@@ -54,14 +54,14 @@ def test_groups_and_head_sizes(heads: int, kv_heads: int, head_size: int) -> Non
     check(make_row([(18, 3), (0, 19)], dtype=torch.bfloat16, **shape), (0.1, 0.0, 0))
 
 
-@pytest.mark.parametrize("window", [1, 16, 33, 50])
+@pytest.mark.parametrize("window", [1, 33, 50])
 def test_windows(window: int) -> None:
     """That begin in the prefix, behind it, or before it."""
     row = make_row([(32, 4), (20, 40)], dtype=torch.bfloat16, **SMALL)
     check(row, (0.3, 0.0, window))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     segments=st.lists(st.tuples(st.integers(0, 35), st.integers(0, 35)), min_size=1, max_size=2),
     heads=st.sampled_from([(1, 1), (2, 1), (3, 1), (2, 2)]),

@@ -7,8 +7,10 @@ import torch
 
 from greater_fast.kernels.dispatch import packed_attention
 from greater_fast.kernels.packed_reference import Segments
+from greater_fast.kernels.packed_reference import packed_attention as reference
 from tests.kernels.packed_row import exact, make_row
 
+CPU = torch.device("cpu")
 ROW = [(0, 1), (17, 5), (0, 4), (32, 3), (40, 1), (5, 0)]
 
 
@@ -23,6 +25,45 @@ def test_reference_and_its_gradients(dtype: torch.dtype, options: tuple[float, f
         assert one.dtype == dtype
         near = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
         torch.testing.assert_close(one.double(), wanted, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("size", [1, 16, 100])
+def test_tiles(size: int) -> None:
+    """Each token is in one, and what has most to do comes first."""
+    segments = Segments([5, 0, 33, 18], [40, 7, 0, 3], [[1, 2, 3], [4], [], [5]], CPU)
+    tokens = [(b, i) for b, length in enumerate(segments.lengths) for i in range(length)]
+    for tiles in (segments.query_tiles(size), segments.key_tiles(size)):
+        assert tiles.dtype == torch.int32
+        held = [
+            (b, i)
+            for b, first in tiles.tolist()
+            for i in range(first, min(first + size, segments.lengths[b]))
+        ]
+        assert sorted(held) == tokens
+    before = [segments.prefix_lens[b] + i for b, i in segments.query_tiles(size).tolist()]
+    behind = [segments.lengths[b] - i for b, i in segments.key_tiles(size).tolist()]
+    assert before == sorted(before, reverse=True)
+    assert behind == sorted(behind, reverse=True)
+    assert segments.query_tiles(size) is segments.query_tiles(size)
+
+
+def test_who_runs() -> None:
+    """Plain torch on a CPU, and for what the kernels do not take; forced ones say why not."""
+    options = (0.3, 0.0, 0)
+    row = make_row([(3, 2)], heads=2, kv_heads=1)
+    found = packed_attention(row.states, row.pool, row.segments, options)
+    wanted = reference(row.states, row.pool, row.segments, *options)
+    assert torch.equal(found, wanted)
+    gaps = row.pool[0].transpose(2, 3).contiguous().transpose(2, 3), row.pool[1]
+    large = make_row([(3, 2)], head_size=257)
+    double = row.to(torch.float64)
+    for one, pool, reason in (
+        (row, gaps, "expected a contiguous one"),
+        (large, large.pool, "heads of 257 numbers, expected at most 256"),
+        (double, double.pool, "got torch.float64"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            packed_attention(one.states, pool, one.segments, options, "triton")
 
 
 def test_no_segments() -> None:
