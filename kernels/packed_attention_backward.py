@@ -203,7 +203,6 @@ def key_gradient_kernel(
     HEAD_PAD: tl.constexpr,
 ):
     """The gradients of a tile of own keys and their values. Grid: tiles of keys, K/V heads."""
-    TILE_QUERIES: tl.constexpr = ROWS // GROUP
     kv_head, num_kv_heads = tl.program_id(1), tl.num_programs(1)
     _, first, start, length, _ = tile_place(tl.program_id(0), tiles, starts, prefix_sizes)
     key = first + tl.arange(0, KEYS)
@@ -217,7 +216,7 @@ def key_gradient_kernel(
     # A key is seen by the queries [key, key + reach) of its segment.
     reach = tl.where(window > 0, tl.minimum(window, length), length)
     stop = tl.minimum(first + KEYS - 1 + reach, length)
-    for tile in range(first // TILE_QUERIES * TILE_QUERIES, stop, TILE_QUERIES):
+    for tile in range(first, stop, ROWS // GROUP):
         query, head, is_row = rows_of(tile, length, kv_head, GROUP, ROWS)
         at = (start + query) * query_stride_m + head * query_stride_h
         q = load_rows(queries, at, is_row, HEAD_SIZE, HEAD_PAD)
