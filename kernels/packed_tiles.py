@@ -18,19 +18,20 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def query_tiling(head_size: int, group: int, dtype: torch.dtype) -> dict[str, int]:
     """Sizes of a program that keeps a tile of queries and reads their keys, and of its launch.
 
-    Functions of the model alone, the largest that no target spills with: a row's bits depend on
-    them.
+    A row's bits depend on them, so they are functions of the model alone: the largest that no
+    target spills with. Places in a group that is no power of two take registers too.
     """
     if dtype == torch.float32:
         return _sizes(head_size, group, rows=16, keys=16)
-    return _sizes(head_size, group, rows=64 if head_size <= 128 else 32, keys=32)
+    if head_size > 128:
+        return _sizes(head_size, group, rows=32, keys=16)
+    return _sizes(head_size, group, rows=64, keys=32 if group & (group - 1) == 0 else 16)
 
 
 def key_tiling(head_size: int, group: int, dtype: torch.dtype) -> dict[str, int]:
     """The same of a program that keeps a tile of keys and reads the queries that see them."""
-    if dtype == torch.float32:
-        return _sizes(head_size, group, rows=16, keys=16)
-    return _sizes(head_size, group, rows=32, keys=32 if head_size <= 128 else 16)
+    tile = 32 if dtype != torch.float32 and head_size <= 128 else 16
+    return _sizes(head_size, group, rows=tile, keys=tile)
 
 
 def _sizes(head_size: int, group: int, rows: int, keys: int) -> dict[str, int]:

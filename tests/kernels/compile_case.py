@@ -23,3 +23,4 @@ class CompileCase:
     num_stages: int = 2
     max_registers: int = 255
     max_shared_bytes: int = 99 * 1024  # what every listed GPU gives a block; gfx942 gives 64 KiB
+    spills: Mapping[str, int] = field(default_factory=dict)  # bytes of a thread that may, by target

@@ -66,6 +66,7 @@ def compile_case(case: CompileCase, target: GPUTarget) -> dict[str, Any]:
         "target": str(target.arch),
         "registers": registers,
         "spills": spills,
+        "max_spills": case.spills.get(str(target.arch), 0),
         "dropping_minima": compiled.asm["ttir"].count("arith.minnumf"),
         "shared_bytes": compiled.metadata.shared,
         "max_registers": 512 if target.backend == "hip" else case.max_registers,
