@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from greater_fast.model.attention_interface import AttentionOptions, passed, read_options
@@ -190,7 +190,9 @@ def _grouped_attention(
             preserve_rng_state=False,
         )
     else:
-        output = scaled_dot_product_attention(queries, keys, values, bias, scale=options.scale)
+        output = functional.scaled_dot_product_attention(
+            queries, keys, values, bias, scale=options.scale
+        )
     return output.flatten(0, 1).transpose(0, 1)
 
 

@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from greater_fast.model.attention_kernels import without_cudnn
+
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM
 
@@ -25,11 +27,14 @@ E = TypeVar("E", bound=HasLM)
 
 
 def exclusive(function: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
-    """A method of an engine, or a function of one, that holds the lock of the engine's model."""
+    """A method of an engine, or a function of one, that holds the lock of the engine's model.
+
+    All that runs a model does, and so this is where cuDNN's attention is kept out of it.
+    """
 
     @functools.wraps(function)
     def locked(engine: E, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with engine.lm.lock:
+        with engine.lm.lock, without_cudnn():
             return function(engine, *args, **kwargs)
 
     return locked

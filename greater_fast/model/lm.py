@@ -14,6 +14,7 @@ import torch
 
 from greater_fast.kernels.dispatch import target_logprob, uses_triton
 from greater_fast.kernels.reference import Head
+from greater_fast.model.attention_kernels import without_cudnn
 from greater_fast.model.checks import check_model
 from greater_fast.model.exclusive import MODELS
 from greater_fast.model.files import (
@@ -242,7 +243,7 @@ def load_lm(
         name = name or type(model).__name__
     vocabulary = Vocabulary(tokenizer)
     lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary), notes)
-    with lm.lock, _unchanged_by_failure(model):
+    with lm.lock, without_cudnn(), _unchanged_by_failure(model):
         model.requires_grad_(False)
         model.eval()
         keep_differentiable(model)

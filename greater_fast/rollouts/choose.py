@@ -6,6 +6,7 @@ import logging
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
+from greater_fast.model.attention_kernels import without_cudnn
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.lm import LM
@@ -38,7 +39,7 @@ def make_engine(
     """
     if num_sequences is None:
         num_sequences = config.shortlist_size * config.num_train
-    with lm.lock:  # what is tried changes the model for a while
+    with lm.lock, without_cudnn():  # what is tried changes the model for a while
         try:
             return _make_engine(lm, config, longest_sequence, num_sequences)
         except (RuntimeError, MemoryError) as error:
