@@ -97,24 +97,32 @@ class PackedRow:
 
     def _keep(self, layer: int, states: Sequence[torch.Tensor]) -> None:
         """Store keys and values of the segments that ask for them."""
-        for start, segment in zip(self._starts, self.segments, strict=True):
-            if segment.kept is not None:
-                keys, values = _keys_values(segment, start, layer, states)
-                segment.kept[layer] = keys.contiguous(), values.contiguous()
+        if any(segment.kept is not None for segment in self.segments):
+            own = zip(self.segments, *(self._split(x) for x in states[1:]), strict=True)
+            for segment, *parts in own:
+                if segment.kept is not None:
+                    keys, values = _behind_prefix(segment, layer, parts)
+                    segment.kept[layer] = keys.contiguous(), values.contiguous()
+
+    def _split(self, states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """States [heads, M, D] by segments: the gradients of all are put together in one go."""
+        return torch.split(states, [segment.num_tokens for segment in self.segments], dim=1)
 
     def _attend_by_segment(
         self, layer: int, states: Sequence[torch.Tensor], options: AttentionOptions
     ) -> torch.Tensor:
         is_last = layer == self._last_layer
+        queries = self._split(states[0])
+        if is_last:
+            num_read = [len(segment.read_rows) for segment in self.segments]
+            queries = states[0][:, self.read_rows].split(num_read, dim=1)
+        own = zip(self.segments, queries, *(self._split(x) for x in states[1:]), strict=True)
         outputs = []
-        for number, (start, segment) in enumerate(zip(self._starts, self.segments, strict=True)):
-            queries = states[0][:, start : start + segment.num_tokens]
-            keys, values = _keys_values(segment, start, layer, states)
-            if is_last:
-                queries = queries[:, list(segment.read_rows)]
-            if queries.shape[1] > 0:
-                bias = self._bias(number, options.window, is_last, queries)
-                outputs.append(_grouped_attention(queries, keys, values, bias, options))
+        for number, (segment, asking, *parts) in enumerate(own):
+            if asking.shape[1] > 0:
+                keys, values = _behind_prefix(segment, layer, parts)
+                bias = self._bias(number, options.window, is_last, asking)
+                outputs.append(_grouped_attention(asking, keys, values, bias, options))
         if not is_last:
             return torch.cat(outputs)
         nothing = states[0].new_zeros(self.num_tokens, len(states[0]), states[2].shape[-1])
@@ -142,14 +150,12 @@ class PackedRow:
         return self._biases[key]
 
 
-def _keys_values(
-    segment: Segment, start: int, layer: int, states: Sequence[torch.Tensor]
-) -> KeysValues:
-    """Keys and values [KV, L, D] of a segment, its prefix's first."""
-    keys, values = (x[:, start : start + segment.num_tokens] for x in states[1:])
+def _behind_prefix(segment: Segment, layer: int, states: Sequence[torch.Tensor]) -> KeysValues:
+    """Keys and values [KV, L, D] of a segment, its prefix's before its own."""
+    keys, values = states
     if segment.prefix:
         before = segment.prefix.layer(layer)
-        keys, values = (torch.cat(x, 1) for x in zip(before, (keys, values), strict=True))
+        keys, values = (torch.cat(x, 1) for x in zip(before, states, strict=True))
     return keys, values
 
 
