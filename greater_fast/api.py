@@ -256,8 +256,8 @@ def _ready(
     )
     engine, engine_note = make_engine(lm, memory.settled(config), longest, num_rollouts)
     with memory_errors_explained(lm.device):
-        check_gradient(engine)
-    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note)
+        gradient_notes = check_gradient(engine, config.kernels)
+    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note, *gradient_notes)
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
     for note in notes:

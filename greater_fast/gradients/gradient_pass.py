@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import torch
 
 from greater_fast.engine import Engine
+from greater_fast.gradients.attention_choice import why_bits_differ
 from greater_fast.gradients.example_loss import Terms
-from greater_fast.gradients.packed_row import Segment
+from greater_fast.gradients.segments import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
 from greater_fast.model import padding
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.exclusive import exclusive
+from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, gather_index
 
@@ -58,8 +60,8 @@ class GradientPass(Protocol):
 class PackedPass:
     """Suffixes side by side in one row, behind prefixes that are constants."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, kernels: str = "auto") -> None:
+        self._engine, self._kernels = engine, kernels
         # Tried now: modules that are wrapped later are not the model's.
         self._layers = engine.layers
 
@@ -73,20 +75,33 @@ class PackedPass:
 
         What it has must stay as it is to the end of the block: the engine must not run.
         """
-        with self._layers.installed():
-            lm = self._engine.lm
-            contexts = [s.ids[: s.place] for s in batch]
-            found = [self._engine.prefix_kv(context) for context in contexts]
-            segments = [
-                Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
-                for s, prefix in zip(batch, computed_prefixes(lm, contexts, found), strict=True)
-            ]
-            ids = torch.tensor([i for s in batch for i in s.suffix_ids], device=lm.device)
-            lengths = torch.tensor([len(s.suffix_ids) for s in batch], device=lm.device)
-            embedded = lm.embed(ids).detach()  # [M, D]
-            places = (lengths.cumsum(0) - lengths,)
-            with packed(lm, segments) as forward:
-                yield lambda leaf: forward(embedded.index_put(places, leaf))
+        found = [self._engine.prefix_kv(s.ids[: s.place]) for s in batch]
+        with (
+            self._layers.installed(),
+            packed_states(self._engine.lm, batch, found, self._kernels) as states_of,
+        ):
+            yield states_of
+
+
+@contextlib.contextmanager
+def packed_states(
+    lm: LM,
+    batch: Sequence[ExampleSequence],
+    found: Sequence[PrefixKV | None],
+    kernels: str = "auto",
+) -> Iterator[StatesOf]:
+    """The forward pass over packed suffixes, behind prefixes of which some may be found already."""
+    prefixes = computed_prefixes(lm, [s.ids[: s.place] for s in batch], found, kernels)
+    segments = [
+        Segment(len(s.suffix_ids), prefix, [row - s.place for row in s.read_rows])
+        for s, prefix in zip(batch, prefixes, strict=True)
+    ]
+    ids = torch.tensor([i for s in batch for i in s.suffix_ids], device=lm.device)
+    lengths = torch.tensor([len(s.suffix_ids) for s in batch], device=lm.device)
+    embedded = lm.embed(ids).detach()  # [M, D]
+    places = (lengths.cumsum(0) - lengths,)
+    with packed(lm, segments, kernels) as forward:
+        yield lambda leaf: forward(embedded.index_put(places, leaf))
 
 
 class WholePass:
@@ -135,14 +150,14 @@ def _embedded_at(
         hook.remove()
 
 
-def choose_pass(engine: Engine) -> GradientPass:
+def choose_pass(engine: Engine, kernels: str = "auto") -> GradientPass:
     """Packed suffixes where the model takes them, else whole sequences."""
-    return PackedPass(engine) if engine.can_pack else WholePass(engine.lm)
+    return PackedPass(engine, kernels) if engine.can_pack else WholePass(engine.lm)
 
 
 @exclusive
-def check_gradient(engine: Engine) -> None:
-    """Try whether there is a gradient, before a run counts on it.
+def check_gradient(engine: Engine, kernels: str = "auto") -> tuple[str, ...]:
+    """Try whether there is a gradient, before a run counts on it; what a user should know of it.
 
     Raises:
         ValueError: none comes to the model's input embeddings; says why.
@@ -153,6 +168,13 @@ def check_gradient(engine: Engine) -> None:
             f"{engine.lm.name} has no gradient by its input embeddings, and so it can be evaluated "
             f"and not optimised: {reason}"
         )
+    rounding = why_bits_differ(engine.lm, packs=engine.can_pack, kernels=kernels)
+    if rounding is None:
+        return ()
+    return (
+        f"gradient: its last bits may differ from run to run ({rounding}); where two candidates "
+        "score nearly alike, another one may be shortlisted",
+    )
 
 
 def _why_not_whole(lm: LM) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -46,6 +46,13 @@ class KVCache:
         self.data[:, :, targets] = self.data[:, :, sources]
 
 
+class Pool(Protocol):
+    """Where blocks lie."""
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [num_blocks, KV heads, S, D] of a layer."""
+
+
 class Blocks(NamedTuple):
     """Keys and values [num_blocks, KV heads, S, D], and the ids of those in use."""
 
@@ -62,7 +69,7 @@ class PrefixKV:
     """
 
     num_tokens: int
-    cache: KVCache
+    cache: Pool
     block_ids: torch.Tensor
 
     def blocks(self, index: int) -> Blocks:

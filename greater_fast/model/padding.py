@@ -62,7 +62,8 @@ def states_at(
 ) -> torch.Tensor:
     """States [R, D] at `rows[b]` of `sequences[b]`, sequence after sequence."""
     parts: dict[int, torch.Tensor] = {}
-    for group in row_groups([len(ids) for ids in sequences], padded=lm.pads):
+    lengths = [len(ids) for ids in sequences]
+    for group in row_groups(lengths, padded=len(set(lengths)) > 1 and lm.pads):
         states = states_of(lm.pad_right([sequences[number] for number in group]), group)
         picked = states[gather_index([rows[number] for number in group], lm.device)]
         parts |= zip(group, picked.split([len(rows[number]) for number in group]), strict=True)

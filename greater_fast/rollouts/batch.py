@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from greater_fast.engine import EngineFacts, Layers, OnFinished, Rollout, RolloutRequest
-from greater_fast.gradients import suffix_forward
+from greater_fast.gradients import packing_trial
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.exclusive import exclusive
@@ -90,6 +90,7 @@ class RolloutEngine:
     ) -> None:
         backend = usable_backend(lm, kernels, longest_sequence)
         self.lm, self._longest, self._backend = lm, longest_sequence, backend
+        self._kernels = kernels
         if fixed is None:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
@@ -141,7 +142,7 @@ class RolloutEngine:
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
-        return suffix_forward.why_not(self.lm, self._longest) is None
+        return packing_trial.can_pack(self.lm, self._longest, self._kernels)
 
     @cached_property
     def layers(self) -> Layers:

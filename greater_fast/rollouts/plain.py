@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from greater_fast.engine import Layers, OnFinished, Rollout, RolloutRequest
-from greater_fast.gradients import suffix_forward
+from greater_fast.gradients import packing_trial
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.gpu.layers import own_layers
@@ -60,7 +60,7 @@ class PlainRolloutEngine:
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
-        return suffix_forward.why_not(self.lm, self._longest) is None
+        return packing_trial.can_pack(self.lm, self._longest, self._kernels)
 
     @cached_property
     def layers(self) -> Layers:

@@ -77,7 +77,7 @@ def example_gradients(
         dtype=torch.promote_types(lm.dtype, torch.float32),
         device=lm.device,
     )
-    way = choose_pass(engine)
+    way = choose_pass(engine, config.kernels)
     waiting = sorted(sequences, key=lambda s: (way.num_tokens([s]), s.row))
     plan = plan_pass(lm, [way.num_tokens([s]) for s in waiting], config)
     while waiting:

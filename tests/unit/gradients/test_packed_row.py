@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greater_fast.gradients.packed_row import Segment
+from greater_fast.gradients.segments import Segment
 from greater_fast.gradients.suffix_forward import computed_prefixes, packed
 from greater_fast.model.cpu import attention as cpu_attention
 from greater_fast.model.lm import LM

@@ -1,6 +1,7 @@
 """What a gradient pass keeps, how it sizes micro-batches, and what it does when memory ends."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from greater_fast.engine import Rollout
-from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
+from greater_fast.gradients.segments import Segment
 from greater_fast.gradients.suffix_forward import packed
 from greater_fast.memory import activations as activation_memory
 from greater_fast.memory.activations import PassPlan, plan_pass
@@ -29,16 +30,25 @@ FAMILIES = pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "phi3"
 ROLLOUTS = [Rollout(tuple(range(20 + 9 * i, 20 + 11 * i))) for i in range(5)]
 
 
+@functools.cache
+def tried_engine(lm: LM) -> PlainRolloutEngine:
+    """An engine that has tried a model's gradient."""
+    engine = PlainRolloutEngine(lm)
+    assert engine.can_pack
+    return engine
+
+
 def gradient(lm: LM, **settings: Any) -> torch.Tensor:
     layouts = layouts_of(lm, 5)
     config = small_config(temperature=0.5, **settings)
     position = Position(0, 3, layouts.prompt_ids)
-    return prompt_gradient(PlainRolloutEngine(lm), layouts, ROLLOUTS, position, config)
+    return prompt_gradient(tried_engine(lm), layouts, ROLLOUTS, position, config)
 
 
 @contextlib.contextmanager
 def layer_calls(lm: LM) -> Iterator[list[bool]]:
     """Whether a gradient is asked for, one entry a call of the first layer's MLP."""
+    tried_engine(lm)
     calls: list[bool] = []
     mlp = lm.model.get_decoder().layers[0].mlp
     hook = mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
@@ -199,6 +209,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(end_memory: Callable[[], None
 
 def test_another_error_is_no_end_of_memory() -> None:
     lm = tiny_lm()
+    tried_engine(lm)
 
     def fail(*_: Any) -> None:
         if torch.is_grad_enabled():
@@ -216,6 +227,7 @@ def test_another_error_is_no_end_of_memory() -> None:
 def test_one_example_that_does_not_fit(setting: str) -> None:
     """`auto` tries once more with layers computed twice; then an error says what to do."""
     lm = tiny_lm()
+    tried_engine(lm)
     tries: list[bool] = []
 
     def run_out(*_: Any) -> None:
