@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from greater_fast.gradients import gradient_pass
 from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.gradient_pass import (
     ExampleSequence,
@@ -113,3 +114,29 @@ def test_a_model_without_a_gradient_is_refused_in_words(own_lm: LM) -> None:
     layer.forward = fails
     with pytest.raises(ValueError, match="ends in AssertionError: use train mode"):
         check_gradient(engine)
+
+
+@pytest.mark.parametrize(
+    ("packs", "family", "kernels", "reason"),
+    [
+        (True, "llama", "triton", None),
+        (False, "llama", "triton", "whole sequences go through the model's own attention"),
+        (True, "llama", "reference", "attention is torch's: its kernels were asked for"),
+        (True, "deepseek_v3", "triton", "attention is torch's: keys of 16 numbers a head"),
+        (True, "qwen3_moe", "triton", "several experts make of a token is added up in no order"),
+    ],
+)
+def test_on_a_gpu_a_note_says_where_bits_may_differ(
+    packs: bool, family: str, kernels: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = tiny_lm() if family == "llama" else zoo_lm(family)
+    engine = PlainRolloutEngine(lm)
+    engine.can_pack = packs
+    assert check_gradient(engine, kernels) == ()
+    monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    monkeypatch.setattr(gradient_pass, "_why_not_whole", lambda _: None)
+    notes = check_gradient(engine, kernels)
+    assert len(notes) == (reason is not None)
+    for note in notes:
+        assert note.startswith("gradient: its last bits may differ from run to run (")
+        assert str(reason) in note
