@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from greater_fast.kernels.dispatch import uses_triton
+from greater_fast.kernels.dispatch import MAX_HEAD_SIZE, uses_triton
 from greater_fast.model.cpu import attention as cpu_attention
 from greater_fast.model.layers import layer_shapes
 from greater_fast.model.lm import LM
-
-MAX_HEAD_SIZE = 256
 
 
 def choose_attention(lm: LM, kernels: str = "auto") -> str:
