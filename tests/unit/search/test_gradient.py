@@ -41,6 +41,14 @@ class PaddingEngine(PlainRolloutEngine):
     can_pack = False  # type: ignore[assignment]
 
 
+@functools.cache
+def tried_engine(lm: LM) -> PlainRolloutEngine:
+    """An engine that has tried a model's gradient."""
+    engine = PlainRolloutEngine(lm)
+    assert engine.can_pack
+    return engine
+
+
 def gradient(
     engine: Engine | LM,
     layouts: Layouts,
@@ -48,7 +56,7 @@ def gradient(
     rollouts: Sequence[Rollout] = ROLLOUTS,
     **settings: Any,
 ) -> torch.Tensor:
-    engine = PlainRolloutEngine(engine) if isinstance(engine, LM) else engine
+    engine = tried_engine(engine) if isinstance(engine, LM) else engine
     position = Position(0, index, layouts.prompt_ids)
     return prompt_gradient(engine, layouts, rollouts[: len(layouts)], position, config(**settings))
 
@@ -115,7 +123,7 @@ def seen() -> Iterator[list[tuple[int, int]]]:
         if torch.is_grad_enabled():
             shapes.append(tuple((options.get("inputs_embeds", options.get("input_ids"))).shape[:2]))
 
-    decoder = tiny_lm("llama").model.get_decoder()
+    decoder = tried_engine(tiny_lm("llama")).lm.model.get_decoder()
     hook = decoder.register_forward_pre_hook(see, with_kwargs=True)
     yield shapes
     hook.remove()
@@ -123,12 +131,10 @@ def seen() -> Iterator[list[tuple[int, int]]]:
 
 def test_only_tokens_from_the_place_on_are_computed(seen: list[tuple[int, int]]) -> None:
     lm, layouts = setting("llama")
-    engine = PlainRolloutEngine(lm)
-    assert engine.can_pack  # tried before the count
     numbers = []
     for index in (0, 5, len(layouts.prompt_ids) - 1):
         seen.clear()
-        gradient(engine, layouts, index, gradient_batch_tokens=10_000)
+        gradient(lm, layouts, index, gradient_batch_tokens=10_000)
         after = sum(
             len(layouts.rows[row].tail_ids)
             + len(rollout.reasoning_ids)
@@ -149,9 +155,9 @@ def test_micro_batches_keep_to_the_limit(seen: list[tuple[int, int]]) -> None:
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
     for engine, limit, number in (
-        (PlainRolloutEngine(lm), lengths[0] + lengths[1], 4),
-        (PlainRolloutEngine(lm), sum(lengths[:3]), 2),
-        (PlainRolloutEngine(lm), sum(lengths), 1),
+        (lm, lengths[0] + lengths[1], 4),
+        (lm, sum(lengths[:3]), 2),
+        (lm, sum(lengths), 1),
         (PaddingEngine(lm), 10_000, 1),
         (PaddingEngine(lm), 130, 3),
     ):
