@@ -37,10 +37,13 @@ class PrefixStore:
             self._num_blocks += -(-length // BLOCK_SIZE)
             ids = torch.arange(first, self._num_blocks, device=device)
             self.prefixes.append(PrefixKV(length, self, ids))
-            slots = range(first * BLOCK_SIZE, first * BLOCK_SIZE + length)
-            old += slots[:num_found]
-            new += slots[num_found:]
-        self._slots = torch.tensor([*old, *new], dtype=torch.int64, device=device)
+            places = range(first * BLOCK_SIZE, first * BLOCK_SIZE + length)
+            old += places[:num_found]
+            new += places[num_found:]
+        slots = torch.tensor([*old, *new], dtype=torch.int64)
+        self._blocks, self._offsets = (
+            x.to(device) for x in (slots // BLOCK_SIZE, slots % BLOCK_SIZE)
+        )
 
     def layer(self, index: int) -> KeysValues:
         """Keys and values [blocks, KV, S, D] of a layer; what no prefix covers is anything."""
@@ -48,18 +51,15 @@ class PrefixStore:
 
     def write(self, index: int, new: Sequence[torch.Tensor]) -> None:
         """Take a layer's keys and values [KV, M, D] of all tokens that were not found, in order."""
-        before = [prefix.layer(index) for prefix in self._found]
-        keys, values = (
-            self._in_blocks(torch.cat([*parts, states], 1))
-            for parts, states in zip(
-                zip(*before, strict=True) if before else ((), ()), new, strict=True
-            )
-        )
+        found = [prefix.layer(index) for prefix in self._found]
+        keys = self._in_blocks([*(keys for keys, _ in found), new[0]])
+        values = self._in_blocks([*(values for _, values in found), new[1]])
         self._layers[index] = keys, values
 
-    def _in_blocks(self, states: torch.Tensor) -> torch.Tensor:
-        """States [KV, tokens, D] at their slots, as blocks [blocks, KV, S, D]."""
+    def _in_blocks(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """States [KV, tokens, D], in parts, at their slots of blocks [blocks, KV, S, D]."""
+        states = torch.cat(list(parts), 1)
         kv_heads, _, size = states.shape
         blocks = states.new_empty(self._num_blocks, kv_heads, BLOCK_SIZE, size)
-        blocks[self._slots // BLOCK_SIZE, :, self._slots % BLOCK_SIZE] = states.transpose(0, 1)
+        blocks[self._blocks, :, self._offsets] = states.transpose(0, 1)
         return blocks

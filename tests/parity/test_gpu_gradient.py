@@ -1,0 +1,57 @@
+"""The gradient on a GPU: the CPU's but for rounding, the same bits again. Skipped without one."""
+
+import pytest
+import torch
+
+from greater_fast.engine import Engine, Rollout
+from greater_fast.gradients.attention_choice import choose_attention
+from greater_fast.gradients.gradient_pass import check_gradient
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
+from greater_fast.search.gradient import example_gradients
+from greater_fast.search.nouns import Position
+from tests.cases import layouts_of, small_config, tiny_lm
+from tests.parity.test_gpu_engine import on_gpu
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+FAMILIES = ["llama", "qwen3", "gemma2", "gemma3"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+ROLLOUTS = [Rollout(tuple(range(20 + 9 * i, 20 + 11 * i))) for i in range(5)]
+
+
+def gradients(engine: Engine, lm: LM) -> torch.Tensor:
+    layouts = layouts_of(lm, len(ROLLOUTS))
+    position = Position(0, 3, layouts.prompt_ids)
+    config = small_config(temperature=0.5)
+    return example_gradients(engine, layouts, ROLLOUTS, position, config).cpu()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_the_cpus(family: str) -> None:
+    cpu, lm = tiny_lm(family), on_gpu(family, "llama3")
+    assert choose_attention(lm) == "triton"
+    expected = gradients(PlainRolloutEngine(cpu), cpu)
+    for engine in (RolloutEngine(lm, kv_cache_bytes=1 << 24), PlainRolloutEngine(lm)):
+        torch.testing.assert_close(gradients(engine, lm), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_bits_again(family: str, dtype: torch.dtype) -> None:
+    lm = on_gpu(family, "llama3", dtype)
+    engine = PlainRolloutEngine(lm)
+    assert engine.can_pack
+    assert check_gradient(engine) == ()
+    first = gradients(engine, lm)
+    for _ in range(5):
+        assert torch.equal(gradients(engine, lm), first)
+
+
+def test_torch_may_be_forced_and_a_note_says_what_that_means() -> None:
+    lm = on_gpu("llama", "llama3")
+    engine = PlainRolloutEngine(lm, kernels="reference")
+    assert engine.can_pack
+    (note,) = check_gradient(engine, "reference")
+    assert "last bits may differ" in note
