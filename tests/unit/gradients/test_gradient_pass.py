@@ -135,8 +135,29 @@ def test_on_a_gpu_a_note_says_where_bits_may_differ(
     assert check_gradient(engine, kernels) == ()
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
     monkeypatch.setattr(gradient_pass, "_why_not_whole", lambda _: None)
+    monkeypatch.setattr(gradient_pass, "_repeats", lambda *_: True)
     notes = check_gradient(engine, kernels)
     assert len(notes) == (reason is not None)
     for note in notes:
         assert note.startswith("gradient: its last bits may differ from run to run (")
         assert str(reason) in note
+
+
+def test_on_a_gpu_it_is_tried_whether_bits_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
+    engine = PlainRolloutEngine(lm)
+    assert gradient_pass._repeats(engine, "auto")
+    calls: list[int] = []
+
+    def restless(_: Any, __: Any, options: dict[str, Any]) -> Any:
+        calls.append(len(calls))
+        return (), options | {"inputs_embeds": options["inputs_embeds"] * (1 + 1e-6 * len(calls))}
+
+    hook = lm.decoder.register_forward_pre_hook(restless, with_kwargs=True)
+    assert not gradient_pass._repeats(engine, "auto")
+    hook.remove()
+    monkeypatch.setattr(gradient_pass, "_repeats", lambda *_: False)
+    assert check_gradient(engine) == ()
+    monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    (note,) = check_gradient(engine, "triton")
+    assert "(two passes over the same tokens differ)" in note
