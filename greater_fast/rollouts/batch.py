@@ -20,7 +20,6 @@ from greater_fast.gradients import packing_trial
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.exclusive import exclusive
-from greater_fast.model.gpu.layers import own_layers
 from greater_fast.model.kv_cache import (
     BLOCK_SIZE,
     KVCache,
@@ -29,6 +28,7 @@ from greater_fast.model.kv_cache import (
     default_pool_bytes,
 )
 from greater_fast.model.lm import LM
+from greater_fast.model.own_layers import own_layers
 from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import longest_of, usable_backend

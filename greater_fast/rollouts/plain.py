@@ -17,8 +17,8 @@ from greater_fast.engine import Layers, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import packing_trial
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
-from greater_fast.model.gpu.layers import own_layers
 from greater_fast.model.lm import LM
+from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from greater_fast.kernels.dispatch import device_obstacle
-from greater_fast.model.cpu.layers import CPULayers
 from greater_fast.model.forwards import Forward, replaced_forwards
 from greater_fast.model.gpu.decoder_layer import layer_forward
 from greater_fast.model.gpu.heads import heads_forward
@@ -71,15 +69,3 @@ _KINDS: dict[str, Find] = {
     "residual adds": layer_forward,
     "attention": heads_forward,
 }
-
-
-def own_layers(lm: LM, kernels: str) -> CPULayers | GPULayers:
-    """What of the layers can be taken over where `kernels` are used: "auto", "triton", ...
-
-    On a device of another kind, or with "reference" on a GPU, that is nothing.
-    """
-    forced = kernels == "triton"
-    on_gpu = forced or (lm.device.type == "cuda" and kernels == "auto")
-    if on_gpu and device_obstacle(lm.device, forced) is None:
-        return GPULayers(lm)
-    return CPULayers(lm)

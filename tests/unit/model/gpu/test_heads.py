@@ -16,7 +16,7 @@ from greater_fast.model.forwards import replaced_forwards
 from greater_fast.model.gpu.heads import heads_forward
 from greater_fast.model.gpu.refusal import RefusedError
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.rollouts.paged import forward, probe, probe_steps
+from greater_fast.rollouts.paged import forward, probe_steps
 from tests.cases import tiny_lm, tokenizer
 from tests.tiny import tiny_model
 from tests.unit.model.gpu.launches import recorded
@@ -109,7 +109,7 @@ def test_weights_stay_the_modules_own(own_lm: LM) -> None:
 
 
 def states_and_gradient_of_zero(lm: LM) -> torch.Tensor:
-    return forward(lm, probe(lm, "triton", (5,)))
+    return forward(lm, probe_steps(lm, "triton", ((5,),))[0])
 
 
 REFUSED = {
@@ -255,7 +255,7 @@ def test_launches_of_a_module(family: str) -> None:
             return output
 
         with replaced_forwards([(module, run)]):
-            forward(lm, probe(lm, "triton", (5,)))
+            forward(lm, probe_steps(lm, "triton", ((5,),))[0])
         return list(calls.pop())
 
     own = count()
