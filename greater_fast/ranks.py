@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import pickle
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from greater_fast.wording import in_one_line
+from greater_fast.ctrl_c import interrupts_later, no_interrupts
+from greater_fast.wording import in_one_line, quoted
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# Seconds that a rank waits for another. One that dies closes its connections and is missed at once:
+# Seconds that a rank waits for another. One that ends closes its connections and is missed at once:
 # this is for one that hangs, or whose machine is gone. Rank 0 may be in a callback meanwhile.
 TIMEOUT = 1800.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -39,93 +37,118 @@ class RankLostError(RuntimeError):
 class Ranks:
     """One process among `size`, by its number; alone, it has nobody to tell, and nothing costs.
 
-    `device` is where this rank's model belongs (None: as for any process). `num_bytes` counts what
-    came from other ranks. All methods are for all ranks, in the same order.
+    `num_bytes` counts what came from other ranks. Methods that exchange something are called by all
+    ranks in the same order; they raise what another rank left `together` with, and `RankLostError`
+    where one is gone.
     """
 
-    def __init__(
-        self,
-        rank: int = 0,
-        size: int = 1,
-        device: str | None = None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        self.rank, self.size, self.device = rank, size, device
+    def __init__(self, rank: int = 0, size: int = 1, timeout: float = TIMEOUT) -> None:
+        self.rank, self.size = rank, size
         self.num_bytes = 0
         self._timeout = timeout
-        self._is_broken = False
 
     @property
     def is_first(self) -> bool:
         """Whether this is rank 0, which decides, writes and tells."""
         return self.rank == 0
 
-    def from_first(self, value: T) -> T:
-        """Rank 0's value, on every rank; what others bring is left aside.
+    def by_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; the others do not call `make`."""
+        return self.from_first(make() if self.is_first else None)  # type: ignore[return-value]
 
-        Raises:
-            RankLostError: a rank is gone. Whatever another rank left `together` with.
-        """
+    def from_first(self, value: T) -> T:
+        """Rank 0's value, on every rank; what others bring is left aside."""
         return self.gathered(value if self.is_first else None)[0]  # type: ignore[return-value]
 
     def gathered(self, value: T) -> list[T]:
-        """Each rank's value, in the order of the ranks; errors as of `from_first`."""
+        """Each rank's value, in the order of the ranks."""
         if self.size == 1:
             return [value]
-        with _interrupts_later():
+        with interrupts_later():
             found = self._exchange(_Message(value, None))
         for rank, message in enumerate(found):
             if message.error is not None:
-                raise _shared(message.error, rank)
+                raise _from_rank(rank, message.error)
         return [message.value for message in found]
 
     def gathered_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Each rank's tensor, in the order of the ranks, on this rank's device; any shapes.
+        """Each rank's tensor, of any shape, in the order of the ranks, on this rank's device.
 
-        As `gathered`, but bytes go from memory to memory: by NCCL between GPUs.
+        Bytes go from memory to memory, between GPUs by NCCL.
         """
         if self.size == 1:
             return [rows]
         import torch
 
         rows = rows.detach().contiguous()
-        with _interrupts_later():
-            found = []
-            for rank, (shape, dtype) in enumerate(self.gathered((tuple(rows.shape), rows.dtype))):
-                is_own = rank == self.rank
-                found.append(
-                    rows if is_own else torch.empty(shape, dtype=dtype, device=rows.device)
-                )
-            self._broadcast(found)
+        with interrupts_later():
+            kinds = self.gathered((tuple(rows.shape), rows.dtype))
+            found = [torch.empty(shape, dtype=kind, device=rows.device) for shape, kind in kinds]
+            found[self.rank] = rows
+            self._fill(found)
         return found
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """A block that all ranks leave in the same way: an error of one is raised on all.
 
-        Of several, it is that of the lowest rank. Ctrl-C is such an error too; SystemExit is none:
-        it ends its process, which the others miss.
+        Of several, it is that of the lowest rank. Ctrl-C is one where rank 0 hears it; others do
+        not. SystemExit is none: it ends its process, which the others miss.
         """
-        try:
-            yield
-        except (Exception, KeyboardInterrupt) as error:
-            self._share(error)
-            raise
-        self.gathered(None)
+        with contextlib.nullcontext() if self.is_first else no_interrupts():
+            try:
+                yield
+            except (Exception, KeyboardInterrupt) as error:
+                self._share(error)
+                raise
+            self.gathered(None)
+
+    def place(self, device: str | None) -> str | None:
+        """The device for this rank's model: on a machine with GPUs each process has its own.
+
+        Alone, or away from GPUs, it is the one that was named.
+
+        Raises:
+            ValueError: `device` is one GPU for all, or there are more processes here than GPUs.
+        """
+        if self.size == 1:
+            return device
+        import torch
+
+        if device is None and torch.cuda.is_available():
+            device = "cuda"
+        if device is None or not device.startswith("cuda"):
+            return device
+        if device != "cuda":
+            raise ValueError(
+                f"device: got {quoted(device)} for {self.size} processes: leave it out, or write "
+                "cuda, and each takes a GPU of its own"
+            )
+        local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= num_gpus:
+            raise ValueError(
+                f"device: there are more processes on this machine than GPUs: start {num_gpus} "
+                f"(torchrun --nproc-per-node {num_gpus}), or use device cpu"
+            )
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(local_rank)
+        # Now: what NCCL takes of the memory is not free when a run is planned.
+        self.gathered_rows(torch.zeros(1, device=device))
+        return device
 
     def _share(self, error: BaseException) -> None:
-        """Let others raise an error of this rank, where they wait for it; perhaps raise theirs.
+        """Let others raise an error of this rank where they wait for it; perhaps raise theirs.
 
         Not where it came from them, nor where there is no hearing from them any more.
         """
-        if self.size == 1 or self._is_broken or getattr(error, "is_shared", False):
+        if self.size == 1 or isinstance(error, RankLostError) or _is_shared(error):
             return
-        with _interrupts_later(heard=False):
+        with no_interrupts():
             found = self._exchange(_Message(None, error))
         rank, first = next((r, m.error) for r, m in enumerate(found) if m.error is not None)
         if rank != self.rank:
-            raise _shared(first, rank)
-        _mark(error)
+            raise _from_rank(rank, first)
+        _mark_shared(error)
 
     def _exchange(self, own: _Message) -> list[_Message]:
         """Every rank's message, in the order of the ranks."""
@@ -134,24 +157,22 @@ class Ranks:
         content = torch.frombuffer(bytearray(own.packed()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         sizes[self.rank][0] = len(content)
-        self._broadcast(sizes)
+        self._fill(sizes)
         contents = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
         contents[self.rank] = content
-        self._broadcast(contents)
+        self._fill(contents)
         return [
-            own if rank == self.rank else _Message.unpacked(bytes(c.numpy()))
-            for rank, c in enumerate(contents)
+            own if rank == self.rank else _Message.unpacked(content.numpy().tobytes())
+            for rank, content in enumerate(contents)
         ]
 
-    def _broadcast(self, tensors: list[torch.Tensor]) -> None:
-        """Fill in the tensors of other ranks; they have the right sizes.
+    def _fill(self, tensors: list[torch.Tensor]) -> None:
+        """Fill in the other ranks' tensors, each as long as its rank's own.
 
-        Waiting is done here, not inside of torch, so that a signal is heard meanwhile.
+        Waiting is done here, not inside of torch, so that signals are heard meanwhile.
         """
         from torch import distributed
 
-        if self._is_broken:
-            raise RankLostError("another rank is gone")
         try:
             works = [
                 distributed.broadcast(tensor, rank, async_op=True)
@@ -167,76 +188,46 @@ class Ranks:
                     time.sleep(min(waited / 10, 0.01))
                 work.wait()
         except RuntimeError as error:
-            self._is_broken = True
             raise RankLostError(
                 f"rank {self.rank} of {self.size} lost another one, which ended or hangs: "
                 f"{in_one_line(error)}"
             ) from error
-        self.num_bytes += sum(
-            tensor.nbytes for rank, tensor in enumerate(tensors) if rank != self.rank
-        )
+        self.num_bytes += sum(t.nbytes for rank, t in enumerate(tensors) if rank != self.rank)
 
 
 ALONE = Ranks()
 
 
-def is_among_others() -> bool:
-    """Whether this process was started as one of several."""
-    return all(os.environ.get(name) for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"
-
-
 def is_first() -> bool:
-    """Whether this process is the one that writes and tells, as far as the environment says."""
-    return not is_among_others() or os.environ["RANK"] == "0"
+    """Whether this process, as it was started, is the one that writes and tells."""
+    return not _is_among_others() or os.environ["RANK"] == "0"
 
 
-def join(device: str | None = None, timeout: float = TIMEOUT) -> Ranks:
-    """The ranks that this process was started among; waits for all of them, the first time.
-
-    On a machine with GPUs rank by rank takes one, unless `device` says cpu.
+def join() -> Ranks:
+    """The ranks that this process was started among; the first call waits for all of them.
 
     Raises:
-        ValueError: there are more processes on this machine than GPUs, or `device` names one GPU.
-        RankLostError: not all ranks came in time.
+        RankLostError: not all came in time.
     """
-    if not is_among_others():
-        return Ranks(device=device)
-    return _join(device, timeout)
-
-
-@functools.cache
-def _join(device: str | None, timeout: float) -> Ranks:
+    if not _is_among_others():
+        return Ranks()
     import torch
     from torch import distributed
 
-    if device is None and torch.cuda.is_available():
-        device = "cuda"
-    local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = device is not None and device.startswith("cuda")
-    if on_gpu:
-        if device != "cuda":
-            raise ValueError(
-                f"device: got {device} for all ranks: write cuda, and each takes its own"
-            )
-        num_gpus = torch.cuda.device_count()
-        if local_rank >= num_gpus:
-            raise ValueError(
-                f"process {local_rank} of this machine has no GPU, of which there are {num_gpus}: "
-                f"start {num_gpus} (torchrun --nproc-per-node {num_gpus}), or use device cpu"
-            )
-        device = f"cuda:{local_rank}"
-        torch.cuda.set_device(local_rank)
     if not distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         try:
-            distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                timeout=timedelta(seconds=TIMEOUT),
+            )
         except RuntimeError as error:
-            raise RankLostError(f"not all ranks came together: {error}") from error
+            raise RankLostError(f"not all ranks came together: {in_one_line(error)}") from error
         atexit.register(_leave)
-    ranks = Ranks(distributed.get_rank(), distributed.get_world_size(), device, timeout)
-    if on_gpu:  # now: what NCCL takes of the memory is not free when a run is planned
-        ranks.gathered_rows(torch.zeros(1, device=device))
-    return ranks
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), TIMEOUT)
+
+
+def _is_among_others() -> bool:
+    return all(os.environ.get(name) for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"
 
 
 def _leave() -> None:
@@ -262,15 +253,14 @@ class _Message(NamedTuple):
         try:
             packed = pickle.dumps((frames, self.error))
             pickle.loads(packed)
-        except Exception:  # whatever a class of somebody else's does
-            packed = pickle.dumps(
-                (frames, RuntimeError(f"{type(self.error).__name__}: {self.error}"))
-            )
+        except Exception:  # whatever somebody else's class does
+            text = f"{type(self.error).__name__}: {self.error}"
+            packed = pickle.dumps((frames, RuntimeError(text)))
         return packed
 
     @classmethod
     def unpacked(cls, content: bytes) -> _Message:
-        """What another rank sent; its frames come as the cause."""
+        """What another rank sent; the frames of an error come as its cause."""
         value, error = pickle.loads(content)
         if error is not None:
             error.__cause__ = _ElsewhereError(f"\n{value}")
@@ -281,35 +271,18 @@ class _ElsewhereError(Exception):
     """An error as it stood on another rank, as text."""
 
 
-def _shared(error: BaseException, rank: int) -> BaseException:
+def _from_rank(rank: int, error: BaseException | None) -> BaseException:
     """An error of another rank, to be raised here too."""
+    assert error is not None
     error.add_note(f"on rank {rank}")
-    return _mark(error)
-
-
-def _mark(error: BaseException) -> BaseException:
-    """An error that all ranks know by now."""
-    with contextlib.suppress(AttributeError):  # of a class with slots
-        error.is_shared = True  # type: ignore[attr-defined]
+    _mark_shared(error)
     return error
 
 
-@contextlib.contextmanager
-def _interrupts_later(heard: bool = True) -> Iterator[None]:
-    """Keep a Ctrl-C to the end of the block: an exchange that one rank leaves halfway has no end.
+def _mark_shared(error: BaseException) -> None:
+    """Note that all ranks know of an error."""
+    error.__dict__["is_shared"] = True
 
-    Not `heard`, it is forgotten.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not callable(before):
-        yield
-        return
-    kept: list[Any] = []
-    signal.signal(signal.SIGINT, lambda number, frame: kept.append(frame))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if kept and heard:
-        before(signal.SIGINT, kept[0])
+
+def _is_shared(error: BaseException) -> bool:
+    return "is_shared" in error.__dict__
