@@ -12,6 +12,7 @@ import torch
 
 from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
+from greater_fast.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,13 @@ class Layers(Protocol):
 
 
 class Engine(Protocol):
-    """What the stages need: two implementations, the same results but for near-ties."""
+    """What the stages need: two implementations, the same results but for near-ties.
+
+    With more `ranks` than one, each has an engine, and all call its methods in the same order.
+    """
 
     lm: LM
+    ranks: Ranks
     num_generated_tokens: int  # end ids included
     num_forward_tokens: int  # through the model, padding included
 
@@ -121,6 +126,9 @@ class Engine(Protocol):
 
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V] of the token after each context."""
+
+    def store(self, contexts: Sequence[Sequence[int]]) -> None:
+        """Compute what is not stored of the contexts, as far as there is room, for `prefix_kv`."""
 
     def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
         """Keys and values of the longest stored prefix of `ids`; sure until the next run."""

@@ -29,6 +29,7 @@ from greater_fast.model.kv_cache import (
 )
 from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
+from greater_fast.ranks import ALONE
 from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import longest_of, usable_backend
@@ -70,6 +71,8 @@ class RolloutEngine:
     Raises:
         ValueError: the model cannot run so; says why, and what to use instead.
     """
+
+    ranks = ALONE
 
     def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
         self,
@@ -221,6 +224,15 @@ class RolloutEngine:
         finally:
             self._drop_all()
         return torch.stack([logits[number] for number in range(len(contexts))])
+
+    def store(self, contexts: Sequence[Sequence[int]]) -> None:
+        """Compute what is not stored of the contexts, as far as the pool has room for it.
+
+        So their keys and values have the bits of a rollout's, whatever was stored before.
+        """
+        missing = [ids for ids in contexts if self._scheduler.cached_prefix(ids)[0] < len(ids)]
+        if missing:
+            self.run([RolloutRequest(tuple(ids), 1, frozenset()) for ids in missing])
 
     def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
         """Keys and values of the longest stored prefix of `ids`; sure until the next run."""

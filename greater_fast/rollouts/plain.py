@@ -20,6 +20,7 @@ from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
+from greater_fast.ranks import ALONE
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
 
@@ -36,6 +37,8 @@ class PlainRolloutEngine:
     Raises:
         ValueError: the model's rows cannot be generated rightly; says what was found.
     """
+
+    ranks = ALONE
 
     def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
         self,
@@ -103,6 +106,9 @@ class PlainRolloutEngine:
         while len(logits) < len(contexts):
             logits += self._first(contexts[len(logits) :], self._next_logits)
         return torch.stack(logits)
+
+    def store(self, contexts: Sequence[Sequence[int]]) -> None:
+        """Nothing: no prefix is kept."""
 
     def prefix_kv(self, ids: Sequence[int]) -> None:
         """No prefix: nothing is stored between calls."""

@@ -67,8 +67,11 @@ def example_gradients(
     config: Config,
     loss: AnswerLoss | None = None,
 ) -> torch.Tensor:
-    """Gradients [N, D] of each example's own loss; types and errors as of `prompt_gradient`."""
-    lm = engine.lm
+    """Gradients [N, D] of each example's own loss; types and errors as of `prompt_gradient`.
+
+    With several ranks, micro-batches are those of one process, dealt by turns; all get all rows.
+    """
+    lm, ranks = engine.lm, engine.ranks
     sequences = [
         _sequence(layouts, row, rollout, position, config) for row, rollout in enumerate(rollouts)
     ]
@@ -78,10 +81,14 @@ def example_gradients(
         device=lm.device,
     )
     way = choose_pass(engine, config.kernels)
-    waiting = sorted(sequences, key=lambda s: (way.num_tokens([s]), s.row))
-    plan = plan_pass(lm, [way.num_tokens([s]) for s in waiting], config)
+    sequences.sort(key=lambda s: (way.num_tokens([s]), s.row))
+    plan = ranks.from_first(plan_pass(lm, [way.num_tokens([s]) for s in sequences], config))
+    batches = _batches(sequences, way, plan)
+    waiting = batches[ranks.rank :: ranks.size]
     while waiting:
-        batch = _first_batch(waiting, way, plan)
+        batch = waiting[0]
+        if engine.can_pack:  # the same bits before the place, whoever has run what until now
+            engine.store([s.ids[: s.place] for s in batch])
         try:
             found = _batch_gradients(lm, batch, way, plan, config, loss)
         except (RuntimeError, MemoryError) as error:
@@ -91,9 +98,14 @@ def example_gradients(
         if found is None:  # by now all that the pass held is free
             torch.cuda.empty_cache()
             plan = _smaller(lm, batch, way, plan, config)
+            waiting = [part for batch in waiting for part in _batches(batch, way, plan)]
             continue
         gradients[[s.row for s in batch]] = found.to(gradients.dtype)
-        del waiting[: len(batch)]
+        del waiting[0]
+    rows = [[s.row for b in batches[rank :: ranks.size] for s in b] for rank in range(ranks.size)]
+    shares = ranks.gathered_rows(gradients[rows[ranks.rank]])
+    for numbers, share in zip(rows, shares, strict=True):
+        gradients[numbers] = share
     for row, gradient in enumerate(gradients):
         if not torch.isfinite(gradient).all():
             raise FloatingPointError(
@@ -127,16 +139,17 @@ def _sequence(
     )
 
 
-def _first_batch(
-    waiting: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan
-) -> list[ExampleSequence]:
-    """The first sequences that fit a micro-batch together, one at least."""
-    batch: list[ExampleSequence] = []
-    for sequence in waiting:
-        if batch and way.num_tokens([*batch, sequence]) > plan.max_tokens:
-            break
-        batch.append(sequence)
-    return batch
+def _batches(
+    sequences: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan
+) -> list[list[ExampleSequence]]:
+    """Micro-batches of sequences in their order: as many as fit together, one at least."""
+    batches: list[list[ExampleSequence]] = []
+    for sequence in sequences:
+        if batches and way.num_tokens([*batches[-1], sequence]) <= plan.max_tokens:
+            batches[-1].append(sequence)
+        else:
+            batches.append([sequence])
+    return batches
 
 
 def _batch_gradients(

@@ -11,6 +11,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.search.gradient import prompt_gradient
 from greater_fast.search.nouns import Position
@@ -175,6 +176,18 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(family: str) -> None:
     for limit in (150, 10_000):
         together = gradient(lm, layouts, 3, gradient_batch_tokens=limit)
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@ALL_FAMILIES
+def test_what_the_engine_has_run_before_changes_no_bit(family: str) -> None:
+    lm, layouts = setting(family)
+    contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
+    engines = [RolloutEngine(lm, kv_cache_bytes=1 << 22) for _ in range(3)]
+    engines[1].next_logits([ids[:-9] for ids in contexts[1:]])
+    engines[2].next_logits([ids for context in contexts for ids in (context[:20], context)])
+    for index in (0, 7):
+        first, *others = (gradient(engine, layouts, index) for engine in engines)
+        assert all(torch.equal(first, other) for other in others)
 
 
 def test_the_gradient_is_the_sum_over_examples() -> None:
