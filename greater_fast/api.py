@@ -21,10 +21,12 @@ from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.lm import load_lm
-from greater_fast.rollouts.choose import make_engine
+from greater_fast.ranks import join
+from greater_fast.rollouts.distributed import make_engine_of
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import RowRecord, compare, cut_off_notes, evaluate_prompt
 from greater_fast.runs.input import check_callable, checking_input
+from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
     Prepared,
     as_config,
@@ -45,6 +47,7 @@ DEFAULT_PROMPT = (
 )
 
 
+@on_all_ranks
 def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword)
     model: Any,
     train: Any,
@@ -87,18 +90,23 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
 
     These two, and whatever `on_step` or `loss` raises, end the run once its result so far is
     written; notes on the exception name the best prompt and the folder.
+
+    Under torchrun every process calls this alike and gets the same result. Settings, rows and what
+    `on_step` says are rank 0's, which alone writes and tells; each loads the model.
     """
+    ranks = join()
     with checking_input():
-        config = as_config(config)
+        given = config = ranks.from_first(as_config(config))
         check_prompt(prompt)
         if on_step is not None:
             check_callable("on_step", on_step, ("a step",))
         if loss is not None:
             check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))
-        directory = RunDirectory(run_dir)
-    with directory, told(progress, num_steps=config.steps) as teller:
+        directory = RunDirectory(run_dir) if ranks.is_first else NoDirectory()
+    with directory, told(progress and ranks.is_first, num_steps=config.steps) as teller:
         with checking_input():
-            splits = read_splits(train, dev, test, config)
+            splits = ranks.by_first(lambda: read_splits(train, dev, test, given))
+            config = placed(given, model, ranks)
             prepared = prepare(model, splits, prompt, config)
             engine, memory, notes = _ready(model, prepared, config, loss, teller)
         layouts = prepared.layouts
@@ -110,8 +118,9 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
                 "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
                 "extractor": prepared.extractor.in_config(),
                 "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
-                "config": config.to_dict(),
+                "config": given.to_dict(),
                 "seed": config.seed,
+                "num_ranks": ranks.size,
                 "memory_plan": memory.to_dict(),
                 "notes": notes,
             },
@@ -121,7 +130,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
                 for row in rows.rows
             ],
         )
-        return Run(engine, layouts, config, directory, notes, loss).result(on_step, teller)
+        run = Run(engine, layouts, config, directory, notes, loss)
+        return run.result(on_step, teller, ranks)
 
 
 def plan(  # noqa: PLR0913 (as optimize)
@@ -152,6 +162,7 @@ def plan(  # noqa: PLR0913 (as optimize)
         return prepare(model, splits, prompt, config, device).memory(config, gpu_memory)
 
 
+@on_all_ranks
 def evaluate(  # noqa: PLR0913 (as optimize)
     model: Any,
     data: Any,
@@ -177,23 +188,32 @@ def evaluate(  # noqa: PLR0913 (as optimize)
 
     Raises:
         ValueError: input that cannot work, before any generation.
+
+    Under torchrun it works as `optimize` does.
     """
+    ranks = join()
     with contextlib.ExitStack() as stack:
         with checking_input():
-            config = as_config(config)
+            given = config = ranks.from_first(as_config(config))
             prompts = [prompt] if against is None else [prompt, against]
             for text in prompts:
                 check_prompt(text)
-            file = None if records is None else stack.enter_context(Records(records))
-            rows = load_examples(data, template=config.template)
+            file = None
+            if records is not None and ranks.is_first:
+                file = stack.enter_context(Records(records))
+            rows = ranks.by_first(lambda: load_examples(data, template=given.template))
+            config = placed(given, model, ranks)
             examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
             extractor = choose_extractor(config, examples)
             lm = load_lm(model, config.device, config.dtype)
             check_placement(model, lm, config)
             laid_out = [build_layouts(lm, examples, text, extractor, config) for text in prompts]
             longest = max(layouts.longest_sequence(config) for layouts in laid_out)
-            engine, note = make_engine(lm, config, longest, max(map(len, laid_out)))
-        teller = stack.enter_context(told(progress, num_rows=sum(map(len, laid_out))))
+            most = max(map(len, laid_out))
+            engine, note = make_engine_of(ranks, lm, config, longest, most)
+        teller = stack.enter_context(
+            told(progress and ranks.is_first, num_rows=sum(map(len, laid_out)))
+        )
         evaluations = []
         for layouts in laid_out:
             teller.say(f"evaluating a prompt on {len(layouts)} rows")
@@ -238,8 +258,8 @@ def _ready(
     model: Any, prepared: Prepared, config: Config, loss: AnswerLoss | None, teller: Teller
 ) -> tuple[Engine, MemoryPlan, tuple[str, ...]]:
     """The engine of a run with its model loaded, the plan of its memory, and notes for the user."""
-    layouts = prepared.layouts
-    memory = prepared.memory(config)
+    layouts, ranks = prepared.layouts, join()
+    memory = ranks.from_first(prepared.memory(config))
     _refuse_or_warn(memory, prepared.device)
     teller.say(memory.verdict, "\n".join(memory.table))
     teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
@@ -254,7 +274,8 @@ def _ready(
     num_rollouts = max(
         config.shortlist_size * len(layouts["train"]), *(len(rows) for rows in layouts.values())
     )
-    engine, engine_note = make_engine(lm, memory.settled(config), longest, num_rollouts)
+    settled = memory.settled(config)
+    engine, engine_note = make_engine_of(ranks, lm, settled, longest, num_rollouts)
     with memory_errors_explained(lm.device):
         gradient_notes = check_gradient(engine, config.kernels)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note, *gradient_notes)
@@ -273,4 +294,4 @@ def _refuse_or_warn(memory: MemoryPlan, device: str) -> None:
     message = f"the run does not fit the memory of {device}; {lines}"
     if device != "cpu":
         raise ValueError(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

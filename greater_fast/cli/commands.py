@@ -16,6 +16,7 @@ from greater_fast.cli.main import INTERRUPTED
 from greater_fast.cli.options import (
     DATA_HELP,
     MODEL_HELP,
+    SearchRows,
     add_debug_option,
     add_search_options,
     add_shared_options,
@@ -23,10 +24,13 @@ from greater_fast.cli.options import (
     search_rows,
     settings,
 )
+from greater_fast.config import Config
 from greater_fast.examples.data import Examples
 from greater_fast.model.byte_sizes import parse_bytes
+from greater_fast.ranks import join
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import checking_input
+from greater_fast.runs.on_ranks import on_all_ranks
 from greater_fast.runs.visible import brief, described, visible
 from greater_fast.version import __version__
 from greater_fast.wording import quoted
@@ -93,10 +97,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+@on_all_ranks
 def _optimize(options: argparse.Namespace) -> int:
     with checking_input():
-        config = settings(options, {})
-        train, dev, test = search_rows(options, config)
+        config, (train, dev, test) = join().by_first(lambda: _search_input(options))
     result = optimize(
         options.model,
         train,
@@ -118,11 +122,16 @@ def _optimize(options: argparse.Namespace) -> int:
     return INTERRUPTED if result.stopped == "interrupted" else 0
 
 
+def _search_input(options: argparse.Namespace) -> tuple[Config, SearchRows]:
+    """The settings and rows of a search."""
+    config = settings(options, {})
+    return config, search_rows(options, config)
+
+
 def _plan(options: argparse.Namespace) -> int:
     with checking_input():
         gpu_memory = _gpu_memory(options.gpu_memory)
-        config = settings(options, {})
-        train, dev, test = search_rows(options, config)
+        config, (train, dev, test) = _search_input(options)
     memory = plan(
         options.model,
         train,
@@ -153,42 +162,41 @@ def _gpu_memory(size: str | None) -> int | None:
     return num_bytes
 
 
+@on_all_ranks
 def _evaluate(options: argparse.Namespace) -> int:
     with checking_input():
-        run = _run_for_evaluation(options) if options.run else None
-        base: dict[str, Any] = {}
-        if run is not None:
-            base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
-            if run["result"] is not None and options.prompt is None and options.against is None:
-                initial = run["result"]["baseline"]["prompt"]
-                options.against = initial if initial != run["result"]["prompt"] else None
-        model = options.model or (run["run"]["model"] if run else "")
-        prompt = options.prompt or (_prompt_of(run) if run else "")
-        config = settings(options, base)
-        rows = load_rows(options.data, options.columns, config.template) or Examples([])
-        if run is not None:
-            if config.template != run["run"]["config"].get("template"):
-                warning = "the template is not the run's: rows that the run has seen cannot be told"
-                print(f"greater-fast: warning: {warning}", file=sys.stderr)
-            rows = _unseen(rows, run["examples"])
-        given = (("--model", model), ("--prompt", prompt))
-        if missing := [name for name, value in given if not value]:
-            raise ValueError(
-                f"{' and '.join(missing)} missing: give it, or --run RUN to take it from"
-            )
-    report = evaluate(
-        model,
-        rows,
-        prompt=prompt,
-        against=options.against,
-        config=config,
-        records=options.records,
-    )
+        given = join().by_first(lambda: _evaluation_input(options))
+    report = evaluate(**given, records=options.records)
     if options.json:
         _print_json(report.to_dict())
     else:
         _print(*report.notes, *display.report_lines(report.to_dict()))
     return 0
+
+
+def _evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
+    """What `evaluate` is given, by its names."""
+    run = _run_for_evaluation(options) if options.run else None
+    base: dict[str, Any] = {}
+    against = options.against
+    if run is not None:
+        base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+        if run["result"] is not None and options.prompt is None and against is None:
+            initial = run["result"]["baseline"]["prompt"]
+            against = initial if initial != run["result"]["prompt"] else None
+    model = options.model or (run["run"]["model"] if run else "")
+    prompt = options.prompt or (_prompt_of(run) if run else "")
+    config = settings(options, base)
+    rows = load_rows(options.data, options.columns, config.template) or Examples([])
+    if run is not None:
+        if config.template != run["run"]["config"].get("template"):
+            warning = "the template is not the run's: rows that the run has seen cannot be told"
+            print(f"greater-fast: warning: {warning}", file=sys.stderr)
+        rows = _unseen(rows, run["examples"])
+    given = (("--model", model), ("--prompt", prompt))
+    if missing := [name for name, value in given if not value]:
+        raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
+    return {"model": model, "data": rows, "prompt": prompt, "against": against, "config": config}
 
 
 def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from greater_fast.ranks import is_first
+
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
@@ -20,8 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status.
 
     0 done, 1 failed (a plan: it does not fit), 2 bad input, 130 interrupted, 141 nobody reads on;
-    a run that SIGTERM ends raises SystemExit with 143.
+    a run that SIGTERM ends raises SystemExit with 143. Of several ranks, the first alone prints.
     """
+    if is_first():
+        return _main(arguments)
+    with (
+        open(os.devnull, "w") as nowhere,  # noqa: PTH123 (no path of a file)
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for is no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

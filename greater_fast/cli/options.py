@@ -24,6 +24,9 @@ DATA_HELP = (
     "name[:config[:split]]; its columns are found by their usual names"
 )
 
+# Training, development and test rows; None where there are none.
+SearchRows = tuple[list[Example], list[Example] | None, list[Example] | None]
+
 
 def add_search_options(command: argparse.ArgumentParser, *train_flags: str) -> None:
     """Options of what a search starts from: rows and a prompt."""
@@ -143,9 +146,7 @@ def load_rows(
     return load_examples(source, {key: name for key, _, name in pairs}, template)
 
 
-def search_rows(
-    options: argparse.Namespace, config: Config
-) -> tuple[list[Example], list[Example] | None, list[Example] | None]:
+def search_rows(options: argparse.Namespace, config: Config) -> SearchRows:
     """The training, development and test rows of a search, from files or generated."""
     train = _training_rows(options, config)
     dev, test = _other_rows(options, config)

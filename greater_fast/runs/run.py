@@ -9,6 +9,7 @@ from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
+from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import (
     Comparison,
@@ -46,13 +47,13 @@ class Run:
         self._steps: list[Step] = []
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
-    def result(self, on_step: OnStep | None, teller: Teller) -> Result:
+    def result(self, on_step: OnStep | None, teller: Teller, ranks: Ranks = ALONE) -> Result:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
-        the best prompt in it. SIGTERM ends the process then.
+        the best prompt in it. SIGTERM ends the process then. Of several ranks the first decides.
         """
-        with one_interrupt() as listen:
+        with one_interrupt() as signals:
             rows = self._layouts["train"]
             teller.say(f"scoring the initial prompt on {len(rows)} rows")
             with memory_errors_explained(self._engine.lm.device):
@@ -62,12 +63,13 @@ class Run:
                 self._steps.append(step)
                 self._directory.append_step(step.to_dict(), state.to_dict())
                 teller.step(step)
-                stop = on_step(step) if on_step else None
-                listen()  # it may have taken a Ctrl-C for itself
+                stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
+                signals.listen()  # it may have taken a Ctrl-C for itself
                 return stop
 
             try:
-                with memory_errors_explained(self._engine.lm.device):
+                explained = memory_errors_explained(self._engine.lm.device)
+                with signals.heard(), ranks.together(), explained:
                     stopped = run(self._engine, rows, self._config, state, log_step, self._loss)
                     self._measure(state, teller)
             except KeyboardInterrupt:

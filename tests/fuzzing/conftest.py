@@ -16,4 +16,4 @@ def before_model_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: object, **named: object) -> None:
         raise ReachedError
 
-    monkeypatch.setattr(api, "make_engine", reached)
+    monkeypatch.setattr(api, "make_engine_of", reached)

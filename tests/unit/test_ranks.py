@@ -24,8 +24,8 @@ def test_alone_everything_is_ones_own() -> None:
 
 def test_a_process_alone_imports_no_torch() -> None:
     script = (
-        "import sys; from greater_fast.ranks import join; r = join('cpu'); "
-        "assert (r.size, r.device) == (1, 'cpu'); r.gathered(1); assert 'torch' not in sys.modules"
+        "import sys; from greater_fast.ranks import join; r = join(); "
+        "assert (r.size, r.place('cpu')) == (1, 'cpu'); r.gathered(1); assert 'torch' not in sys.modules"
     )
     environ = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, env=environ)
