@@ -234,6 +234,28 @@ def test_a_termination_ends_the_process_once_the_result_is_written(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_an_error_is_written_does_not_take_the_result(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    plain = RunDirectory.write_state
+
+    def write(self: RunDirectory, values: Any) -> None:
+        if failed:
+            os.kill(os.getpid(), number)
+        plain(self, values)
+
+    def fail(step: Step) -> None:
+        failed.append(step.step)
+        raise MishapError("mine")
+
+    failed: list[int] = []
+    monkeypatch.setattr(RunDirectory, "write_state", write)
+    with pytest.raises(MishapError):
+        search(fail)
+    assert read_run(tmp_path / "run")["result"]["stopped"] == "failed: MishapError: mine"
+
+
 def test_an_interruption_that_a_callback_takes_for_itself(search: Search) -> None:
     taken: list[int] = []
 

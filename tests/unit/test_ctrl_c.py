@@ -1,0 +1,57 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from greater_fast.ctrl_c import interrupts_later, no_interrupts
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_it_is_heard_at_the_end_of_the_block() -> None:
+    done = []
+
+    def work() -> None:
+        interrupt()
+        with interrupts_later():
+            interrupt()
+        done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt), interrupts_later():
+        work()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_one_nothing_is_raised() -> None:
+    with interrupts_later():
+        pass
+    with no_interrupts():
+        interrupt()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_within_goes_before_it() -> None:
+    def fail() -> None:
+        interrupt()
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError), interrupts_later():
+        fail()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    found = []
+
+    def look() -> None:
+        with interrupts_later(), no_interrupts():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
