@@ -21,6 +21,7 @@ from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.lm import load_lm
+from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import join
 from greater_fast.rollouts.distributed import make_engine_of
 from greater_fast.runs.directory import RunDirectory
@@ -205,7 +206,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             config = placed(given, model, ranks)
             examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
             extractor = choose_extractor(config, examples)
-            lm = load_lm(model, config.device, config.dtype)
+            lm = load_lm(model, config.device, config.dtype, ranks=sharing_ranks(config))
             check_placement(model, lm, config)
             laid_out = [build_layouts(lm, examples, text, extractor, config) for text in prompts]
             longest = max(layouts.longest_sequence(config) for layouts in laid_out)
@@ -266,7 +267,8 @@ def _ready(
     lm = prepared.lm
     if not prepared.is_loaded:
         with memory_errors_explained(torch.device(prepared.device)):
-            lm = load_lm(model, config.device, config.dtype, lm.tokenizer)
+            sharing = sharing_ranks(config)
+            lm = load_lm(model, config.device, config.dtype, lm.tokenizer, sharing)
     if loss is not None:
         with memory_errors_explained(lm.device):
             try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])

@@ -146,6 +146,11 @@ class Config:
     dtype: str | None = _setting(
         None, "of the weights; bfloat16 on a GPU and float32 on a CPU if unset"
     )
+    tensor_parallel: bool = _setting(
+        False,
+        "for a model too large for one GPU: the processes that torchrun started share its weights, "
+        "and each rollout, in place of dealing rows among them",
+    )
     seed: int = _setting(0, "seed of splits and draws", 0)
 
     def __post_init__(self) -> None:
@@ -171,6 +176,9 @@ class Config:
             if value is None or (isinstance(value, str) and value.strip()):
                 return None
             return f"{name}: got {quoted(value, 60)}, expected a text that is not empty, or None"
+        if isinstance(setting.default, bool):
+            known = isinstance(value, bool)
+            return None if known else f"{name}: got {quoted(value, 60)}, expected True or False"
         kinds = (int, float) if isinstance(setting.default, float) else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"

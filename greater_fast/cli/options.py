@@ -65,16 +65,28 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
     add_debug_option(command)
     group = command.add_argument_group("settings")
     for setting in dataclasses.fields(Config):
-        default = "none" if setting.default is dataclasses.MISSING else setting.default
-        group.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            dest=f"config.{setting.name}",
-            default=argparse.SUPPRESS,
-            type=_setting_type(setting),
-            choices=[c for c in CHOICES.get(setting.name, ()) if c] or None,
-            metavar=None if setting.name in CHOICES else "VALUE",
-            help=f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
-        )
+        _add_setting(group, setting)
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field[Any]) -> None:
+    """The option of a setting; what is on or off takes no value, and has a --no- beside it."""
+    default = "none" if setting.default is dataclasses.MISSING else setting.default
+    shared: dict[str, Any] = {
+        "dest": f"config.{setting.name}",
+        "default": argparse.SUPPRESS,
+        "help": f"{setting.metadata['help']} (default: {default})".replace("%", "%%"),
+    }
+    flag = f"--{setting.name.replace('_', '-')}"
+    if isinstance(setting.default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
+        return
+    group.add_argument(
+        flag,
+        type=_setting_type(setting),
+        choices=[c for c in CHOICES.get(setting.name, ()) if c] or None,
+        metavar=None if setting.name in CHOICES else "VALUE",
+        **shared,
+    )
 
 
 def add_debug_option(command: argparse.ArgumentParser) -> None:

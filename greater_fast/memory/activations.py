@@ -33,7 +33,8 @@ def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
     Layers are computed twice only where a batch of decent size would not fit otherwise: recomputing
     costs half as much again, small batches cost little.
     """
-    free = free_bytes(lm.device)
+    own = free_bytes(lm.device)
+    free = None if own is None else min(lm.ranks.gathered(own))
     is_cpu = lm.device.type == "cpu"
     activation_bytes = ModelShapes.of(lm).activation_bytes
     usable = math.inf if free is None else free * (_CPU_SHARE if is_cpu else GPU_SHARE)

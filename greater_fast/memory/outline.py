@@ -15,30 +15,37 @@ from greater_fast.model.files import (
     weights_dtype,
 )
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.parallel.loading import check_shareable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
 from greater_fast.model.text.vocabulary import Vocabulary
+from greater_fast.ranks import ALONE, Ranks
 
 
-def outline_lm(source: Any, device: str | None, dtype: str | None = None) -> LM:
+def outline_lm(
+    source: Any, device: str | None, dtype: str | None = None, ranks: Ranks | None = None
+) -> LM:
     """An `LM` whose tensors have shapes and dtypes and no values (they are on the meta device).
 
-    Texts can be laid out with it, nothing can be computed. `source` and `dtype` are those of
-    `load_lm`; a model that is loaded already comes back with its weights. The device, on which the
-    dtype depends, need not be there.
+    Texts can be laid out with it, nothing can be computed. The arguments are those of `load_lm`; a
+    model that is loaded already comes back with its weights. The device, on which the dtype
+    depends, need not be there.
 
     Raises:
         ValueError: as `load_lm`, as far as it can be told without weights.
     """
     if not isinstance(source, str | Path):
-        return load_lm(source)
+        return load_lm(source, ranks=ranks)
     from transformers import AutoModelForCausalLM
 
     name = str(source)
     files = locate(name, smollm2_source() if name == SMOLLM2 else name)
     config = read_config(files)
+    if ranks is not None:
+        check_shareable(files, config, device or "cpu", ranks)
     vocabulary = Vocabulary(read_tokenizer(files))
     with clear_load_errors(name), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, dtype=weights_dtype(device, dtype), trust_remote_code=False
         )
-    return LM(model, vocabulary.tokenizer, name, vocabulary, end_ids=frozenset())
+    own = vocabulary.tokenizer
+    return LM(model, own, name, vocabulary, end_ids=frozenset(), ranks=ranks or ALONE)

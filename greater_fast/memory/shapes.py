@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from greater_fast.model.layers import LayerShape, layer_shapes, width
+from greater_fast.model.layers import LayerShape, width
 from greater_fast.model.lm import LM
+from greater_fast.model.parallel.sizes import bytes_of_rank
 
 _SCALE_BITS = (
     0.5  # a weight of few bits shares a float32 scale with 63 others, as bitsandbytes has it
@@ -21,8 +22,9 @@ _NUMBER = re.compile(r"(?:int|float|fp|nf)([48])")
 class ModelShapes:
     """What a plan needs to know of a model.
 
-    `weight_bytes` counts shared weights (tied embeddings) once; `linear_bytes` are those of them
-    that 4-bit weights would shrink. `itemsize` is that of activations, and of keys and values.
+    `weight_bytes` counts tied weights once, and of a model that ranks share a rank's part;
+    `linear_bytes` are those of them that 4-bit weights would shrink. `itemsize` is that of
+    activations, and of keys and values.
     `normed` are the numbers of a token that a layer's norms divide, the most of all layers; two
     states of the model's width where it is not known.
     """
@@ -44,7 +46,7 @@ class ModelShapes:
         """
         config = lm.model.config.get_text_config()
         weight_bytes, linear_bytes = _weights(lm)
-        shapes = layer_shapes(config)
+        shapes = lm.layer_shapes
         return cls(
             weight_bytes=weight_bytes,
             linear_bytes=linear_bytes,
@@ -138,7 +140,9 @@ def _normed(lm: LM, shapes: tuple[LayerShape, ...]) -> int:
 
 def _weights(lm: LM) -> tuple[int, int]:
     """Bytes of all parameters and buffers, and of them those that could have fewer bits."""
-    total = sum(t.nbytes for t in (*lm.model.parameters(), *lm.model.buffers()))
+    total = bytes_of_rank(lm.model, lm.ranks.size)
+    if lm.ranks.size > 1:  # weights of few bits are not shared
+        return total, 0
     head = lm.model.get_output_embeddings()
     linears = {
         id(module.weight): module.weight

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.parallel.lockstep import differ
 from greater_fast.wording import in_one_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def check_model(lm: LM) -> None:
         ValueError: it is not; says what was found.
     """
     _check_parts(lm)
+    _check_one_device(lm)
     base = lm.vocabulary.ids(" the answer is")
     # Special tokens may be added past the embedding (Gemma 3), plain ones may not.
     if lm.tokenizer.vocab_size > lm.vocab_size:
@@ -37,6 +39,11 @@ def check_model(lm: LM) -> None:
     with torch.no_grad(), _tried(lm):
         states, later = lm.hidden(input_ids=one), lm.hidden(input_ids=other)
         ours, own = lm.logits(states[0]), lm.model(input_ids=one).logits[0].float()
+    if differ(lm.ranks, (states, ours)):
+        raise ValueError(
+            f"the ranks that share {lm.name} come to different numbers, and would soon be at "
+            "different places: expected GPUs of one kind, and the same software on all machines"
+        )
     if not torch.isfinite(states).all():
         raise ValueError(
             f"the states of {lm.name} are not finite: its weights are damaged, or too large "
@@ -57,6 +64,21 @@ def check_model(lm: LM) -> None:
         raise ValueError(
             f"{lm.name} makes its logits in a way that is not supported "
             f"(they differ by {(ours.float() - own).abs().max():.3g})"
+        )
+
+
+def _check_one_device(lm: LM) -> None:
+    """Refuse a model whose weights are in several places, or are brought when a layer needs them.
+
+    Ids and states are on one device here, and kernels read weights where they are.
+    """
+    devices = sorted({str(parameter.device) for parameter in lm.model.parameters()})
+    if len(devices) > 1 or "meta" in devices:
+        raise ValueError(
+            f"the weights of {lm.name} are on {' and '.join(devices)}, as device_map='auto' lays "
+            "them out: expected all of them on one device. A model too large for one GPU is shared "
+            "by several: give its name or folder and tensor_parallel=True, and start with torchrun "
+            "(docs/tensor_parallel.md)"
         )
 
 

@@ -113,7 +113,7 @@ def _block_shape(lm: LM) -> tuple[int, int, int]:
     Raises:
         UnsupportedModelError: the model's layers do not share one; says which there are.
     """
-    shapes = layers.layer_shapes(lm.model.config.get_text_config())
+    shapes = lm.layer_shapes
     kinds = sorted({(shape.num_kv_heads, shape.key_size, shape.value_size) for shape in shapes})
     kv_heads, key_size, value_size = kinds[0]
     if kv_heads == 0 or any(shape.state_size for shape in shapes):

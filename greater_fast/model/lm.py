@@ -26,12 +26,17 @@ from greater_fast.model.files import (
     usable_device,
     weights_dtype,
 )
+from greater_fast.model.layers import LayerShape
 from greater_fast.model.lm_head import LogitScaling, float32_products, plain_head, sums_in_float32
 from greater_fast.model.padding import pads, states_at
+from greater_fast.model.parallel.loading import check_shareable, ranks_of
+from greater_fast.model.parallel.sizes import shapes_of_rank
 from greater_fast.model.quantised import keep_differentiable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
+from greater_fast.model.text.turn_end import end_ids
 from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.model.weights import read_weights
+from greater_fast.ranks import ALONE, Ranks
 
 LOGIT_FLOATS = 1 << 25  # logits held at a time: [rows, V] of 128 MiB
 
@@ -41,7 +46,7 @@ class LM:
     """A causal language model with frozen weights, ready for the method.
 
     `model` is the transformers module, unchanged; `end_ids` end a turn of the assistant; `notes`
-    say what a user should know of its files.
+    say what a user should know of its files; `ranks` are the processes that share the weights.
     """
 
     model: Any
@@ -50,6 +55,7 @@ class LM:
     vocabulary: Vocabulary
     end_ids: frozenset[int]
     notes: tuple[str, ...] = ()
+    ranks: Ranks = ALONE
 
     def __repr__(self) -> str:
         return f"LM({self.name!r}, {self.dtype} on {self.device})"
@@ -83,6 +89,15 @@ class LM:
         names = ("max_position_embeddings", "max_target_positions")
         positions = next((p for name in names if (p := getattr(config, name, None))), None)
         return int(positions) if positions else None
+
+    @cached_property
+    def layer_shapes(self) -> tuple[LayerShape, ...]:
+        """What each decoder layer is like, as this rank has it where several share the model.
+
+        Raises:
+            ValueError: the configuration does not say how many there are, or how wide.
+        """
+        return shapes_of_rank(self.model.config.get_text_config(), self.ranks.size)
 
     @cached_property
     def lock(self) -> threading.RLock:
@@ -198,7 +213,11 @@ def logprobs_of(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def load_lm(
-    source: Any, device: str | None = None, dtype: str | None = None, tokenizer: Any = None
+    source: Any,
+    device: str | None = None,
+    dtype: str | None = None,
+    tokenizer: Any = None,
+    ranks: Ranks | None = None,
 ) -> LM:
     """The one way a model comes in.
 
@@ -210,12 +229,14 @@ def load_lm(
         dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
             on a CPU. A loaded model keeps its own device and dtype.
         tokenizer: that of a named model, where it has been read already.
+        ranks: processes that share the weights of the model, in place of each having all of them.
 
     The model is put in eval mode and its weights are frozen; a loaded one stays so, unless it is
     refused.
 
     Raises:
-        ValueError: no such model, no causal language model, or no usable tokenizer.
+        ValueError: no such model, no causal language model, no usable tokenizer, or one that
+            cannot be shared.
     """
     if isinstance(source, LM):
         return source
@@ -223,11 +244,15 @@ def load_lm(
     if isinstance(source, str | Path):
         name, device = str(source), usable_device(device)
         files = locate(name, smollm2_folder() if name == SMOLLM2 else name)
-        read_config(files)
+        config = read_config(files)
+        if ranks is not None:
+            check_shareable(files, config, device, ranks)
         tokenizer = read_tokenizer(files) if tokenizer is None else tokenizer
-        model, notes = read_weights(files, weights_dtype(device, dtype))
-        with clear_load_errors(name):
-            model.to(device)
+        ranks = ranks or ALONE
+        model, notes = read_weights(files, weights_dtype(device, dtype), ranks)
+        if ranks.size == 1:
+            with clear_load_errors(name):
+                model.to(device)
     else:
         model, tokenizer = source if _is_pair(source) else (source, tokenizer)
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
@@ -240,9 +265,9 @@ def load_lm(
             raise ValueError("no usable tokenizer for a nameless model: pass (model, tokenizer)")
         if tokenizer is None:
             tokenizer = read_tokenizer(ModelFiles(name, name, {}))
-        name = name or type(model).__name__
+        name, ranks = name or type(model).__name__, ranks_of(model, ranks)
     vocabulary = Vocabulary(tokenizer)
-    lm = LM(model, tokenizer, name, vocabulary, _end_ids(model, vocabulary), notes)
+    lm = LM(model, tokenizer, name, vocabulary, end_ids(model, vocabulary), notes, ranks)
     with lm.lock, without_cudnn(), _unchanged_by_failure(model):
         model.requires_grad_(False)
         model.eval()
@@ -268,29 +293,3 @@ def _unchanged_by_failure(model: Any) -> Iterator[None]:
         for module in training:
             module.training = True
         raise
-
-
-def _end_ids(model: Any, vocabulary: Vocabulary) -> frozenset[int]:
-    """Ids that end the assistant's turn: of the generation settings, tokenizer and template."""
-    found: set[int] = set()
-    tokenizer = vocabulary.tokenizer
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        ids = getattr(holder, "eos_token_id", None)
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    if getattr(tokenizer, "chat_template", None):
-        found.update(_turn_end(vocabulary))
-    if not found:
-        raise ValueError("neither the model nor its tokenizer names an end-of-text id")
-    return frozenset(found)
-
-
-def _turn_end(vocabulary: Vocabulary) -> list[int]:
-    """The special id that the chat template writes behind an assistant's message, if any."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zyx"}]
-    try:
-        text = vocabulary.tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # it is anybody's program: it needs arguments, or refuses the role
-        return []
-    _, found, behind = text.rpartition("zyx")
-    (ids,) = vocabulary.encode([behind.strip() if found else ""], special_tokens=False)
-    return [i for i in ids[:1] if i in vocabulary.special_ids]

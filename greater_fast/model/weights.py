@@ -8,12 +8,18 @@ from typing import Any
 import torch
 
 from greater_fast.model.files import ModelFiles, clear_load_errors
+from greater_fast.model.parallel.loading import check_shared, shared_options
+from greater_fast.ranks import ALONE, Ranks
 
 _FEW = 4  # names in a message
 
 
-def read_weights(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+def read_weights(
+    files: ModelFiles, dtype: torch.dtype, ranks: Ranks = ALONE
+) -> tuple[Any, tuple[str, ...]]:
     """The model of these files, and what a user should know of what is in them beside it.
+
+    Several ranks read a part each, onto their own devices.
 
     transformers gives a weight that it does not find random numbers, and says so in a log alone.
 
@@ -33,8 +39,10 @@ def read_weights(files: ModelFiles, dtype: torch.dtype) -> tuple[Any, tuple[str,
             ignore_mismatched_sizes=True,  # or they are not named
             **files.options,
             **safe,
+            **shared_options(ranks),
         )
     model, report = loaded
+    check_shared(model, ranks)
     wrong = [
         f"{name} of {list(found)} for {list(asked)}"
         for name, found, asked in report["mismatched_keys"]

@@ -157,11 +157,14 @@ def make_engine_of(
 ) -> tuple[Engine, str]:
     """`make_engine` on every rank, with the choices and sizes of rank 0, and all of them as one.
 
-    Alone it is just that. The line says, where it is so, how the result may differ from that of one
-    process.
+    Alone it is just that, and so it is on each of the ranks that share a model. The line says,
+    where it is so, how the result may differ from that of one process.
     """
     if ranks.size == 1:
         return make_engine(lm, config, longest_sequence, num_sequences)
+    if lm.ranks.size > 1:  # each rank runs all rows, with its part of the model
+        engine, note = make_engine(lm, config, longest_sequence, num_sequences)
+        return engine, f"{note}; {lm.ranks.size} ranks share the model and every rollout"
     # Of a rank with one row more than others, in all groups.
     num_sequences = (num_sequences + config.shortlist_size * (ranks.size - 1)) // ranks.size
     if ranks.is_first:

@@ -20,6 +20,7 @@ from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
+from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
@@ -127,6 +128,7 @@ class PlainRolloutEngine:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            check_alone(self.lm.ranks, error)
             if len(batch) == 1:
                 raise MemoryError(
                     f"the reasoning of one row does not fit the memory of {self.lm.device}: lower "

@@ -32,6 +32,7 @@ from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.byte_sizes import memory_bytes
 from greater_fast.model.files import usable_device
 from greater_fast.model.lm import LM
+from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.wording import quoted
 
 
@@ -68,7 +69,8 @@ class Prepared:
         """
         device, shapes = torch.device(self.device), ModelShapes.of(self.lm)
         if total_bytes is None:
-            total_bytes = memory_bytes(device, shapes.weight_bytes if self.is_loaded else 0)
+            own = memory_bytes(device, shapes.weight_bytes if self.is_loaded else 0)
+            total_bytes = min(self.lm.ranks.gathered(own))
         return plan_memory(
             shapes,
             RowLengths.of(self.layouts, config),
@@ -93,7 +95,7 @@ def prepare(
     extractor = choose_extractor(config, (*splits.train, *splits.dev), splits.test)
     if device is None and isinstance(model, str | Path):
         device = usable_device(config.device)
-    lm = outline_lm(model, device, config.dtype)
+    lm = outline_lm(model, device, config.dtype, sharing_ranks(config))
     if device is None:
         check_placement(model, lm, config)
     layouts = _layouts(lm, splits, prompt, extractor, config)
@@ -154,9 +156,15 @@ def check_prompt(prompt: object) -> None:
 
 
 def check_placement(model: Any, lm: LM, config: Config) -> None:
-    """Raise ValueError where a loaded model has another device or dtype than is asked for."""
+    """Raise ValueError where a loaded model is laid out in another way than is asked for."""
     if isinstance(model, str | Path):
         return
+    if config.tensor_parallel != (lm.ranks.size > 1):
+        found = "shared by ranks" if lm.ranks.size > 1 else "whole on each rank"
+        raise ValueError(
+            f"tensor_parallel: got {config.tensor_parallel} beside a loaded model that is {found}: "
+            f"set it to {not config.tensor_parallel}, or pass the model's name or folder"
+        )
     dtype = str(lm.dtype).removeprefix("torch.")
     if config.dtype not in (None, dtype):
         raise ValueError(

@@ -27,6 +27,7 @@ from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
+from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.model.quantised import gradient_everywhere
 from greater_fast.search.nouns import Position
 
@@ -94,6 +95,7 @@ def example_gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            check_alone(lm.ranks, error)
             found = None
         if found is None:  # by now all that the pass held is free
             torch.cuda.empty_cache()

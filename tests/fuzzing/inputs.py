@@ -282,6 +282,8 @@ def _values(setting: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
     low, high = setting.metadata["low"], setting.metadata["high"]
     if setting.name in CHOICES:
         return st.sampled_from(CHOICES[setting.name])
+    if isinstance(setting.default, bool):
+        return st.booleans()
     if isinstance(setting.default, float):
         return st.floats(low, high)
     if low is not None:

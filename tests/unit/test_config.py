@@ -61,6 +61,8 @@ WRONG_KIND = [
     ("chat_template_kwargs", {"a": {1, 2}}, "expected values that JSON can hold: Object of type"),
     ("template_date", "26.11.2026", "expected a day such as 2026-11-26"),
     ("allowed", "utf-8", "expected one of prompt, ascii"),
+    ("tensor_parallel", 1, "expected True or False"),
+    ("tensor_parallel", "yes", "expected True or False"),
 ]
 
 

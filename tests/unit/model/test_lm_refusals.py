@@ -170,6 +170,16 @@ def test_a_model_without_a_head() -> None:
         load_lm((model, tokenizer("llama3")))
 
 
+@pytest.mark.parametrize("part", ["lm_head", "model.layers.1.mlp.up_proj", ""])
+def test_a_model_on_more_devices_than_one(part: str) -> None:
+    """Spread by device_map="auto", or with all weights kept elsewhere until a layer runs."""
+    model = tiny_model("llama", 1200)
+    model.get_submodule(part).to("meta")
+    where = "on cpu and meta" if part else "on meta"
+    with pytest.raises(ValueError, match=rf"weights of .* are {where}.*tensor_parallel=True"):
+        load_lm((model, tokenizer("llama3")))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("change", ["scale", "bias", "cap", "rounding"])
 def test_a_model_that_makes_its_logits_differently(change: str, dtype: torch.dtype) -> None:

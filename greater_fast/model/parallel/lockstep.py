@@ -1,0 +1,32 @@
+"""Ranks that share a model take every step together: what they find must be the same on all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from greater_fast.ranks import RankLostError, Ranks
+from greater_fast.wording import in_one_line
+
+
+def differ(ranks: Ranks, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether any of the tensors has other bits on another rank."""
+    own = [t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in tensors]
+    return any(found != own for found in ranks.gathered(own))
+
+
+def check_alone(ranks: Ranks, error: BaseException) -> None:
+    """Let an error that a process could go on after end this rank where others share its model.
+
+    It may be this rank's alone: the others wait in the midst of a layer, and cannot be told.
+
+    Raises:
+        RankLostError: several ranks share the model.
+    """
+    if ranks.size > 1:
+        raise RankLostError(
+            f"the memory of rank {ranks.rank} has ended ({in_one_line(error)}), and the ranks that "
+            "share its model cannot go on without it: lower kv_cache_bytes, gradient_batch_tokens "
+            "or max_new_tokens, or take more ranks"
+        ) from error
