@@ -20,12 +20,17 @@ _NORMS = {
 
 def exact_lm(family: str, monkeypatch: pytest.MonkeyPatch, kind: str = "llama3") -> LM:
     """A float64 model of a family, with norms and eager attention that keep to float64."""
+    keep_exact(family, monkeypatch)
+    vocabulary = tokenizer(kind)
+    return load_lm((tiny_model(family, len(vocabulary), torch.float64), vocabulary))
+
+
+def keep_exact(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let norms and eager attention of a family's models keep to float64."""
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     norm = _gemma_norm if family == "gemma2" else _norm
     monkeypatch.setattr(getattr(module, _NORMS[family]), "forward", norm)
     monkeypatch.setattr(module, "eager_attention_forward", _attention)
-    vocabulary = tokenizer(kind)
-    return load_lm((tiny_model(family, len(vocabulary), torch.float64), vocabulary))
 
 
 def _norm(self: Any, states: torch.Tensor) -> torch.Tensor:
