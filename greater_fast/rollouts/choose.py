@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.model.attention_kernels import without_cudnn
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import UnsupportedModelError
+from greater_fast.model.kv_cache import default_pool_bytes
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
+from greater_fast.rollouts.step_size import GIVEN_TOKENS
 
 _log = logging.getLogger("greater_fast")
 
@@ -54,6 +57,7 @@ def make_engine(
 def _make_engine(
     lm: LM, config: Config, longest_sequence: int | None, num_sequences: int
 ) -> tuple[Engine, str]:
+    config = _alike(lm, config)
     lm.fused_head(config.kernels)  # what is forced and cannot run is refused now, not in a step
     if config.engine == "generate":
         return _plain(lm, config, longest_sequence, "")
@@ -87,6 +91,22 @@ def _make_engine(
         table = ", ".join(f"{size}: {ms:.2f}" for size, ms in paged.step_ms.items())
         _log.info("milliseconds of a step by its tokens: %s", table)
     return paged, _describe(paged)
+
+
+def _alike(lm: LM, config: Config) -> Config:
+    """The settings, with what else each of the ranks that share a model would measure for itself.
+
+    Their steps must be of one size, and there is no timing them: one rank would take more than
+    another, and wait for it in vain.
+    """
+    if lm.ranks.size == 1:
+        return config
+    own = config.kv_cache_bytes or default_pool_bytes(lm.device)
+    return replace(
+        config,
+        kv_cache_bytes=min(lm.ranks.gathered(own)),
+        max_step_tokens=config.max_step_tokens or GIVEN_TOKENS,
+    )
 
 
 def _plain(lm: LM, config: Config, longest_sequence: int | None, reason: str) -> tuple[Engine, str]:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.distributed.configuration_utils import DistributedConfig
 
+from greater_fast import optimize
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout
 from greater_fast.memory.shapes import ModelShapes
@@ -28,6 +31,7 @@ from greater_fast.search.optimizer import start
 from greater_fast.search.score import score
 from tests.cases import layouts_of, small_config
 from tests.exact import keep_exact
+from tests.tiny import boolean_rows
 
 CASES = [
     ("llama", "float64"),
@@ -99,6 +103,7 @@ def find(lm: LM) -> Found:
 
 def find_all(models: Path, ranks: Ranks | None) -> dict[tuple[str, str], Found]:
     """All cases, by family and dtype."""
+    torch.set_num_threads(1)  # tiny products: waiting for other threads takes longest
     found = {}
     for family, dtype in CASES:
         with pytest.MonkeyPatch.context() as patch:
@@ -110,9 +115,37 @@ def find_all(models: Path, ranks: Ranks | None) -> dict[tuple[str, str], Found]:
 
 def main(models: Path, out: Path) -> None:
     """As one rank."""
-    torch.set_num_threads(1)
     ranks = join()
     torch.save(find_all(models, ranks), out / f"{ranks.rank}.pt")
+    result = search(models / "llama", out / "run", tensor_parallel=True)
+    again = search(part(models / "llama", ranks), out / "again", tensor_parallel=True)
+    assert result == again
+    torch.save(result, out / f"result-{ranks.rank}.pt")
+
+
+def part(folder: Path, ranks: Ranks) -> tuple[Any, Any]:
+    """A rank's part of a model that its user has loaded, and the tokenizer."""
+    config = DistributedConfig(tp_size=ranks.size)
+    model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=config)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def search(model: Any, run_dir: Path, **settings: Any) -> dict[str, Any]:
+    """The prompt that a short search ends with, and the best ones with their objectives."""
+    rows = [{"question": question, "answer": answer} for question, answer in boolean_rows(12)]
+    config = {"steps": 3, "num_train": 4, "num_dev": 4, "num_finalists": 4, "objective": "loss"}
+    config |= {"max_new_tokens": 6, "max_prompt_tokens": 40, "num_proposal_examples": 2}
+    result = optimize(
+        str(model) if isinstance(model, Path) else model,
+        rows,
+        config={**config, "device": "cpu", **settings},
+        run_dir=run_dir,
+        progress=False,
+    )
+    return {
+        "prompt": result.prompt,
+        "finalists": [(found.prompt, found.objective) for found in result.finalists],
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Two ranks that share a model find what one process finds that has all of it."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(models: Path, tmp_path_factory: pytest.TempPathFactory) -> list[All]:
-    """What each of the ranks found."""
+def out(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what each of the ranks found."""
     out = tmp_path_factory.mktemp("found")
     environ = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
@@ -69,13 +71,21 @@ def shared(models: Path, tmp_path_factory: pytest.TempPathFactory) -> list[All]:
         for rank in ranks:
             rank.kill()
     assert [rank.returncode for rank in ranks] == [0] * NUM_RANKS, said
+    return out
+
+
+@pytest.fixture(scope="module")
+def shared(out: Path) -> list[All]:
+    """What each of the ranks found."""
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
 
 
 @pytest.fixture(scope="module")
-def whole(models: Path) -> All:
+def whole(models: Path) -> Iterator[All]:
     """What one process found."""
-    return sharing.find_all(models, None)
+    num_threads = torch.get_num_threads()
+    yield sharing.find_all(models, None)
+    torch.set_num_threads(num_threads)
 
 
 def test_ranks_find_the_same_bits(shared: list[All]) -> None:
@@ -133,6 +143,22 @@ def test_a_rank_has_its_part_of_weights_and_keys(shared: list[All], whole: All) 
             assert 0.45 < part.bytes_of_weights / full.bytes_of_weights < 0.55
             heads = 1 if case[0] == "phi3" else NUM_RANKS  # gathered by its plan, so all of them
             assert part.bytes_of_block * heads == full.bytes_of_block
+
+
+def test_a_search_ends_as_in_one_process(
+    out: Path, whole: All, models: Path, tmp_path: Path
+) -> None:
+    expected = sharing.search(models / "llama", tmp_path / "run")
+    for rank in range(NUM_RANKS):
+        found = torch.load(out / f"result-{rank}.pt", weights_only=False)
+        assert found["prompt"] == expected["prompt"]
+        for (prompt, objective), (other, value) in zip(
+            found["finalists"], expected["finalists"], strict=True
+        ):
+            assert prompt == other
+            assert objective == pytest.approx(value, rel=1e-5)
+    notes = json.loads((out / "run" / "run.json").read_text())["notes"]
+    assert any(f"{NUM_RANKS} ranks share the model and every rollout" in note for note in notes)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

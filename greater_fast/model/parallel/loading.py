@@ -61,23 +61,34 @@ def _obstacle(files: ModelFiles, config: Any, num_ranks: int) -> str | None:
 
 
 def shared_options(ranks: Ranks) -> dict[str, Any]:
-    """Arguments of transformers' `from_pretrained` by which each rank reads its part alone."""
+    """Arguments of transformers' `from_pretrained` by which each rank reads its part alone.
+
+    Raises:
+        ValueError: this transformers has none.
+    """
     if ranks.size == 1:
         return {}
     from transformers.distributed.configuration_utils import DistributedConfig
 
-    return {"distributed_config": DistributedConfig(tp_size=ranks.size)}
+    try:
+        return {"distributed_config": DistributedConfig(tp_size=ranks.size)}
+    except TypeError as error:  # it has no such field yet
+        raise _too_old() from error
 
 
 def check_shared(model: Any, ranks: Ranks) -> None:
     """Raise ValueError where transformers was asked to share a model out, and did not."""
     if ranks.size > 1 and not any(map(is_part, model.parameters())):
-        import transformers
+        raise _too_old()
 
-        raise ValueError(
-            f"tensor_parallel: transformers {transformers.__version__} does not share models out "
-            "here: expected 5.17 or later"
-        )
+
+def _too_old() -> ValueError:
+    import transformers
+
+    return ValueError(
+        f"tensor_parallel: transformers {transformers.__version__} does not share models out: "
+        "expected 5.17 or later"
+    )
 
 
 def ranks_of(model: Any, ranks: Ranks | None) -> Ranks:

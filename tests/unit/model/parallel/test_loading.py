@@ -10,7 +10,12 @@ import torch
 from greater_fast.config import Config
 from greater_fast.memory.outline import outline_lm
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.model.parallel.loading import check_shared, ranks_of, sharing_ranks
+from greater_fast.model.parallel.loading import (
+    check_shared,
+    ranks_of,
+    shared_options,
+    sharing_ranks,
+)
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE, RankLostError, Ranks
 from greater_fast.runs.prepare import check_placement
@@ -79,8 +84,19 @@ def test_a_device_that_transformers_would_not_take(
 
 def test_a_model_that_came_whole_all_the_same(lm: LM) -> None:
     check_shared(lm.model, ALONE)
+    assert shared_options(ALONE) == {}
     with pytest.raises(ValueError, match=r"transformers \d.* does not share models out"):
         check_shared(lm.model, TWO)
+
+
+def test_a_transformers_that_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(**_: Any) -> None:
+        raise TypeError("unexpected keyword argument 'tp_size'")
+
+    module = "transformers.distributed.configuration_utils.DistributedConfig"
+    monkeypatch.setattr(module, older)
+    with pytest.raises(ValueError, match=r"transformers \d.* expected 5\.17 or later"):
+        shared_options(TWO)
 
 
 def test_a_loaded_model_and_the_setting_must_agree(lm: LM) -> None:
