@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from greater_fast.model.attention_kernels import without_cudnn
+from greater_fast.model.parallel.lockstep import lockstep
 
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM
@@ -29,12 +30,13 @@ E = TypeVar("E", bound=HasLM)
 def exclusive(function: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
     """A method of an engine, or a function of one, that holds the lock of the engine's model.
 
-    All that runs a model does, and so this is where cuDNN's attention is kept out of it.
+    All that runs a model does, and so this is where cuDNN's attention is kept out of it, and where
+    ranks that share a model begin together.
     """
 
     @functools.wraps(function)
     def locked(engine: E, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with engine.lm.lock, without_cudnn():
+        with engine.lm.lock, without_cudnn(), lockstep(engine.lm.ranks):
             return function(engine, *args, **kwargs)
 
     return locked

@@ -12,6 +12,7 @@ from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.kernels.dispatch import MAX_K, candidate_scores, vocabulary_top_k
 from greater_fast.model.lm import LM
+from greater_fast.model.parallel.lockstep import lockstep
 from greater_fast.model.parallel.sizes import is_part
 from greater_fast.search.nouns import Candidates, Position
 
@@ -118,7 +119,8 @@ def _embeddings(lm: LM, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     """
     module = lm.model.get_input_embeddings()
     if is_part(module.weight):  # the module brings the rows that other ranks have
-        return lm.embed(ids), torch.arange(len(ids), device=ids.device), 1.0
+        with lockstep(lm.ranks):
+            return lm.embed(ids), torch.arange(len(ids), device=ids.device), 1.0
     scale = torch.as_tensor(getattr(module, "embed_scale", 1.0)).to(lm.dtype)
     plain = module.weight[ids[:1]] * scale
     with lm.lock:  # another run's gradient puts its own embeddings in there

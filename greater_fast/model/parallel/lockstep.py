@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 
+from greater_fast.ctrl_c import interrupts_later
 from greater_fast.ranks import RankLostError, Ranks
 from greater_fast.wording import in_one_line
 
@@ -14,6 +16,32 @@ def differ(ranks: Ranks, tensors: Iterable[torch.Tensor]) -> bool:
     """Whether any of the tensors has other bits on another rank."""
     own = [t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in tensors]
     return any(found != own for found in ranks.gathered(own))
+
+
+@contextlib.contextmanager
+def lockstep(ranks: Ranks) -> Iterator[None]:
+    """A piece of work that ranks which share a model begin and end together; alone, it is nothing.
+
+    Where one of them has ended with an error, or by Ctrl-C, that is raised on the others before
+    they begin, for they would wait for it in the midst of a layer. Ctrl-C is heard at the end.
+
+    Raises:
+        RankLostError: what torch raised on this rank, perhaps alone.
+    """
+    if ranks.size == 1:
+        yield
+        return
+    ranks.gathered(None)
+    with interrupts_later():
+        try:
+            yield
+        except RankLostError:
+            raise
+        except RuntimeError as error:
+            raise RankLostError(
+                f"rank {ranks.rank} cannot go on, nor can the others that share its model: "
+                f"{in_one_line(error)}"
+            ) from error
 
 
 def check_alone(ranks: Ranks, error: BaseException) -> None:

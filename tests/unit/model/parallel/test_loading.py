@@ -16,8 +16,7 @@ from greater_fast.model.parallel.loading import (
     shared_options,
     sharing_ranks,
 )
-from greater_fast.model.parallel.lockstep import check_alone
-from greater_fast.ranks import ALONE, RankLostError, Ranks
+from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.prepare import check_placement
 from tests.cases import tiny_lm
 
@@ -118,14 +117,6 @@ def test_a_part_of_a_model_is_of_the_ranks_that_are_here(lm: LM) -> None:
     for ranks, here in ((None, 1), (ALONE, 1), (Ranks(0, 4), 4)):
         with pytest.raises(ValueError, match=f"each of 2 ranks, which are {here} here"):
             ranks_of(Part(), ranks)
-
-
-def test_memory_that_ends_on_one_rank_ends_it() -> None:
-    error = torch.OutOfMemoryError("1 GiB")
-    check_alone(ALONE, error)
-    with pytest.raises(RankLostError, match=r"memory of rank 0 has ended \(1 GiB\)") as caught:
-        check_alone(TWO, error)
-    assert caught.value.__cause__ is error
 
 
 def test_the_files_of_a_model_decide_alone(folder: Path) -> None:
