@@ -179,12 +179,13 @@ def budget(load: Workload) -> MemoryPlan:
 
 
 def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
-    shapes = load.shapes
+    shapes, sharing = load.shapes, load.shapes.num_ranks
+    part = "all parameters once" if sharing == 1 else f"the part of one of {sharing} ranks"
     weights, logits, overhead = (
         Need(
             "weights",
             shapes.weight_bytes,
-            f"all parameters once, embeddings in {8 * shapes.itemsize} bits",
+            f"{part}, embeddings in {8 * shapes.itemsize} bits",
         ),
         Need(
             "logits",

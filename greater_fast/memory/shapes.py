@@ -36,6 +36,7 @@ class ModelShapes:
     vocab_size: int
     itemsize: int
     normed: int = 0
+    num_ranks: int = 1
 
     @classmethod
     def of(cls, lm: LM) -> ModelShapes:
@@ -55,6 +56,7 @@ class ModelShapes:
             vocab_size=lm.vocab_size,
             itemsize=lm.dtype.itemsize,
             normed=_normed(lm, shapes),
+            num_ranks=lm.ranks.size,
         )
 
     @property

@@ -164,7 +164,8 @@ def make_engine_of(
         return make_engine(lm, config, longest_sequence, num_sequences)
     if lm.ranks.size > 1:  # each rank runs all rows, with its part of the model
         engine, note = make_engine(lm, config, longest_sequence, num_sequences)
-        return engine, f"{note}; {lm.ranks.size} ranks share the model and every rollout"
+        shared = f"{lm.ranks.size} ranks share the model and every rollout"
+        return engine, f"{note}; {shared}: as in one process but for rounding"
     # Of a rank with one row more than others, in all groups.
     num_sequences = (num_sequences + config.shortlist_size * (ranks.size - 1)) // ranks.size
     if ranks.is_first:

@@ -41,3 +41,4 @@ def test_a_plan_of_the_memory_counts_a_ranks_part(lm: LM) -> None:
     assert half.kv_token_bytes == whole.kv_token_bytes / 2
     assert half.weight_bytes < 0.51 * whole.weight_bytes
     assert half.activation_bytes(8) < whole.activation_bytes(8)
+    assert (whole.num_ranks, half.num_ranks) == (1, 2)
