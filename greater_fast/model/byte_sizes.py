@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from greater_fast.ranks import RankLostError
 from greater_fast.wording import quoted
 
 _UNITS = ("", "k", "m", "g", "t")
@@ -115,8 +116,10 @@ def _idle_bytes_of_graphs(device: torch.device) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a device, or of the machine, has ended.
 
-    What was raised from such an error counts too.
+    What was raised from such an error counts too, but where it has cost a rank: that says more.
     """
+    if isinstance(error, RankLostError):
+        return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):

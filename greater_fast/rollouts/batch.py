@@ -29,6 +29,7 @@ from greater_fast.model.kv_cache import (
 )
 from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
+from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
@@ -298,6 +299,7 @@ class RolloutEngine:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            check_alone(self.lm.ranks, error)
         torch.cuda.empty_cache()
         return self._model_step.run(counts)
 

@@ -37,7 +37,7 @@ def lockstep(ranks: Ranks) -> Iterator[None]:
             yield
         except RankLostError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise RankLostError(
                 f"rank {ranks.rank} cannot go on, nor can the others that share its model: "
                 f"{in_one_line(error)}"

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.checks import check_model
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
@@ -93,6 +94,9 @@ def test_memory_that_ends_on_one_rank_ends_it() -> None:
     with pytest.raises(RankLostError, match=r"memory of rank 0 has ended \(1 GiB\)") as caught:
         check_alone(WithOther(), error)
     assert caught.value.__cause__ is error
+    device = torch.device("cpu")
+    with pytest.raises(RankLostError, match="or take more ranks"), memory_errors_explained(device):
+        raise caught.value  # it says what to change, and is told to nobody
 
 
 def test_other_bits_on_another_rank_are_seen() -> None:
