@@ -16,6 +16,7 @@ from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.memory.plan import plan_memory
 from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.layers import LayerShape
+from greater_fast.ranks import ALONE
 from tests.cases import examples, layouts_of, tiny_lm
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -120,7 +121,7 @@ def test_the_pass_finds_what_was_planned(gib: int, monkeypatch: pytest.MonkeyPat
     assert plan.fits
     assert plan.pool_bytes is not None
     free = gib * GIB - plan.pool_bytes - sizes(plan)["weights"] - sizes(plan)["overhead"]
-    lm: Any = SimpleNamespace(device=torch.device("cuda"))
+    lm: Any = SimpleNamespace(device=torch.device("cuda"), ranks=ALONE)
     monkeypatch.setattr(activations, "free_bytes", lambda _: free)
     monkeypatch.setattr(activations.ModelShapes, "of", lambda _: LLAMA_3_8B)
     found = activations.plan_pass(lm, [ROWS.longest] * ROWS.num_train, config)

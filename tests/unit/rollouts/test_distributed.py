@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greater_fast.engine import Engine, Rollout, RolloutRequest
-from greater_fast.ranks import Ranks
+from greater_fast.ranks import ALONE, Ranks
 from greater_fast.rollouts.distributed import DistributedEngine
 from greater_fast.search.nouns import TIE, Scored
 from greater_fast.search.selection import score_prompts
@@ -26,7 +26,7 @@ Outcomes = dict[tuple[tuple[int, ...], int], Rollout]
 def fake(outcomes: Outcomes, batch_size: int = 4) -> FakeEngine:
     """Answers from a table, on a model of its own."""
     device = torch.device("cpu")
-    lm = SimpleNamespace(end_ids=frozenset([9]), device=device, lock=threading.RLock())
+    lm = SimpleNamespace(end_ids=frozenset([9]), device=device, lock=threading.RLock(), ranks=ALONE)
     engine = FakeEngine(lambda prompt, row: outcomes[prompt, row], batch_size, lm=lm)
     engine.num_forward_tokens = 0  # type: ignore[attr-defined]
     return engine
@@ -89,7 +89,7 @@ class Echo(FakeEngine):
     """Rollouts and logits that name what was asked; each context's stored length is given."""
 
     def __init__(self, stored: Callable[[Sequence[int]], int] = lambda ids: 0) -> None:
-        lm = SimpleNamespace(lock=threading.RLock(), device=torch.device("cpu"))
+        lm = SimpleNamespace(lock=threading.RLock(), device=torch.device("cpu"), ranks=ALONE)
         super().__init__(lambda prompt, row: Rollout((row, *prompt)), lm=lm)
         self.num_forward_tokens, self.asked, self._stored = 0, list[tuple[int, ...]](), stored
 
