@@ -13,10 +13,11 @@ import math
 
 import torch
 
-from greater_fast.kernels import packed_reference, reference
-from greater_fast.kernels.noise import Noise
-from greater_fast.kernels.packed_reference import Pool, Segments, States, check_packed
+from greater_fast.kernels import reference
+from greater_fast.kernels.attention import packed_reference
+from greater_fast.kernels.attention.packed_reference import Pool, Segments, States, check_packed
 from greater_fast.kernels.reference import Head
+from greater_fast.kernels.vocabulary.noise import Noise
 
 BACKENDS = ("auto", "triton", "reference")
 MAX_K = 64
@@ -46,7 +47,7 @@ def candidate_scores(
     too_many = f"got {len(ids)} ids, expected at most {MAX_IDS}" if len(ids) > MAX_IDS else None
     if not uses_triton(backend, embeddings, gradients, obstacle=too_many):
         return reference.candidate_scores(embeddings, gradients, ids, scale)
-    from greater_fast.kernels import candidate_scores as triton_ops
+    from greater_fast.kernels.vocabulary import candidate_scores as triton_ops
 
     return triton_ops.candidate_scores(embeddings, gradients, ids.contiguous(), float(scale))
 
@@ -70,7 +71,7 @@ def vocabulary_top_k(
     too_many = f"got k = {k}, expected at most {MAX_K}" if k > MAX_K else None
     if not uses_triton(backend, embeddings, gradients, obstacle=too_many):
         return reference.vocabulary_top_k(embeddings, gradients, allowed, k, scale)
-    from greater_fast.kernels import candidate_scores as triton_ops
+    from greater_fast.kernels.vocabulary import candidate_scores as triton_ops
 
     scale = float(scale)
     return triton_ops.vocabulary_top_k(embeddings, gradients, allowed.contiguous(), k, scale)
@@ -91,7 +92,7 @@ def target_logprob(
     temperatures = _row_temperatures(hidden, targets, head, temperature)
     if not uses_triton(backend, head.weight, hidden, obstacle=_mixed_types(hidden, head)):
         return reference.target_logprob(hidden, targets, head, temperatures)
-    from greater_fast.kernels import target_logprob as triton_ops
+    from greater_fast.kernels.vocabulary import target_logprob as triton_ops
 
     head = Head(head.weight, float(head.scale), float(head.soft_cap))
     temperatures = temperatures.float().contiguous()
@@ -116,7 +117,7 @@ def target_logprob_and_sample(
         _check_vector("places", noise.places, len(hidden), torch.int64, hidden.device)
     if not uses_triton(backend, head.weight, hidden, obstacle=_mixed_types(hidden, head)):
         return reference.target_logprob_and_sample(hidden, targets, head, temperatures, noise)
-    from greater_fast.kernels import target_logprob as triton_ops
+    from greater_fast.kernels.vocabulary import target_logprob as triton_ops
 
     head = Head(head.weight, float(head.scale), float(head.soft_cap))
     temperatures = temperatures.float().contiguous()
@@ -144,7 +145,7 @@ def packed_attention(
         obstacle = "got a pool with gaps, expected a contiguous one"
     if not uses_triton(backend, pool[0], states[0], obstacle):
         return packed_reference.packed_attention(states, pool, segments, *options)
-    from greater_fast.kernels import packed_attention as triton_ops
+    from greater_fast.kernels.attention import packed as triton_ops
 
     return triton_ops.packed_attention(states, pool, segments, *options)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from greater_fast.kernels.noise import Noise, gumbel_noise
+from greater_fast.kernels.vocabulary.noise import Noise, gumbel_noise
 
 # What exists at a time, in numbers: scores, embeddings in float32 (4 MiB), logits (128 MiB).
 SCORE_FLOATS, EMBEDDING_FLOATS, LOGIT_FLOATS = 1 << 14, 1 << 20, 1 << 25

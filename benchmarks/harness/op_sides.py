@@ -158,7 +158,7 @@ def _torch_attention(case: OpCase, arguments: Arguments) -> Run:
 
 
 def _gpu_attention(case: OpCase, arguments: Arguments) -> Run:
-    from greater_fast.kernels.paged_attention import paged_attention
+    from greater_fast.kernels.attention.paged import paged_attention
 
     return lambda: paged_attention(*arguments)
 

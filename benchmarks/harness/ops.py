@@ -8,7 +8,7 @@ import torch
 from benchmarks.harness.machine import copy_rate, product_rate
 from benchmarks.harness.packed_op import PackedArguments
 from greater_fast.kernels import reference
-from greater_fast.kernels.packed_reference import Segments
+from greater_fast.kernels.attention.packed_reference import Segments
 
 BLOCK_SIZE = 16
 Arguments = tuple[Any, ...]

@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from greater_fast.kernels import dispatch
-from greater_fast.kernels.packed_reference import Pool, Segments, States
-from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.kernels.attention.packed_reference import Pool, Segments, States
+from greater_fast.model.attention.interface import AttentionOptions
 from greater_fast.model.cpu.attention import cpu_attention
 from greater_fast.model.kv_cache import Blocks
 
@@ -44,7 +44,7 @@ def runner(attend: Attend, arguments: PackedArguments, backward: bool) -> Callab
 
 
 def triton_attention(arguments: PackedArguments) -> Attend:
-    """kernels/packed_attention.py."""
+    """kernels/attention/packed.py."""
     _, pool, segments, _ = arguments
     options = (arguments.scale, 0.0, 0)
     return lambda states: dispatch.packed_attention(

@@ -17,9 +17,9 @@ import torch
 from greater_fast.gradients.prefix_store import PrefixStore
 from greater_fast.gradients.segment_attention import SegmentAttention
 from greater_fast.gradients.segments import Segment
+from greater_fast.kernels.attention.packed_reference import Pool, Segments
 from greater_fast.kernels.dispatch import packed_attention
-from greater_fast.kernels.packed_reference import Pool, Segments
-from greater_fast.model.attention_interface import AttentionOptions, passed, read_options
+from greater_fast.model.attention.interface import AttentionOptions, passed, read_options
 from greater_fast.model.cpu import attention as cpu_attention
 from greater_fast.model.kv_cache import BLOCK_SIZE
 

@@ -13,9 +13,9 @@ from greater_fast.gradients.gradient_pass import (
     states_and_gradients,
     trial_batch,
 )
-from greater_fast.model.attention_interface import obstacle_of, rotates_by_length
+from greater_fast.model.attention.far import far_obstacle
+from greater_fast.model.attention.interface import obstacle_of, rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.far_attention import far_obstacle
 from greater_fast.model.kv_cache import num_layers
 from greater_fast.model.lm import LM
 

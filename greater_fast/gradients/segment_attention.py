@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from greater_fast.gradients.segments import Segment
-from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.model.attention.interface import AttentionOptions
 
 _ALIGNMENT = 8  # of a bias's rows: torch's memory-efficient attention copies any other
 

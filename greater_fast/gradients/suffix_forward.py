@@ -16,7 +16,7 @@ from greater_fast.gradients.attention_choice import choose_attention
 from greater_fast.gradients.packed_row import PackedRow, attend_in_row
 from greater_fast.gradients.prefix_store import PrefixStore
 from greater_fast.gradients.segments import Segment
-from greater_fast.model.attention_interface import attention
+from greater_fast.model.attention.interface import attention
 from greater_fast.model.kv_cache import PrefixKV, num_layers
 from greater_fast.model.lm import LM
 

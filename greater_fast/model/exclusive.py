@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from greater_fast.model.attention_kernels import without_cudnn
+from greater_fast.model.attention.kernels import without_cudnn
 from greater_fast.model.parallel.lockstep import lockstep
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 
 from greater_fast.kernels.dispatch import target_logprob, uses_triton
 from greater_fast.kernels.reference import Head
-from greater_fast.model.attention_kernels import without_cudnn
+from greater_fast.model.attention.kernels import without_cudnn
 from greater_fast.model.checks import check_model
 from greater_fast.model.exclusive import MODELS
 from greater_fast.model.files import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from greater_fast.model.attention_interface import rotates_by_length
+from greater_fast.model.attention.interface import rotates_by_length
 
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM

@@ -10,7 +10,7 @@ import torch
 from greater_fast.kernels import reference
 from greater_fast.kernels.dispatch import BACKENDS, device_obstacle
 from greater_fast.kernels.reference import Ranges, Turns
-from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.model.attention.interface import AttentionOptions
 from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.cpu.extension import paged_attention
 from greater_fast.model.kv_cache import KVCache
@@ -100,8 +100,9 @@ def _copy_csrc(cache: KVCache, pairs: torch.Tensor) -> None:
 def _attend_triton(
     plan: Plan, layer: int, states: States, options: AttentionOptions
 ) -> torch.Tensor:
-    from greater_fast.kernels import kv_blocks, rotary
-    from greater_fast.kernels import paged_attention as kernel
+    from greater_fast.kernels.attention import kv_blocks
+    from greater_fast.kernels.attention import paged as kernel
+    from greater_fast.kernels.layers import rotary
 
     queries, keys, values = (
         tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in states[:3]
@@ -117,7 +118,7 @@ def _attend_triton(
 
 
 def _copy_triton(cache: KVCache, pairs: torch.Tensor) -> None:
-    from greater_fast.kernels import kv_blocks
+    from greater_fast.kernels.attention import kv_blocks
 
     kv_blocks.copy_blocks(cache.data, pairs)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
-from greater_fast.model.attention_kernels import without_cudnn
+from greater_fast.model.attention.kernels import without_cudnn
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.kv_cache import default_pool_bytes

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from greater_fast.model.attention_interface import rotates_by_length
+from greater_fast.model.attention.far import far_obstacle, named_lengths
+from greater_fast.model.attention.interface import rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
-from greater_fast.model.far_attention import far_obstacle, named_lengths
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, row_groups
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from greater_fast.kernels.reference import Turns
-from greater_fast.model.attention_interface import (
+from greater_fast.model.attention.far import far_obstacle
+from greater_fast.model.attention.interface import (
     TurningAttention,
     attention,
     obstacle_of,
@@ -23,7 +24,6 @@ from greater_fast.model.attention_interface import (
     rotates_by_length,
 )
 from greater_fast.model.checks import UnsupportedModelError
-from greater_fast.model.far_attention import far_obstacle
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike
@@ -44,7 +44,7 @@ def split_size(backend: str) -> int | None:
     """Keys of a sequence that one program reads at most; further ones are another's to add."""
     if backend != "triton":
         return None
-    from greater_fast.kernels import paged_attention
+    from greater_fast.kernels.attention import paged as paged_attention
 
     return paged_attention.SPLIT
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from greater_fast.kernels.noise import KEYS, Noise, gumbel_noise
+from greater_fast.kernels.vocabulary.noise import KEYS, Noise, gumbel_noise
 
 
 @dataclass(frozen=True, slots=True)

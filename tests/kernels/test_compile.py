@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(module: str) -> Any:
     """What a module of this folder prints in a process without the interpreter."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.kernels.{module}"],
+        [sys.executable, "-m", f"tests.kernels.compiling.{module}"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
         capture_output=True,

@@ -8,7 +8,7 @@ from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.gradient_pass import ExampleSequence, choose_pass
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.batch import RolloutEngine
-from tests.kernels.variants import recorded_variants
+from tests.kernels.compiling.variants import recorded_variants
 from tests.tiny import BOS_ID, END_ID, PAD_ID, tiny_tokenizer
 
 MOST = 6  # of a kernel: forms that modules are tried in are among them

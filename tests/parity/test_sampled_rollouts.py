@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from greater_fast.engine import Rollout, RolloutRequest
-from greater_fast.kernels.noise import gumbel_noise
+from greater_fast.kernels.vocabulary.noise import gumbel_noise
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.model.attention.interface import AttentionOptions
 from greater_fast.model.cpu.extension import packed_attention, packed_attention_backward
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.kv_cache import Blocks

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from greater_fast.model.attention_interface import attention
+from greater_fast.model.attention.interface import attention
 from greater_fast.model.cpu.extension import linears_backward, turn_back, turned_linears
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.cpu.linear import Parameters, is_taken, parameters_of

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from greater_fast.kernels.rms_norm import Norm, add_norms
+from greater_fast.kernels.layers.rms_norm import Norm, add_norms
 from greater_fast.model.forwards import Forward, is_equal, is_untouched, needs_gradient
 from greater_fast.model.gpu.mlp import GatedMLP
 from greater_fast.model.gpu.norm import norm_of

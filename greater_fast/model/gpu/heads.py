@@ -1,7 +1,7 @@
 """The way into an attention module on a GPU: one product, and one launch for what comes after it.
 
 Queries, keys and values are one product where their weights allow it. They go to an attention that
-turns them itself as they are, and to any other turned, by kernels/rotary.py.
+turns them itself as they are, and to any other turned, by kernels/layers/rotary.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from greater_fast.kernels.reference import HeadNorm, Turns
-from greater_fast.model.attention_interface import TurningAttention, attention
+from greater_fast.model.attention.interface import TurningAttention, attention
 from greater_fast.model.forwards import (
     Forward,
     inputs_like,
@@ -219,7 +219,7 @@ def _given(attend: Any, states: torch.Tensor, heads: _Heads, turns: Turns) -> _G
         sizes = (states.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads)
         parts, options = states.split(sizes, dim=1), {"turns": turns}
     else:
-        from greater_fast.kernels.rotary import turned
+        from greater_fast.kernels.layers.rotary import turned
 
         parts, options = turned(states, num_kv_heads, turns), {}
     return _Given(tuple(part.transpose(0, 1)[None] for part in parts), options)

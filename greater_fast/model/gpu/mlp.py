@@ -1,4 +1,4 @@
-"""Gated MLPs on a GPU: gate and up in one product, and kernels/gated.py between the products."""
+"""Gated MLPs on a GPU: gate and up in one product, then one launch of kernels/layers/gated.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from greater_fast.kernels.gated import ACTIVATIONS, gated
+from greater_fast.kernels.layers.gated import ACTIVATIONS, gated
 from greater_fast.model.forwards import Forward, inputs_like, is_equal, is_untouched
 from greater_fast.model.gpu.merged import merged_biases, merged_weights
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused

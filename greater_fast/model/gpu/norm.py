@@ -1,4 +1,4 @@
-"""RMS norms on a GPU, by kernels/rms_norm.py, with the gradient by their inputs."""
+"""RMS norms on a GPU, by kernels/layers/rms_norm.py, with the gradient by their inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from greater_fast.kernels.checks import FLOATS
-from greater_fast.kernels.rms_norm import MAX_WIDTH, Norm, rms_norm
+from greater_fast.kernels.layers.rms_norm import MAX_WIDTH, Norm, rms_norm
 from greater_fast.model.forwards import Forward, inputs_like, is_equal, is_untouched
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.lm import LM

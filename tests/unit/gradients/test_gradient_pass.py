@@ -18,7 +18,7 @@ from greater_fast.gradients.recomputing import activations_recomputed
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.cases import tiny_lm
-from tests.unit.model.test_far_attention import zoo_lm
+from tests.unit.model.attention.test_far_attention import zoo_lm
 
 
 def batch_of(lengths: tuple[int, ...]) -> list[ExampleSequence]:

@@ -9,7 +9,7 @@ import torch
 from greater_fast.gradients import packing_trial
 from greater_fast.gradients.packed_row import PackedRow
 from greater_fast.gradients.packing_trial import can_pack, why_not
-from greater_fast.model.attention_interface import AttentionOptions
+from greater_fast.model.attention.interface import AttentionOptions
 from greater_fast.model.lm import LM, load_lm
 from tests.cases import tiny_lm, tokenizer
 from tests.tiny import tiny_model

@@ -8,7 +8,7 @@ import torch
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, num_tokens, row_groups
 from tests.cases import tiny_lm
-from tests.unit.model.test_far_attention import zoo_lm
+from tests.unit.model.attention.test_far_attention import zoo_lm
 
 SEQUENCES = [[(7 * i + k) % 1100 + 5 for i in range(n)] for k, n in enumerate((9, 70, 3, 9, 40))]
 ROWS = [(0, 8), (69,), (1,), (), (3, 39)]

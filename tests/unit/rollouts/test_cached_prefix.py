@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.unit.hash_language import VOCAB, expected, state_of
-from tests.unit.rollouts.scheduler_model import Request, World
+from tests.unit.rollouts.scheduling.scheduler_model import Request, World
 
 PROMPT = tuple((3 * i * i + i) % VOCAB for i in range(23))
 

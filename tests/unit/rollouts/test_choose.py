@@ -19,7 +19,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.paged import why_not
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.tiny import PROMPT, tiny_model
-from tests.unit.model.test_far_attention import zoo_lm
+from tests.unit.model.attention.test_far_attention import zoo_lm
 
 
 def half(tokenizer: Any) -> LM:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greater_fast.kernels import target_logprob as kernels
+from greater_fast.kernels.vocabulary import target_logprob as kernels
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts import fixed_step

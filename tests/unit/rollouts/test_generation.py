@@ -13,7 +13,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.generation import Way, choose_way
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.cases import plain_logits, tiny_lm
-from tests.unit.model.test_far_attention import zoo_lm
+from tests.unit.model.attention.test_far_attention import zoo_lm
 
 END = frozenset([1])
 PROMPTS = [

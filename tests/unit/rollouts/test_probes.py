@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from greater_fast.engine import RolloutRequest
-from greater_fast.kernels import paged_attention as kernel
+from greater_fast.kernels.attention import paged as kernel
 from greater_fast.model.lm import LM
 from greater_fast.rollouts import invariance, paged
 from greater_fast.rollouts.batch import RolloutEngine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from greater_fast.kernels.noise import gumbel_noise
+from greater_fast.kernels.vocabulary.noise import gumbel_noise
 from greater_fast.rollouts.sampling import Sampler, make_sampler, sample_keys
 
 EULER = 0.5772156649

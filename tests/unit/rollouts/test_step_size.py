@@ -16,7 +16,7 @@ from greater_fast.rollouts.row_reader import RowReader
 from greater_fast.rollouts.step_size import best_size, measure_step_ms
 from tests.tiny import PROMPT
 from tests.unit.hash_language import VOCAB, Request
-from tests.unit.rollouts.scheduler_model import World
+from tests.unit.rollouts.scheduling.scheduler_model import World
 
 KNEE = {64: 8.5, 128: 9.2, 192: 10.2, 256: 11.2, 512: 18.0}
 

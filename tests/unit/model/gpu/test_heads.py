@@ -11,7 +11,7 @@ import torch
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import packed
 from greater_fast.kernels.reference import Turns
-from greater_fast.model.attention_interface import TurningAttention, attention
+from greater_fast.model.attention.interface import TurningAttention, attention
 from greater_fast.model.forwards import replaced_forwards
 from greater_fast.model.gpu.heads import heads_forward
 from greater_fast.model.gpu.refusal import RefusedError

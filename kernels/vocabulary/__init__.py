@@ -1,0 +1,1 @@
+"""Products with the whole vocabulary: scores of candidates, log-probabilities, samples."""
