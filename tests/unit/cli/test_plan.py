@@ -58,7 +58,7 @@ def test_a_plan_that_does_not(
 def test_without_a_size_it_is_the_devices_own(
     command: Any, model_folder: Path, limits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("greater_fast.runs.prepare.memory_bytes", lambda device: 5 << 30)
+    monkeypatch.setattr("greater_fast.runs.prepare.memory_bytes", lambda *_: 5 << 30)
     arguments = ("plan", "--model", model_folder, "--task", sorted(TASKS)[0], "--json")
     values = command(*arguments, "--device", "cpu", *limits).values
     assert values["total_bytes"] == 5 << 30
@@ -137,7 +137,7 @@ def test_a_run_that_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A GPU's is refused before the weights are read; on a CPU it is a warning."""
-    monkeypatch.setattr("greater_fast.runs.prepare.memory_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr("greater_fast.runs.prepare.memory_bytes", lambda *_: 1 << 20)
     config = {**settings, "steps": 0}
 
     def run() -> None:
