@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu.model import GIB
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.kv_cache import BLOCK_SIZE
-from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
-from greater_fast.rollouts.step_size import SIZES, best_size
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, step_shapes
+from greater_fast.rollouts.steps.step_size import SIZES, best_size
 
 # Of a decoder layer of Llama's form beside its four products and the attention; tests count them:
 # add and norm twice, q·k·v turned and stored, the gate.

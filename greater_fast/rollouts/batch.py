@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
 from greater_fast.engine import EngineFacts, Layers, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import packing_trial
-from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.kv_cache import (
@@ -29,16 +28,16 @@ from greater_fast.model.kv_cache import (
 )
 from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
-from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
-from greater_fast.rollouts.fixed_step import FixedStep
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import longest_of, usable_backend
-from greater_fast.rollouts.ragged_step import RaggedStep
-from greater_fast.rollouts.row_reader import MIN_ROWS, Answers, RowReader
 from greater_fast.rollouts.sampling import make_sampler, sample_keys
-from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts, step_shapes
-from greater_fast.rollouts.step_size import (
+from greater_fast.rollouts.steps.again import again_without_memory
+from greater_fast.rollouts.steps.fixed_step import FixedStep
+from greater_fast.rollouts.steps.ragged_step import RaggedStep
+from greater_fast.rollouts.steps.row_reader import MIN_ROWS, RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, StepCounts, step_shapes
+from greater_fast.rollouts.steps.step_size import (
     GIVEN_TOKENS,
     best_size,
     has_fixed_steps,
@@ -280,28 +279,13 @@ class RolloutEngine:
         if self._sampler is not None:
             self._place_samples(counts.num_rows)
         with self._own_layers():
-            answers = self._answers(counts)
+            answers = again_without_memory(partial(self._model_step.run, counts), self.lm.ranks)
             if collected is not None:
                 keys = self._buffers["row_keys"][: counts.num_rows].tolist()
                 logits = self._model_step.logits(counts.num_rows)
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
         self._scheduler.commit(*answers)
-
-    def _answers(self, counts: StepCounts) -> Answers:
-        """What the planned step says of its rows.
-
-        Where its memory is not to be had, it is run again once the allocator has given back what it
-        kept: nothing was committed, and what it wrote is written again.
-        """
-        try:
-            return self._model_step.run(counts)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            check_alone(self.lm.ranks, error)
-        torch.cuda.empty_cache()
-        return self._model_step.run(counts)
 
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""

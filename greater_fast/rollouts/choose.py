@@ -14,7 +14,7 @@ from greater_fast.model.kv_cache import default_pool_bytes
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
-from greater_fast.rollouts.step_size import GIVEN_TOKENS
+from greater_fast.rollouts.steps.step_size import GIVEN_TOKENS
 
 _log = logging.getLogger("greater_fast")
 

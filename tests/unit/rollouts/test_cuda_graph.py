@@ -12,10 +12,11 @@ import torch
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
 from greater_fast.model.lm import LM
-from greater_fast.rollouts import batch, cuda_graph, fixed_step
+from greater_fast.rollouts import batch
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.rollouts.cuda_graph import Captured, capture
+from greater_fast.rollouts.steps import cuda_graph, fixed_step
+from greater_fast.rollouts.steps.cuda_graph import Captured, capture
 from tests.unit.rollouts.fake_cuda import FakeCUDA, wait_for_gpu
 
 GPU = torch.device("cuda", 0)

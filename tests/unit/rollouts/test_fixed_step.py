@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from greater_fast.kernels.vocabulary import target_logprob as kernels
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.rollouts import fixed_step
 from greater_fast.rollouts.batch import RolloutEngine
-from greater_fast.rollouts.fixed_step import FixedStep
-from greater_fast.rollouts.row_reader import RowReader
 from greater_fast.rollouts.sampling import Sampler
-from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
+from greater_fast.rollouts.steps import fixed_step
+from greater_fast.rollouts.steps.fixed_step import FixedStep
+from greater_fast.rollouts.steps.row_reader import RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, step_shapes
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NUM_SLOTS = 24

@@ -16,8 +16,8 @@ from greater_fast.rollouts.attention_backends import choose_backend
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.invariance import is_batch_invariant
-from greater_fast.rollouts.row_reader import RowReader
-from greater_fast.rollouts.step_buffers import StepBuffers, step_shapes
+from greater_fast.rollouts.steps.row_reader import RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, step_shapes
 from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")

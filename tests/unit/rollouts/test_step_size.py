@@ -9,11 +9,12 @@ import torch
 from greater_fast import api
 from greater_fast.config import Config
 from greater_fast.model.lm import LM
-from greater_fast.rollouts import batch, step_size
+from greater_fast.rollouts import batch
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.rollouts.row_reader import RowReader
-from greater_fast.rollouts.step_size import best_size, measure_step_ms
+from greater_fast.rollouts.steps import step_size
+from greater_fast.rollouts.steps.row_reader import RowReader
+from greater_fast.rollouts.steps.step_size import best_size, measure_step_ms
 from tests.tiny import PROMPT
 from tests.unit.hash_language import VOCAB, Request
 from tests.unit.rollouts.scheduling.scheduler_model import World

@@ -7,11 +7,11 @@ import torch
 
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, LOGIT_FLOATS
-from greater_fast.rollouts.cuda_graph import Captured
 from greater_fast.rollouts.paged import forward
 from greater_fast.rollouts.plan import Plan
-from greater_fast.rollouts.row_reader import Answers, RowReader
-from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
+from greater_fast.rollouts.steps.cuda_graph import Captured
+from greater_fast.rollouts.steps.row_reader import Answers, RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, StepCounts
 
 
 class RaggedStep:

@@ -14,9 +14,9 @@ from greater_fast.config import Config
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM
-from greater_fast.rollouts.fixed_step import FixedStep
-from greater_fast.rollouts.row_reader import RowReader
-from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts, step_shapes
+from greater_fast.rollouts.steps.fixed_step import FixedStep
+from greater_fast.rollouts.steps.row_reader import RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, StepCounts, step_shapes
 
 GIVEN_TOKENS = 256  # where nothing is measured
 SIZES = range(64, 513, 64)

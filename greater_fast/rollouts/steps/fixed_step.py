@@ -8,11 +8,11 @@ from greater_fast.kernels.reference import Head
 from greater_fast.model.kv_cache import KVCache
 from greater_fast.model.lm import LM, LOGIT_FLOATS
 from greater_fast.rollouts.attention_backends import backend_of
-from greater_fast.rollouts.cuda_graph import capture
 from greater_fast.rollouts.paged import forward
 from greater_fast.rollouts.plan import Plan
-from greater_fast.rollouts.row_reader import MIN_ROWS, Answers, RowReader
-from greater_fast.rollouts.step_buffers import StepBuffers, StepCounts
+from greater_fast.rollouts.steps.cuda_graph import capture
+from greater_fast.rollouts.steps.row_reader import MIN_ROWS, Answers, RowReader
+from greater_fast.rollouts.steps.step_buffers import StepBuffers, StepCounts
 
 
 class FixedStep:

@@ -1,0 +1,1 @@
+"""One step of the model over a plan, and what is read from it."""
