@@ -35,6 +35,7 @@ def known_lm(family: str) -> LM:
     words = tokenizer("llama3")
     model = zoo_model(family, len(words))
     del model.get_decoder().layers[1:]
+    model.config.num_hidden_layers = 1
     return load_lm((model, words))
 
 
