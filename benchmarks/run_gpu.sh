@@ -9,6 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=${PYTHON:-python3}
 smoke=${1:-}
+if [[ -n $smoke && $smoke != --smoke ]]; then
+    echo "got $smoke, expected --smoke or nothing" >&2
+    exit 2
+fi
 if [[ $smoke == --smoke ]]; then OUT=${OUT:-$(mktemp -d)}; fi
 OUT=${OUT:-benchmarks/results}
 export PYTHONPATH=$PWD
@@ -47,9 +51,14 @@ part() {
         tail -40 "$log" >&2
     fi
     lines+=("$line")
+    printf '%s\n' "$line" >&2
     rm -f "$log"
 }
 
+if [[ -z $smoke ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo 'there is no GPU here: --smoke shows on a CPU that everything runs' >&2
+    exit 2
+fi
 is_built || build || { echo 'the C++ extension could not be built' >&2; exit 1; }
 part kernels 120
 part rollouts 120

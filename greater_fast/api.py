@@ -105,6 +105,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))
         directory = RunDirectory(run_dir) if ranks.is_first else NoDirectory()
     with directory, told(progress and ranks.is_first, num_steps=config.steps) as teller:
+        if ranks.size > 1 and not config.tensor_parallel:
+            teller.say(f"rows are dealt to {ranks.size} processes")
         with checking_input():
             splits = ranks.by_first(lambda: read_splits(train, dev, test, given))
             config = placed(given, model, ranks)

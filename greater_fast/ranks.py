@@ -125,6 +125,8 @@ class Ranks:
                 "cuda, and each takes a GPU of its own"
             )
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if num_gpus == 0:
+            raise ValueError(f"device: got {device}, and there is no GPU here: use device cpu")
         if local_rank >= num_gpus:
             raise ValueError(
                 f"device: there are more processes on this machine than GPUs: start {num_gpus} "

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu.cards
 
-Only shapes are made: no weights, no GPU. Rows are 50 questions of 150 tokens beside a prompt of 20.
+Only shapes are made: no weights, no GPU. 50 rows are searched on, each of 150 tokens beside a
+prompt that may grow to the 128 tokens of the default; three candidates are 150 rollouts.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from greater_fast.model.text.vocabulary import Vocabulary
 from tests.tiny import tiny_tokenizer
 
 CARDS = {"16 GiB": 16, "24 GiB": 24, "48 GiB": 48, "80 GiB": 80}
-ROWS = {"num_train": 50, "num_rows": 200}
-HEAD_TOKENS, PROMPT_TOKENS = 150, 20
+ROWS = {"num_train": 50, "num_rows": 100}
+HEAD_TOKENS = 150
 _LLAMA_3 = {"model_type": "llama", "vocab_size": 128256}
 # As their published configurations have them.
 MODELS: dict[str, dict[str, Any]] = {
@@ -92,7 +93,7 @@ def shapes_of(settings: dict[str, Any]) -> ModelShapes:
 def planned(shapes: ModelShapes, gib: int, **settings: Any) -> MemoryPlan:
     """The plan of a run with default settings but for these."""
     config = Config(**settings)
-    longest = HEAD_TOKENS + PROMPT_TOKENS + config.max_new_tokens
+    longest = HEAD_TOKENS + config.max_prompt_tokens + config.max_new_tokens
     lengths = RowLengths(mean=longest, longest=longest, **ROWS)
     return plan_memory(shapes, lengths, config, gib * GIB)
 

@@ -82,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--against", help="second prompt, compared on the same rows")
     command.add_argument(
         "--run",
+        "--run-dir",  # torchrun takes --run for one of its own
+        dest="run",
         metavar="RUN",
         help="run directory: take model, settings, extractor and prompts from it, compare the best "
         "with the initial prompt, and leave out rows that the run has seen",
