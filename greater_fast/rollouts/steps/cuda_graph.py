@@ -7,9 +7,10 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,7 +41,7 @@ def capture(
     what it then leaves in Python objects is the graph's. `outputs` is the memory that it writes and
     that is read afterwards: one replay must leave there what `launch` does, bit for bit.
 
-    The stream is the capture's own: torch's stream for captures belongs to the device of the first
+    The stream is one of all captures on the device: torch's own belongs to the device of the first
     one of a process, and records nothing of another's work. While it is seen whether the work
     waits, torch's sync debug mode, one for all threads of a process, is "error": for that one
     launch, waiting for a GPU in another thread is an error there.
@@ -51,13 +52,19 @@ def capture(
     if device.type != "cuda":
         return Captured()
     with _ONE_AT_A_TIME, torch.cuda.device(device):
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), _side_stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             found = _capture(launch, side, outputs)
         current.wait_stream(side)
         torch.cuda.synchronize()  # a GPU that an attempt has left in no order says so here
     return found
+
+
+@cache
+def _side_stream(_: torch.device) -> torch.cuda.Stream:
+    """A device's stream for captures: cuBLAS keeps a workspace for each stream that it has seen."""
+    return torch.cuda.Stream()
 
 
 def _capture(
@@ -67,18 +74,19 @@ def _capture(
     reason = _why_it_waits(launch)
     if reason:
         return Captured(reason=reason)
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     torch.cuda.empty_cache()
     reserved_bytes = torch.cuda.memory_reserved()
     try:
         with (
             _no_garbage_collection(),
-            torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"),
         ):
             launch()
     except Exception as error:  # whatever a library says of what no graph can hold
         cause = error.__context__  # the end of a capture that has failed fails too
         first = cause if isinstance(cause, Exception) else error
+        _end_allocation(side, pool)
         return Captured(reason=f"its capture ended in {said(first)}")
     pool_bytes = max(torch.cuda.memory_reserved() - reserved_bytes, 0)
     replayed = _bits_left_by(graph.replay, outputs)
@@ -88,6 +96,16 @@ def _capture(
     if not any(map(_is_written, replayed)):
         return Captured(reason="a replay does nothing")
     return Captured(graph, None, pool_bytes)
+
+
+def _end_allocation(side: torch.cuda.Stream, pool: Any) -> None:
+    """Have torch's allocator forget a capture that has failed.
+
+    Before 2.12 torch does not do so itself where the end of the capture fails, and never frees what
+    it caches again: it takes the capture to be under way.
+    """
+    with suppress(RuntimeError):  # it knows of no such capture
+        torch._C._cuda_endAllocateToPool(side.device_index, pool)
 
 
 def _why_it_waits(launch: Callable[[], None]) -> str | None:

@@ -65,13 +65,14 @@ def test_work_that_does_the_same_is_captured(cuda: FakeCUDA) -> None:
     assert {id(stream) for stream in work.streams} == {id(made["stream"])}
 
 
-def test_every_capture_has_a_stream_on_its_own_device(cuda: FakeCUDA) -> None:
-    for index in (0, 1):
+def test_a_device_has_one_stream_for_captures(cuda: FakeCUDA) -> None:
+    for index in (0, 1, 0):
         work = Work()
         cuda.replays = work
         assert work.capture(torch.device("cuda", index)).graph is not None
-    first, second = (made["stream"] for made in cuda.captures)
+    first, second, again = (made["stream"] for made in cuda.captures)
     assert (first.device.index, second.device.index) == (0, 1)
+    assert again is first
 
 
 def test_nothing_is_captured_away_from_a_gpu() -> None:
@@ -127,6 +128,19 @@ def test_a_capture_that_fails_says_why(cuda: FakeCUDA, collects: bool) -> None:
     )
     assert cuda.now is cuda.default
     assert not cuda_graph._ONE_AT_A_TIME.locked()
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_after_a_capture_that_fails_the_cache_can_be_freed(cuda: FakeCUDA, knows: bool) -> None:
+    """Whether or not torch itself ends what the capture has begun."""
+    cuda.breaks = True
+    cuda.ends_itself = knows
+    assert Work().capture().graph is None
+    torch.cuda.empty_cache()
+    cuda.breaks = False
+    work = Work()
+    cuda.replays = work
+    assert work.capture().graph is not None
 
 
 def test_what_cannot_be_launched_is_an_error(cuda: FakeCUDA) -> None:
