@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from greater_fast.engine import Layers
 from greater_fast.gradients.gradient_pass import (
+    ExampleSequence,
+    StatesOf,
     WholePass,
     packed_states,
     states_and_gradients,
@@ -27,19 +32,24 @@ _log = logging.getLogger("greater_fast")
 _EXACT, _STATES, _GRADIENTS = 1e-3, 1.5, 2.5
 
 
-def can_pack(lm: LM, longest: int | None = None, kernels: str = "auto") -> bool:
+def can_pack(
+    lm: LM, longest: int | None = None, kernels: str = "auto", layers: Layers | None = None
+) -> bool:
     """Whether a model runs over packed suffixes; where it does not, the reason is logged."""
-    reason = why_not(lm, longest, kernels)
+    reason = why_not(lm, longest, kernels, layers)
     if reason is not None:
         _log.warning("gradient: whole sequences, which takes longer (%s)", reason)
     return reason is None
 
 
-def why_not(lm: LM, longest: int | None = None, kernels: str = "auto") -> str | None:
+def why_not(
+    lm: LM, longest: int | None = None, kernels: str = "auto", layers: Layers | None = None
+) -> str | None:
     """Why a model cannot run over packed suffixes, or None where it can.
 
     States and gradients of two sequences are compared with those of the model's own pass of each;
-    what no short sequence shows is tried up to `longest`, the tokens of a sequence at most.
+    what no short sequence shows is tried up to `longest`, the tokens of a sequence at most. The
+    packed pass runs by `layers`, as that of a step does, the other one by the model's own.
 
     Raises:
         MemoryError: it ends while they are compared.
@@ -48,7 +58,7 @@ def why_not(lm: LM, longest: int | None = None, kernels: str = "auto") -> str | 
         return "its rotary embedding depends on the length of the sequence"
     batch = trial_batch(lm)
     try:
-        found = states_and_gradients(lm, batch, packed_states(lm, batch, [None, None], kernels))
+        found = states_and_gradients(lm, batch, _packed(lm, batch, kernels, layers))
         alone = [states_and_gradients(lm, [s], WholePass(lm).states([s])) for s in batch]
     except Exception as error:  # whatever the model's own code raises
         if is_out_of_memory(error):
@@ -70,6 +80,18 @@ def why_not(lm: LM, longest: int | None = None, kernels: str = "auto") -> str | 
         return far_obstacle(lm, longest)
     except Exception as error:  # whatever the model's own code raises
         return obstacle_of(error)
+
+
+@contextlib.contextmanager
+def _packed(
+    lm: LM, batch: Sequence[ExampleSequence], kernels: str, layers: Layers | None
+) -> Iterator[StatesOf]:
+    """The forward pass over packed suffixes, with prefixes that are computed by the same layers."""
+    with (
+        layers.installed() if layers else contextlib.nullcontext(),
+        packed_states(lm, batch, [None] * len(batch), kernels) as states_of,
+    ):
+        yield states_of
 
 
 def _alike(lm: LM, found: torch.Tensor, own: torch.Tensor, steps: float) -> bool:

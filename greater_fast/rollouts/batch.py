@@ -145,7 +145,7 @@ class RolloutEngine:
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes."""
-        return packing_trial.can_pack(self.lm, self._longest, self._kernels)
+        return packing_trial.can_pack(self.lm, self._longest, self._kernels, self.layers)
 
     @cached_property
     def layers(self) -> Layers:

@@ -1,6 +1,7 @@
 """What would make a gradient over packed suffixes wrong is found when a model is tried."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -10,7 +11,11 @@ from greater_fast.gradients import packing_trial
 from greater_fast.gradients.packed_row import PackedRow
 from greater_fast.gradients.packing_trial import can_pack, why_not
 from greater_fast.model.attention.interface import AttentionOptions
+from greater_fast.model.forwards import replaced_forwards
+from greater_fast.model.gpu.layers import GPULayers
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.cases import tiny_lm, tokenizer
 from tests.tiny import tiny_model
 
@@ -82,6 +87,30 @@ def test_one_layer_that_is_wrong_is_enough(
     assert why_not(any_lm) is None
     damage_packed(layer, change)
     assert why_not(any_lm) == f"a packed {what} pass differs from its own"
+
+
+class HalfTheGradient:
+    """Layers of which one is right forward, and wrong back."""
+
+    are_all_linears, note = False, ""
+
+    def __init__(self, lm: LM) -> None:
+        self.norm = lm.model.model.layers[1].input_layernorm
+
+    def installed(self) -> AbstractContextManager[None]:
+        own = self.norm.forward
+        return replaced_forwards([(self.norm, lambda states: half_backward(own(states)))])
+
+
+def test_layers_are_tried_as_they_run_in_the_pass(own_lm: LM) -> None:
+    assert why_not(own_lm, layers=GPULayers(own_lm)) is None
+    layers = HalfTheGradient(own_lm)
+    assert why_not(own_lm, layers=layers) == "a packed backward pass differs from its own"
+    for engine in (RolloutEngine(own_lm), PlainRolloutEngine(own_lm)):
+        assert engine.can_pack
+        vars(engine).update(layers=layers)
+        del engine.can_pack
+        assert not engine.can_pack
 
 
 def test_a_layer_that_attends_by_itself_is_counted(own_lm: LM) -> None:
