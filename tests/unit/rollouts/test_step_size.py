@@ -9,7 +9,7 @@ import torch
 from greater_fast import api
 from greater_fast.config import Config
 from greater_fast.model.lm import LM
-from greater_fast.rollouts import batch
+from greater_fast.rollouts import batch, distributed
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.steps import step_size
@@ -170,7 +170,7 @@ def test_the_engine_is_told_how_many_sequences_there_are(
         asked.append(num_sequences)
         raise StopError
 
-    monkeypatch.setattr(api, "make_engine", stop)
+    monkeypatch.setattr(distributed, "make_engine", stop)
     many = {**settings, "num_train": 4, "num_dev": 2, "shortlist_size": 3}
     few = {**settings, "num_train": 2, "num_dev": 8, "shortlist_size": 1}
     for number, config in enumerate((many, few)):
