@@ -109,7 +109,7 @@ def _found(lm: LM, module: Any, product: _Product) -> Forward | None:
     for interleaved, norm in itertools.product((False, True), _norms(module)):
         heads = _Heads(product, interleaved, norm, frozenset(own), {}, module.forward)
         alike = [form for form, call in own.items() if _is_alike(lm, module, heads, form, call)]
-        if alike:
+        if alike and _stores_alike(heads, alike[0]):
             options = _kept(own[alike[0]].given.options)
             found = heads._replace(forms=frozenset(alike), options=options)
             return functools.partial(_forward, module, found)
@@ -153,6 +153,32 @@ def _is_alike(lm: LM, module: Any, heads: _Heads, form: Form, own: _Call) -> boo
     ours = _recorded(lm, forward, _arguments(heads.product, form))
     same = map(is_equal, (*ours.given.states, ours.output), (*own.given.states, own.output))
     return ours.given.options == own.given.options and all(same)
+
+
+def _stores_alike(heads: _Heads, form: Form) -> bool:
+    """Whether a paged attention has what another one is given: its kernel is launched otherwise."""
+    from greater_fast.kernels.layers.rotary import turn_and_store, turned
+
+    weights, bias, num_kv_heads, head_size = heads.product
+    arguments = _arguments(heads.product, form)
+    states = linear(arguments["hidden_states"][0], weights, bias).unflatten(1, (-1, head_size))
+    cos, sin = (part[0].contiguous() for part in arguments["position_embeddings"])
+    turns = Turns(cos, sin, heads.interleaved, heads.norm)
+    slots = torch.arange(len(states), dtype=torch.int32, device=states.device)
+    pool = states.new_zeros(2, 2, num_kv_heads, len(states), head_size)  # of two blocks
+    given = _parts(states, num_kv_heads)
+    queries = turn_and_store(given, turns, (pool[0], pool[1]), slots + len(states))
+    found = queries, *pool[:, 1].transpose(1, 2)
+    return all(map(is_equal, found, turned(states, num_kv_heads, turns)))
+
+
+def _parts(
+    states: torch.Tensor, num_kv_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries [M, H, D], keys and values [M, KV, D] of the heads [M, H + 2 KV, D] of all."""
+    sizes = [states.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads]
+    queries, keys, values = states.split(sizes, dim=1)
+    return queries, keys, values
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:
@@ -216,8 +242,7 @@ def _given(attend: Any, states: torch.Tensor, heads: _Heads, turns: Turns) -> _G
     """What an attention function is given of heads [M, H + 2 KV, D]: as they are, or turned."""
     num_kv_heads = heads.product.num_kv_heads
     if isinstance(attend, TurningAttention) and not needs_gradient(states):
-        sizes = (states.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads)
-        parts, options = states.split(sizes, dim=1), {"turns": turns}
+        parts, options = _parts(states, num_kv_heads), {"turns": turns}
     else:
         from greater_fast.kernels.layers.rotary import turned
 

@@ -10,6 +10,7 @@ import torch
 
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import packed
+from greater_fast.kernels.layers import rotary
 from greater_fast.kernels.reference import Turns
 from greater_fast.model.attention.interface import TurningAttention, attention
 from greater_fast.model.forwards import replaced_forwards
@@ -186,6 +187,22 @@ def test_a_changed_module_is_left_alone(change: Any, own_lm: LM) -> None:
         heads_forward(own_lm, module_of(own_lm))
     assert heads_forward(own_lm, own_lm.model.get_decoder().layers[1].self_attn)
     assert heads_forward(own_lm, own_lm.model.get_decoder().layers[1].mlp) is None
+
+
+@pytest.mark.parametrize("what", ["queries", "pool"])
+def test_what_a_paged_attention_would_have_is_tried_too(
+    what: str, own_lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = rotary.turn_and_store
+
+    def wrong(states: Any, turns: Any, pool: Any, slots: Any) -> torch.Tensor:
+        if what == "pool":
+            return own(states, turns, pool[::-1], slots)
+        return 2 * own(states, turns, pool, slots)
+
+    monkeypatch.setattr(rotary, "turn_and_store", wrong)
+    with pytest.raises(RefusedError, match="heads that are turned in another way"):
+        heads_forward(own_lm, module_of(own_lm))
 
 
 def test_calls_of_another_kind_go_the_modules_own_way(lm: LM) -> None:
