@@ -26,6 +26,7 @@ from greater_fast.model.forwards import (
 )
 from greater_fast.model.gpu.merged import merged_biases, merged_weights
 from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
+from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.model.lm import LM
 
 _NAME = "greater_fast_trial"
@@ -165,10 +166,10 @@ def _stores_alike(heads: _Heads, form: Form) -> bool:
     cos, sin = (part[0].contiguous() for part in arguments["position_embeddings"])
     turns = Turns(cos, sin, heads.interleaved, heads.norm)
     slots = torch.arange(len(states), dtype=torch.int32, device=states.device)
-    pool = states.new_zeros(2, 2, num_kv_heads, len(states), head_size)  # of two blocks
+    pool = states.new_zeros(2, 2, num_kv_heads, BLOCK_SIZE, head_size)  # of two blocks
     given = _parts(states, num_kv_heads)
-    queries = turn_and_store(given, turns, (pool[0], pool[1]), slots + len(states))
-    found = queries, *pool[:, 1].transpose(1, 2)
+    queries = turn_and_store(given, turns, (pool[0], pool[1]), slots + BLOCK_SIZE)
+    found = queries, *pool[:, 1, :, : len(states)].transpose(1, 2)
     return all(map(is_equal, found, turned(states, num_kv_heads, turns)))
 
 
