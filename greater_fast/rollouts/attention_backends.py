@@ -64,7 +64,8 @@ def choose_backend(lm: LM, kernels: str = "auto") -> str:
     setting = f"with kernels={quoted(kernels)} there is no paged attention"
     if lm.dtype not in _BACKENDS[name].dtypes or (name == "csrc" and kind != "cpu"):
         raise UnsupportedModelError(f"{setting} for {lm.dtype} on {kind}")
-    obstacle = device_obstacle(lm.device, forced=True) if name == "triton" else None
+    forced = kernels == "triton"
+    obstacle = device_obstacle(lm.device, forced) if name == "triton" else None
     if obstacle:
         raise (UnsupportedModelError if kernels == "auto" else ValueError)(f"{setting}: {obstacle}")
     return name

@@ -1,5 +1,6 @@
 """What a step is made of beside the model: arrays, sizes, places, the choice of who attends."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from greater_fast.config import KV_CACHE_BYTES, Config
 from greater_fast.model import kv_cache
+from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.kv_cache import default_pool_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts import batch as rollout
@@ -128,6 +130,12 @@ def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(ValueError, match=r"compute capability \(7, 5\)"):
         choose_backend(lm)
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    waves_of_32 = SimpleNamespace(warp_size=32)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: waves_of_32)
+    with pytest.raises(UnsupportedModelError, match="an AMD GPU with waves of 32"):
+        choose_backend(lm)
+    assert choose_backend(lm, "triton") == "triton"
 
 
 @pytest.mark.parametrize("fixed", [True, False])
