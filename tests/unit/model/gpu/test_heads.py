@@ -96,6 +96,18 @@ def test_16_bits_are_no_further_from_float32(family: str) -> None:
         assert (found - expected).norm() <= 1.5 * (other - expected).norm()
 
 
+def test_heads_that_float16_just_holds_are_taken_over() -> None:
+    """States come from a norm: only of much larger ones are there no such heads."""
+    words = tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(words), torch.float16), words))
+    module = module_of(lm)
+    weight = module.k_proj.weight
+    weight.mul_(100 / weight.float().norm(dim=1).max())
+    largest = 1e3 * torch.ones(weight.shape[1], dtype=lm.dtype)
+    assert module.k_proj(largest * weight[0].sign()).isinf().any()
+    assert heads_forward(lm, module) is not None
+
+
 def test_weights_stay_the_modules_own(own_lm: LM) -> None:
     """Views of one matrix, which are the same numbers; what is written into them is seen."""
     module = module_of(own_lm)
