@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import pickle
 import time
@@ -37,15 +38,18 @@ class RankLostError(RuntimeError):
 class Ranks:
     """One process among `size`, by its number; alone, it has nobody to tell, and nothing costs.
 
-    `num_bytes` counts what came from other ranks. Methods that exchange something are called by all
-    ranks in the same order; they raise what another rank left `together` with, and `RankLostError`
-    where one is gone.
+    `num_bytes` counts what came from other ranks; `host_group` is torch's for what is in the host's
+    memory, by default the one for all. Methods that exchange something are called by all ranks in
+    the same order; they raise what another rank left `together` with, and `RankLostError` where one
+    is gone.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, timeout: float = TIMEOUT, host_group: Any = None
+    ) -> None:
         self.rank, self.size = rank, size
         self.num_bytes = 0
-        self._timeout = timeout
+        self._timeout, self._host_group = timeout, host_group
 
     @property
     def is_first(self) -> bool:
@@ -85,6 +89,7 @@ class Ranks:
             kinds = self.gathered((tuple(rows.shape), rows.dtype))
             found = [torch.empty(shape, dtype=kind, device=rows.device) for shape, kind in kinds]
             found[self.rank] = rows
+            self.gathered(None)  # all have room for the rows, or none waits for them
             self._fill(found)
         return found
 
@@ -143,7 +148,7 @@ class Ranks:
 
         Not where it came from them, nor where there is no hearing from them any more.
         """
-        if self.size == 1 or isinstance(error, RankLostError) or _is_shared(error):
+        if self.size == 1 or isinstance(error, RankLostError) or "is_shared" in vars(error):
             return
         with no_interrupts():
             found = self._exchange(_Message(None, error))
@@ -175,9 +180,10 @@ class Ranks:
         """
         from torch import distributed
 
+        group = self._host_group if tensors[0].device.type == "cpu" else None
         try:
             works = [
-                distributed.broadcast(tensor, rank, async_op=True)
+                distributed.broadcast(tensor, rank, group, async_op=True)
                 for rank, tensor in enumerate(tensors)
                 if tensor.numel()
             ]
@@ -225,7 +231,17 @@ def join() -> Ranks:
         except RuntimeError as error:
             raise RankLostError(f"not all ranks came together: {in_one_line(error)}") from error
         atexit.register(_leave)
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), TIMEOUT)
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), TIMEOUT, _host_group())
+
+
+@functools.cache
+def _host_group() -> Any:
+    """A group for the host's memory, where the first is of GPUs alone, as transformers makes it."""
+    from torch import distributed
+
+    if "cpu:" in distributed.get_backend_config():
+        return None
+    return distributed.new_group(timeout=timedelta(seconds=TIMEOUT), backend="gloo")
 
 
 def _is_among_others() -> bool:
@@ -283,8 +299,4 @@ def _from_rank(rank: int, error: BaseException | None) -> BaseException:
 
 def _mark_shared(error: BaseException) -> None:
     """Note that all ranks know of an error."""
-    error.__dict__["is_shared"] = True
-
-
-def _is_shared(error: BaseException) -> bool:
-    return "is_shared" in error.__dict__
+    vars(error)["is_shared"] = True

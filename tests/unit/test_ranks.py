@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from greater_fast import ranks
 from greater_fast.ranks import ALONE, Ranks, is_first
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +100,72 @@ def test_who_tells_is_known_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RANK", "1")
     monkeypatch.delenv("MASTER_PORT")
     assert is_first()  # variables of something else
+
+
+class Done:
+    """An exchange that has ended."""
+
+    def is_completed(self) -> bool:
+        return True
+
+    def wait(self) -> None: ...
+
+
+def test_host_memory_has_a_group_of_its_own_where_the_first_is_of_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where transformers has shared a model out before ranks are joined."""
+    groups: list[str] = []
+    used: list[str | None] = []
+
+    def new_group(backend: str, **_: object) -> str:
+        groups.append(backend)
+        return f"of {backend}"
+
+    def broadcast(tensor: torch.Tensor, rank: int, group: str | None, async_op: bool) -> Done:
+        used.append(group)
+        return Done()
+
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    made = {"is_initialized": True, "get_rank": 1, "get_world_size": 2}
+    for name, value in made.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(torch.distributed, "new_group", new_group)
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    for backends, group in (("cpu:gloo,cuda:nccl", None), ("cuda:nccl", "of gloo")):
+        monkeypatch.setattr(torch.distributed, "get_backend_config", lambda found=backends: found)
+        ranks._host_group.cache_clear()
+        joined = ranks.join()
+        ranks.join()
+        joined._fill([torch.zeros(1), torch.zeros(1)])
+        joined._fill([torch.zeros(1, device="meta")])
+        assert used == [group, group, None]
+        used.clear()
+    ranks._host_group.cache_clear()
+    assert groups == ["gloo"]
+
+
+def test_rows_are_exchanged_once_all_have_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that has none would tell others who wait for its bytes, and not for its words."""
+    done: list[str] = []
+
+    class First(Ranks):
+        def _exchange(self, own: Any) -> list[Any]:
+            done.append("told")
+            return [own, own]
+
+        def _fill(self, tensors: list[torch.Tensor]) -> None:
+            done.append("filled")
+
+    First(0, 2).gathered_rows(torch.ones(2, 3))
+    assert done == ["told", "told", "filled"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    first = First(0, 2)
+    with pytest.raises(torch.OutOfMemoryError), first.together():
+        first.gathered_rows(torch.ones(2, 3))
+    assert done[3:] == ["told", "told"]
