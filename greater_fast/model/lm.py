@@ -249,7 +249,9 @@ def load_lm(
             check_shareable(files, config, device, ranks)
         tokenizer = read_tokenizer(files) if tokenizer is None else tokenizer
         ranks = ranks or ALONE
-        model, notes = read_weights(files, weights_dtype(device, dtype), ranks)
+        is_quantised = getattr(config, "quantization_config", None) is not None
+        onto = "cpu" if is_quantised else device  # bits are packed in a way of their own
+        model, notes = read_weights(files, weights_dtype(device, dtype), ranks, onto)
         if ranks.size == 1:
             with clear_load_errors(name):
                 model.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,10 +16,11 @@ _FEW = 4  # names in a message
 
 
 def read_weights(
-    files: ModelFiles, dtype: torch.dtype, ranks: Ranks = ALONE
+    files: ModelFiles, dtype: torch.dtype, ranks: Ranks = ALONE, device: str = "cpu"
 ) -> tuple[Any, tuple[str, ...]]:
     """The model of these files, and what a user should know of what is in them beside it.
 
+    It is on `device` where that is a GPU and weights can go there one by one, else on the CPU.
     Several ranks read a part each, onto their own devices.
 
     transformers gives a weight that it does not find random numbers, and says so in a log alone.
@@ -40,6 +42,7 @@ def read_weights(
             **files.options,
             **safe,
             **shared_options(ranks),
+            **_placing_options(files, ranks, device),
         )
     model, report = loaded
     check_shared(model, ranks)
@@ -65,6 +68,18 @@ def read_weights(
     if not beside:
         return model, ()
     return model, (f"parts of {files.name} that are no part of its text model: {_listed(beside)}",)
+
+
+def _placing_options(files: ModelFiles, ranks: Ranks, device: str) -> dict[str, Any]:
+    """Arguments by which weights are read onto a GPU without all of them in the host's memory.
+
+    transformers needs accelerate for it. A GGUF file is read its own way.
+    """
+    kind = torch.device(device)
+    has_accelerate = importlib.util.find_spec("accelerate") is not None
+    if kind.type != "cuda" or ranks.size > 1 or files.options or not has_accelerate:
+        return {}
+    return {"device_map": {"": kind}}
 
 
 def _parts_beside(names: Iterable[str], model: Any) -> set[str]:

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, LlamaConfig
 
 from greater_fast import evaluate
+from greater_fast.model.files import ModelFiles, read_config
 from greater_fast.model.lm import load_lm
+from greater_fast.model.weights import read_weights
+from greater_fast.ranks import ALONE, Ranks
 from tests.cases import tokenizer
 from tests.tiny import PROMPT, tiny_model
 
@@ -127,3 +131,53 @@ def test_the_configuration_of_another_model(config: Any, changed: Callable[..., 
     config.num_hidden_layers, config.layer_types = 3, ["full_attention"] * 3
     config.save_pretrained(folder)
     assert "weights are missing: " in refusal(folder)
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Where models were asked for; what goes to a GPU goes to the CPU by the same way."""
+    asked: list[Any] = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args: Any, device_map: Any = None, **options: Any) -> Any:
+        asked.append(device_map)
+        on_cpu = {} if device_map is None else {"device_map": dict.fromkeys(device_map, "cpu")}
+        return load(*args, **options, **on_cpu)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("greater_fast.model.weights.shared_options", lambda ranks: {})
+    monkeypatch.setattr("greater_fast.model.weights.check_shared", lambda model, ranks: None)
+    return asked
+
+
+def test_weights_go_to_a_gpu_one_by_one(
+    changed: Callable[..., Path], placed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(changed(lambda weights: None))
+    files = ModelFiles(folder, folder, {})
+    found, _ = read_weights(files, torch.float32, device="cuda:1")
+    expected, _ = read_weights(files, torch.float32)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight)
+    read_weights(files, torch.float32, Ranks(0, 2), "cuda:1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    read_weights(files, torch.float32, ALONE, "cuda:1")
+    assert placed == [{"": torch.device("cuda:1")}, None, None, None]
+
+
+def test_a_gguf_file_and_quantised_weights_are_read_as_they_are(
+    changed: Callable[..., Path], placed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(changed(lambda weights: None))
+    with pytest.raises(ValueError, match=r"none\.gguf"):
+        read_weights(
+            ModelFiles(folder, folder, {"gguf_file": "none.gguf"}), torch.float32, ALONE, "cuda"
+        )
+    monkeypatch.setattr("greater_fast.model.lm.usable_device", lambda device: device)
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", lambda model, device: model)
+    load_lm(folder, "cuda", "float32")
+    config = read_config(ModelFiles(folder, folder, {}))
+    config.quantization_config = {"quant_method": "a stand-in"}
+    monkeypatch.setattr("greater_fast.model.lm.read_config", lambda files: config)
+    load_lm(folder, "cuda", "float32")
+    assert placed == [None, {"": torch.device("cuda")}, None]
