@@ -3,7 +3,8 @@
 #   --smoke               tiny shapes, on a CPU too: shows that everything runs
 #   OUT=folder            where <device>.json goes, by default benchmarks/results
 #   GREATER_FAST_MODEL=…  a folder or GGUF file, whose texts on GPU and CPU are compared
-# It needs Python with torch, triton, transformers and numpy, and a C++ compiler; no network.
+# It needs Python with its headers, torch, triton, transformers and numpy, and a C++ compiler; no
+# network.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -42,7 +43,7 @@ part() {
         return
     fi
     log=$(mktemp)
-    timeout "$((left < limit ? left : limit))" \
+    timeout -k 5 "$((left < limit ? left : limit))" \
         "$PYTHON" -m benchmarks.gpu.main "$name" --out "$OUT" $smoke >"$log" 2>&1
     status=$?
     line=$(grep "^$name: " "$log" | tail -1)
