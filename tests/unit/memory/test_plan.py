@@ -138,7 +138,7 @@ def test_a_gradient_of_several_examples_leaves_most_to_the_pool() -> None:
     left = 32 * GIB - sum(sizes(planned(32))[name] for name in ("weights", "logits", "overhead"))
     assert left // 3 - 10 * MIB < sizes(planned(32))["gradient"] <= left // 3
     assert planned(96).gradient_tokens == 4096
-    assert planned(32, kv_cache_bytes=14 * GIB).gradient_tokens == 600
+    assert planned(32, kv_cache_bytes=11 * GIB).gradient_tokens < planned(32).gradient_tokens
     assert planned(32, kv_cache_bytes=GIB).gradient_tokens > planned(32).gradient_tokens
     assert planned(32, engine="generate", batch_size=1).gradient_tokens > 1500
 
