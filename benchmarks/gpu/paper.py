@@ -15,7 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from benchmarks.gpu.cards import MODELS, shapes_of
 from benchmarks.gpu.model import GIB
+from greater_fast.config import Config
+from greater_fast.memory.budget import RowLengths
+from greater_fast.memory.plan import plan_memory
 from greater_fast.model.cpu.extension import Scheduler
 from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.rollouts.steps.step_buffers import StepBuffers, step_shapes
@@ -72,6 +76,7 @@ class Search:
     new_tokens: int = 256
     target_tokens: int = 8
     gradient_batch: int = 4096
+    is_recomputed: bool = False  # layers go forward twice
 
 
 H100 = Card("H100 80 GB", 2.95e12, 650e12, 80)
@@ -161,8 +166,9 @@ def gradient_seconds(card: Card, shapes: Shapes, search: Search) -> dict[str, fl
     attention = (2 + 5) * 2 * pairs * shapes.width * shapes.num_layers
     moved = num_tokens * _STATES_MOVED * 2 * shapes.width * shapes.num_layers
     launches = batches * shapes.num_layers * _GRADIENT_LAUNCHES * _GAP
+    products = (6 if search.is_recomputed else 4) * shapes.layer_weights * num_tokens
     return {
-        "products": 4 * shapes.layer_weights * num_tokens / card.flops_per_second / _PRODUCTS,
+        "products": products / card.flops_per_second / _PRODUCTS,
         "attention": attention / card.flops_per_second / 0.4,
         "small kernels": moved / card.bytes_per_second + launches,
         "host": batches * 2e-3,
@@ -192,7 +198,8 @@ def describe(card: Card, shapes: Shapes, search: Search) -> str:
         * (shapes.step_bytes / card.bytes_per_second + step["attention"] * _ATTENTION),
     }
     lines = [
-        f"{card.name}, pool {search.pool_bytes / GIB:.1f} GiB, {chosen} tokens a step:",
+        f"{card.name}, pool {search.pool_bytes / GIB:.1f} GiB, {chosen} tokens a step"
+        + (", layers computed twice for the gradient:" if search.is_recomputed else ":"),
         *(f"  a step: {name:<24} {1e3 * s:6.2f} ms" for name, s in step.items()),
         f"  a step: {'sum':<24} {1e3 * sum(step.values()):6.2f} ms, {counts['steps']} steps, "
         f"{counts['preemptions']} preemptions",
@@ -206,13 +213,27 @@ def describe(card: Card, shapes: Shapes, search: Search) -> str:
     return "\n".join(lines)
 
 
+def planned_search(card: Card) -> Search:
+    """The search with the pool and the micro-batches that the plan of memory has on a card."""
+    search = Search(pool_bytes=0)
+    longest = search.head_tokens + search.prompt_tokens + search.new_tokens + search.target_tokens
+    lengths = RowLengths(search.num_rows, search.num_rows, mean=longest, longest=longest)
+    config = Config(max_new_tokens=search.new_tokens)
+    plan = plan_memory(shapes_of(MODELS["Llama 3 8B"]), lengths, config, card.gib * GIB)
+    assert plan.fits
+    assert plan.pool_bytes is not None
+    return replace(
+        search,
+        pool_bytes=plan.pool_bytes,
+        gradient_batch=plan.gradient_tokens,
+        is_recomputed=plan.checkpointing,
+    )
+
+
 def main() -> None:
     """The command line: an 8B model on an H100, under 24 GiB of it, and on a 24 GB card."""
-    whole = Search(pool_bytes=14 * GIB)
-    small = replace(whole, pool_bytes=int(4.2 * GIB), gradient_batch=512)
-    print(describe(H100, LLAMA_3_8B, whole))
-    print(describe(replace(H100, name="H100 under 24 GiB"), LLAMA_3_8B, small))
-    print(describe(RTX_4090, LLAMA_3_8B, small))
+    for card in (H100, replace(H100, name="H100 under 24 GiB", gib=24), RTX_4090):
+        print(describe(card, LLAMA_3_8B, planned_search(card)))
 
 
 if __name__ == "__main__":

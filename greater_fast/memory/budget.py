@@ -27,6 +27,10 @@ OVERHEAD_BYTES = {"cpu": 1 << 29}  # interpreter and libraries
 # what the allocator cannot use.
 GPU_OVERHEAD_BYTES = CONTEXT_BYTES + (1 << 30)
 _GRADIENT_PART = 3  # of what a GPU has left, the gradient takes one part of so many
+_FEW_TOKENS = (
+    1024  # where layers are computed twice for the sake of the pool: more would gain little
+)
+_POOL_GAIN = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,19 @@ def budget(load: Workload) -> MemoryPlan:
         load.config.gradient_checkpointing
     ]
     plans = [_budget(load, checkpointing=way) for way in ways]
-    return next((plan for plan in plans if plan.fits), plans[-1])
+    first, last = plans[0], plans[-1]
+    return last if not first.fits or _gains_sequences(load, first, last) else first
+
+
+def _gains_sequences(load: Workload, plan: MemoryPlan, other: MemoryPlan) -> bool:
+    """Whether another plan of a GPU fits, and its pool holds many more of a step's sequences.
+
+    Then computing layers twice is worth it: it costs half as much again of the gradient, which is a
+    fifth of a step, while a pool that is too small costs as much of the rollouts as it lacks.
+    """
+    if load.device_type != "cuda" or not other.fits or not plan.pool_bytes:
+        return False
+    return (other.pool_bytes or 0) >= _POOL_GAIN * plan.pool_bytes
 
 
 def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
@@ -223,14 +239,16 @@ def _gradient_tokens(load: Workload, left: int, *, checkpointing: bool) -> int:
     """
     if load.device_type != "cuda" or load.config.gradient_batch_tokens:
         return load.gradient_tokens
+    most = load.gradient_tokens
     if not load.has_pool:
         room = left - _generate_cache(load)[0].num_bytes
     elif load.config.kv_cache_bytes:
         room = left - load.config.kv_cache_bytes
     else:
         room = left // _GRADIENT_PART
+        most = min(most, _FEW_TOKENS) if checkpointing else most
     fitting = room // load.gradient_bytes(1, checkpointing=checkpointing)
-    return max(load.lengths.longest, min(load.gradient_tokens, fitting))
+    return max(load.lengths.longest, min(most, fitting))
 
 
 def _pool(load: Workload, left: int) -> tuple[Need, int]:

@@ -133,7 +133,8 @@ def test_a_gradient_of_several_examples_leaves_most_to_the_pool() -> None:
     def planned(gib: int, **settings: Any) -> MemoryPlan:
         return plan_memory(LLAMA_3_8B, ROWS, Config(**settings), gib * GIB)
 
-    assert planned(24).gradient_tokens == 600  # one example: a third would be less
+    once = planned(24, gradient_checkpointing="off")
+    assert once.gradient_tokens == 600  # one example: a third would be less
     assert 600 < planned(32).gradient_tokens < 4096
     left = 32 * GIB - sum(sizes(planned(32))[name] for name in ("weights", "logits", "overhead"))
     assert left // 3 - 10 * MIB < sizes(planned(32))["gradient"] <= left // 3
@@ -154,12 +155,28 @@ def test_layers_are_computed_twice_only_where_it_does_not_fit_otherwise() -> Non
         config = Config(gradient_batch_tokens=1024, gradient_checkpointing=checkpointing)
         return plan_memory(LLAMA_3_8B, ROWS, config, total)
 
-    assert not planned(24 * GIB, "auto").checkpointing
-    assert planned(24 * GIB, "on").checkpointing
+    assert not planned(48 * GIB, "auto").checkpointing
+    assert planned(48 * GIB, "on").checkpointing
     assert planned(18 * GIB, "auto").checkpointing
     assert planned(18 * GIB, "auto").fits
     assert not planned(18 * GIB, "off").fits
     assert not planned(4 * GIB, "auto").fits
+
+
+def test_layers_are_computed_twice_for_a_pool_of_many_more_sequences() -> None:
+    def planned(gib: int, checkpointing: str, **settings: Any) -> MemoryPlan:
+        config = Config(gradient_checkpointing=checkpointing, **settings)
+        return plan_memory(LLAMA_3_8B, ROWS, config, gib * GIB)
+
+    once, auto = planned(24, "off"), planned(24, "auto")
+    assert once.fits
+    assert auto.checkpointing
+    assert auto.gradient_tokens == 1024
+    assert sizes(auto)["K/V pool"] > 1.25 * sizes(once)["K/V pool"]
+    assert not planned(32, "auto").checkpointing  # its pool would hold a tenth more
+    assert not planned(80, "auto").checkpointing  # all sequences fit
+    assert not planned(24, "auto", kv_cache_bytes=2 * GIB).checkpointing  # the pool is as set
+    assert not planned(24, "auto", engine="generate", batch_size=4).checkpointing
 
 
 def changed(config: Config, advice: str) -> Config:
