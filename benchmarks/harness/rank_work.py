@@ -50,7 +50,7 @@ def count(case: StepCase) -> RankWork:
 
     def add(_: Any, __: Any, options: dict[str, Any]) -> None:
         nonlocal gradient_tokens
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and "inputs_embeds" in options:  # ids are those of a trial
             gradient_tokens += options["inputs_embeds"].shape[1]
 
     inputs.lm.decoder.register_forward_pre_hook(add, with_kwargs=True)
