@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ from greater_fast.runs.prepare import (
     choose_extractor,
     prepare,
     read_splits,
+    refuse_or_warn,
 )
 from greater_fast.runs.progress import Teller, told
 from greater_fast.runs.records import Records
@@ -263,7 +263,7 @@ def _ready(
     """The engine of a run with its model loaded, the plan of its memory, and notes for the user."""
     layouts, ranks = prepared.layouts, join()
     memory = ranks.from_first(prepared.memory(config))
-    _refuse_or_warn(memory, prepared.device)
+    refuse_or_warn(memory, prepared.device)
     teller.say(memory.verdict, "\n".join(memory.table))
     teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
     lm = prepared.lm
@@ -288,14 +288,3 @@ def _ready(
     for note in notes:
         teller.note(note)
     return engine, memory, notes
-
-
-def _refuse_or_warn(memory: MemoryPlan, device: str) -> None:
-    """Refuse a run that a GPU cannot hold; on a CPU, where there is swap, only warn."""
-    if memory.fits:
-        return
-    lines = "; ".join((memory.verdict, *memory.advice))
-    message = f"the run does not fit the memory of {device}; {lines}"
-    if device != "cpu":
-        raise ValueError(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -130,12 +130,10 @@ class Ranks:
                 "cuda, and each takes a GPU of its own"
             )
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if num_gpus == 0:
-            raise ValueError(f"device: got {device}, and there is no GPU here: use device cpu")
         if local_rank >= num_gpus:
             raise ValueError(
-                f"device: there are more processes on this machine than GPUs: start {num_gpus} "
-                f"(torchrun --nproc-per-node {num_gpus}), or use device cpu"
+                f"device: there are more processes on this machine than its {num_gpus} GPUs: start "
+                "one for each (torchrun --nproc-per-node), or use device cpu"
             )
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(local_rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,3 +240,14 @@ def _layouts(
         if other.prompt_ids != train.prompt_ids:
             raise ValueError(f"the prompt has other tokens on the {name} rows than in training")
     return layouts
+
+
+def refuse_or_warn(memory: MemoryPlan, device: str) -> None:
+    """Refuse a run that a GPU cannot hold; on a CPU, where there is swap, only warn."""
+    if memory.fits:
+        return
+    lines = "; ".join((memory.verdict, *memory.advice))
+    message = f"the run does not fit the memory of {device}; {lines}"
+    if device != "cpu":
+        raise ValueError(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

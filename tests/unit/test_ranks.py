@@ -66,7 +66,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
 @pytest.mark.parametrize(
     ("local_rank", "device", "message"),
     [
-        ("2", "cuda", r"more processes on this machine than GPUs: start 2 \(torchrun"),
+        ("2", "cuda", r"than its 2 GPUs: start one for each \(torchrun"),
         ("0", "cuda:1", "got 'cuda:1' for 4 processes: leave it out, or write cuda"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from greater_fast.model.attention.interface import attention
+from greater_fast.model.attention.call import kept, read_call, recorded
 from greater_fast.model.cpu.extension import linears_backward, turn_back, turned_linears
 from greater_fast.model.cpu.host_memory import new_array
 from greater_fast.model.cpu.linear import Parameters, is_taken, parameters_of
@@ -27,7 +27,6 @@ from greater_fast.model.forwards import (
 from greater_fast.model.lm import LM
 
 _LAYERS = ("q_proj", "k_proj", "v_proj")
-_NAME = "greater_fast_trial"
 _NUM_TURNED = 2  # of the layers: queries and keys
 
 Turns = tuple[torch.Tensor, torch.Tensor]
@@ -40,13 +39,6 @@ class _Heads(NamedTuple):
     head_size: int
     options: dict[str, Any]
     own: Forward
-
-
-class _Call(NamedTuple):
-    """One call of an attention function: its states [1, heads, M, D] and options."""
-
-    states: tuple[torch.Tensor, ...]
-    options: dict[str, Any]
 
 
 def heads_forward(lm: LM, module: Any) -> Forward | None:
@@ -68,49 +60,32 @@ def _found(lm: LM, module: Any, layers: list[Parameters]) -> Forward | None:
         "hidden_states": inputs,
         "position_embeddings": tuple(turns[:, None]),
         "attention_mask": None,
+        "use_cache": False,
     }
-    calls: list[_Call] = []
-
-    def attend(
-        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
-    ) -> tuple[torch.Tensor, None]:
-        assert mask is None
-        calls.append(_Call((query, key, value), rest))
-        return query.transpose(1, 2).contiguous(), None
-
-    with attention(lm, _NAME, attend):
-        own, _ = module(**arguments, use_cache=False)
-        options = {k: v for k, v in calls[0].options.items() if k != "use_cache"}
-        heads = _Heads(layers, module.head_dim, options, module.forward)
-        forward = functools.partial(_forward, module, heads)
-        ours, _ = forward(**arguments, use_cache=False)
-    first, second = calls
+    first, own = recorded(lm, module.forward, arguments)
+    heads = _Heads(layers, module.head_dim, kept(first.options), module.forward)
+    forward = functools.partial(_forward, module, heads)
+    second, ours = recorded(lm, forward, arguments)
     same = first.options == second.options and is_equal(ours, own)
     return forward if same and all(map(is_equal, second.states, first.states)) else None
 
 
 def _forward(module: Any, heads: _Heads, *arguments: Any, **options: Any) -> Any:
     """The module's forward; its own where it is called in another way than engines call it."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    rest = dict(options)
-    inputs, turns, mask, cache = (
-        rest.pop(name, None)
-        for name in ("hidden_states", "position_embeddings", "attention_mask", "past_key_values")
-    )
-    attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
-    is_known = inputs is not None and turns is not None and not arguments and cache is None
-    # Fewer turns than a head has places turn its first ones alone (a partial rotary embedding).
-    is_known = is_known and turns[0].shape[-1] == heads.head_size
-    is_known = is_known and turns[0].dtype == inputs.dtype
-    if attend is None or not is_known or len(inputs) + len(turns[0]) != 2 or module.training:
+    call = read_call(module, arguments, options)
+    if call is None:
         return heads.own(*arguments, **options)
-    queries, keys, values = (
-        states.view(1, inputs.shape[1], -1, heads.head_size).transpose(1, 2)
-        for states in _states(inputs[0], heads.layers, (turns[0][0], turns[1][0]))
+    cos, sin = (part[0] for part in call.turns)
+    # Fewer turns than a head has places turn its first ones alone (a partial rotary embedding).
+    if cos.shape[-1] != heads.head_size or cos.dtype != call.inputs.dtype:
+        return heads.own(*arguments, **options)
+    num_rows = call.inputs.shape[1]
+    states = (
+        states.view(1, num_rows, -1, heads.head_size).transpose(1, 2)
+        for states in _states(call.inputs[0], heads.layers, (cos, sin))
     )
-    found, weights = attend(module, queries, keys, values, mask, **heads.options, **rest)
-    return module.o_proj(found.reshape(1, inputs.shape[1], -1)), weights
+    found, weights = call.attend(module, *states, call.mask, **heads.options, **call.options)
+    return module.o_proj(found.reshape(1, num_rows, -1)), weights
 
 
 def _states(

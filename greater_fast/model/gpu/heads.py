@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.functional import linear
 
 from greater_fast.kernels.reference import HeadNorm, Turns
-from greater_fast.model.attention.interface import TurningAttention, attention
+from greater_fast.model.attention.call import Given, kept, read_call, recorded
+from greater_fast.model.attention.interface import TurningAttention
 from greater_fast.model.forwards import (
     Forward,
     inputs_like,
@@ -29,7 +30,6 @@ from greater_fast.model.gpu.refusal import RefusedError, found_or_refused
 from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.model.lm import LM
 
-_NAME = "greater_fast_trial"
 _LAYERS = ("q_proj", "k_proj", "v_proj")
 _WHOLE = "qkv_proj"
 _EPSILONS = ("variance_epsilon", "eps")
@@ -58,17 +58,10 @@ class _Heads(NamedTuple):
     own: Forward
 
 
-class _Given(NamedTuple):
-    """What an attention function is given: states [1, heads, M, D] and options."""
-
-    states: tuple[torch.Tensor, ...]
-    options: dict[str, Any]
-
-
 class _Call(NamedTuple):
     """A module's call of its attention, and what the module made of the answer."""
 
-    given: _Given
+    given: Given
     output: torch.Tensor
 
 
@@ -111,7 +104,7 @@ def _found(lm: LM, module: Any, product: _Product) -> Forward | None:
         heads = _Heads(product, interleaved, norm, frozenset(own), {}, module.forward)
         alike = [form for form, call in own.items() if _is_alike(lm, module, heads, form, call)]
         if alike and _stores_alike(heads, alike[0]):
-            options = _kept(own[alike[0]].given.options)
+            options = kept(own[alike[0]].given.options)
             found = heads._replace(forms=frozenset(alike), options=options)
             return functools.partial(_forward, module, found)
     return None
@@ -149,7 +142,7 @@ def _own_call(lm: LM, module: Any, product: _Product, form: Form) -> _Call | Non
 
 def _is_alike(lm: LM, module: Any, heads: _Heads, form: Form, own: _Call) -> bool:
     """Whether ours asks for the same, and makes the same of the answer."""
-    options = _kept(own.given.options)
+    options = kept(own.given.options)
     forward = functools.partial(_forward, module, heads._replace(options=options))
     ours = _recorded(lm, forward, _arguments(heads.product, form))
     same = map(is_equal, (*ours.given.states, ours.output), (*own.given.states, own.output))
@@ -182,11 +175,6 @@ def _parts(
     return queries, keys, values
 
 
-def _kept(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the module's own, without that which it was called with."""
-    return {name: value for name, value in options.items() if name != "use_cache"}
-
-
 def _arguments(product: _Product, form: Form) -> dict[str, Any]:
     """What a trial calls a module with: turns of that form that are no rotations."""
     weights, (width, kind) = product.weights, form
@@ -204,44 +192,26 @@ def _arguments(product: _Product, form: Form) -> dict[str, Any]:
 
 
 def _recorded(lm: LM, forward: Forward, arguments: dict[str, Any]) -> _Call:
-    calls: list[_Given] = []
-
-    def attend(
-        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **rest: Any
-    ) -> tuple[torch.Tensor, None]:
-        assert mask is None
-        calls.append(_Given((query, key, value), rest))
-        return query.transpose(1, 2).contiguous(), None
-
-    with attention(lm, _NAME, attend):
-        output, _ = forward(**arguments)
-    (given,) = calls
-    return _Call(given, output)
+    return _Call(*recorded(lm, forward, arguments))
 
 
 def _forward(module: Any, heads: _Heads, *arguments: Any, **options: Any) -> Any:
     """The module's forward; its own where it is called in another way than engines call it."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    rest = dict(options)
-    inputs, turns, mask, cache = (
-        rest.pop(name, None)
-        for name in ("hidden_states", "position_embeddings", "attention_mask", "past_key_values")
-    )
-    attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
-    is_known = inputs is not None and turns is not None and not arguments and cache is None
-    is_known = is_known and (turns[0].shape[-1], turns[0].dtype) in heads.forms
-    if attend is None or not is_known or len(inputs) + len(turns[0]) != 2 or module.training:
+    call = read_call(module, arguments, options)
+    if call is None or (call.turns[0].shape[-1], call.turns[0].dtype) not in heads.forms:
         return heads.own(*arguments, **options)
     weights, bias, _, head_size = heads.product
-    states = linear(inputs[0], weights, bias).view(inputs.shape[1], -1, head_size)
-    cos, sin = (part[0].contiguous() for part in turns)
-    given = _given(attend, states, heads, Turns(cos, sin, heads.interleaved, heads.norm))
-    found, others = attend(module, *given.states, mask, **given.options, **heads.options, **rest)
-    return module.o_proj(found.reshape(1, inputs.shape[1], -1)), others
+    num_rows = call.inputs.shape[1]
+    states = linear(call.inputs[0], weights, bias).view(num_rows, -1, head_size)
+    cos, sin = (part[0].contiguous() for part in call.turns)
+    given = _given(call.attend, states, heads, Turns(cos, sin, heads.interleaved, heads.norm))
+    found, others = call.attend(
+        module, *given.states, call.mask, **given.options, **heads.options, **call.options
+    )
+    return module.o_proj(found.reshape(1, num_rows, -1)), others
 
 
-def _given(attend: Any, states: torch.Tensor, heads: _Heads, turns: Turns) -> _Given:
+def _given(attend: Any, states: torch.Tensor, heads: _Heads, turns: Turns) -> Given:
     """What an attention function is given of heads [M, H + 2 KV, D]: as they are, or turned."""
     num_kv_heads = heads.product.num_kv_heads
     if isinstance(attend, TurningAttention) and not needs_gradient(states):
@@ -250,4 +220,4 @@ def _given(attend: Any, states: torch.Tensor, heads: _Heads, turns: Turns) -> _G
         from greater_fast.kernels.layers.rotary import turned
 
         parts, options = turned(states, num_kv_heads, turns), {}
-    return _Given(tuple(part.transpose(0, 1)[None] for part in parts), options)
+    return Given(tuple(part.transpose(0, 1)[None] for part in parts), options)
