@@ -17,7 +17,7 @@ from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
 from greater_fast.gradients.gradient_pass import check_gradient
-from greater_fast.memory.budget import MemoryPlan
+from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.lm import load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
@@ -274,12 +274,9 @@ def _ready(
     if loss is not None:
         with memory_errors_explained(lm.device):
             try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
-    longest = max(rows.longest_sequence(config) for rows in layouts.values())
-    num_rollouts = max(
-        config.shortlist_size * len(layouts["train"]), *(len(rows) for rows in layouts.values())
-    )
-    settled = memory.settled(config)
-    engine, engine_note = make_engine_of(ranks, lm, settled, longest, num_rollouts)
+    lengths, settled = RowLengths.of(layouts, config), memory.settled(config)
+    most = lengths.num_sequences(config)
+    engine, engine_note = make_engine_of(ranks, lm, settled, lengths.longest, most)
     with memory_errors_explained(lm.device):
         gradient_notes = check_gradient(engine, config.kernels)
     notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note, *gradient_notes)

@@ -58,6 +58,10 @@ class RowLengths:
             longest=longest,
         )
 
+    def num_sequences(self, config: Config) -> int:
+        """Sequences run at a time: a shortlist's on the training rows, or those of a whole set."""
+        return max(config.shortlist_size * self.num_train, self.num_rows)
+
     def shortened(self, num_tokens: int) -> RowLengths:
         """The same with that many tokens less in each sequence."""
         return replace(self, mean=self.mean - num_tokens, longest=self.longest - num_tokens)
@@ -254,7 +258,7 @@ def _gradient_tokens(load: Workload, left: int, *, checkpointing: bool) -> int:
 def _pool(load: Workload, left: int) -> tuple[Need, int]:
     """The K/V pool of the paged engine: as set, or what is left, up to what could be in use."""
     least, lengths, given = load.sequence_bytes, load.lengths, load.config.kv_cache_bytes
-    num_sequences = max(load.config.shortlist_size * lengths.num_train, lengths.num_rows)
+    num_sequences = lengths.num_sequences(load.config)
     wanted = num_sequences * least
     if given is not None and given < least:
         raise ValueError(
