@@ -16,7 +16,7 @@ if [[ -n $smoke && $smoke != --smoke ]]; then
 fi
 if [[ $smoke == --smoke ]]; then OUT=${OUT:-$(mktemp -d)}; fi
 OUT=${OUT:-benchmarks/results}
-export PYTHONPATH=$PWD
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 end=$((SECONDS + 520))
 lines=()
 

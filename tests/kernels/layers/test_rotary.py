@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from greater_fast.kernels import reference
 from greater_fast.kernels.layers.rotary import States, turn_and_store, turned
@@ -165,7 +166,7 @@ def test_turns_may_be_more_precise_than_states() -> None:
     exactly = turns._replace(cos=random(3, 64), sin=random(3, 64))
     wanted = exact(states, 2, exactly, torch.float64)[0]
     found = turned(states, 2, exactly)[0]
-    assert torch.equal(found, wanted.to(found.dtype))
+    assert_close(found, wanted.to(found.dtype), rtol=1e-3, atol=0)  # its last bit: a GPU fuses
     rounded = exactly._replace(cos=exactly.cos.half(), sin=exactly.sin.half())
     assert not torch.equal(found, turned(states, 2, rounded)[0])
 
