@@ -30,6 +30,27 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
 
+# What `Config.paper` sets: the method as it was published, whatever the defaults become.
+PAPER: dict[str, Any] = {
+    "steps": 105,
+    "top_k": 10,
+    "num_proposal_examples": 5,
+    "num_draws": 5,
+    "shortlist_size": 3,
+    "accept": "best",
+    "stop_unchanged": False,
+    "shortlist": "gradient",
+    "candidates": "lm",
+    "allowed": "ascii",
+    "temperature": 0.2,
+    "fluency_weight": 0.2,
+    "error_fluency_weight": 0.02,
+    "sampling_temperature": 0.0,
+    "max_new_tokens": 512,
+    "num_train": 50,
+    "gradient_norm": "none",
+}
+
 
 def _setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"help": text, "low": low, "high": high})
@@ -55,6 +76,9 @@ class Config:
     )
     accept: str = _setting(
         "improve", "improve: the incumbent competes; best: the best candidate replaces it always"
+    )
+    stop_unchanged: bool = _setting(
+        True, "a whole sweep of the prompt without a change ends the search"
     )
     shortlist: str = _setting(
         "gradient", "gradient: lowest scores first; random: the control without gradients"
@@ -189,6 +213,18 @@ class Config:
         if high is not None and value > high:
             return f"{name}: got {value}, expected at most {high}"
         return None
+
+    @classmethod
+    def paper(cls, objective: str = "error", **others: Any) -> Config:
+        """The released code's rule, or with objective "loss" that of the paper's text.
+
+        `others` are further settings, or take the place of the rule's. What the released code gets
+        wrong is not part of it, and the final prompt is chosen on development rows as ever.
+
+        Raises:
+            ValueError: as `from_mapping`.
+        """
+        return cls.from_mapping({**PAPER, "objective": objective, **others})
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:

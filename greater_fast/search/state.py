@@ -33,6 +33,7 @@ class LoopState:
     def next_position(self, layouts: Layouts, config: Config) -> Position | None:
         """The place to try next, or None at the end: steps done, or a whole sweep unchanged.
 
+        With `stop_unchanged` off the steps alone end it, or a prompt without any place.
         Behind its last token a prompt that ends no sentence tries to grow, up to the maximum. A
         token that is part of a character is no place: no other gives a text there.
         """
@@ -44,7 +45,7 @@ class LoopState:
         if len(prompt_ids) < config.max_prompt_tokens and not ends_sentence(text):
             places.append(len(prompt_ids))
         ahead = [i for i in places if i >= self.index]
-        if not ahead and self.changed_in_sweep:
+        if not ahead and (self.changed_in_sweep or not config.stop_unchanged):
             ahead, self.changed_in_sweep = places, False
         if not ahead:
             return None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from greater_fast.config import CHOICES, Config
+from greater_fast.config import CHOICES, PAPER, Config
 
 OUT_OF_RANGE = [
     ("steps", -1, "expected at least 0"),
@@ -61,6 +61,7 @@ WRONG_KIND = [
     ("chat_template_kwargs", {"a": {1, 2}}, "expected values that JSON can hold: Object of type"),
     ("template_date", "26.11.2026", "expected a day such as 2026-11-26"),
     ("allowed", "utf-8", "expected one of prompt, ascii"),
+    ("stop_unchanged", None, "expected True or False"),
     ("tensor_parallel", 1, "expected True or False"),
     ("tensor_parallel", "yes", "expected True or False"),
 ]
@@ -118,6 +119,29 @@ def test_released_defaults() -> None:
     )
     assert (config.steps, config.num_train, config.num_dev) == (105, 50, 100)
     assert config.max_new_tokens == 512
+
+
+@pytest.mark.parametrize("objective", ["error", "loss"])
+def test_the_papers_rule(objective: str) -> None:
+    """As GREATER and the released code have it, whatever our defaults are."""
+    config = Config.paper(objective)
+    assert (config.objective, config.accept, config.stop_unchanged) == (objective, "best", False)
+    assert (config.top_k, config.num_proposal_examples, config.num_draws) == (10, 5, 5)
+    assert (config.shortlist_size, config.temperature, config.fluency_weight) == (3, 0.2, 0.2)
+    assert (config.error_fluency_weight, config.sampling_temperature) == (0.02, 0.0)
+    assert (config.shortlist, config.candidates, config.allowed) == ("gradient", "lm", "ascii")
+    assert (config.gradient_norm, config.num_train) == ("none", 50)
+    assert (config.steps, config.max_new_tokens) == (105, 512)
+
+
+def test_settings_beside_the_papers_rule() -> None:
+    config = Config.paper(seed=3, steps=4)
+    assert (config.seed, config.steps, config.accept) == (3, 4, "best")
+    assert Config.paper() == Config(**PAPER)
+    with pytest.raises(ValueError, match="num_trian: unknown, did you mean num_train"):
+        Config.paper(num_trian=3)
+    with pytest.raises(ValueError, match="objective: got 'accuracy', expected one of error, loss"):
+        Config.paper("accuracy")
 
 
 def test_whole_numbers_serve_as_numbers() -> None:

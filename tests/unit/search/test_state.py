@@ -84,6 +84,19 @@ def test_a_change_brings_another_sweep() -> None:
     assert [index for index, _ in places] == [0, 1, 2] * 3
 
 
+def test_without_that_stop_the_steps_alone_end_the_search() -> None:
+    config = Config(stop_unchanged=False, steps=7)
+    state = LoopState(scored(1, 2, 3))
+    assert [index for index, _ in visited(state, config)] == [0, 1, 2, 0, 1, 2, 0]
+    growing = visited(LoopState(scored(1, 2)), config)
+    assert growing == [(0, False), (1, False), (2, True)] * 2 + [(0, False)]
+
+
+def test_a_prompt_without_a_place_ends_the_search_all_the_same() -> None:
+    config = Config(stop_unchanged=False, max_prompt_tokens=2)
+    assert visited(LoopState(scored(8, 8)), config) == []
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_the_steps_are_counted(steps: int) -> None:
     winners = {number: scored(1 + number % 2, 2, 3) for number in range(20)}
