@@ -1,0 +1,303 @@
+"""The paper's table by one command: its prompts, rule and splits, beside the published figures.
+
+    python -m benchmarks.evidence.reproduce_paper --model MODEL --data FOLDER --tasks bbh folio
+
+FOLDER holds BBH, GSM8K and FOLIO. Cells are appended to `--out` as they end, and the command goes
+on where it stopped; `--minutes 0` prints the table alone. One process a GPU: start N of them, each
+with its own CUDA_VISIBLE_DEVICES and `--part 1/N` to `N/N`, and the same `--out`. `--transfer
+OTHER` tries the prompts that were found on another model, without a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes, Task, found_tasks, shortfalls
+from greater_fast import Config, evaluate, optimize
+from greater_fast.api import DEFAULT_PROMPT
+from greater_fast.model.lm import load_lm
+from greater_fast.runs.evaluation import Evaluation
+from greater_fast.runs.statistics import wilson_interval
+
+SEARCHES = {"greater": "gradient", "random": "random"}  # how each makes its shortlist
+COLUMNS = {"initial": "initial prompt", "greater": "GReaTer", "random": "random shortlist"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A search of one task with one seed, or, by `transferred_to`, its prompt on another model."""
+
+    benchmark: str
+    task: str
+    seed: int
+    search: str
+    transferred_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Test rows right by the initial prompt and by the one that was found, and what it took."""
+
+    prompt: str
+    initial_correct: int
+    num_correct: int
+    num_rows: int
+    num_steps: int = 0
+    seconds: float = 0.0
+    shortfalls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the cells of a table share; lines of other settings are left alone."""
+
+    model: str
+    objective: str = "error"
+    steps: int = 105
+    max_new_tokens: int = 512
+    max_rows: int | None = None  # of a split, for a trial run
+
+    def sizes(self, benchmark: str) -> Sizes:
+        """The paper's splits, or so much of them as a trial takes."""
+        sizes = BENCHMARKS[benchmark].sizes
+        most = self.max_rows or max(sizes.train, sizes.dev, sizes.test)
+        return Sizes(**{name: min(most, number) for name, number in asdict(sizes).items()})
+
+    def config(self, cell: Cell) -> Config:
+        """The paper's rule, with the released objective or that of its text."""
+        sizes = self.sizes(cell.benchmark)
+        return Config.paper(
+            self.objective,
+            steps=self.steps,
+            max_new_tokens=self.max_new_tokens,
+            num_train=sizes.train,
+            num_dev=sizes.dev,
+            shortlist=SEARCHES[cell.search],
+            seed=cell.seed,
+        )
+
+
+@dataclass(slots=True)
+class Log:
+    """Finished cells, in a file of JSON lines to which several processes may append."""
+
+    path: Path
+    settings: Settings
+    outcomes: dict[Cell, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        for line in map(json.loads, text.splitlines()):
+            if line["settings"] == asdict(self.settings):
+                outcome = line["outcome"] | {"shortfalls": tuple(line["outcome"]["shortfalls"])}
+                self.outcomes[Cell(**line["cell"])] = Outcome(**outcome)
+
+    def add(self, cell: Cell, outcome: Outcome) -> None:
+        """Write a cell down at once."""
+        self.outcomes[cell] = outcome
+        settings = asdict(self.settings)
+        parts = {"cell": asdict(cell), "settings": settings, "outcome": asdict(outcome)}
+        line = json.dumps(parts, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def searched(model: Any, task: Task, cell: Cell, settings: Settings) -> Outcome:
+    """Search a prompt on a task's training rows, and compare it with the initial one in the test.
+
+    Raises:
+        ValueError: the task's files cannot be read, or the run does not fit; says why.
+    """
+    sizes, start = settings.sizes(cell.benchmark), time.perf_counter()
+    splits = task.splits(sizes, cell.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        result = optimize(
+            *(model, splits.train, splits.dev),
+            prompt=DEFAULT_PROMPT,
+            test=splits.test,
+            config=settings.config(cell),
+            run_dir=Path(folder) / "run",
+        )
+    if result.best.test is None or result.baseline.test is None:
+        raise KeyboardInterrupt  # what was found until then is no cell of the table
+    return Outcome(
+        prompt=result.best.prompt,
+        initial_correct=result.baseline.test.num_correct,
+        num_correct=result.best.test.num_correct,
+        num_rows=result.best.test.num_rows,
+        num_steps=len(result.steps),
+        seconds=time.perf_counter() - start,
+        shortfalls=tuple(shortfalls(splits, sizes)),
+    )
+
+
+def transferred(model: Any, task: Task, cell: Cell, prompt: str, settings: Settings) -> Outcome:
+    """A prompt that was found on one model, and the initial one, on another model's test rows."""
+    sizes, start = settings.sizes(cell.benchmark), time.perf_counter()
+    splits = task.splits(sizes, cell.seed)
+    report = evaluate(
+        *(model, splits.test),
+        prompt=prompt,
+        against=DEFAULT_PROMPT,
+        config=settings.config(cell),
+    )
+    assert isinstance(report.against, Evaluation)
+    return Outcome(
+        prompt=prompt,
+        initial_correct=report.against.num_correct,
+        num_correct=report.evaluation.num_correct,
+        num_rows=report.evaluation.num_rows,
+        seconds=time.perf_counter() - start,
+        shortfalls=tuple(shortfalls(splits, sizes)),
+    )
+
+
+def run_cells(
+    tasks: Sequence[Task], log: Log, seeds: int, transfer: str | None, stop_at: float
+) -> Iterator[Cell]:
+    """Run what is not done yet, each cell as it ends; none that would likely end too late.
+
+    `stop_at` is in seconds of `time.monotonic`. A transfer waits for its search.
+    """
+    settings, model, longest = log.settings, None, 0.0
+    for seed in range(seeds):
+        for task in tasks:
+            for search in SEARCHES:
+                cell = Cell(benchmark=task.benchmark, task=task.name, seed=seed, search=search)
+                source = log.outcomes.get(cell)
+                if transfer:
+                    cell = Cell(**asdict(cell) | {"transferred_to": transfer})
+                if cell in log.outcomes or (transfer and source is None):
+                    continue
+                start = time.monotonic()
+                if start + longest > stop_at:
+                    return
+                model = model or load_lm(transfer or settings.model)
+                if transfer:
+                    assert source is not None
+                    outcome = transferred(model, task, cell, source.prompt, settings)
+                else:
+                    outcome = searched(model, task, cell, settings)
+                log.add(cell, outcome)
+                longest = max(longest, time.monotonic() - start)
+                yield cell
+
+
+def table(log: Log, transfer: str | None = None) -> str:
+    """Accuracy by benchmark with 95% intervals, the published figures, and where rows fall short.
+
+    A task counts where both searches are done with it. Of several tasks it is the mean of their
+    accuracies, as the paper's, with a normal interval; of one, all seeds pooled, Wilson's.
+    """
+    lines = [
+        f"| benchmark | tasks × seeds | {' | '.join(COLUMNS.values())} | published |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes: list[str] = []
+    for benchmark in BENCHMARKS.values():
+        done = _done(log, benchmark.name, transfer)
+        figures = [_figure(_accuracies(done, column)) for column in COLUMNS]
+        published = "; ".join(
+            f"{model} {p.initial} → {p.greater}" for model, p in benchmark.published.items()
+        )
+        row = (benchmark.name, str(len(done)), *figures, published)
+        lines.append(f"| {' | '.join(row)} |")
+        for (task, seed), outcomes in done.items():
+            if seed == min(s for t, s in done if t == task) and outcomes["greater"].shortfalls:
+                notes.append(f"{task}: {', '.join(outcomes['greater'].shortfalls)}")
+    if notes:
+        lines += ["", f"Rows fall short of the paper's: {'; '.join(notes)}."]
+    return "\n".join(lines)
+
+
+_Done = dict[tuple[str, int], dict[str, Outcome]]
+
+
+def _done(log: Log, benchmark: str, transfer: str | None) -> _Done:
+    """Outcomes by search of each task and seed that both are done with."""
+    found: _Done = {}
+    for cell, outcome in log.outcomes.items():
+        if cell.benchmark == benchmark and cell.transferred_to == transfer:
+            found.setdefault((cell.task, cell.seed), {})[cell.search] = outcome
+    return {key: outcomes for key, outcomes in sorted(found.items()) if len(outcomes) == 2}
+
+
+def _accuracies(done: _Done, column: str) -> dict[str, tuple[int, int]]:
+    """Rows right and rows of each task, seeds pooled."""
+    counts: dict[str, tuple[int, int]] = {}
+    for (task, _), outcomes in done.items():
+        outcome = outcomes["greater" if column == "initial" else column]
+        right = outcome.initial_correct if column == "initial" else outcome.num_correct
+        before = counts.get(task, (0, 0))
+        counts[task] = (before[0] + right, before[1] + outcome.num_rows)
+    return counts
+
+
+def _figure(counts: dict[str, tuple[int, int]]) -> str:
+    if not counts:
+        return "–"
+    if len(counts) == 1:
+        ((right, rows),) = counts.values()
+        mean, (low, high) = right / rows, wilson_interval(right, rows)
+    else:
+        shares = [(right / rows, rows) for right, rows in counts.values()]
+        mean = sum(share for share, _ in shares) / len(shares)
+        variance = sum(share * (1 - share) / rows for share, rows in shares) / len(shares) ** 2
+        low, high = (mean + side * 1.96 * math.sqrt(variance) for side in (-1, 1))
+    return f"{mean:.1%} [{max(0.0, low):.1%}, {min(1.0, high):.1%}]"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.reproduce_paper")
+    parser.add_argument("--model", required=True, help="what load_lm takes")
+    parser.add_argument("--data", type=Path, required=True, help="folder with BBH, GSM8K, FOLIO")
+    parser.add_argument("--tasks", nargs="+", default=list(BENCHMARKS), choices=list(BENCHMARKS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("reproduce.jsonl"), help="lines of cells")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="0 prints the table alone")
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th task, from the i-th on")
+    parser.add_argument("--transfer", metavar="MODEL", help="try the prompts found on another one")
+    parser.add_argument("--objective", default="error", choices=["error", "loss"])
+    parser.add_argument("--steps", type=int, default=105)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--max-rows", type=int, help="of a split at most: for a trial run")
+    asked = parser.parse_args(arguments)
+    settings = Settings(
+        model=asked.model,
+        objective=asked.objective,
+        steps=asked.steps,
+        max_new_tokens=asked.max_new_tokens,
+        max_rows=asked.max_rows,
+    )
+    try:
+        part, of = map(int, asked.part.split("/"))
+        tasks = [t for name in asked.tasks for t in found_tasks(asked.data, BENCHMARKS[name])]
+    except ValueError as error:
+        parser.error(str(error))
+    log = Log(asked.out, settings)
+    if asked.minutes > 0:
+        logging.disable(logging.INFO)
+        stop_at = time.monotonic() + 60 * asked.minutes
+        mine = tasks[part - 1 :: of]
+        for cell in run_cells(mine, log, asked.seeds, asked.transfer, stop_at):
+            found = log.outcomes[cell]
+            print(
+                f"{cell.task}, seed {cell.seed}, {COLUMNS[cell.search]}: {found.initial_correct} → "
+                f"{found.num_correct} of {found.num_rows}, {found.seconds / 60:.1f} min",
+                flush=True,
+            )
+    print(table(log, asked.transfer))
+
+
+if __name__ == "__main__":
+    main()

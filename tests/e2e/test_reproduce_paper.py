@@ -1,0 +1,156 @@
+"""The paper's table on a tiny model: files found, rows split, cells done once, figures right."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.evidence import reproduce_paper
+from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes, Task, found_tasks, shortfalls
+from benchmarks.evidence.reproduce_paper import Cell, Log, Outcome, Settings, main, table
+from greater_fast.examples.tasks import generate
+from tests.conftest import SHARED_DATA
+
+
+def write_rows(path: Path, num_rows: int, seed: int = 0) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["goal", "target", "final_target"])
+        for example in generate("boolean_expressions", num_rows, seed):
+            writer.writerow([example.question, example.answer, example.answer])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_rows(folder / "BBH" / "first.csv", 30, 1)
+    write_rows(folder / "BBH" / "second.csv", 30, 2)
+    write_rows(folder / "FOLIO" / "train.csv", 20, 3)
+    write_rows(folder / "FOLIO" / "dev.csv", 20, 4)
+    write_rows(folder / "GSM8K" / "test_first30.csv", 30, 5)
+    return folder
+
+
+def test_tasks_are_found_by_the_names_of_their_files(data: Path) -> None:
+    bbh, gsm8k, folio = (found_tasks(data, BENCHMARKS[name]) for name in BENCHMARKS)
+    assert [task.name for task in bbh] == ["first", "second"]
+    assert [(task.rows.name, task.dev, task.test) for task in gsm8k] == [
+        ("test_first30.csv", None, None)
+    ]
+    (task,) = folio
+    assert task.test is not None
+    assert (task.rows.name, task.dev, task.test.name) == ("train.csv", None, "dev.csv")
+    with pytest.raises(ValueError, match=r"BBH: got no data file, expected some of \.csv"):
+        found_tasks(data / "BBH", BENCHMARKS["bbh"])
+
+
+@pytest.mark.parametrize("name", ["bbh", "gsm8k", "folio"])
+def test_no_question_is_in_two_splits_and_what_is_missing_is_said(data: Path, name: str) -> None:
+    sizes = BENCHMARKS[name].sizes
+    for task in found_tasks(data, BENCHMARKS[name]):
+        splits = task.splits(sizes, seed=0)
+        questions = [e.question for rows in (splits.train, splits.dev, splits.test) for e in rows]
+        assert len(questions) == len(set(questions))
+        assert min(len(splits.train) - 1, len(splits.dev), len(splits.test)) >= 1
+        assert len(list(shortfalls(splits, sizes))) == 3
+        assert task.splits(sizes, seed=0) == splits
+        assert task.splits(sizes, seed=1).test != splits.test or task.test is not None
+
+
+def test_a_file_that_is_large_enough_gives_all_rows_of_the_paper(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows" / "task.csv", 60)
+    task = Task(benchmark="bbh", name="task", rows=tmp_path / "rows" / "task.csv")
+    sizes = Sizes(train=10, dev=12, test=14)
+    splits = task.splits(sizes, seed=3)
+    assert [len(rows) for rows in (splits.train, splits.dev, splits.test)] == [10, 12, 14]
+    assert not list(shortfalls(splits, sizes))
+
+
+@pytest.mark.filterwarnings("ignore:all . training rows are:RuntimeWarning")
+def test_the_command_goes_on_where_it_stopped_and_transfers(
+    data: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cells.jsonl"
+    command = [
+        *("--model", str(model_folder), "--data", str(data), "--out", str(out)),
+        *("--steps", "1", "--max-new-tokens", "4", "--max-rows", "5"),
+    ]
+    main([*command, "--tasks", "bbh", "--part", "1/2"])
+    assert len(out.read_text().splitlines()) == 2
+    before = out.read_text()
+    main([*command, "--tasks", "bbh"])
+    assert out.read_text().startswith(before)
+    assert len(out.read_text().splitlines()) == 4
+    printed = capsys.readouterr().out
+    assert printed.count("first, seed 0, GReaTer") == 1
+    assert "| bbh | 2 |" in printed
+    assert "| gsm8k | 0 | – | – | – | Gemma-2-9B 88.6 → 89.4" in printed
+    assert "train 5 of" not in printed  # what a trial leaves out is no shortfall of the files
+    main([*command, "--tasks", "bbh", "--transfer", str(model_folder)])
+    cells = [json.loads(line) for line in out.read_text().splitlines()]
+    searched, transferred = cells[:4], cells[4:]
+    for first in searched:  # the same model again: the same rows, the same figures
+        (again,) = (
+            cell
+            for cell in transferred
+            if cell["cell"] == first["cell"] | {"transferred_to": str(model_folder)}
+        )
+        for name in ("prompt", "initial_correct", "num_correct", "num_rows"):
+            assert again["outcome"][name] == first["outcome"][name]
+    main([*command, "--minutes", "0"])
+    assert len(out.read_text().splitlines()) == 8
+
+
+def test_the_figures_of_a_table(tmp_path: Path) -> None:
+    log = Log(tmp_path / "cells.jsonl", Settings(model="m"))
+    for task, right in (("a", 30), ("b", 50)):
+        for search, more in (("greater", 10), ("random", 0)):
+            cell = Cell(benchmark="bbh", task=task, seed=0, search=search)
+            outcome = Outcome(
+                prompt="p",
+                initial_correct=right,
+                num_correct=right + more,
+                num_rows=100,
+                shortfalls=("dev 75 of 100",),
+            )
+            log.add(cell, outcome)
+    log.add(
+        Cell(benchmark="folio", task="folio", seed=0, search="greater"),
+        Outcome(prompt="p", initial_correct=1, num_correct=2, num_rows=10),
+    )
+    for shown in (table(log), table(Log(log.path, log.settings))):
+        # the error of a mean of two: the root of (0.3 0.7 + 0.5 0.5) / 100 over 2
+        assert "| bbh | 2 | 40.0% [33.4%, 46.6%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
+        assert "| folio | 0 | – |" in shown  # its control is not done
+        assert "a: dev 75 of 100; b: dev 75 of 100" in shown
+    assert "| bbh | 0 |" in table(Log(log.path, Settings(model="other")))
+
+
+def test_the_rule_is_the_papers() -> None:
+    cell = Cell(benchmark="gsm8k", task="gsm8k", seed=4, search="random")
+    config = Settings(model="m").config(cell)
+    assert (config.num_train, config.num_dev, config.steps) == (100, 100, 105)
+    assert (config.accept, config.shortlist, config.seed) == ("best", "random", 4)
+    assert Settings(model="m", objective="loss").config(cell).objective == "loss"
+
+
+def test_what_is_wrong_is_said_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce_paper, "load_lm", None)
+    with pytest.raises(SystemExit):
+        main(["--model", "m", "--data", str(tmp_path), "--tasks", "folio"])
+    assert "got no data file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder of real inputs is not here")
+def test_real_files_are_split() -> None:
+    found = [task for name in BENCHMARKS for task in found_tasks(SHARED_DATA, BENCHMARKS[name])]
+    assert len(found) == 10
+    for task in found:
+        splits = task.splits(BENCHMARKS[task.benchmark].sizes, seed=0)
+        assert len(splits.test) >= 70
+        assert len(splits.train) >= 26
