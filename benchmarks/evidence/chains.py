@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from greater_fast.config import Config
+
 Ids = tuple[int, ...]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 SUFFIX = ".xz"
 # Most arrays are of 16 bits: positions by their parity, no bits of the byte before.
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 1, "pb": 1}]
+_FILTER = {"id": lzma.FILTER_LZMA2, "lc": 0, "lp": 1, "pb": 1}
+_SMALL, _FAST = 9 | lzma.PRESET_EXTREME, 0
 _ALIGNMENT = 8
 _ABOUT = ("model", "task", "seed", "num_selection", "settings")
 
@@ -36,14 +39,31 @@ class Outcomes:
 
     A row is right where every answer token is the model's first choice; `answer_loss` [C, N] is the
     mean cross-entropy of these tokens at the temperature of the loss, `prompt_nll` [C, N] the mean
-    -log p of the prompt's, in nats, both with the precision of float16. A reasoning as long as the
-    token limit was cut off.
+    -log p of the prompt's, in nats, both with the precision of float16. A reasoning has all ids
+    that were written: the last is the end id, unless the token limit cut it off.
     """
 
     is_right: Bools
     answer_loss: Floats
     prompt_nll: Floats
     reasonings: tuple[tuple[Ids, ...], ...]
+
+    def of(self, number: int) -> Outcomes:
+        """Those of one prompt alone, C = 1."""
+        one = slice(number, number + 1)
+        return Outcomes(
+            self.is_right[one], self.answer_loss[one], self.prompt_nll[one], self.reasonings[one]
+        )
+
+    def objectives(self, rows: Any, config: Config) -> npt.NDArray[np.float64]:
+        """What the search minimises, [C], on some rows: a slice, a mask or numbers."""
+        terms: npt.NDArray[Any] = ~self.is_right
+        weight = config.error_fluency_weight
+        if config.objective == "loss":
+            terms, weight = self.answer_loss, config.fluency_weight
+        means = [values[:, rows].mean(1, dtype=np.float64) for values in (terms, self.prompt_nll)]
+        found: npt.NDArray[np.float64] = means[0] + weight * means[1]
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +80,8 @@ class Place:
         outcomes: of C = 1 + K prompts, the incumbent first, then the candidates in their order.
         scores: by the name of a signal [N, K] predicted change of the row's loss against the
             incumbent, lower is better, with the precision of float16 and in a unit of their own.
+        num_effective: [N] effective number of stored reasonings where they are weighted by their
+            importance, mean over the candidates; 0 where the row has those of one outcome alone.
         winner: which of the C prompts was kept.
     """
 
@@ -71,6 +93,7 @@ class Place:
     from_vocabulary: Bools
     outcomes: Outcomes
     scores: Mapping[str, Floats]
+    num_effective: Floats
     winner: int
 
     def prompt(self, number: int) -> Ids:
@@ -111,8 +134,11 @@ def load_chains(folder: Path) -> list[Chain]:
     return [load(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
-def save(chain: Chain, path: Path) -> None:
-    """Write a chain of one place at least, in place of what is there, at once or not at all."""
+def save(chain: Chain, path: Path, is_whole: bool = True) -> None:
+    """Write a chain of one place at least, in place of what is there, at once or not at all.
+
+    One that goes on is compressed in a hurry.
+    """
     arrays = _pack([place.outcomes.reasonings for place in chain.places])
     for number, place in enumerate(chain.places):
         arrays |= {f"{number}/{name}": array for name, array in _arrays_of(place).items()}
@@ -123,7 +149,8 @@ def save(chain: Chain, path: Path) -> None:
     data = b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(lzma.compress(data, filters=_FILTERS))
+    filters = [_FILTER | {"preset": _SMALL if is_whole else _FAST}]
+    unfinished.write_bytes(lzma.compress(data, filters=filters))
     unfinished.replace(path)
 
 
@@ -161,7 +188,8 @@ def _arrays_of(place: Place) -> dict[str, npt.NDArray[Any]]:
         "where": np.array([place.index, place.winner], np.int32),
         "prompt_ids": np.array(place.prompt_ids, np.int32),
         "candidate_ids": np.array(place.candidate_ids, np.int32),
-        "logprobs": place.logprobs,
+        "logprobs": place.logprobs.astype(np.float32),
+        "num_effective": place.num_effective.astype(np.float16),
         "from": np.stack([place.from_lm, place.from_vocabulary]),
         "is_right": np.packbits(outcomes.is_right, axis=1),
         "answer_loss": outcomes.answer_loss.astype(np.float16),
@@ -185,6 +213,7 @@ def _place_of(
         prompt_ids=tuple(own["prompt_ids"].tolist()),
         candidate_ids=tuple(own["candidate_ids"].tolist()),
         logprobs=own["logprobs"],
+        num_effective=own["num_effective"].astype(np.float32),
         from_lm=own["from"][0],
         from_vocabulary=own["from"][1],
         outcomes=Outcomes(

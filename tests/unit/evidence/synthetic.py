@@ -40,6 +40,7 @@ def place(source, index, num_rows, signals):
             ),
         ),
         scores={name: halves(made(~is_right[1:].T, source)) for name, made in signals.items()},
+        num_effective=halves(source.uniform(0, 4, num_rows)),
         winner=int(source.integers(0, 1 + num)),
     )
 

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence.chains import chain_path, load, load_chains, save
+from greater_fast.config import Config
+from greater_fast.engine import Rollout
+from greater_fast.search.nouns import objective_of
 from tests.unit.evidence import synthetic
 
 
@@ -24,7 +27,7 @@ def test_a_chain_comes_back_as_it_was(tmp_path):
         assert place.prompt_ids == expected.prompt_ids
         assert place.candidate_ids == expected.candidate_ids
         assert place.outcomes.reasonings == expected.outcomes.reasonings
-        for name in ("logprobs", "from_lm", "from_vocabulary"):
+        for name in ("logprobs", "from_lm", "from_vocabulary", "num_effective"):
             np.testing.assert_array_equal(getattr(place, name), getattr(expected, name))
         for name in ("is_right", "answer_loss", "prompt_nll"):
             got, want = (getattr(p.outcomes, name) for p in (place, expected))
@@ -74,3 +77,25 @@ def test_another_file_is_refused_by_its_name(tmp_path):
     (tmp_path / "other.xz").write_bytes(b"other")
     with pytest.raises(ValueError, match=r"other\.xz: got no chain"):
         load(tmp_path / "other.xz")
+
+
+@pytest.mark.parametrize("objective", ["error", "loss"])
+def test_objectives_are_those_of_the_search(objective):
+    config = Config(objective=objective)
+    outcomes = synthetic.chain(num_rows=12).places[0].outcomes
+    rows = [1, 4, 5]
+    expected = [
+        objective_of(
+            [
+                Rollout((), (-float(loss[row]),), (bool(right[row]),), float(nll[row]))
+                for row in rows
+            ],
+            len(rows),
+        ).value(config)
+        for right, loss, nll in zip(
+            outcomes.is_right, outcomes.answer_loss, outcomes.prompt_nll, strict=True
+        )
+    ]
+    np.testing.assert_allclose(outcomes.objectives(rows, config), expected, rtol=1e-6)
+    assert outcomes.of(2).objectives(rows, config) == pytest.approx(expected[2:3])
+    assert outcomes.of(2).reasonings == outcomes.reasonings[2:3]
