@@ -160,6 +160,13 @@ class Config:
     gradient_norm: str = _setting(
         "none", "examples' gradients added up as they are (none), or each at length 1 (example)"
     )
+    race: float = _setting(
+        0.0,
+        "drop a candidate once it lost so many rows to the incumbent as an equally good one does "
+        "with this probability at most (with objective error, accept improve); 0: never",
+        0.0,
+        0.5,
+    )
     gradient_batch_tokens: int | None = _setting(
         None, "tokens of a gradient micro-batch at most; as memory allows if unset", 1
     )
@@ -179,6 +186,8 @@ class Config:
 
     def __post_init__(self) -> None:
         problems = [p for f in dataclasses.fields(self) if (p := self._problem(f))]
+        if not problems and self.race and (reason := self._why_no_race()):
+            problems = [f"race: got {self.race} with {reason}, or race 0"]
         if problems:
             few, more = problems[:_NUM_PROBLEMS], len(problems) - _NUM_PROBLEMS
             text = "; ".join([*few, *([f"{more} more"] if more > 0 else [])])
@@ -212,6 +221,14 @@ class Config:
             return f"{name}: got {value}, expected at least {low}"
         if high is not None and value > high:
             return f"{name}: got {value}, expected at most {high}"
+        return None
+
+    def _why_no_race(self) -> str | None:
+        """What keeps candidates from racing the incumbent, and what is expected instead."""
+        if self.objective != "error":
+            return f"objective '{self.objective}', expected 'error': rows that are right or wrong"
+        if self.accept != "improve":
+            return f"accept '{self.accept}', where no incumbent competes, expected 'improve'"
         return None
 
     @classmethod

@@ -21,8 +21,7 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
     table.add_column("seconds", justify="right", overflow="fold")
     for step in steps:
         tried = "\n".join(
-            f"{t['token'].strip() or t['token']!r} {t['score']:+.3f} -> "
-            + ("pruned" if t["objective"] is None else f"{t['objective']:.4f}")
+            f"{t['token'].strip() or t['token']!r} {t['score']:+.3f} -> {_outcome_of(t)}"
             for t in step["trials"]
         )
         cells = (
@@ -36,6 +35,13 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
         )
         _add(table, cells)
     return table
+
+
+def _outcome_of(trial: dict[str, Any]) -> str:
+    """The objective of what was tried, or how it ended without one."""
+    if trial.get("dropped_after") is not None:  # older logs know nothing of races
+        return f"dropped after {trial['dropped_after']} rows"
+    return "pruned" if trial["objective"] is None else f"{trial['objective']:.4f}"
 
 
 def finalists_table(result: dict[str, Any]) -> Table:

@@ -55,8 +55,10 @@ class _Lines(Teller):
         _print(text)
 
     def step(self, step: Step) -> None:
+        num_dropped = sum(trial.dropped_after is not None for trial in step.trials)
         _print(
             f"step {step.step + 1} of {self._num_steps}: objective {step.objective:.4f}, "
+            f"{f'{num_dropped} dropped, ' if num_dropped else ''}"
             f"{'' if step.changed else 'unchanged '}{shortened(step.prompt)!r}"
         )
 

@@ -114,7 +114,7 @@ class Trial:
     """One shortlisted candidate of a step.
 
     `objective` and `error_rate` are None where it was given up: worse than the best value that was
-    known when the step began.
+    known when the step began. So they are where a race dropped it, after so many rows.
     """
 
     token_id: int
@@ -122,6 +122,7 @@ class Trial:
     score: float
     objective: float | None
     error_rate: float | None
+    dropped_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ def _record(
             score=score,
             objective=scored.objective.value(config) if scored else None,
             error_rate=scored.objective.error_rate if scored else None,
+            dropped_after=selection.dropped.get(token_id),
         )
         for (token_id, score), scored in zip(
             selection.shortlist.items(), selection.scored, strict=True
@@ -116,7 +117,7 @@ def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> boo
     lengths = [len(r.reasoning_ids) for r in state.incumbent.rollouts]
     are_cut_off = min(lengths) >= config.max_new_tokens
     warnings.warn(
-        f"all {num_rows} training rows are {found} for every prompt that was not given up, so "
+        f"all {num_rows} training rows are {found} for every prompt that was scored, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
         "extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else ""),

@@ -1,32 +1,36 @@
 """Stage 4, select: fresh reasoning for each shortlisted candidate, and the exact objective.
 
 GREATER, step 3. The incumbent competes with its known value, nothing is scored twice, and a
-candidate that is worse than what was known when the step began is given up as soon as that shows.
+candidate that is worse than what was known when the step began is given up as soon as that shows;
+with `race` one that seems to be worse is dropped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.examples.layout import Layouts
 from greater_fast.search.nouns import TIE, Objective, Position, Scored, objective_of
+from greater_fast.search.racing import Course, Race, draw_course
 from greater_fast.search.state import LoopState
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The winner of a step, and what each shortlisted token came to (None: given up).
+    """The winner of a step, and what each shortlisted token came to (None: given up, or dropped).
 
-    `shortlist` maps token ids to their first-order scores, `scored` follows its order.
+    `shortlist` maps token ids to their first-order scores, `scored` follows its order; `dropped`
+    has the rows that a race took until it dropped a token, in this step or in an earlier one.
     """
 
     winner: Scored
     shortlist: Mapping[int, float]
     scored: tuple[Scored | None, ...]
+    dropped: Mapping[int, int] = field(default_factory=dict)
 
 
 def select(
@@ -39,35 +43,36 @@ def select(
 ) -> Selection:
     """Score the shortlist, and choose: lowest objective, ties to the incumbent, then the lower id.
 
-    What is found goes into the state's `scored` and `given_up`. A candidate is given up if it is
-    worse than the best that was known when the step began: of the incumbent, where it competes, and
-    of shortlisted prompts that were scored in earlier steps.
+    What is found goes into the state's `scored`, `given_up` and `dropped`. A candidate is given up
+    if it is worse than the best that was known when the step began: of the incumbent, where it
+    competes, and of shortlisted prompts that were scored in earlier steps. In a race it is dropped
+    where that comes first, row by row in the drawn order; it is not raced again.
     """
     prompts = {token_id: position.with_token(token_id) for token_id in shortlist}
     known = [state.scored[ids] for ids in prompts.values() if ids in state.scored]
     if config.accept == "improve":
         known.append(state.incumbent)
     bound = min((k.objective.value(config) for k in known), default=math.inf)
-    new = [
-        ids
+    course = draw_course(state.incumbent, position.step, config)
+    trials = [
+        _Trial(ids, len(layouts), config, bound, course)
         for ids in prompts.values()
-        if ids not in state.scored and state.given_up.get(ids, -math.inf) < bound
+        if ids not in state.scored
+        and state.given_up.get(ids, -math.inf) < bound
+        and (course is None or ids not in state.dropped)
     ]
     drafts = [rollout.reasoning_ids for rollout in state.incumbent.rollouts]
-    results = score_prompts(engine, layouts, new, config, bound, drafts)
-    for ids, result in zip(new, results, strict=True):
-        if result is None:
-            state.given_up[ids] = bound
-        else:
-            state.scored[ids] = result
-            state.given_up.pop(ids, None)
-    trials = {token_id: state.scored.get(prompts[token_id]) for token_id in shortlist}
-    contenders = [result for _, result in sorted(trials.items()) if result is not None]
+    _run(engine, layouts, trials, config, drafts, course)
+    for trial in trials:
+        trial.tell(state)
+    found = {token_id: state.scored.get(prompts[token_id]) for token_id in shortlist}
+    contenders = [result for _, result in sorted(found.items()) if result is not None]
     if config.accept == "improve" or not contenders:
         contenders.insert(0, state.incumbent)
     lowest = min(c.objective.value(config) for c in contenders)
     winner = next(c for c in contenders if c.objective.value(config) <= lowest + TIE)
-    return Selection(winner, shortlist, tuple(trials.values()))
+    dropped = {i: state.dropped[ids] for i, ids in prompts.items() if ids in state.dropped}
+    return Selection(winner, shortlist, tuple(found.values()), dropped)
 
 
 def score_prompts(
@@ -86,30 +91,46 @@ def score_prompts(
     Raises:
         FloatingPointError: a loss is not finite; names the example.
     """
+    trials = [_Trial(ids, len(layouts), config, bound) for ids in prompts]
+    _run(engine, layouts, trials, config, drafts)
+    return [None if trial.is_given_up else trial.result() for trial in trials]
+
+
+def _run(
+    engine: Engine,
+    layouts: Layouts,
+    trials: Sequence[_Trial],
+    config: Config,
+    drafts: Sequence[tuple[int, ...]],
+    course: Course | None = None,
+) -> None:
+    """Run what is tried on all rows: prompt by prompt, or on a course row by row across prompts."""
+    groups, rows = range(len(trials)), range(len(layouts))
+    if course is None:
+        numbers = [(group, row) for group in groups for row in rows]
+    else:
+        numbers = [(group, row) for row in course.order for group in groups]
     requests = [
         RolloutRequest(
-            prompt_ids=layouts.context_ids(row, prompt_ids),
+            prompt_ids=layouts.context_ids(row, trials[group].prompt_ids),
             max_new_tokens=config.max_new_tokens,
             end_ids=engine.lm.end_ids | layouts.end_ids,
-            prompt_span=layouts.prompt_span(row, prompt_ids),
+            prompt_span=layouts.prompt_span(row, trials[group].prompt_ids),
             target_ids=layouts.target_ids(row),
             num_scored=len(layouts.rows[row].answer_ids),
             draft_ids=drafts[row] if drafts else (),
             group=group,
             sample_key=row,
         )
-        for group, prompt_ids in enumerate(prompts)
-        for row in range(len(layouts))
+        for group, row in numbers
     ]
-    trials = [_Trial(ids, len(layouts), config, bound) for ids in prompts]
 
     def finished(number: int, rollout: Rollout) -> list[int]:
-        group, row = divmod(number, len(layouts))
+        group, row = numbers[number]
         trials[group].add(row, rollout)
-        return [group] if trials[group].is_given_up else []
+        return [group] if trials[group].is_over else []
 
     engine.run(requests, finished)
-    return [None if trial.is_given_up else trial.result() for trial in trials]
 
 
 class _Trial:
@@ -119,30 +140,67 @@ class _Trial:
     rounded monotonically: at one row or another a prompt is over the bound exactly if it is with
     all rows. As the bound is fixed before the first row ends, what is given up is a function of the
     rows' outcomes, whatever their order and however many still end after it showed.
+
+    On a `course` rows are taken in its order, and the prompt may be dropped before it is given up:
+    which of the two comes first is a function of the outcomes too, and at the same row the bound
+    has the say, which is proven.
     """
 
     def __init__(
-        self, prompt_ids: tuple[int, ...], num_rows: int, config: Config, bound: float
+        self,
+        prompt_ids: tuple[int, ...],
+        num_rows: int,
+        config: Config,
+        bound: float,
+        course: Course | None = None,
     ) -> None:
-        self._prompt_ids, self._num_rows = prompt_ids, num_rows
-        self._config, self._bound = config, bound
+        self.prompt_ids, self.is_given_up = prompt_ids, False
+        self._num_rows, self._config, self._bound = num_rows, config, bound
+        self._race = Race(course) if course else None
         self._rollouts: dict[int, Rollout] = {}
 
     def add(self, row: int, rollout: Rollout) -> None:
-        """Take a row in."""
-        if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
-            raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
-        self._rollouts[row] = rollout
+        """Take a row in, or in a race those whose turn has come with it."""
+        if self._race is None:
+            self._take(row, rollout)
+            return
+        for place, own in self._race.in_turn(row, rollout):
+            if self.is_over:
+                return
+            self._take(place, own)
+            self._race.bet(place, own.is_wrong)
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether the rows so far are enough to be over the bound."""
-        return self._objective().value(self._config) > self._bound + TIE
+    def is_dropped(self) -> bool:
+        """Whether the race is lost."""
+        return self._race is not None and self._race.is_lost
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further row is needed."""
+        return self.is_given_up or self.is_dropped
 
     def result(self) -> Scored:
         """The prompt with all its rows."""
         rollouts = tuple(self._rollouts[row] for row in range(self._num_rows))
-        return Scored(self._prompt_ids, self._objective(), rollouts)
+        return Scored(self.prompt_ids, self._objective(), rollouts)
+
+    def tell(self, state: LoopState) -> None:
+        """Write down what the prompt came to."""
+        state.dropped.pop(self.prompt_ids, None)
+        if self.is_given_up:
+            state.given_up[self.prompt_ids] = self._bound
+        elif self.is_dropped:
+            state.dropped[self.prompt_ids] = len(self._rollouts)
+        else:
+            state.scored[self.prompt_ids] = self.result()
+            state.given_up.pop(self.prompt_ids, None)
+
+    def _take(self, row: int, rollout: Rollout) -> None:
+        if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
+            raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
+        self._rollouts[row] = rollout
+        self.is_given_up = self._objective().value(self._config) > self._bound + TIE
 
     def _objective(self) -> Objective:
         return objective_of(list(self._rollouts.values()), self._num_rows)

@@ -18,6 +18,9 @@ class LoopState:
 
     `scored` keeps its order of first scoring; the incumbent is always in it, with its rollouts.
     `given_up` says of prompts that were not scored to the end which objective theirs is over.
+    `dropped` has the rows of those that a race dropped, which proves nothing of them. They are not
+    raced again: an incumbent that competes only gets better on these rows. Without a race they are
+    tried like any other.
     """
 
     incumbent: Scored
@@ -26,6 +29,7 @@ class LoopState:
     changed_in_sweep: bool = False
     scored: dict[tuple[int, ...], Scored] = field(default_factory=dict)
     given_up: dict[tuple[int, ...], float] = field(default_factory=dict)
+    dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scored.setdefault(self.incumbent.prompt_ids, self.incumbent)
@@ -80,6 +84,9 @@ class LoopState:
             "given_up": [
                 {"prompt_ids": ids, "objective_over": bound} for ids, bound in self.given_up.items()
             ],
+            "dropped": [
+                {"prompt_ids": ids, "num_rows": number} for ids, number in self.dropped.items()
+            ],
         }
 
     @classmethod
@@ -107,4 +114,5 @@ class LoopState:
             changed_in_sweep=values["changed_in_sweep"],
             scored=scored,
             given_up={tuple(g["prompt_ids"]): g["objective_over"] for g in values["given_up"]},
+            dropped={tuple(d["prompt_ids"]): d["num_rows"] for d in values.get("dropped", ())},
         )

@@ -33,6 +33,8 @@ OUT_OF_RANGE = [
     ("max_step_tokens", 8193, "expected at most 8192"),
     ("sampling_temperature", -0.1, "expected at least 0.0"),
     ("sampling_temperature", 1001.0, "expected at most 1000.0"),
+    ("race", -0.01, "expected at least 0.0"),
+    ("race", 0.6, "expected at most 0.5"),
 ]
 WRONG_KIND = [
     ("steps", 2.0, "expected a whole number"),
@@ -72,6 +74,23 @@ def test_a_wrong_value_is_named(name: str, value: Any, expected: str) -> None:
     with pytest.raises(ValueError, match="invalid settings: ") as caught:
         Config(**{name: value})
     assert f"{name}: got {value!r}, {expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"objective": "loss"}, "objective 'loss', expected 'error'"),
+        ({"accept": "best"}, "accept 'best', where no incumbent competes, expected 'improve'"),
+    ],
+)
+def test_a_race_needs_rows_that_are_right_or_wrong_and_an_incumbent(
+    setting: dict[str, Any], expected: str
+) -> None:
+    assert Config(**setting).race == 0
+    with pytest.raises(ValueError, match=f"race: got 0.05 with {expected}.*, or race 0$"):
+        Config(**setting, race=0.05)
+    with pytest.raises(ValueError, match=r"race: got 0\.05 with "):
+        Config.from_mapping({**setting, "race": 0.05})
 
 
 def test_every_number_has_a_lower_bound_that_is_tested() -> None:

@@ -22,6 +22,7 @@ def step(**fields: Any) -> Step:
         "trials": (
             Trial(5, " well", -0.5, 0.31254, 0.25),
             Trial(6, " ", 0.25, None, None),
+            Trial(7, " try", 0.5, None, None, 12),
         ),
         "changed": True,
         "seconds": {"propose": 0.5, "select": 1.25},
@@ -84,7 +85,7 @@ def test_steps_table() -> None:
         step(step=2, grows=True, changed=False, trials=(), objective=0.2).to_dict(),
     ]
     text = rendered(display.steps_table(steps))
-    first, second, third = [line for line in text.splitlines() if "│" in line]
+    first, second, third, fourth = [line for line in text.splitlines() if "│" in line]
     assert [part.strip() for part in first.split("│")] == [
         "1",
         "2",
@@ -95,9 +96,17 @@ def test_steps_table() -> None:
         "1.8",
     ]
     assert "' ' +0.250 -> pruned" in second
-    assert "2+" in third
-    assert "no candidates" in third
-    assert "unchanged" in third
+    assert "'try' +0.500 -> dropped after 12 rows" in third
+    assert "2+" in fourth
+    assert "no candidates" in fourth
+    assert "unchanged" in fourth
+
+
+def test_steps_of_a_log_without_races() -> None:
+    old = step().to_dict()
+    for trial in old["trials"]:
+        del trial["dropped_after"]
+    assert "'try' +0.500 -> pruned" in rendered(display.steps_table([old]))
 
 
 def test_finalists_table() -> None:

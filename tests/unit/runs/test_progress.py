@@ -11,7 +11,7 @@ from rich.console import Console
 
 from greater_fast.runs import progress
 from greater_fast.runs.progress import shortened, told
-from greater_fast.search.nouns import Step
+from greater_fast.search.nouns import Step, Trial
 
 BRACKETS = (
     "Use [b] and end with [/INST] please.",
@@ -105,6 +105,8 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
         teller.say("memory plan: it fits", "weights 1 GiB")
         teller.step(step())
         teller.step(step(step=2, changed=False, prompt="a\n\x1b[31mb"))
+        tried = (Trial(5, " well", -0.5, None, None, 12), Trial(6, " so", 0.5, None, None))
+        teller.step(step(step=3, trials=tried))
         teller.row()
         teller.note("for the log alone")
     out, err = capsys.readouterr()
@@ -113,6 +115,7 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
         "greater-fast: memory plan: it fits",
         "greater-fast: step 2 of 4: objective 0.3125, 'Think well.'",
         "greater-fast: step 3 of 4: objective 0.3125, unchanged 'a \\x1b[31mb'",
+        "greater-fast: step 4 of 4: objective 0.3125, 1 dropped, 'Think well.'",
     ]
 
 

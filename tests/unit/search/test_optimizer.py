@@ -185,6 +185,21 @@ def test_a_pruned_trial_is_recorded_without_figures(monkeypatch: pytest.MonkeyPa
     assert (pruned.token_id, pruned.objective, pruned.error_rate) == (5, None, None)
 
 
+def test_a_trial_that_was_dropped_is_recorded_with_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Token 5 misses all rows, the other prompts 15 of 20."""
+    loop = Loop(monkeypatch, lambda ids, row: made_up(5 in ids or row > 4), steps=1, race=0.5)
+    loop.layouts = table_layouts(20, (1, 2, 99))
+    loop.state = optimizer.start(as_engine(loop.engine), loop.layouts, loop.config)
+    loop.run()
+    kept, dropped = loop.steps[0].trials
+    assert (kept.objective, kept.dropped_after) == (pytest.approx(0.75 + 0.02), None)
+    assert (dropped.objective, dropped.error_rate) == (None, None)
+    assert dropped.dropped_after == loop.state.dropped[5, 2, 99]
+    assert loop.steps[0].to_dict()["trials"][1]["dropped_after"] == dropped.dropped_after
+
+
 def flat_warnings(loop: Loop) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

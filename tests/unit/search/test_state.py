@@ -132,12 +132,16 @@ def test_round_trip_of_the_whole_state_through_json() -> None:
     state.accept(state.scored[4, 2, 3])
     state.scored[1, 1, 3] = scored(1, 1, 3, num_wrong=2)
     state.given_up[1, 4, 3] = 0.1 + 0.2
+    state.dropped[1, 5, 3] = 7
     written = json.loads(json.dumps(state.to_dict()))
     read = LoopState.from_dict(written)
     assert json.loads(json.dumps(read.to_dict())) == written
     assert read.incumbent == state.incumbent
     assert list(read.scored) == list(state.scored)
     assert read.given_up == state.given_up
+    assert read.dropped == state.dropped
+    del written["dropped"]  # as a state was written before there were races
+    assert LoopState.from_dict(written).dropped == {}
     assert [s.objective for s in read.scored.values()] == [
         s.objective for s in state.scored.values()
     ]
