@@ -1,116 +1,42 @@
-"""Does it work? Test accuracy of GReaTer beside its controls, at equal budgets: by hand, long.
+"""Does the search gain anything? Test accuracy of a search beside its controls, at equal cost.
 
-    python -m benchmarks.evidence.effect --minutes 60 --out effect.jsonl  # goes on where it stopped
+    python -m benchmarks.evidence.effect --minutes 60   # goes on where it stopped
+    python -m benchmarks.evidence.effect --minutes 0    # prints the tables alone
 
-Every seed draws its own training, development and test rows of each task. The budget is the number
-of candidate prompts that are evaluated on the training rows: the search sets it, the controls keep
-to it. Lines are appended as cells are done, and a table is printed of what there is so far.
+Every seed draws its own training, development and test rows of each task. A search ends when its
+budget is spent, in generated tokens or in seconds of an idle machine, the same one for all arms:
+docs/evidence.md says what counts. Cells are written down as they are done, and never done again.
 """
 
 import argparse
-import json
 import logging
-import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields, replace
+from itertools import groupby
 from pathlib import Path
 
-from benchmarks.evidence.random_prompts import best_of_random
-from greater_fast import Config, optimize
-from greater_fast.api import DEFAULT_PROMPT
-from greater_fast.examples.splits import Splits, make_splits
-from greater_fast.examples.tasks import TASKS, generate
+import torch
+
+from benchmarks.evidence.effect_arms import Place, Workbench, search
+from benchmarks.evidence.effect_cells import (
+    ARMS,
+    Budget,
+    Cell,
+    Log,
+    Outcome,
+    Settings,
+    arms_first_to_last,
+    kinds_of_device,
+)
+from benchmarks.evidence.effect_table import budgets_of, estimates, report
+from benchmarks.evidence.plots import forest_plot
+from benchmarks.gpu.main import commit
+from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.model.smollm2 import SMOLLM2
-from greater_fast.runs.evaluation import Evaluation
-from greater_fast.runs.statistics import wilson_interval
 
-METHODS = {
-    "initial": "initial prompt",
-    "gradient": "GReaTer",
-    "random": "random shortlist",
-    "best_of_n": "best of n random prompts",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What all cells share; lines of other settings are left alone."""
-
-    model: str = SMOLLM2
-    steps: int = 10
-    num_train: int = 16
-    num_dev: int = 48
-    num_test: int = 200
-    num_finalists: int = 4
-    max_new_tokens: int = 96
-
-    def config(self, seed: int, shortlist: str = "gradient") -> Config:
-        """Settings of a run."""
-        return Config(
-            steps=self.steps,
-            num_train=self.num_train,
-            num_dev=self.num_dev,
-            num_finalists=self.num_finalists,
-            max_new_tokens=self.max_new_tokens,
-            shortlist=shortlist,
-            seed=seed,
-        )
-
-    def splits(self, task: str, seed: int) -> Splits:
-        """Rows of a cell, no question in two of the sets."""
-        rows = generate(task, self.num_train + self.num_dev + self.num_test, seed)
-        first, second = self.num_train, self.num_train + self.num_dev
-        return make_splits(
-            rows[:first],
-            rows[first:second],
-            rows[second:],
-            num_train=self.num_train,
-            num_dev=self.num_dev,
-            seed=seed,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One method on one task with one seed."""
-
-    task: str
-    seed: int
-    method: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a cell came to on the test rows, and how many candidates it evaluated in training."""
-
-    prompt: str
-    num_correct: int
-    num_rows: int
-    num_candidates: int
-    seconds: float = 0.0
-
-
-class Log:
-    """Finished cells, in a file of JSON lines."""
-
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self._path, self._settings = path, asdict(settings)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines()]
-        self.outcomes = {
-            Cell(**line["cell"]): Outcome(**line["outcome"])
-            for line in lines
-            if line["settings"] == self._settings
-        }
-
-    def add(self, cell: Cell, outcome: Outcome) -> None:
-        """Write a cell down at once."""
-        line = {"cell": asdict(cell), "settings": self._settings, "outcome": asdict(outcome)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.outcomes[cell] = outcome
+DEFAULT_TOKENS = 100_000
 
 
 def run_cells(
@@ -118,124 +44,119 @@ def run_cells(
 ) -> Iterator[Cell]:
     """Run what is not done yet, each cell as it ends; none that would likely end too late.
 
-    `stop_at` is in seconds of `time.monotonic`.
+    `cells` of a task and a seed stand together. `stop_at` is in seconds of `time.monotonic`.
     """
-    longest = 0.0
-    for cell in cells:
-        if cell in log.outcomes:
-            continue
+    bench, longest, is_warm = Workbench(lm, settings), 0.0, False
+    todo = [cell for cell in cells if cell not in log.outcomes]
+    for (task, seed), group in groupby(todo, lambda cell: (cell.task, cell.seed)):
+        own = list(group)
         if time.monotonic() + longest > stop_at:
             return
-        start = time.monotonic()
-        found = run_cell(lm, settings, cell, log)
-        seconds = time.monotonic() - start
-        longest = max(longest, seconds)
-        for method, outcome in found.items():
-            done = Cell(task=cell.task, seed=cell.seed, method=method)
-            if done not in log.outcomes:
-                log.add(done, Outcome(**asdict(outcome) | {"seconds": seconds}))
-        yield cell
+        place = bench.place(task, seed, arms_first_to_last(cell.arm for cell in own))
+        if not is_warm and any(cell.budget.kind == "seconds" for cell in own):
+            bench.warm_up(place, own[0].arm)
+            is_warm = True
+        for cell in own:
+            if time.monotonic() + longest > stop_at:
+                return
+            begun = time.monotonic()
+            log.add(cell, run_cell(place, settings, cell))
+            longest = max(longest, time.monotonic() - begun)
+            yield cell
 
 
-def run_cell(lm: LM, settings: Settings, cell: Cell, log: Log) -> dict[str, Outcome]:
-    """Outcomes by method: the cell's own, and the initial prompt's where the run measures it."""
-    splits = settings.splits(cell.task, cell.seed)
-    config = settings.config(cell.seed, "random" if cell.method == "random" else "gradient")
-    if cell.method == "best_of_n":
-        searched = Cell(task=cell.task, seed=cell.seed, method="gradient")
-        num = log.outcomes[searched].num_candidates
-        evaluation = best_of_random(lm, splits, DEFAULT_PROMPT, num, config)
-        return {"best_of_n": _outcome(evaluation, num)}
-    with tempfile.TemporaryDirectory() as folder:
-        result = optimize(
-            lm,
-            splits.train,
-            splits.dev,
-            test=splits.test,
-            config=config,
-            run_dir=Path(folder) / "run",
-        )
-    assert result.best.test is not None
-    assert result.baseline.test is not None
-    num = sum(len(step.trials) for step in result.steps)
-    return {
-        "initial": _outcome(result.baseline.test, 0),
-        cell.method: _outcome(result.best.test, num),
-    }
-
-
-def _outcome(evaluation: Evaluation, num_candidates: int) -> Outcome:
-    return Outcome(
-        prompt=evaluation.prompt,
-        num_correct=evaluation.num_correct,
-        num_rows=evaluation.num_rows,
-        num_candidates=num_candidates,
+def run_cell(place: Place, settings: Settings, cell: Cell) -> Outcome:
+    """Search, choose on the development rows, test."""
+    if cell.arm == "initial":
+        return _tested(place, place.initial)
+    config = settings.config(cell.arm, cell.seed)
+    train = place.layouts[cell.arm]["train"]
+    found = search(place.engine, train, config, cell.arm, cell.budget)
+    best, finals = place.best(found.state, config)
+    return replace(
+        _tested(place, best),
+        search=found.cost,
+        finals=finals,
+        num_steps=found.num_steps,
+        num_candidates=found.num_candidates,
+        stopped=found.stopped,
     )
 
 
-def table(log: Log, tasks: Sequence[str]) -> str:
-    """Accuracy by task and method, rows of all seeds pooled, with 95% intervals (Wilson).
+def _tested(place: Place, prompt_ids: tuple[int, ...]) -> Outcome:
+    tested, _ = place.evaluated("test", prompt_ids)
+    rows = "".join("1" if row.correct else "0" for row in tested.rows)
+    return Outcome(prompt=tested.prompt, rows=rows, commit=commit())
 
-    A seed counts where all methods are done with it: the methods have the same rows.
-    """
-    lines = [
-        f"| task | seeds | {' | '.join(METHODS.values())} |",
-        f"|---|---|{'---|' * len(METHODS)}",
+
+def cells_of(
+    tasks: Sequence[str], seeds: Sequence[int], arms: Sequence[str], budget: Budget
+) -> list[Cell]:
+    """All cells, one seed of each task after the other; the initial prompt has no budget."""
+    return [
+        Cell(task=task, seed=seed, arm=arm, budget=Budget() if arm == "initial" else budget)
+        for seed in seeds
+        for task in tasks
+        for arm in arms_first_to_last(arms)
     ]
-    done: list[tuple[str, int]] = []
-    for task in tasks:
-        seeds = sorted({cell.seed for cell in log.outcomes if cell.task == task})
-        own = [(task, seed) for seed in seeds if _is_done(log, task, seed)]
-        done += own
-        lines.append(f"| {task} | {len(own)} | {_accuracies(log, own)} |")
-    lines.append(f"| all | {len(done)} | {_accuracies(log, done)} |")
-    return "\n".join(lines)
-
-
-def _is_done(log: Log, task: str, seed: int) -> bool:
-    return all(Cell(task=task, seed=seed, method=method) in log.outcomes for method in METHODS)
-
-
-def _accuracies(log: Log, done: Sequence[tuple[str, int]]) -> str:
-    cells = []
-    for method in METHODS:
-        found = [log.outcomes[Cell(task=task, seed=seed, method=method)] for task, seed in done]
-        right, rows = (sum(getattr(o, name) for o in found) for name in ("num_correct", "num_rows"))
-        if rows == 0:
-            cells.append("–")
-            continue
-        low, high = wilson_interval(right, rows)
-        cells.append(f"{right / rows:.1%} [{low:.1%}, {high:.1%}]")
-    return " | ".join(cells)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    defaults = Settings()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.effect")
-    parser.add_argument("--out", type=Path, default=Path("effect.jsonl"), help="lines of cells")
-    parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the table alone")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each task")
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    for name, value in asdict(defaults).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    asked = vars(parser.parse_args(arguments))
-    settings = Settings(**{name: asked[name] for name in asdict(defaults)})
-    tasks: list[str] = asked["tasks"]
-    log = Log(asked["out"], settings)
-    cells = [
-        Cell(task=task, seed=seed, method=method)
-        for seed in range(asked["seeds"])
-        for task in tasks
-        for method in METHODS
-        if method != "initial"  # the search measures it
-    ]
-    stop_at = time.monotonic() + 60 * asked["minutes"]
-    if time.monotonic() < stop_at and any(cell not in log.outcomes for cell in cells):
+    asked = _parser().parse_args(arguments)
+    if asked.budget == "seconds" and asked.amount is None:
+        raise SystemExit("--budget seconds needs --amount: seconds of a search on this machine")
+    budget = Budget(asked.budget, DEFAULT_TOKENS if asked.amount is None else asked.amount)
+    given = {f.name: getattr(asked, f.name) for f in fields(Settings) if f.name != "device"}
+    settings = Settings(**given, device=kind_of_device())
+    cells = cells_of(asked.tasks, asked.seeds, asked.arms, budget)
+    stop_at = time.monotonic() + 60 * asked.minutes
+    log = Log(asked.out, settings)
+    if asked.minutes > 0 and any(cell not in log.outcomes for cell in cells):
         logging.disable(logging.INFO)
+        warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
         for cell in run_cells(load_lm(settings.model), settings, cells, log, stop_at):
-            print(f"{cell.task}, seed {cell.seed}: {METHODS[cell.method]}", flush=True)
-    print(table(log, tasks))
+            accuracy = log.outcomes[cell].accuracy
+            print(f"{cell.task}, seed {cell.seed}, {ARMS[cell.arm]}: {accuracy:.1%}", flush=True)
+    for device in kinds_of_device(asked.out) or [settings.device]:
+        own = Log(asked.out, replace(settings, device=device))
+        title = f"{settings.model}, {device}"
+        print("\n".join([*own.damage, report(own.outcomes, asked.tasks, title)]), end="\n\n")
+        if asked.plots is not None:
+            draw(own, asked.tasks, title, asked.plots)
+
+
+def draw(log: Log, tasks: Sequence[str], title: str, folder: Path) -> None:
+    """A figure of the differences for each budget, where there are intervals to draw."""
+    for budget in budgets_of(log.outcomes):
+        if found := estimates(log.outcomes, tasks, budget):
+            path = folder / f"effect-{log.device}-{budget.kind}-{budget.amount:.0f}.svg"
+            head = f"{title}, {budget}"
+            forest_plot(path, found, title=head, x_label="points of test accuracy, 95% over seeds")
+            print(path)
+
+
+def kind_of_device() -> str:
+    """What the model will run on: "cpu", or a GPU's name."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.effect")
+    parser.add_argument("--out", type=Path, default=Path("effect"), help="folder of cells")
+    parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the tables alone")
+    parser.add_argument("--plots", type=Path, help="folder for figures of the differences")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--budget", default="tokens", choices=["tokens", "seconds"])
+    parser.add_argument(
+        "--amount", type=float, help=f"of the budget, a search; {DEFAULT_TOKENS:,} tokens if unset"
+    )
+    for name, value in asdict(Settings()).items():
+        if name != "device":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    return parser
 
 
 if __name__ == "__main__":

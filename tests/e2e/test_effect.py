@@ -1,75 +1,247 @@
 import time
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.evidence import effect
+from benchmarks.evidence import effect, effect_arms
+from benchmarks.evidence.effect_arms import Meter, Place, Workbench, search
+from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Log, Settings
 from benchmarks.evidence.random_prompts import random_prompts
-from greater_fast.examples.extractor import derive_extractor
-from greater_fast.examples.layout import build_layouts
-from greater_fast.model.lm import load_lm
-from greater_fast.rollouts.choose import make_engine
-from tests.tiny import PROMPT, tiny_model, tiny_tokenizer
+from greater_fast import Config, optimize
+from greater_fast.rollouts import choose
+from greater_fast.search.optimizer import start
 
-SETTINGS = effect.Settings(
-    model="tiny", steps=2, num_train=3, num_dev=4, num_test=6, num_finalists=2, max_new_tokens=4
+SETTINGS = Settings(
+    model="tiny", num_train=3, num_dev=4, num_test=6, num_finalists=2, max_new_tokens=4
 )
 TASK = "boolean_expressions"
-METHODS = ("gradient", "random", "best_of_n")
-CELLS = [effect.Cell(task=TASK, seed=0, method=method) for method in METHODS]
+TOKENS = Budget("tokens", 150)
+SEARCHES = [arm for arm in ARMS if arm != "initial"]
+pytestmark = pytest.mark.filterwarnings("ignore:all . training rows are:RuntimeWarning")
 
 
 @pytest.fixture(scope="module")
-def lm():
-    tokenizer = tiny_tokenizer("llama3")
-    return load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+def bench(lm):
+    return Workbench(lm, SETTINGS)
 
 
-@pytest.mark.filterwarnings("ignore:all . training rows are:RuntimeWarning")
-def test_all_methods_have_the_same_rows_and_the_same_budget(lm, tmp_path):
-    path = tmp_path / "effect.jsonl"
-    log = effect.Log(path, SETTINGS)
-    done = list(effect.run_cells(lm, SETTINGS, CELLS, log, time.monotonic() + 100))
-    assert done == CELLS
-    again = effect.Log(path, SETTINGS)
+@pytest.fixture(scope="module")
+def place(bench):
+    return bench.place(TASK, 0, list(ARMS))
+
+
+def searched(place, arm, budget, seed=0):
+    config, layouts = SETTINGS.config(arm, seed), place.layouts[arm]["train"]
+    return search(place.engine, layouts, config, arm, budget)
+
+
+def test_every_arm_comes_to_an_outcome_once(lm, tmp_path):
+    cells = effect.cells_of([TASK], [0], list(ARMS), TOKENS)
+    log = Log(tmp_path, SETTINGS)
+    assert list(effect.run_cells(lm, SETTINGS, cells, log, time.monotonic() + 100)) == cells
+    assert [cell.arm for cell in cells] == list(ARMS)
+    again = Log(tmp_path, SETTINGS)
     assert again.outcomes == log.outcomes
-    assert {cell.method for cell in log.outcomes} == set(effect.METHODS)
-    assert {o.num_rows for o in log.outcomes.values()} == {SETTINGS.num_test}
-    searched, drawn = (log.outcomes[CELLS[i]].num_candidates for i in (0, 2))
-    assert searched == drawn > 0
-    assert list(effect.run_cells(lm, SETTINGS, CELLS, again, time.monotonic() + 100)) == []
-    table = effect.table(again, [TASK, "object_counting"]).splitlines()
-    assert table[2].startswith(f"| {TASK} | 1 | ")
-    assert "–" in table[3]
-    assert table[4].removeprefix("| all") == table[2].removeprefix(f"| {TASK}")
+    assert list(effect.run_cells(lm, SETTINGS, cells, again, time.monotonic() + 100)) == []
+    for cell, outcome in log.outcomes.items():
+        assert len(outcome.rows) == SETTINGS.num_test
+        if cell.arm != "initial":
+            assert outcome.search.tokens >= TOKENS.amount
+            assert outcome.finals.tokens > 0
+            assert outcome.num_candidates > 0
+            assert outcome.stopped == "budget spent"
 
 
-def test_lines_of_other_settings_do_not_count(tmp_path):
-    path = tmp_path / "effect.jsonl"
-    outcome = effect.Outcome(prompt="p", num_correct=1, num_rows=2, num_candidates=3)
-    effect.Log(path, SETTINGS).add(CELLS[0], outcome)
-    assert effect.Log(path, SETTINGS).outcomes == {CELLS[0]: outcome}
-    assert effect.Log(path, effect.Settings()).outcomes == {}
+@pytest.mark.parametrize("arm", SEARCHES)
+def test_no_step_begins_once_the_tokens_are_spent(place, arm):
+    whole = searched(place, arm, TOKENS)
+    assert whole.cost.tokens >= TOKENS.amount
+    before = searched(place, arm, replace(TOKENS, amount=whole.cost.tokens))
+    assert (before.num_steps, before.cost.tokens) == (whole.num_steps, whole.cost.tokens)
+    more = searched(place, arm, replace(TOKENS, amount=whole.cost.tokens + 1))
+    assert more.num_steps > whole.num_steps
 
 
-def test_no_cell_is_begun_when_the_time_is_up(tmp_path):
-    log = effect.Log(tmp_path / "effect.jsonl", SETTINGS)
-    assert list(effect.run_cells(None, SETTINGS, CELLS, log, time.monotonic())) == []
+@pytest.mark.parametrize("arm", SEARCHES)
+def test_a_budget_that_the_initial_prompt_spends_leaves_no_step(place, arm):
+    found = searched(place, arm, Budget("tokens", 1))
+    assert (found.num_steps, found.num_candidates) == (0, 0)
+    assert found.cost.tokens > 1
+    assert place.best(found.state, SETTINGS.config(arm, 0))[0] == place.initial
 
 
-def test_random_prompts_are_distinct_and_the_same_for_a_seed(lm):
-    config = SETTINGS.config(seed=1)
-    rows = SETTINGS.splits(TASK, 1).train
-    extractor = derive_extractor([row.answer for row in rows])
-    layouts = build_layouts(lm, rows, PROMPT, extractor, config)
-    engine, _ = make_engine(lm, config)
-    prompts = random_prompts(engine, layouts, 5, config)
-    assert len(set(prompts)) == 5
-    assert prompts == random_prompts(engine, layouts, 5, config)
-    for ids in prompts:
-        differ = sum(a != b for a, b in zip(ids, layouts.prompt_ids, strict=True))
-        assert 1 <= differ <= config.steps
+@pytest.mark.parametrize("arm", SEARCHES)
+def test_seconds_end_a_search(place, arm):
+    found = searched(place, arm, Budget("seconds", 0.2))
+    assert found.cost.seconds >= 0.2
+    assert found.stopped == "budget spent"
 
 
-def test_the_table_is_printed_without_a_model(tmp_path, capsys):
-    effect.main(["--minutes", "0", "--out", str(tmp_path / "none.jsonl")])
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| all | 0 | –")
+def test_a_random_shortlist_is_not_charged_its_gradient(place, monkeypatch):
+    seen = []
+    cost = Meter.cost
+
+    def spy(meter):
+        seen.append(meter.free_seconds)
+        return cost(meter)
+
+    monkeypatch.setattr(Meter, "cost", spy)
+    searched(place, "ours", TOKENS)
+    assert set(seen) == {0.0}
+    searched(place, "random", TOKENS)
+    assert seen[-1] > 0.0
+
+
+@pytest.mark.parametrize("arm", ["ours", "random", "paper"])
+def test_an_arm_finds_what_optimize_finds(lm, place, tmp_path, arm):
+    found = searched(place, arm, TOKENS)
+    config = SETTINGS.config(arm, 0)
+    best, _ = place.best(found.state, config)
+    splits = SETTINGS.splits(TASK, 0)
+    result = optimize(
+        lm,
+        splits.train,
+        splits.dev,
+        test=splits.test,
+        config=Config(**config.to_dict() | {"steps": found.num_steps}),
+        run_dir=tmp_path / "run",
+        progress=False,
+    )
+    assert len(result.steps) == found.num_steps > 2
+    finalists = found.state.best(config.num_finalists, config)
+    told = {f.prompt_ids: f for f in result.finalists}
+    assert told.keys() == {place.initial, *(scored.prompt_ids for scored in finalists)}
+    for ids, finalist in told.items():
+        assert finalist.dev.rows == place.evaluated("dev", ids)[0].rows
+    assert result.best.prompt_ids == best
+    assert result.best.test.rows == place.evaluated("test", best)[0].rows
+
+
+@pytest.mark.parametrize(
+    ("right", "wanted"),
+    [
+        ({}, "initial"),
+        ({"first": 1}, "first"),
+        ({"second": 1, "first": 1}, "first"),
+        ({"second": 2, "first": 1}, "second"),
+        ({"initial": 1, "first": 1}, "initial"),
+    ],
+)
+def test_the_best_finalist_is_chosen_as_optimize_chooses(place, monkeypatch, right, wanted):
+    """The most development rows; of equals the initial prompt, then the better in training."""
+    config = replace(SETTINGS.config("ours", 0), num_finalists=3)
+    found = searched(place, "ours", Budget("tokens", 600))
+    finalists = [s.prompt_ids for s in found.state.best(3, config) if s.prompt_ids != place.initial]
+    ids = {"initial": place.initial, "first": finalists[0], "second": finalists[1]}
+    counts = {ids[name]: number for name, number in right.items()}
+
+    def evaluated(self, split, prompt_ids):
+        assert split == "dev"
+        return SimpleNamespace(num_correct=counts.get(prompt_ids, 0)), Cost(tokens=7, seconds=0.5)
+
+    monkeypatch.setattr(Place, "evaluated", evaluated)
+    best, cost = place.best(found.state, config)
+    assert best == ids[wanted]
+    num_entrants = 1 + len(finalists)
+    assert cost == Cost(tokens=7 * num_entrants, seconds=0.5 * num_entrants)
+
+
+def test_an_unchanged_sweep_does_not_end_an_arm(place):
+    """`optimize` ends there; here the budget is to be spent."""
+    found = searched(place, "ours", Budget("tokens", 3000))
+    assert found.num_steps > 2 * len(place.initial)
+
+
+def test_what_was_evaluated_is_charged_again_and_not_run_again(place):
+    first = place.evaluated("dev", place.initial)
+    tokens = place.engine.num_generated_tokens
+    assert place.evaluated("dev", place.initial) is first
+    assert place.engine.num_generated_tokens == tokens
+    assert first[1].tokens > 0
+
+
+def test_random_prompts_that_cannot_come_to_the_finals_are_not_finished(place):
+    found = searched(place, "best_of_n", Budget("tokens", 1000))
+    config = SETTINGS.config("best_of_n", 0)
+    worst = found.state.best(config.num_finalists, config)[-1].objective.value(config)
+    assert found.state.given_up
+    assert min(found.state.given_up.values()) >= worst
+    assert not found.state.given_up.keys() & found.state.scored.keys()
+
+
+def test_random_prompts_are_distinct_and_the_same_for_a_seed(place):
+    config, layouts = SETTINGS.config("best_of_n", 1), place.layouts["best_of_n"]["train"]
+    prompts = [next(source) for source in [random_prompts(place.engine, layouts, config)] * 20]
+    again = random_prompts(place.engine, layouts, config)
+    assert len(set(prompts)) == 20
+    assert prompts == [next(again) for _ in range(20)]
+    changes = {sum(a != b for a, b in zip(ids, layouts.prompt_ids, strict=True)) for ids in prompts}
+    assert min(changes) >= 1
+    assert 5 <= max(changes) <= 8
+
+
+def test_the_engine_is_made_again_for_longer_sequences_alone(lm, monkeypatch):
+    bench, made = Workbench(lm, SETTINGS), []
+
+    def make_engine(*arguments):
+        made.append(arguments[-1])
+        return choose.make_engine(*arguments)
+
+    monkeypatch.setattr(effect_arms, "make_engine", make_engine)
+    engines = [bench.place(TASK, seed, ["ours"]).engine for seed in range(3)]
+    assert engines[0] is engines[1] is engines[2]
+    assert len(made) == 1
+    assert bench._engine_for(made[0]) is engines[0]
+    assert bench._engine_for(made[0] + 1) is not engines[0]
+    assert made[1] == made[0] + 64
+
+
+def test_a_step_warms_up_before_seconds_count(bench, place):
+    before = place.engine.num_forward_tokens
+    bench.warm_up(place, "ours")
+    assert place.engine.num_forward_tokens > before
+    assert start(place.engine, place.layouts["ours"]["train"], SETTINGS.config("ours", 0)).step == 0
+
+
+def test_no_cell_is_begun_when_the_time_is_up(lm, tmp_path):
+    cells = effect.cells_of([TASK], [0], ["ours"], TOKENS)
+    log = Log(tmp_path, SETTINGS)
+    assert list(effect.run_cells(lm, SETTINGS, cells, log, time.monotonic())) == []
+
+
+def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
+    names = [name for name in asdict(SETTINGS) if name not in ("model", "device")]
+    given = [x for n in names for x in (f"--{n.replace('_', '-')}", str(getattr(SETTINGS, n)))]
+    command = ["--model", str(model_folder), "--out", str(tmp_path), "--amount", "100", *given]
+    command += ["--tasks", TASK, "--arms", "ours", "initial"]
+    effect.main([*command, "--seeds", "0"])
+    assert capsys.readouterr().out.count(f"{TASK}, seed 0") == 2
+    effect.main([*command, "--seeds", "0", "1"])
+    told = capsys.readouterr().out
+    assert (told.count(f"{TASK}, seed 0"), told.count(f"{TASK}, seed 1")) == (0, 2)
+    effect.main([*command, "--minutes", "0", "--plots", str(tmp_path / "figures")])
+    assert (tmp_path / "figures" / "effect-cpu-tokens-100.svg").stat().st_size > 0
+    told = capsys.readouterr().out
+    assert "cpu, 100 generated tokens a search" in told
+    assert "| ours − initial prompt | " in told
+    assert "Too few to conclude: 0 seeds" in told
+
+
+def test_a_budget_in_seconds_needs_its_seconds():
+    with pytest.raises(SystemExit, match="--amount"):
+        effect.main(["--minutes", "0", "--budget", "seconds"])
+
+
+def test_cells_of_a_seed_stand_together():
+    cells = effect.cells_of(["a", "b"], [0, 1], ["ours", "initial"], TOKENS)
+    assert cells[:2] == [
+        Cell(task="a", seed=0, arm="initial"),
+        Cell(task="a", seed=0, arm="ours", budget=TOKENS),
+    ]
+    assert [(cell.task, cell.seed) for cell in cells[::2]] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("b", 1),
+    ]

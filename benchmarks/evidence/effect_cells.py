@@ -1,0 +1,244 @@
+"""What `effect` runs: settings, arms, budgets, cells; and the log of what came out of them."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from greater_fast import Config
+from greater_fast.examples.splits import Splits, make_splits
+from greater_fast.examples.tasks import generate
+from greater_fast.model.smollm2 import SMOLLM2
+from greater_fast.runs.read import read_lines
+
+ARMS = {
+    "initial": "initial prompt",
+    "paper": "the paper's rule",
+    "ours": "ours",
+    "random": "random shortlist",
+    "best_of_n": "best of n random prompts",
+}
+COMPARISONS = (
+    ("ours", "initial"),
+    ("ours", "random"),
+    ("ours", "paper"),
+    ("ours", "best_of_n"),
+    ("random", "initial"),
+    ("paper", "initial"),
+    ("best_of_n", "initial"),
+)
+# The rule of the released code (GREATER, "Selection"): where it is more than a default of ours.
+PAPER = {
+    "objective": "error",
+    "accept": "best",
+    "allowed": "ascii",
+    "candidates": "lm",
+    "shortlist": "gradient",
+    "top_k": 10,
+    "num_proposal_examples": 5,
+    "num_draws": 5,
+    "shortlist_size": 3,
+    "temperature": 0.2,
+    "gradient_norm": "none",
+}
+_OF_ARM: dict[str, dict[str, Any]] = {"paper": PAPER, "random": {"shortlist": "random"}}
+# Tasks with few questions at their default difficulty: development rows make room for the others.
+_NUM_QUESTIONS = {"multistep_arithmetic": 12 * 12 * 2}
+_MOST_STEPS = 10_000  # a budget ends a search, not its steps
+_A_DAY = "2026-01-01"  # that templates write which write one: rows are the same tomorrow
+# What a cell does not depend on, or names itself.
+_NOT_COMPARED = ("seed", "steps", "device", "kv_cache_bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all cells share; `device` is the kind of device, as "cpu" or a GPU's name."""
+
+    model: str = SMOLLM2
+    device: str = "cpu"
+    num_train: int = 50
+    num_dev: int = 100
+    num_test: int = 200
+    num_finalists: int = 4
+    max_new_tokens: int = 64
+    max_step_tokens: int = 256  # not measured: rows have the same bits in all processes
+
+    def config(self, arm: str, seed: int) -> Config:
+        """Settings of an arm's search: what is not named here are the package's defaults."""
+        return Config(
+            steps=_MOST_STEPS,
+            num_train=self.num_train,
+            num_dev=self.num_dev,
+            num_finalists=self.num_finalists,
+            max_new_tokens=self.max_new_tokens,
+            max_step_tokens=self.max_step_tokens,
+            template_date=_A_DAY,
+            seed=seed,
+            **_OF_ARM.get(arm, {}),
+        )
+
+    def splits(self, task: str, seed: int) -> Splits:
+        """Rows of a task for a seed, no question in two of the sets.
+
+        Raises:
+            ValueError: the task has fewer questions than that.
+        """
+        used = self.num_train + self.num_test
+        num_dev = min(self.num_dev, _NUM_QUESTIONS.get(task, used + self.num_dev) - used)
+        if num_dev < 1:
+            raise ValueError(
+                f"{task} has {_NUM_QUESTIONS[task]} questions, and training and test rows alone "
+                f"are {used}: lower num_test, or leave the task out"
+            )
+        rows = generate(task, used + num_dev, seed)
+        first, second = self.num_train, self.num_train + num_dev
+        return make_splits(
+            rows[:first],
+            rows[first:second],
+            rows[second:],
+            num_train=self.num_train,
+            num_dev=num_dev,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Budget:
+    """What a search may spend: so many generated "tokens", or "seconds"; "none" for no search."""
+
+    kind: str = "none"
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        unit = "generated tokens" if self.kind == "tokens" else self.kind
+        return f"{self.amount:,.0f} {unit} a search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One arm on one task with one seed."""
+
+    task: str
+    seed: int
+    arm: str
+    budget: Budget = field(default_factory=Budget)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Cell":
+        """The cell that `asdict` wrote."""
+        return cls(**{**values, "budget": Budget(**values["budget"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Tokens generated, tokens through the model (a GPU's padding included), seconds."""
+
+    tokens: int = 0
+    forward_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a cell came to: `rows` has a 1 for each test row that is right, a 0 for each other.
+
+    `finals` are the development rows. Test rows are no part of a cost: nobody needs them to find a
+    prompt.
+    """
+
+    prompt: str
+    rows: str
+    search: Cost = field(default_factory=Cost)
+    finals: Cost = field(default_factory=Cost)
+    num_steps: int = 0
+    num_candidates: int = 0
+    stopped: str = ""
+    commit: str = "unknown"
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test rows that are right."""
+        return self.rows.count("1") / len(self.rows)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Outcome":
+        """The outcome that `asdict` wrote."""
+        costs = {name: Cost(**values[name]) for name in ("search", "finals")}
+        return cls(**{**values, **costs})
+
+
+class Log:
+    """Finished cells, in a folder of JSON lines: a file for each task and kind of device.
+
+    Several processes may work beside each other, each on cells of its own. A line counts where its
+    settings are these, and where the search's own settings are those that its arm has now, of those
+    that were known when it was written: a setting that came later was off then.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder, self._settings = folder, settings
+        self.damage: list[str] = []
+        self.outcomes: dict[Cell, Outcome] = {}
+        for path in sorted(folder.glob("*.jsonl")):
+            for line in read_lines(path, self.damage):
+                cell = Cell.from_dict(line["cell"])
+                if line["settings"] == asdict(settings) and _is_as_now(
+                    line["config"], cell, settings
+                ):
+                    self.outcomes.setdefault(cell, Outcome.from_dict(line["outcome"]))
+
+    @property
+    def device(self) -> str:
+        """The kind of device, as a part of a file's name."""
+        return "-".join(self._settings.device.lower().split())
+
+    def add(self, cell: Cell, outcome: Outcome) -> None:
+        """Write a cell down at once."""
+        line = {
+            "cell": asdict(cell),
+            "settings": asdict(self._settings),
+            "config": _compared(self._settings, cell.arm),
+            "outcome": asdict(outcome),
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{cell.task}.{self.device}.jsonl"
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        if _is_cut_off(path):
+            text = "\n" + text
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)  # in one go: other processes write lines of their own there
+        self.outcomes[cell] = outcome
+
+
+def kinds_of_device(folder: Path) -> list[str]:
+    """Kinds of devices that a folder has lines of."""
+    lines = [line for path in folder.glob("*.jsonl") for line in read_lines(path, [])]
+    return sorted({line["settings"]["device"] for line in lines})
+
+
+def arms_first_to_last(arms: Iterable[str]) -> list[str]:
+    """Arms in the order of `ARMS`."""
+    return sorted(set(arms), key=list(ARMS).index)
+
+
+@cache
+def _compared(settings: Settings, arm: str) -> dict[str, Any]:
+    values = settings.config(arm, 0).to_dict()
+    return {name: value for name, value in values.items() if name not in _NOT_COMPARED}
+
+
+def _is_as_now(written: dict[str, Any], cell: Cell, settings: Settings) -> bool:
+    now = _compared(settings, cell.arm)
+    return all(now.get(name, value) == value for name, value in written.items())
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether the last line has no end: a kill came between."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

@@ -1,0 +1,135 @@
+"""What `effect` found, as tables: accuracy by arm, paired differences over seeds, and costs."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from benchmarks.evidence.effect_cells import ARMS, COMPARISONS, Budget, Cell, Outcome
+from benchmarks.evidence.effect_intervals import Interval, bootstrap_interval, pooled_interval
+from benchmarks.evidence.plots import Estimate
+
+Outcomes = Mapping[Cell, Outcome]
+LEAST_SEEDS = 8  # of each task, for ours and its random control
+_NEEDED = 0.05  # half a width under which a difference of 5 points is resolved
+_TESTED = ("ours", "random")
+
+
+def budgets_of(outcomes: Outcomes) -> list[Budget]:
+    """The budgets that searches were run with."""
+    return sorted({cell.budget for cell in outcomes if cell.arm != "initial"})
+
+
+def of_arm(outcomes: Outcomes, task: str, arm: str, budget: Budget) -> dict[int, Outcome]:
+    """An arm's outcomes on a task by seed; the initial prompt has no budget."""
+    wanted = Budget() if arm == "initial" else budget
+    found = {
+        cell.seed: outcome
+        for cell, outcome in outcomes.items()
+        if (cell.task, cell.arm, cell.budget) == (task, arm, wanted)
+    }
+    return dict(sorted(found.items()))
+
+
+def differences(
+    outcomes: Outcomes, task: str, arms: tuple[str, str], budget: Budget
+) -> list[float]:
+    """First arm's accuracy less the second's, for each seed that both are done with."""
+    first, second = (of_arm(outcomes, task, arm, budget) for arm in arms)
+    return [first[seed].accuracy - second[seed].accuracy for seed in first if seed in second]
+
+
+def estimates(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[Estimate]:
+    """The differences in points with their intervals, of all tasks and of each, for a figure."""
+    found = []
+    for arms in COMPARISONS:
+        groups = {task: differences(outcomes, task, arms, budget) for task in tasks}
+        intervals = {"all tasks": pooled_interval(list(groups.values()))}
+        intervals |= {task: pooled_interval([group]) for task, group in groups.items()}
+        for series, own in intervals.items():
+            if own is not None:
+                ends = (100 * own.mean, 100 * own.low, 100 * own.high)
+                found.append(Estimate(_name(arms), *ends, series))
+    return found
+
+
+def report(outcomes: Outcomes, tasks: Sequence[str], title: str) -> str:
+    """All tables, a part for each budget."""
+    parts = [_part(outcomes, tasks, title, budget) for budget in budgets_of(outcomes)]
+    return "\n\n".join(parts) or f"{title}: no search is done"
+
+
+def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) -> str:
+    head = f"{title}, {budget}"
+    counts = [len(of_arm(outcomes, task, arm, budget)) for task in tasks for arm in _TESTED]
+    if min(counts) < LEAST_SEEDS:
+        head += (
+            f"\n\nToo few to conclude: {min(counts)} seeds of a task for ours or its random "
+            f"control, {LEAST_SEEDS} are the least."
+        )
+    tables = (_accuracies, _differences, _costs)
+    return "\n\n".join([head, *(make(outcomes, tasks, budget) for make in tables)])
+
+
+def _accuracies(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
+    lines = []
+    for arm, name in ARMS.items():
+        groups = [[o.accuracy for o in of_arm(outcomes, t, arm, budget).values()] for t in tasks]
+        shown = [f"{fmean(group):.1%} ({len(group)})" if group else "–" for group in groups]
+        mean = f"{fmean(map(fmean, groups)):.1%}" if all(groups) else "–"
+        lines.append([name, *shown, mean])
+    return _table(["accuracy (seeds)", *tasks, "all"], lines)
+
+
+def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
+    lines = []
+    for arms in COMPARISONS:
+        groups = [differences(outcomes, task, arms, budget) for task in tasks]
+        pooled = pooled_interval(groups)
+        lines.append(
+            [
+                _name(arms),
+                *(_points(pooled_interval([group])) for group in groups),
+                _points(pooled),
+                _ends(bootstrap_interval(groups)),
+                "–" if pooled is None else ("yes" if pooled.half_width < _NEEDED else "no"),
+                "+".join(str(len(group)) for group in groups),
+            ]
+        )
+    titles = ["points, 95% interval over seeds", *tasks, "all", "bootstrap"]
+    return _table([*titles, "5 points resolved", "seeds"], lines)
+
+
+def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
+    lines = []
+    for arm, name in ARMS.items():
+        found = [o for task in tasks for o in of_arm(outcomes, task, arm, budget).values()]
+        if arm == "initial" or not found:
+            continue
+        means = (
+            fmean(o.search.tokens for o in found),
+            fmean(o.finals.tokens for o in found),
+            fmean(o.search.forward_tokens for o in found),
+            fmean(o.search.seconds for o in found),
+            fmean(o.finals.seconds for o in found),
+            fmean(o.num_steps for o in found),
+            fmean(o.num_candidates for o in found),
+        )
+        lines.append([name, *(f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means)])
+    titles = ["mean of a cell", "tokens, search", "finals", "through the model, search"]
+    return _table([*titles, "seconds, search", "finals", "steps", "candidates"], lines)
+
+
+def _name(arms: tuple[str, str]) -> str:
+    return " − ".join(ARMS[arm] for arm in arms)
+
+
+def _points(found: Interval | None) -> str:
+    return "–" if found is None else f"{100 * found.mean:+.1f} {_ends(found)}"
+
+
+def _ends(found: Interval | None) -> str:
+    return "–" if found is None else f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def _table(titles: list[str], lines: list[list[str]]) -> str:
+    rows = [titles, ["---"] * len(titles), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

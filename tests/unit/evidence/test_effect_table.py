@@ -1,0 +1,115 @@
+import pytest
+
+from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Outcome
+from benchmarks.evidence.effect_table import budgets_of, differences, estimates, report
+
+TASKS = ("counting", "logic")
+TOKENS, SECONDS = Budget("tokens", 1000.0), Budget("seconds", 60.0)
+
+
+def outcome(num_right, num_rows=10, tokens=1000):
+    rows = "1" * num_right + "0" * (num_rows - num_right)
+    return Outcome(prompt="p", rows=rows, search=Cost(tokens=tokens, seconds=2.0), num_steps=3)
+
+
+def cells(arm, by_task, budget=TOKENS):
+    own = Budget() if arm == "initial" else budget
+    return {
+        Cell(task=task, seed=seed, arm=arm, budget=own): outcome(num_right)
+        for task, counts in by_task.items()
+        for seed, num_right in enumerate(counts)
+    }
+
+
+FOUND = {
+    **cells("initial", {"counting": [4, 5, 3], "logic": [5, 5]}),
+    **cells("ours", {"counting": [6, 5, 6], "logic": [5, 7]}),
+    **cells("random", {"counting": [5, 5], "logic": [6, 6]}),
+    **cells("ours", {"counting": [9], "logic": []}, SECONDS),
+}
+
+
+def line_of(text, name):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def part(text, budget):
+    return next(part for part in text.split("title, ") if part.startswith(str(budget)))
+
+
+def test_differences_are_of_the_same_seeds():
+    assert differences(FOUND, "counting", ("ours", "initial"), TOKENS) == pytest.approx(
+        [0.2, 0, 0.3]
+    )
+    assert differences(FOUND, "counting", ("ours", "random"), TOKENS) == pytest.approx([0.1, 0])
+    assert differences(FOUND, "logic", ("ours", "initial"), SECONDS) == []
+    assert differences(FOUND, "counting", ("ours", "initial"), SECONDS) == pytest.approx([0.5])
+
+
+def test_budgets_are_never_mixed():
+    assert budgets_of(FOUND) == [SECONDS, TOKENS]
+    text = report(FOUND, TASKS, "title")
+    assert text.count("title, ") == 2
+    ours = line_of(part(text, SECONDS).split("mean of a cell")[0].split("points")[0], "ours")
+    assert ours == ["ours", "90.0% (1)", "–", "–"]
+
+
+def test_means_and_intervals_are_those_of_hand():
+    tokens = part(report(FOUND, TASKS, "title"), TOKENS)
+    accuracies, others = tokens.split("| points")
+    assert line_of(accuracies, ARMS["initial"])[1:] == ["40.0% (3)", "50.0% (2)", "45.0%"]
+    assert line_of(accuracies, ARMS["paper"])[1:] == ["–", "–", "–"]
+    # counting: 0.2, 0, 0.3: mean 1/6, deviation 0.1528, t of 2 degrees 4.303
+    # logic: 0, 0.2: mean 0.1, deviation 0.1414, t of 1 degree 12.706
+    # both: mean 0.1333, √(0.02333/3 + 0.02/2) / 2 = 0.0667, 2.43 degrees, so 4.303 again
+    line = line_of(others, "ours − initial prompt")
+    assert line[1:4] == ["+16.7 [-21.3, +54.6]", "+10.0 [-117.1, +137.1]", "+13.3 [-15.4, +42.0]"]
+    assert line[5:] == ["no", "3+2"]
+    assert line_of(others, "ours − the paper's rule")[1:] == ["–"] * 5 + ["0+0"]
+
+
+def test_a_figure_has_the_differences_of_the_table_in_points():
+    found = {(e.name, e.series): e for e in estimates(FOUND, TASKS, TOKENS)}
+    whole = found["ours − initial prompt", "all tasks"]
+    assert (whole.mean, whole.low, whole.high) == pytest.approx((13.3, -15.4, 42.0), abs=0.05)
+    assert found["ours − initial prompt", "logic"].high == pytest.approx(137.1, abs=0.05)
+    assert not [name for name, _ in found if ARMS["paper"] in name]
+    assert estimates(FOUND, TASKS, SECONDS) == []
+
+
+def test_costs_are_means_of_cells():
+    assert line_of(part(report(FOUND, TASKS, "title"), TOKENS).split("mean of")[1], "ours") == [
+        "ours",
+        "1,000",
+        "0.0",
+        "0.0",
+        "2.0",
+        "0.0",
+        "3.0",
+        "0.0",
+    ]
+
+
+@pytest.mark.parametrize(("gains", "resolved"), [((0, 1, 2), "yes"), ((0, 20, 40), "no")])
+def test_five_points_are_resolved_by_a_half_width_under_them(gains, resolved):
+    found = {}
+    for arm in ("initial", "ours"):
+        for seed, gain in enumerate(gains):
+            own = Budget() if arm == "initial" else TOKENS
+            right = 50 + (gain if arm == "ours" else 0)
+            found[Cell(task="logic", seed=seed, arm=arm, budget=own)] = outcome(right, 100)
+    line = line_of(report(found, ["logic"], "title").split("| points")[1], "ours − initial prompt")
+    assert line[-2] == resolved
+
+
+@pytest.mark.parametrize(("num_seeds", "says_so"), [(7, True), (8, False)])
+def test_fewer_seeds_than_are_needed_are_headed_so(num_seeds, says_so):
+    counts = {task: [5] * num_seeds for task in TASKS}
+    found = cells("ours", counts) | cells("random", counts) | cells("initial", counts)
+    assert ("Too few to conclude: 7 seeds" in report(found, TASKS, "title")) == says_so
+    assert ("Too few" in report(found, TASKS, "title")) == says_so
+
+
+def test_nothing_done_is_said():
+    assert report({}, TASKS, "title") == "title: no search is done"
