@@ -66,16 +66,15 @@ class Found:
     @property
     def num_candidates(self) -> int:
         """Prompts that were tried on the training rows beside the initial one."""
-        return len(self.state.scored) + len(self.state.given_up) - 1
+        state = self.state
+        return len({*state.scored, *state.given_up, *state.dropped}) - 1
 
 
 def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: Budget) -> Found:
     """Search on the training rows until the budget is spent: no step begins after that.
 
-    The initial prompt's training rows are a part of the cost. A sweep without a change is followed
-    by another, with fresh draws: the budget is there to be spent, by all arms alike. The control
-    with a random shortlist needs no gradient, and is not charged the seconds of the one that the
-    loop takes for its log.
+    The initial prompt's training rows are a part of the cost. The control with a random shortlist
+    needs no gradient, and is not charged the seconds of the one that the loop takes for its log.
     """
     meter = Meter(engine)
     state = start(engine, layouts, config)
@@ -88,7 +87,6 @@ def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: B
         nonlocal num_steps, num_idle
         num_steps += 1
         num_idle = 0 if step.num_generated_tokens else num_idle + 1
-        state.changed_in_sweep = True
         if config.shortlist == "random":
             meter.free_seconds += step.seconds["gradient"]
         return meter.is_over(budget) or num_idle >= _MOST_IDLE_STEPS

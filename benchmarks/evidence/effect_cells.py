@@ -30,21 +30,6 @@ COMPARISONS = (
     ("paper", "initial"),
     ("best_of_n", "initial"),
 )
-# The rule of the released code (GREATER, "Selection"): where it is more than a default of ours.
-PAPER = {
-    "objective": "error",
-    "accept": "best",
-    "allowed": "ascii",
-    "candidates": "lm",
-    "shortlist": "gradient",
-    "top_k": 10,
-    "num_proposal_examples": 5,
-    "num_draws": 5,
-    "shortlist_size": 3,
-    "temperature": 0.2,
-    "gradient_norm": "none",
-}
-_OF_ARM: dict[str, dict[str, Any]] = {"paper": PAPER, "random": {"shortlist": "random"}}
 # Tasks with few questions at their default difficulty: development rows make room for the others.
 _NUM_QUESTIONS = {"multistep_arithmetic": 12 * 12 * 2}
 _MOST_STEPS = 10_000  # a budget ends a search, not its steps
@@ -67,18 +52,23 @@ class Settings:
     max_step_tokens: int = 256  # not measured: rows have the same bits in all processes
 
     def config(self, arm: str, seed: int) -> Config:
-        """Settings of an arm's search: what is not named here are the package's defaults."""
-        return Config(
-            steps=_MOST_STEPS,
-            num_train=self.num_train,
-            num_dev=self.num_dev,
-            num_finalists=self.num_finalists,
-            max_new_tokens=self.max_new_tokens,
-            max_step_tokens=self.max_step_tokens,
-            template_date=_A_DAY,
-            seed=seed,
-            **_OF_ARM.get(arm, {}),
-        )
+        """Settings of an arm's search: what is not named here is the package's, or the paper's."""
+        shared: dict[str, Any] = {
+            "steps": _MOST_STEPS,
+            "stop_unchanged": False,
+            "num_train": self.num_train,
+            "num_dev": self.num_dev,
+            "num_finalists": self.num_finalists,
+            "max_new_tokens": self.max_new_tokens,
+            "max_step_tokens": self.max_step_tokens,
+            "template_date": _A_DAY,
+            "seed": seed,
+        }
+        if arm == "paper":
+            return Config.paper(**shared)
+        if arm == "random":
+            shared["shortlist"] = "random"
+        return Config(**shared)
 
     def splits(self, task: str, seed: int) -> Splits:
         """Rows of a task for a seed, no question in two of the sets.

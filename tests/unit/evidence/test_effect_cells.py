@@ -15,9 +15,10 @@ from benchmarks.evidence.effect_cells import (
     arms_first_to_last,
     kinds_of_device,
 )
+from greater_fast.config import PAPER
 from greater_fast.examples.tasks import TASKS
 
-SETTINGS = Settings(model="m", num_train=4, num_dev=3, num_test=5)
+SETTINGS = Settings(model="m", num_train=50, num_dev=3, num_test=5)
 OURS = Cell(task="boolean_expressions", seed=0, arm="ours", budget=Budget("tokens", 10.0))
 OUTCOME = Outcome(
     prompt="Gib «die» Antwort.", rows="01101", search=Cost(tokens=12, seconds=1.5), num_steps=2
@@ -52,10 +53,9 @@ def test_lines_of_other_settings_do_not_count(log, tmp_path, change):
 
 def test_lines_of_other_defaults_do_not_count(log, tmp_path, monkeypatch):
     log.add(OURS, OUTCOME)
-    monkeypatch.setitem(effect_cells._OF_ARM, "ours", {"num_draws": 4})
-    effect_cells._compared.cache_clear()
+    changed = {**effect_cells._compared(SETTINGS, "ours"), "num_draws": 4}
+    monkeypatch.setattr(effect_cells, "_compared", lambda settings, arm: changed)
     assert Log(tmp_path, SETTINGS).outcomes == {}
-    effect_cells._compared.cache_clear()
 
 
 def test_a_setting_that_came_later_was_off(log, tmp_path):
@@ -105,9 +105,13 @@ def test_kinds_of_devices_have_files_of_their_own(tmp_path):
 def test_arms_differ_in_what_they_are_named_for_alone():
     found = {arm: SETTINGS.config(arm, 7).to_dict() for arm in ARMS}
     assert found["initial"] == found["ours"] == found["best_of_n"]
-    for arm, wanted in (("random", {"shortlist"}), ("paper", {"accept", "allowed"})):
-        assert {n for n, value in found[arm].items() if value != found["ours"][n]} == wanted
+    changed = {name for name, value in found["random"].items() if value != found["ours"][name]}
+    assert changed == {"shortlist"}
+    rule = {name: value for name, value in PAPER.items() if found["paper"][name] != value}
+    assert rule.keys() == {"steps", "max_new_tokens"}
+    assert found["paper"]["num_dev"] == found["ours"]["num_dev"] == 3
     assert {values["seed"] for values in found.values()} == {7}
+    assert {values["stop_unchanged"] for values in found.values()} == {False}
 
 
 @pytest.mark.parametrize("task", TASKS)
