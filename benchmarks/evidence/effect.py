@@ -108,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("--budget seconds needs --amount: seconds of a search on this machine")
     budget = Budget(asked.budget, DEFAULT_TOKENS if asked.amount is None else asked.amount)
     given = {f.name: getattr(asked, f.name) for f in fields(Settings) if f.name != "device"}
+    given["model"] = Path(asked.model).name  # a folder's place is nobody's business
     settings = Settings(**given, device=kind_of_device())
     cells = cells_of(asked.tasks, asked.seeds, asked.arms, budget)
     stop_at = time.monotonic() + 60 * asked.minutes
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.minutes > 0 and any(cell not in log.outcomes for cell in cells):
         logging.disable(logging.INFO)
         warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
-        for cell in run_cells(load_lm(settings.model), settings, cells, log, stop_at):
+        for cell in run_cells(load_lm(asked.model), settings, cells, log, stop_at):
             accuracy = log.outcomes[cell].accuracy
             print(f"{cell.task}, seed {cell.seed}, {ARMS[cell.arm]}: {accuracy:.1%}", flush=True)
     for device in kinds_of_device(asked.out) or [settings.device]:

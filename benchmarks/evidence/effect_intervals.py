@@ -49,7 +49,7 @@ def pooled_interval(groups: Groups) -> Interval | None:
 def bootstrap_interval(groups: Groups, seed: int = 0) -> Interval | None:
     """The same mean with the 95% percentile interval of a bootstrap: seeds redrawn in each task.
 
-    With 8 figures a group it is about a tenth too narrow: a look at the shape beside Student's.
+    With three groups of 8 it is about a tenth too narrow: a look at the shape beside Student's.
     """
     if not groups or min(map(len, groups)) < 2:
         return None
