@@ -36,7 +36,7 @@ from benchmarks.gpu.main import commit
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
-DEFAULT_TOKENS = 100_000
+DEFAULT_TOKENS = 150_000  # a pass over the default prompt takes our search about so many
 
 
 def run_cells(
