@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 Outcome = tuple[
-    int, tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[int, ...]
+    int,
+    tuple[int, ...],
+    tuple[int, ...],
+    tuple[float, ...],
+    tuple[float, ...],
+    tuple[int, ...],
+    int | None,
 ]
 
 class Scheduler:

@@ -42,6 +42,7 @@ class RolloutRequest:
 class Rollout:
     """One row's reasoning, and what the model thinks of prompt and gold answer around it.
 
+    `end_id` ended the reasoning and is no part of it; None where the token limit did.
     `answer_ids` were generated behind the extractor, where that was asked for.
     `answer_logprobs` are log-softmax(logits / temperature) of the answer's tokens, `answer_hits`
     whether each is the argmax; `prompt_nll` is the mean -log p of the prompt's tokens, in nats.
@@ -52,6 +53,7 @@ class Rollout:
     answer_hits: tuple[bool, ...] = ()
     prompt_nll: float = 0.0
     answer_ids: tuple[int, ...] = ()
+    end_id: int | None = None
 
     @property
     def is_wrong(self) -> bool:

@@ -62,10 +62,11 @@ class PyScheduler {
   py::list take_finished() {
     py::list finished;
     for (Outcome& o : scheduler_.take_finished()) {
-      finished.append(py::make_tuple(
-          o.key, py::tuple(py::cast(o.reasoning_ids)), py::tuple(py::cast(o.answer_ids)),
-          py::tuple(py::cast(o.prompt_nll)), py::tuple(py::cast(o.target_logprobs)),
-          py::tuple(py::cast(o.target_hits))));
+      finished.append(
+          py::make_tuple(o.key, py::tuple(py::cast(o.reasoning_ids)),
+                         py::tuple(py::cast(o.answer_ids)), py::tuple(py::cast(o.prompt_nll)),
+                         py::tuple(py::cast(o.target_logprobs)), py::tuple(py::cast(o.target_hits)),
+                         o.end_id < 0 ? py::object(py::none()) : py::object(py::int_(o.end_id))));
     }
     return finished;
   }

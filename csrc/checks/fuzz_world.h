@@ -69,11 +69,15 @@ struct Prefix {
   }
 };
 
-inline Ids generate(Ids* text, int32_t limit, const Ids& ends, bool samples) {
+inline Ids generate(Ids* text, int32_t limit, const Ids& ends, bool samples,
+                    int32_t* end = nullptr) {
   const size_t start = text->size();
   while (static_cast<int32_t>(text->size() - start) < limit) {
     const int32_t token = Prefix::of(*text, text->size()).next(samples);
-    if (std::count(ends.begin(), ends.end(), token) > 0) break;
+    if (std::count(ends.begin(), ends.end(), token) > 0) {
+      if (end) *end = token;
+      break;
+    }
     text->push_back(token);
   }
   return {text->begin() + static_cast<ptrdiff_t>(start), text->end()};
@@ -85,7 +89,7 @@ inline Outcome expected(const Request& r, bool samples) {
   for (int32_t i = r.span_start; i < r.span_stop; ++i) {
     o.prompt_nll.push_back(-Prefix::of(text, i).logprob(text[i], 0));
   }
-  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids, samples);
+  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids, samples, &o.end_id);
   if (r.num_scored == 0 && r.max_answer_tokens == 0) return o;
   text.insert(text.end(), r.target_ids.begin(), r.target_ids.end());
   for (size_t i = text.size() - r.num_scored; i < text.size(); ++i) {

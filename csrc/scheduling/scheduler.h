@@ -49,6 +49,7 @@ struct Request {
 struct Outcome {
   int64_t key = 0;
   std::vector<int32_t> reasoning_ids;
+  int32_t end_id = -1;  // what ended them, -1 where the limit did
   std::vector<int32_t> answer_ids;
   std::vector<float> prompt_nll;  // one a span token
   std::vector<float> target_logprobs;
@@ -144,6 +145,7 @@ class Scheduler {
     int32_t num_computed = 0;     // whose K/V is in the cache
     int32_t num_shared = 0;       // of the first ones, which were there when it was admitted
     int32_t num_reasoning = 0;    // generated, without the end id
+    int32_t end_id = -1;          // of the reasoning
     int32_t num_answer = 0;
     int32_t first_scored = 0;  // place of the first scored token, once it is known
     std::vector<BlockId> blocks;

@@ -254,6 +254,8 @@ bool Scheduler::append_generated(Sequence& s, int32_t token) {
   if (!ended) {
     s.tokens.push_back(token);
     ++count;
+  } else if (reasons) {
+    s.end_id = token;
   }
   if (!ended && count < (reasons ? s.request.max_new_tokens : s.request.max_answer_tokens)) {
     return true;
@@ -279,6 +281,7 @@ void Scheduler::finish(Sequence& s) {
   outcome.key = s.request.key;
   const auto reasoning = s.tokens.begin() + size_of(s.request.prompt_ids);
   outcome.reasoning_ids.assign(reasoning, reasoning + s.num_reasoning);
+  outcome.end_id = s.end_id;
   outcome.answer_ids.assign(s.tokens.end() - s.num_answer, s.tokens.end());
   outcome.prompt_nll = std::move(s.prompt_nll);
   outcome.target_logprobs = std::move(s.target_logprobs);

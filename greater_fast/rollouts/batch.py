@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,21 +190,9 @@ class RolloutEngine:
         try:
             while not self._scheduler.idle:
                 self._step()
-                for (
-                    number,
-                    reasoning,
-                    answer,
-                    nll,
-                    logprobs,
-                    hits,
-                ) in self._scheduler.take_finished():
-                    rollouts[number] = rollout = Rollout(
-                        reasoning_ids=reasoning,
-                        answer_ids=answer,
-                        answer_logprobs=logprobs,
-                        answer_hits=tuple(map(bool, hits)),
-                        prompt_nll=math.fsum(nll) / max(len(nll), 1),
-                    )
+                for outcome in self._scheduler.take_finished():
+                    number, rollout = outcome[0], _rollout(outcome)
+                    rollouts[number] = rollout
                     for group in on_finished(number, rollout) if on_finished else ():
                         self._scheduler.cancel_group(group)
         finally:
@@ -297,3 +286,15 @@ class RolloutEngine:
         places = self._buffers["positions"][rows] + 1 - self._prompt_lens[keys]
         self._buffers["sample_places"][:num_rows] = np.maximum(places, -1)
         self._buffers["sample_keys"][:num_rows] = self._sample_keys[keys]
+
+
+def _rollout(outcome: tuple[Any, ...]) -> Rollout:
+    _, reasoning, answer, nll, logprobs, hits, end_id = outcome
+    return Rollout(
+        reasoning_ids=reasoning,
+        answer_ids=answer,
+        answer_logprobs=logprobs,
+        answer_hits=tuple(map(bool, hits)),
+        prompt_nll=math.fsum(nll) / max(len(nll), 1),
+        end_id=end_id,
+    )

@@ -145,8 +145,12 @@ class PlainRolloutEngine:
         return [self.lm.logits(state[None])[0] for state in hidden]
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
-        reasonings = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)
-        rollouts = self._score(batch, reasonings)
+        written = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)
+        reasonings = [ids for ids, _ in written]
+        rollouts = [
+            replace(rollout, end_id=end_id)
+            for rollout, (_, end_id) in zip(self._score(batch, reasonings), written, strict=True)
+        ]
         if batch[0].max_answer_tokens == 0:
             return rollouts
         contexts = [
@@ -156,16 +160,16 @@ class PlainRolloutEngine:
         answers = self._generate(batch, contexts, batch[0].max_answer_tokens)
         return [
             replace(rollout, answer_ids=answer)
-            for rollout, answer in zip(rollouts, answers, strict=True)
+            for rollout, (answer, _) in zip(rollouts, answers, strict=True)
         ]
 
     def _generate(
         self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]], limit: int
-    ) -> list[tuple[int, ...]]:
-        """Continuations of at most `limit` tokens, without their end id."""
+    ) -> list[tuple[tuple[int, ...], int | None]]:
+        """Continuations of at most `limit` tokens, each with the id that ended it, if one did."""
         if limit == 0:
-            return [()] * len(contexts)
-        texts: dict[int, tuple[int, ...]] = {}
+            return [((), None)] * len(contexts)
+        texts: dict[int, tuple[tuple[int, ...], int | None]] = {}
         for group in self.way.groups([len(ids) for ids in contexts]):
             own, own_contexts = [batch[n] for n in group], [contexts[n] for n in group]
             processors = self._noise(own, own_contexts)
@@ -178,7 +182,8 @@ class PlainRolloutEngine:
             for number, tokens in zip(group, new, strict=True):
                 length = next((i for i, t in enumerate(tokens) if t in end_ids), None)
                 self.num_generated_tokens += len(tokens) if length is None else length + 1
-                texts[number] = tuple(tokens[:length])
+                end_id = None if length is None else tokens[length]
+                texts[number] = tuple(tokens[:length]), end_id
         return [texts[number] for number in range(len(contexts))]
 
     def _noise(

@@ -75,6 +75,7 @@ def check(found: list[Rollout | None], expected: list[Rollout | None]) -> None:
         assert own is not None
         assert plain is not None
         assert own.reasoning_ids == plain.reasoning_ids
+        assert own.end_id == plain.end_id
         assert own.answer_ids == plain.answer_ids
         assert own.answer_hits == plain.answer_hits
         assert own.answer_logprobs == pytest.approx(plain.answer_logprobs, rel=1e-4, abs=1e-4)

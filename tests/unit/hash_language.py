@@ -12,7 +12,13 @@ State = tuple[int, int, int]  # a hash of the whole prefix, and its last two tok
 EMPTY: State = (0, 0, 0)
 TEXTS = [tuple((i * i * seed + i) % VOCAB for i in range(40)) for seed in (1, 3)]
 Outcome = tuple[
-    int, tuple[int, ...], tuple[int, ...], tuple[float, ...], tuple[float, ...], tuple[int, ...]
+    int,
+    tuple[int, ...],
+    tuple[int, ...],
+    tuple[float, ...],
+    tuple[float, ...],
+    tuple[int, ...],
+    int | None,
 ]
 
 
@@ -70,23 +76,24 @@ class Expected(NamedTuple):
 
 def _generate(
     text: list[int], limit: int, end_ids: Collection[int], samples: bool
-) -> tuple[tuple[int, ...], bool]:
-    """What is written behind `text`, and appended to it; whether an end id came."""
+) -> tuple[tuple[int, ...], int | None]:
+    """What is written behind `text`, and appended to it; the end id, if one came."""
     start, state = len(text), state_of(text)
     while len(text) < start + limit:
         token = sampled_id(state) if samples else next_id(state)
         if token in end_ids:
-            return tuple(text[start:]), True
+            return tuple(text[start:]), token
         text.append(token)
         state = extend(state, token)
-    return tuple(text[start:]), False
+    return tuple(text[start:]), None
 
 
 def expected(request: Request, samples: bool = False) -> Expected:
     """What a request comes to, one token after the other."""
     text = list(request.prompt_ids)
     nll = tuple(-logprob(state_of(text[:i]), text[i], 0) for i in range(*request.prompt_span))
-    reasoning, ended = _generate(text, request.max_new_tokens, request.end_ids, samples)
+    reasoning, end_id = _generate(text, request.max_new_tokens, request.end_ids, samples)
+    ended = end_id is not None
     num_generated = len(reasoning) + ended
     answer: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -96,7 +103,8 @@ def expected(request: Request, samples: bool = False) -> Expected:
         scored = range(len(text) - request.num_scored, len(text))
         logprobs = tuple(logprob(state_of(text[:i]), text[i], 1) for i in scored)
         hits = tuple(int(next_id(state_of(text[:i])) == text[i]) for i in scored)
-        answer, ended = _generate(text, request.max_answer_tokens, request.end_ids, samples)
+        answer, last_id = _generate(text, request.max_answer_tokens, request.end_ids, samples)
+        ended = last_id is not None
         num_generated += len(answer) + ended
-    outcome = (request.key, reasoning, answer, nll, logprobs, hits)
+    outcome = (request.key, reasoning, answer, nll, logprobs, hits, end_id)
     return Expected(outcome, num_generated, len(text) - (not ended))

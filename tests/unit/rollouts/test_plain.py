@@ -102,10 +102,18 @@ def test_end_ids_and_limit_are_the_requests(family: str) -> None:
     thirds = frozenset(range(0, 1200, 3))
     for end_ids, limit in ((thirds, 12), (frozenset([7]), 5), (lm.end_ids, 1)):
         asked = requests(lm, limit, end_ids=end_ids)
-        found = [list(r.reasoning_ids) for r in PlainRolloutEngine(lm).run(asked)]
+        rollouts = PlainRolloutEngine(lm).run(asked)
+        found = [list(r.reasoning_ids) for r in rollouts]
         assert found == [own_greedy(lm, r.prompt_ids, limit, end_ids) for r in asked]
+        for request, rollout in zip(asked, rollouts, strict=True):
+            (written,) = own_greedy(
+                lm, (*request.prompt_ids, *rollout.reasoning_ids), 1, frozenset()
+            )
+            has_ended = len(rollout.reasoning_ids) < limit
+            assert rollout.end_id == (written if has_ended else None)
+            assert (rollout.end_id in end_ids) == has_ended
     never = PlainRolloutEngine(lm).run(requests(lm, 9, end_ids=frozenset([END_ID])))
-    assert {len(r.reasoning_ids) for r in never} == {9}
+    assert {(len(r.reasoning_ids), r.end_id) for r in never} == {(9, None)}
 
 
 @FAMILIES
