@@ -19,6 +19,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "objective": ("error", "loss"),
     "accept": ("improve", "best"),
     "shortlist": ("gradient", "random"),
+    "gradient": ("answer", "reasoning", "both"),
+    "reasonings": ("stored", "sampled"),
     "candidates": ("lm", "vocabulary", "both"),
     "allowed": ("prompt", "ascii"),
     "prompt_placement": ("after", "before"),
@@ -82,6 +84,18 @@ class Config:
     )
     shortlist: str = _setting(
         "gradient", "gradient: lowest scores first; random: the control without gradients"
+    )
+    gradient: str = _setting(
+        "answer",
+        "answer: of the answer's loss, the reasoning held fixed (paper); reasoning: of how likely "
+        "right reasonings are, and wrong ones; both: their sum, each at length 1",
+    )
+    reasoning_weight: float = _setting(1.0, "weight of the reasoning's gradient in both", 0.0)
+    num_reasonings: int = _setting(4, "reasonings of a row in the reasoning's gradient", 2, 64)
+    reasonings: str = _setting(
+        "stored",
+        "which they are: stored ones of the prompts scored so far, or sampled for each step from "
+        "the prompt as it is, at temperature 1",
     )
     candidates: str = _setting(
         "lm",

@@ -1,4 +1,4 @@
-"""The loss of each example, L = CE(answer) + lambda · NLL(prompt), and its gradient by states.
+"""The loss of each example, weighted NLL of text and CE of an answer, and its gradient by states.
 
 Logits exist for a few rows at a time, so that none outlives its part of the sum, or not at all
 where a kernel takes log-probabilities from the states.
@@ -23,14 +23,15 @@ AnswerLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an example's loss reads: ids that its states predict, the prompt's first.
+    """What an example's loss reads: ids that its states predict, those of text first.
 
-    `prompt_weight` is the weight of each prompt token's NLL.
+    `text_weight` is the weight of each text token's NLL, at temperature 1: of the prompt's, or of a
+    reasoning's, where it may be negative. The answer's mean NLL is at the loss's temperature.
     """
 
-    prompt_ids: tuple[int, ...]
-    prompt_weight: float
-    answer_ids: tuple[int, ...]
+    text_ids: tuple[int, ...]
+    text_weight: float
+    answer_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def losses_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [B] of the examples, and the gradient [R, D] of their sum by the states [R, D].
 
-    States come example after example, each predicting its prompt's ids, then its answer's.
+    States come example after example, each predicting its text's ids, then its answer's.
     `answer_loss` takes the place of the answer's mean cross-entropy at the temperature; `kernels`
     says who makes log-probabilities, as the setting does.
 
@@ -65,19 +66,19 @@ def losses_and_gradient(
     kind = torch.promote_types(states.dtype, torch.float32)
     losses = torch.zeros(len(terms), dtype=kind, device=states.device)
     gradient = torch.zeros_like(states)
-    answers, prompts = _Tokens(temperature), _Tokens(1.0)
+    answers, texts = _Tokens(temperature), _Tokens(1.0)
     row = 0
     for number, term in enumerate(terms):
         for part, ids, weight in (
-            (prompts, term.prompt_ids, term.prompt_weight),
-            (answers, term.answer_ids, 1 / len(term.answer_ids)),
+            (texts, term.text_ids, term.text_weight),
+            (answers, term.answer_ids, 1 / max(len(term.answer_ids), 1)),
         ):
             part.rows.extend(range(row, row + len(ids)))
             part.ids.extend(ids)
             part.weights.extend([weight] * len(ids))
             part.owners.extend([number] * len(ids))
             row += len(ids)
-    _add_nll(lm, states, prompts, kernels, losses, gradient)
+    _add_nll(lm, states, texts, kernels, losses, gradient)
     if answer_loss is None:
         _add_nll(lm, states, answers, kernels, losses, gradient)
         return losses, gradient

@@ -33,7 +33,7 @@ _TRIED = ((34, 25), (33, 14))
 
 @dataclass(frozen=True, slots=True)
 class ExampleSequence:
-    """One example's ids, head · prompt · tail · reasoning · extractor · answer.
+    """An example's ids, head · prompt · tail · reasoning, and extractor · answer or an end id.
 
     The gradient is taken at `place`; the states at `read_rows` predict what the loss reads.
     """

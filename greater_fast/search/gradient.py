@@ -1,35 +1,64 @@
-"""Stage 2, the gradient over reasoning: dL/de_t, summed over the examples.
+"""Stage 2, the gradient over reasoning: of the answer's loss, of the reasoning's, or of both.
 
 GREATER, step 2: one backward pass through the reasoning gives a vector of the model's width; the
 one-hot gradient of every token is its dot product with that token's embedding. Only tokens from
 position t on depend on e_t, and only they are computed.
+
+The answer's loss is the paper's: the reasoning is held fixed. The reasoning's is the other half of
+the gradient of an expected reward R, the score function's (Williams, 1992):
+
+    grad E[R] = E[grad R] + E[(R - b) grad log f(reasoning | head p tail)]
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout
 from greater_fast.examples.layout import Layouts
-from greater_fast.gradients.example_loss import AnswerLoss, Terms, losses_and_gradient
-from greater_fast.gradients.gradient_pass import (
-    ExampleSequence,
-    GradientPass,
-    choose_pass,
-)
-from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
-from greater_fast.memory.activations import PassPlan, plan_pass
-from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.exclusive import exclusive
-from greater_fast.model.lm import LM
-from greater_fast.model.parallel.lockstep import check_alone
-from greater_fast.model.quantised import gradient_everywhere
+from greater_fast.gradients.example_loss import AnswerLoss, Terms
+from greater_fast.gradients.gradient_pass import ExampleSequence
+from greater_fast.gradients.micro_batches import sequence_gradients
 from greater_fast.search.nouns import Position
+from greater_fast.search.reasonings import (
+    Reasoning,
+    advantages,
+    asks_for_reasonings,
+    distinct,
+)
+from greater_fast.search.state import LoopState
+
+
+def step_gradient(
+    engine: Engine,
+    layouts: Layouts,
+    state: LoopState,
+    position: Position,
+    config: Config,
+    loss: AnswerLoss | None = None,
+) -> torch.Tensor:
+    """The gradient [D] that a step ranks its candidates by, as `config.gradient` says.
+
+    `both` is the answer's plus `reasoning_weight` times the reasoning's, each summed over the rows
+    and divided by its length first: of one that is zero, nothing. While no row has both a right and
+    a wrong reasoning, `reasoning` is the answer's too. A random shortlist needs the answer's alone.
+
+    Types and errors are those of `prompt_gradient`, which gives the answer's.
+    """
+    answer = partial(
+        prompt_gradient, engine, layouts, state.incumbent.rollouts, position, config, loss
+    )
+    if not asks_for_reasonings(config):
+        return answer()
+    reasonings = state.reasonings.chosen(state.incumbent.rollouts, config.num_reasonings)
+    reasoning = _summed(reasoning_gradients(engine, layouts, reasonings, position, config), config)
+    if config.gradient == "reasoning" and reasoning.any():
+        return reasoning
+    return _unit(answer()) + config.reasoning_weight * _unit(reasoning)
 
 
 def prompt_gradient(
@@ -52,14 +81,9 @@ def prompt_gradient(
             passes no gradient on.
         MemoryError: an example does not fit the memory, however little is kept of it.
     """
-    gradients = example_gradients(engine, layouts, rollouts, position, config, loss)  # [N, D]
-    if config.gradient_norm == "example":
-        least = torch.finfo(gradients.dtype).tiny
-        gradients = torch.nn.functional.normalize(gradients, dim=1, eps=least)
-    return gradients.sum(0)
+    return _summed(example_gradients(engine, layouts, rollouts, position, config, loss), config)
 
 
-@exclusive
 def example_gradients(
     engine: Engine,
     layouts: Layouts,
@@ -68,51 +92,74 @@ def example_gradients(
     config: Config,
     loss: AnswerLoss | None = None,
 ) -> torch.Tensor:
-    """Gradients [N, D] of each example's own loss; types and errors as of `prompt_gradient`.
-
-    With several ranks, micro-batches are those of one process, dealt by turns; all get all rows.
-    """
-    lm, ranks = engine.lm, engine.ranks
+    """Gradients [N, D] of each example's own loss; types and errors as of `prompt_gradient`."""
     sequences = [
         _sequence(layouts, row, rollout, position, config) for row, rollout in enumerate(rollouts)
     ]
-    gradients = torch.zeros(
-        (len(sequences), lm.embedding_width),
-        dtype=torch.promote_types(lm.dtype, torch.float32),
-        device=lm.device,
-    )
-    way = choose_pass(engine, config.kernels)
-    sequences.sort(key=lambda s: (way.num_tokens([s]), s.row))
-    plan = ranks.from_first(plan_pass(lm, [way.num_tokens([s]) for s in sequences], config))
-    batches = _batches(sequences, way, plan)
-    waiting = batches[ranks.rank :: ranks.size]
-    while waiting:
-        batch = waiting[0]
-        if engine.can_pack:  # the same bits before the place, whoever has run what until now
-            engine.store([s.ids[: s.place] for s in batch])
-        try:
-            found = _batch_gradients(lm, batch, way, plan, config, loss)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            check_alone(lm.ranks, error)
-            found = None
-        if found is None:  # by now all that the pass held is free
-            torch.cuda.empty_cache()
-            plan = _smaller(lm, batch, way, plan, config)
-            waiting = [part for batch in waiting for part in _batches(batch, way, plan)]
-            continue
-        gradients[[s.row for s in batch]] = found.to(gradients.dtype)
-        del waiting[0]
-    rows = [[s.row for b in batches[rank :: ranks.size] for s in b] for rank in range(ranks.size)]
-    shares = ranks.gathered_rows(gradients[rows[ranks.rank]])
-    for numbers, share in zip(rows, shares, strict=True):
-        gradients[numbers] = share
-    for row, gradient in enumerate(gradients):
+    return _checked(sequence_gradients(engine, sequences, config, loss), sequences, position)
+
+
+def reasoning_gradients(
+    engine: Engine,
+    layouts: Layouts,
+    reasonings: Sequence[Sequence[Reasoning]],
+    position: Position,
+    config: Config,
+) -> torch.Tensor:
+    """Gradients [N, D] of each row's loss over its n reasonings; types as of `prompt_gradient`.
+
+    Lower is better: more of what makes right reasonings likely, and less of what makes wrong ones.
+
+        L = -1/n sum_j A_j log f(reasoning_j, end | head p tail) / num_tokens_j
+
+    A_j is a reasoning's reward less the mean of the row's other rewards. With
+    `reasonings="stored"` num_tokens are those that log f is a sum of, and of identical reasonings
+    the first counts; with "sampled" it is 1, and each counts, as it was drawn. The end id is left
+    out where the token limit cut a reasoning. A row whose reasonings are all right, or all wrong,
+    has a gradient of zero, and costs nothing.
+
+    Raises:
+        FloatingPointError: a loss or a gradient is not finite; names the example.
+        MemoryError: a sequence does not fit the memory, however little is kept of it.
+    """
+    are_drawn = config.reasonings == "sampled"
+    sequences = []
+    for row, own in enumerate(reasonings):
+        counted = list(own) if are_drawn else distinct(own)
+        for reasoning, advantage in zip(counted, advantages(counted), strict=True):
+            num_tokens = len(reasoning.written_ids)
+            if advantage and num_tokens:
+                weight = advantage / len(counted) / (1 if are_drawn else num_tokens)
+                sequences.append(_written_sequence(layouts, row, reasoning, position, weight))
+    found = _checked(sequence_gradients(engine, sequences, config), sequences, position)
+    gradients = found.new_zeros(len(reasonings), found.shape[1])
+    rows = torch.tensor([s.row for s in sequences], dtype=torch.int64, device=found.device)
+    # Unlike `index_add_`, this adds in one order on a GPU too.
+    return gradients.index_put_((rows,), found, accumulate=True)
+
+
+def _summed(gradients: torch.Tensor, config: Config) -> torch.Tensor:
+    """Gradients [N, D] of rows, added up [D]; each at length 1 first, where that is asked for."""
+    if config.gradient_norm == "example":
+        gradients = _unit(gradients)
+    return gradients.sum(0)
+
+
+def _unit(gradients: torch.Tensor) -> torch.Tensor:
+    """Vectors [..., D] at length 1; zero stays zero."""
+    least = torch.finfo(gradients.dtype).tiny
+    return torch.nn.functional.normalize(gradients, dim=-1, eps=least)
+
+
+def _checked(
+    gradients: torch.Tensor, sequences: Sequence[ExampleSequence], position: Position
+) -> torch.Tensor:
+    """Gradients [S, D] of sequences, if all of them are finite."""
+    for sequence, gradient in zip(sequences, gradients, strict=True):
         if not torch.isfinite(gradient).all():
             raise FloatingPointError(
-                f"the gradient of example {row} at prompt position {position.index} is not "
-                "finite: try dtype float32"
+                f"the gradient of example {sequence.row} at prompt position {position.index} is "
+                "not finite: try dtype float32"
             )
     return gradients
 
@@ -134,72 +181,24 @@ def _sequence(
         place=place,
         read_rows=tuple(i - 1 for i in (*later, *answer)),
         terms=Terms(
-            prompt_ids=tuple(ids[i] for i in later),
-            prompt_weight=config.fluency_weight / len(prompt_ids),
+            text_ids=tuple(ids[i] for i in later),
+            text_weight=config.fluency_weight / len(prompt_ids),
             answer_ids=answer_ids,
         ),
     )
 
 
-def _batches(
-    sequences: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan
-) -> list[list[ExampleSequence]]:
-    """Micro-batches of sequences in their order: as many as fit together, one at least."""
-    batches: list[list[ExampleSequence]] = []
-    for sequence in sequences:
-        if batches and way.num_tokens([*batches[-1], sequence]) <= plan.max_tokens:
-            batches[-1].append(sequence)
-        else:
-            batches.append([sequence])
-    return batches
-
-
-def _batch_gradients(
-    lm: LM,
-    batch: Sequence[ExampleSequence],
-    way: GradientPass,
-    plan: PassPlan,
-    config: Config,
-    loss: AnswerLoss | None,
-) -> torch.Tensor:
-    """Gradients [B, D] of each example's own loss at the place."""
-    recomputing = layers_recomputed if plan.checkpointing else activations_recomputed
-    ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
-    leaf = lm.embed(ids).detach().requires_grad_()  # [B, D]
-    # What computes layers again wraps the forwards that run, so it comes behind those of the pass.
-    with torch.enable_grad(), way.states(batch) as states_of, recomputing(lm):
-        states = states_of(leaf)  # [R, D]
-        losses, gradient = losses_and_gradient(
-            *(lm, states.detach(), [s.terms for s in batch]),
-            *(config.temperature, loss, config.kernels),
-        )
-        for sequence, value in zip(batch, losses.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss of example {sequence.row} is {value}: try dtype float32"
-                    + (", or another loss function" if loss else "")
-                )
-        with gradient_everywhere():
-            (gradients,) = torch.autograd.grad(states, leaf, gradient)
-    return gradients
-
-
-def _smaller(
-    lm: LM, batch: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan, config: Config
-) -> PassPlan:
-    """A plan that takes less memory than the one a batch has just failed with.
-
-    Raises:
-        MemoryError: there is none; says what to change.
-    """
-    num_tokens = way.num_tokens(batch)
-    if len(batch) > 1:
-        return replace(plan, max_tokens=num_tokens // 2)
-    if not plan.checkpointing and config.gradient_checkpointing == "auto":
-        return replace(plan, checkpointing=True)
-    spare = "" if plan.checkpointing else "set gradient_checkpointing='auto', "
-    raise MemoryError(
-        f"the gradient of example {batch[0].row} alone, {num_tokens} tokens, does not fit the "
-        f"memory of {lm.device}: {spare}lower kv_cache_bytes or max_new_tokens, or use a smaller "
-        "model"
+def _written_sequence(
+    layouts: Layouts, row: int, reasoning: Reasoning, position: Position, weight: float
+) -> ExampleSequence:
+    """An example with the position's prompt and what was written behind it, to its end."""
+    context = layouts.context_ids(row, position.prompt_ids)
+    ids = (*context, *reasoning.written_ids)
+    start, _ = layouts.prompt_span(row, position.prompt_ids)
+    return ExampleSequence(
+        row=row,
+        ids=ids,
+        place=start + position.index,
+        read_rows=tuple(range(len(context) - 1, len(ids) - 1)),
+        terms=Terms(text_ids=reasoning.written_ids, text_weight=weight),
     )

@@ -10,7 +10,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
-from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.gradient import step_gradient
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import Candidates, Position, Step, Trial
 from greater_fast.search.propose import propose
@@ -25,7 +25,9 @@ def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
     """The state before the first step: the initial prompt, scored on all rows."""
     (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
     assert scored is not None  # nothing bounds the first prompt
-    return LoopState(incumbent=scored)
+    state = LoopState(incumbent=scored)
+    state.add(scored, config)
+    return state
 
 
 def run(
@@ -48,8 +50,7 @@ def run(
             candidates = propose(engine, layouts, position, config)
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
-            rollouts = state.incumbent.rollouts
-            gradient = prompt_gradient(engine, layouts, rollouts, place, config, loss)
+            gradient = step_gradient(engine, layouts, state, place, config, loss)
         with meter("score"):
             shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
         with meter("select"):

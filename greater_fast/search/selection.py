@@ -193,8 +193,7 @@ class _Trial:
         elif self.is_dropped:
             state.dropped[self.prompt_ids] = len(self._rollouts)
         else:
-            state.scored[self.prompt_ids] = self.result()
-            state.given_up.pop(self.prompt_ids, None)
+            state.add(self.result(), self._config)
 
     def _take(self, row: int, rollout: Rollout) -> None:
         if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):

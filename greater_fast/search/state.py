@@ -10,6 +10,7 @@ from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.model.text.scripts import ends_sentence
 from greater_fast.search.nouns import Objective, Position, Scored
+from greater_fast.search.reasonings import ReasoningStore, are_stored
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class LoopState:
     `given_up` says of prompts that were not scored to the end which objective theirs is over.
     `dropped` has the rows of those that a race dropped, which proves nothing of them. They are not
     raced again: an incumbent that competes only gets better on these rows. Without a race they are
-    tried like any other.
+    tried like any other. `reasonings` are those that the gradient may ask for.
     """
 
     incumbent: Scored
@@ -30,9 +31,17 @@ class LoopState:
     scored: dict[tuple[int, ...], Scored] = field(default_factory=dict)
     given_up: dict[tuple[int, ...], float] = field(default_factory=dict)
     dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
+    reasonings: ReasoningStore = field(default_factory=ReasoningStore)
 
     def __post_init__(self) -> None:
         self.scored.setdefault(self.incumbent.prompt_ids, self.incumbent)
+
+    def add(self, found: Scored, config: Config) -> None:
+        """Take in a prompt that was scored to the end just now."""
+        self.scored[found.prompt_ids] = found
+        self.given_up.pop(found.prompt_ids, None)
+        if are_stored(config):
+            self.reasonings.add(found.rollouts, config.num_reasonings)
 
     def next_position(self, layouts: Layouts, config: Config) -> Position | None:
         """The place to try next, or None at the end: steps done, or a whole sweep unchanged.
@@ -70,7 +79,7 @@ class LoopState:
         return sorted(self.scored.values(), key=lambda s: s.objective.value(config))[:number]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: rollouts of the incumbent, objectives of all prompts."""
+        """Plain values for JSON: the incumbent's rollouts, all objectives, stored reasonings."""
         return {
             "step": self.step,
             "index": self.index,
@@ -87,6 +96,7 @@ class LoopState:
             "dropped": [
                 {"prompt_ids": ids, "num_rows": number} for ids, number in self.dropped.items()
             ],
+            "reasonings": self.reasonings.to_list(),
         }
 
     @classmethod
@@ -99,6 +109,7 @@ class LoopState:
                 answer_logprobs=tuple(r["answer_logprobs"]),
                 answer_hits=tuple(r["answer_hits"]),
                 prompt_nll=r["prompt_nll"],
+                end_id=r.get("end_id"),
             )
             for r in values["incumbent_rollouts"]
         )
@@ -115,4 +126,5 @@ class LoopState:
             scored=scored,
             given_up={tuple(g["prompt_ids"]): g["objective_over"] for g in values["given_up"]},
             dropped={tuple(d["prompt_ids"]): d["num_rows"] for d in values.get("dropped", ())},
+            reasonings=ReasoningStore.from_list(values.get("reasonings", ())),
         )

@@ -122,7 +122,7 @@ def raising(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def in_second_step(act: Callable[[], object]) -> Iterator[None]:
     """Let the last rank do something before the second step's gradient."""
-    plain, calls = optimizer.prompt_gradient, []
+    plain, calls = optimizer.step_gradient, []
 
     def gradient(*arguments: Any) -> torch.Tensor:
         calls.append(1)
@@ -130,7 +130,7 @@ def in_second_step(act: Callable[[], object]) -> Iterator[None]:
             act()
         return plain(*arguments)
 
-    with mock.patch.object(optimizer, "prompt_gradient", gradient):
+    with mock.patch.object(optimizer, "step_gradient", gradient):
         yield
 
 

@@ -33,12 +33,12 @@ def plain_losses(lm: LM, states: torch.Tensor, temperature: float) -> list[torch
     losses, first = [], 0
     logits = lm.logits(states)
     for term in TERMS:
-        middle, last = first + len(term.prompt_ids), first + len(term.prompt_ids + term.answer_ids)
+        middle, last = first + len(term.text_ids), first + len(term.text_ids + term.answer_ids)
         answer, prompt = logits[middle:last] / temperature, logits[first:middle]
         loss = cross_entropy(answer, torch.tensor(term.answer_ids))
-        if term.prompt_ids:
-            ids = torch.tensor(term.prompt_ids)
-            loss = loss + term.prompt_weight * cross_entropy(prompt, ids, reduction="sum")
+        if term.text_ids:
+            ids = torch.tensor(term.text_ids)
+            loss = loss + term.text_weight * cross_entropy(prompt, ids, reduction="sum")
         losses.append(loss)
         first = last
     return losses

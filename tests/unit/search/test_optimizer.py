@@ -11,7 +11,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.search import optimizer
-from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.gradient import step_gradient
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
@@ -48,7 +48,7 @@ class Loop:
         self.shortlist = {6: -2.0, 5: -1.0}
         self.candidates = Candidates((5, 6, 7), (-3.0, -2.0, -1.0), 10)
         monkeypatch.setattr(optimizer, "propose", self.propose)
-        monkeypatch.setattr(optimizer, "prompt_gradient", self.gradient)
+        monkeypatch.setattr(optimizer, "step_gradient", self.gradient)
         monkeypatch.setattr(optimizer, "score", lambda *_: dict(self.shortlist))
         self.state = optimizer.start(as_engine(self.engine), self.layouts, self.config)
 
@@ -57,9 +57,9 @@ class Loop:
         return self.candidates
 
     def gradient(
-        self, _lm: Any, _layouts: Any, rollouts: Any, position: Position, *_: Any
+        self, _lm: Any, _layouts: Any, state: LoopState, position: Position, *_: Any
     ) -> torch.Tensor:
-        assert rollouts == self.state.incumbent.rollouts
+        assert state is self.state
         self.gradients_at.append(position)
         return torch.zeros(4)
 
@@ -145,7 +145,7 @@ def test_an_error_in_a_stage_leaves_the_step_undone(monkeypatch: pytest.MonkeyPa
     def broken(*_: Any) -> None:
         raise FloatingPointError("the loss of example 2 is nan")
 
-    monkeypatch.setattr(optimizer, "prompt_gradient", broken)
+    monkeypatch.setattr(optimizer, "step_gradient", broken)
     with pytest.raises(FloatingPointError, match="example 2"):
         loop.run()
     assert (loop.state.step, loop.state.index) == (1, 1)
@@ -289,10 +289,10 @@ def test_the_loop_with_a_model_runs_no_placeholder(monkeypatch: pytest.MonkeyPat
 
     def gradient(*args: Any) -> torch.Tensor:
         gradients_at.append(args[3])
-        return prompt_gradient(*args)
+        return step_gradient(*args)
 
     monkeypatch.setattr(PlainRolloutEngine, "run", seeing)
-    monkeypatch.setattr(optimizer, "prompt_gradient", gradient)
+    monkeypatch.setattr(optimizer, "step_gradient", gradient)
     state: LoopState = optimizer.start(engine, layouts, config)
     state.index = len(layouts.prompt_ids)
     steps: list[Step] = []

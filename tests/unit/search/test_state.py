@@ -130,7 +130,7 @@ def test_round_trip_of_the_whole_state_through_json() -> None:
     state = LoopState(scored(1, 2, 3))
     state.scored[4, 2, 3] = scored(4, 2, 3, num_wrong=0, nll=0.1)
     state.accept(state.scored[4, 2, 3])
-    state.scored[1, 1, 3] = scored(1, 1, 3, num_wrong=2)
+    state.add(scored(1, 1, 3, num_wrong=2), Config(gradient="both"))
     state.given_up[1, 4, 3] = 0.1 + 0.2
     state.dropped[1, 5, 3] = 7
     written = json.loads(json.dumps(state.to_dict()))
@@ -139,6 +139,8 @@ def test_round_trip_of_the_whole_state_through_json() -> None:
     assert read.incumbent == state.incumbent
     assert list(read.scored) == list(state.scored)
     assert read.given_up == state.given_up
+    assert read.reasonings == state.reasonings
+    assert [len(row) for row in read.reasonings.rows] == [1, 1]
     assert read.dropped == state.dropped
     del written["dropped"]  # as a state was written before there were races
     assert LoopState.from_dict(written).dropped == {}
@@ -147,6 +149,35 @@ def test_round_trip_of_the_whole_state_through_json() -> None:
     ]
     assert read.next_position(LAYOUTS, Config()) == state.next_position(LAYOUTS, Config())
     assert visited(read, Config()) == visited(state, Config())
+
+
+def test_a_state_of_before_there_were_reasonings_is_read() -> None:
+    written = LoopState(scored(1, 2, 3)).to_dict()
+    del written["reasonings"]
+    for rollout in written["incumbent_rollouts"]:
+        del rollout["end_id"]
+    assert LoopState.from_dict(written) == LoopState(scored(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        ({}, 0),
+        ({"gradient": "both"}, 2),
+        ({"gradient": "reasoning"}, 2),
+        ({"gradient": "both", "reasonings": "sampled"}, 0),
+        ({"gradient": "both", "shortlist": "random"}, 0),
+    ],
+)
+def test_reasonings_are_kept_where_the_gradient_asks_for_them(
+    settings: dict[str, Any], number: int
+) -> None:
+    state = LoopState(scored(1, 2))
+    state.given_up[2, 2] = 0.5
+    state.add(scored(2, 2), Config(**settings))
+    assert list(state.scored) == [(1, 2), (2, 2)]
+    assert not state.given_up
+    assert len(state.reasonings.rows) == number
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""The gradient of each sequence's own loss at its place, micro-batch after micro-batch.
+
+Batches are of sequences of similar lengths, as many as the memory plan lets, dealt among ranks by
+turns; one that does not fit after all is halved, and so are those that follow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.gradients.example_loss import AnswerLoss, losses_and_gradient
+from greater_fast.gradients.gradient_pass import ExampleSequence, GradientPass, choose_pass
+from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
+from greater_fast.memory.activations import PassPlan, plan_pass
+from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.exclusive import exclusive
+from greater_fast.model.lm import LM
+from greater_fast.model.parallel.lockstep import check_alone
+from greater_fast.model.quantised import gradient_everywhere
+
+
+@exclusive
+def sequence_gradients(
+    engine: Engine,
+    sequences: Sequence[ExampleSequence],
+    config: Config,
+    loss: AnswerLoss | None = None,
+) -> torch.Tensor:
+    """Gradients [S, D] of each sequence's own loss (float32, float64 for a float64 model).
+
+    `loss` takes the place of the answer's cross-entropy. With several ranks, micro-batches are
+    those of one process, dealt by turns; all get all rows.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names the example.
+        ValueError: `loss` gives no scalar, or none that depends on the logits; a layer of the model
+            passes no gradient on.
+        MemoryError: a sequence does not fit the memory, however little is kept of it.
+    """
+    lm, ranks = engine.lm, engine.ranks
+    gradients = torch.zeros(
+        (len(sequences), lm.embedding_width),
+        dtype=torch.promote_types(lm.dtype, torch.float32),
+        device=lm.device,
+    )
+    if not sequences:
+        return gradients
+    way = choose_pass(engine, config.kernels)
+    lengths = [way.num_tokens([s]) for s in sequences]
+    order = sorted(range(len(sequences)), key=lengths.__getitem__)
+    plan = ranks.from_first(plan_pass(lm, [lengths[number] for number in order], config))
+    batches = _batches(sequences, order, way, plan)
+    waiting = batches[ranks.rank :: ranks.size]
+    while waiting:
+        numbers = waiting[0]
+        batch = [sequences[number] for number in numbers]
+        if engine.can_pack:  # the same bits before the place, whoever has run what until now
+            engine.store([s.ids[: s.place] for s in batch])
+        try:
+            found = _batch_gradients(lm, batch, way, plan, config, loss)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            check_alone(lm.ranks, error)
+            found = None
+        if found is None:  # by now all that the pass held is free
+            torch.cuda.empty_cache()
+            plan = _smaller(lm, batch, way, plan, config)
+            waiting = [p for numbers in waiting for p in _batches(sequences, numbers, way, plan)]
+            continue
+        gradients[numbers] = found.to(gradients.dtype)
+        del waiting[0]
+    shares = [[n for b in batches[rank :: ranks.size] for n in b] for rank in range(ranks.size)]
+    found_shares = ranks.gathered_rows(gradients[shares[ranks.rank]])
+    for numbers, share in zip(shares, found_shares, strict=True):
+        gradients[numbers] = share
+    return gradients
+
+
+def _batches(
+    sequences: Sequence[ExampleSequence], order: Sequence[int], way: GradientPass, plan: PassPlan
+) -> list[list[int]]:
+    """Micro-batches, as numbers of sequences in an order: as many as fit together, one at least."""
+    batches: list[list[int]] = []
+    for number in order:
+        together = [*batches[-1], number] if batches else []
+        if together and way.num_tokens([sequences[n] for n in together]) <= plan.max_tokens:
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+    return batches
+
+
+def _batch_gradients(
+    lm: LM,
+    batch: Sequence[ExampleSequence],
+    way: GradientPass,
+    plan: PassPlan,
+    config: Config,
+    loss: AnswerLoss | None,
+) -> torch.Tensor:
+    """Gradients [B, D] of each example's own loss at the place."""
+    recomputing = layers_recomputed if plan.checkpointing else activations_recomputed
+    ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
+    leaf = lm.embed(ids).detach().requires_grad_()  # [B, D]
+    # What computes layers again wraps the forwards that run, so it comes behind those of the pass.
+    with torch.enable_grad(), way.states(batch) as states_of, recomputing(lm):
+        states = states_of(leaf)  # [R, D]
+        losses, gradient = losses_and_gradient(
+            *(lm, states.detach(), [s.terms for s in batch]),
+            *(config.temperature, loss, config.kernels),
+        )
+        for sequence, value in zip(batch, losses.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss of example {sequence.row} is {value}: try dtype float32"
+                    + (", or another loss function" if loss else "")
+                )
+        with gradient_everywhere():
+            (gradients,) = torch.autograd.grad(states, leaf, gradient)
+    return gradients
+
+
+def _smaller(
+    lm: LM, batch: Sequence[ExampleSequence], way: GradientPass, plan: PassPlan, config: Config
+) -> PassPlan:
+    """A plan that takes less memory than the one a batch has just failed with.
+
+    Raises:
+        MemoryError: there is none; says what to change.
+    """
+    num_tokens = way.num_tokens(batch)
+    if len(batch) > 1:
+        return replace(plan, max_tokens=num_tokens // 2)
+    if not plan.checkpointing and config.gradient_checkpointing == "auto":
+        return replace(plan, checkpointing=True)
+    spare = "" if plan.checkpointing else "set gradient_checkpointing='auto', "
+    raise MemoryError(
+        f"the gradient of example {batch[0].row} alone, {num_tokens} tokens, does not fit the "
+        f"memory of {lm.device}: {spare}lower kv_cache_bytes or max_new_tokens, or use a smaller "
+        "model"
+    )
