@@ -124,9 +124,14 @@ class Chain:
         return self.task, self.seed
 
 
+def model_name(source: str) -> str:
+    """What a model is called here, by its name, folder or file."""
+    return Path(source).name.removesuffix(".gguf").lower()
+
+
 def chain_path(folder: Path, model: str, task: str, seed: int) -> Path:
     """The file of a chain."""
-    return folder / f"{Path(model).name.removesuffix('.gguf').lower()}-{task}-{seed}{SUFFIX}"
+    return folder / f"{model_name(model)}-{task}-{seed}{SUFFIX}"
 
 
 def load_chains(folder: Path) -> list[Chain]:
