@@ -1,0 +1,238 @@
+"""A chain collected with a model: at each place every candidate is run on every row of the pool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from benchmarks.evidence.chains import Chain, Ids, Outcomes, Place
+from benchmarks.evidence.places.row_scores import first_order, reasoning_scores, rescored
+from greater_fast.api import DEFAULT_PROMPT
+from greater_fast.config import Config
+from greater_fast.engine import Rollout
+from greater_fast.examples.extractor import derive_extractor
+from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.tasks import generate
+from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes, default_pool_bytes
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.search.gradient import example_gradients
+from greater_fast.search.nouns import TIE, Position
+from greater_fast.search.propose import propose
+from greater_fast.search.reasonings import ReasoningStore
+from greater_fast.search.score import score
+from greater_fast.search.selection import score_prompts
+
+_SEQUENCES = 256  # at a time: a GPU's K/V pools have room for so many, and for more short ones
+_LONGEST_PROMPT = 32  # tokens: more than the default prompt has, which stays as long as it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all chains of a folder share, beside the model.
+
+    The first `num_selection` of the pool's `num_rows` are those that a change is accepted on, as a
+    search of that many rows would. Candidates are `num_proposals` drawn from the model's proposals,
+    so that no signal's range is cut, and the `num_lowest` of the vocabulary by the gradient. The
+    first place of a chain has no reasonings of earlier prompts: it is there to write some.
+    """
+
+    num_rows: int = 160
+    num_selection: int = 50
+    num_places: int = 7
+    num_proposals: int = 7
+    num_lowest: int = 3
+    max_new_tokens: int = 64
+    num_reasonings: int = 4
+
+    def is_whole(self, chain: Chain) -> bool:
+        """Whether a chain has all its places."""
+        return len(chain.places) >= self.num_places
+
+    def config(self, seed: int = 0) -> Config:
+        """Settings of the search's stages."""
+        return Config(
+            num_train=self.num_selection,
+            max_new_tokens=self.max_new_tokens,
+            max_prompt_tokens=_LONGEST_PROMPT,
+            num_reasonings=self.num_reasonings,
+            seed=seed,
+        )
+
+
+@dataclass(slots=True)
+class _State:
+    """Where a chain stands: all of it follows from its places and the first prompt's outcomes.
+
+    `writers` are the prompts that first wrote a reasoning, by row and written ids.
+    """
+
+    prompt_ids: Ids
+    outcomes: Outcomes  # of that prompt alone
+    end_ids: frozenset[int]
+    store: ReasoningStore = field(default_factory=ReasoningStore)
+    writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
+
+    def add(self, place: Place, config: Config) -> None:
+        """Go on behind a place."""
+        for number in range(1, len(place.outcomes.is_right)):
+            self.keep(place.prompt(number), place.outcomes.of(number), config)
+        self.prompt_ids = place.prompt(place.winner)
+        self.outcomes = place.outcomes.of(place.winner)
+
+    def keep(self, prompt_ids: Ids, outcomes: Outcomes, config: Config) -> None:
+        """Take in the reasonings of one prompt."""
+        self.store.add(rollouts_of(outcomes, self.end_ids), config.num_reasonings)
+        for row, written in enumerate(outcomes.reasonings[0]):
+            self.writers.setdefault((row, written), prompt_ids)
+
+
+class Collector:
+    """Chains of one model: their rows are laid out, and the engines made, once."""
+
+    def __init__(self, lm: LM, settings: Settings, keys: Sequence[tuple[str, int]]) -> None:
+        self._lm, self._settings = lm, settings
+        self._layouts = {key: lay_out(lm, settings, *key) for key in keys}
+        self._config = settings.config()
+        longest = max(rows.longest_sequence(self._config) for rows in self._layouts.values())
+        num_blocks = _SEQUENCES * (1 + longest // BLOCK_SIZE)
+        room = min(num_blocks * block_bytes(lm), default_pool_bytes(lm.device) // 3)
+        config = replace(self._config, kv_cache_bytes=room)
+        num_prompts = settings.num_proposals + settings.num_lowest
+        self._engine, self.note = make_engine(lm, config, longest, settings.num_rows * num_prompts)
+        config = replace(config, sampling_temperature=1.0)
+        self._sampler, _ = make_engine(
+            lm, config, longest, settings.num_rows * settings.num_reasonings
+        )
+
+    def places(self, chain: Chain) -> Iterator[Chain]:
+        """The chain with one place more each time, until it is whole."""
+        layouts = self._layouts[chain.task, chain.seed]
+        config = replace(self._config, seed=chain.seed)
+        state = self._first(layouts, config)
+        for place in chain.places:
+            state.add(place, config)
+        while not self._settings.is_whole(chain):
+            position = self._position(chain, state)
+            place = self._place(layouts, state, position, config)
+            state.add(place, config)
+            chain = replace(chain, places=(*chain.places, place))
+            yield chain
+
+    def begin(self, model: str, task: str, seed: int) -> Chain:
+        """A chain without places."""
+        return Chain(model, task, seed, self._settings.num_selection, (), asdict(self._settings))
+
+    def _first(self, layouts: Layouts, config: Config) -> _State:
+        outcomes = self._run(layouts, [layouts.prompt_ids], config)
+        state = _State(layouts.prompt_ids, outcomes, self._lm.end_ids | layouts.end_ids)
+        state.keep(layouts.prompt_ids, outcomes, config)
+        return state
+
+    def _position(self, chain: Chain, state: _State) -> Position:
+        """Each seed starts where the one before it ends."""
+        number = len(chain.places)
+        place = chain.seed * self._settings.num_places + number
+        return Position(number, place % len(state.prompt_ids), state.prompt_ids)
+
+    def _place(self, layouts: Layouts, state: _State, position: Position, config: Config) -> Place:
+        engine, num = self._engine, self._settings.num_selection
+        rollouts = rollouts_of(state.outcomes, state.end_ids)
+        gradients = example_gradients(engine, layouts, rollouts, position, config)  # [N, D]
+        few = replace(layouts, rows=layouts.rows[:num])  # the rows that a search would have
+        proposed = propose(engine, few, position, config)
+        source = random.Random(f"{config.seed}/candidates/{position.step}")
+        drawn = source.sample(proposed.ids, min(self._settings.num_proposals, len(proposed.ids)))
+        by_gradient = replace(
+            config, candidates="vocabulary", shortlist_size=self._settings.num_lowest
+        )
+        total = gradients[:num].sum(0)
+        lowest = score(total, self._lm, few, proposed, position, by_gradient)
+        ids = tuple(sorted({*drawn, *lowest}))
+        prompts = [position.with_token(token_id) for token_id in ids]
+        drafts = [rollout.reasoning_ids for rollout in rollouts]
+        found = self._run(layouts, prompts, config, drafts)
+        outcomes = _joined(state.outcomes, found)
+        stored = state.store.chosen(rollouts, config.num_reasonings)
+        again, num_effective = rescored(
+            engine, layouts, stored, [position.prompt_ids, *prompts], state.writers
+        )
+        engines = (engine, self._sampler)
+        logprobs = dict(zip(proposed.ids, proposed.logprobs, strict=True))
+        return Place(
+            index=position.index,
+            prompt_ids=position.prompt_ids,
+            candidate_ids=ids,
+            logprobs=np.array([logprobs.get(i, np.nan) for i in ids], np.float32),
+            from_lm=np.isin(ids, drawn),
+            from_vocabulary=np.isin(ids, list(lowest)),
+            outcomes=outcomes,
+            scores={
+                "answer": first_order(engine, gradients, position, ids),
+                **reasoning_scores(engines, layouts, stored, position, ids, config),
+                **again,
+            },
+            num_effective=num_effective,
+            winner=winner_of(outcomes, num, config),
+        )
+
+    def _run(
+        self,
+        layouts: Layouts,
+        prompts: Sequence[Ids],
+        config: Config,
+        drafts: Sequence[Ids] = (),
+    ) -> Outcomes:
+        scored = score_prompts(self._engine, layouts, prompts, config, drafts=drafts)
+        rollouts = [prompt.rollouts for prompt in scored if prompt]
+        losses, nll = (
+            np.array([[getattr(r, name) for r in own] for own in rollouts], np.float16)
+            for name in ("answer_loss", "prompt_nll")
+        )
+        return Outcomes(
+            is_right=np.array([[not r.is_wrong for r in own] for own in rollouts]),
+            answer_loss=losses.astype(np.float32),
+            prompt_nll=nll.astype(np.float32),
+            reasonings=tuple(tuple(written_ids(r) for r in own) for own in rollouts),
+        )
+
+
+def lay_out(lm: LM, settings: Settings, task: str, seed: int) -> Layouts:
+    """The pool of a chain around the default prompt, which no place makes longer."""
+    rows = generate(task, settings.num_rows, seed)
+    extractor = derive_extractor([row.answer for row in rows])
+    return build_layouts(lm, rows, DEFAULT_PROMPT, extractor, settings.config(seed))
+
+
+def winner_of(outcomes: Outcomes, num_selection: int, config: Config) -> int:
+    """Which prompt a search keeps: the lowest, ties to the incumbent, then to the lower id."""
+    values = outcomes.objectives(slice(num_selection), config)
+    return int(np.flatnonzero(values <= values.min() + TIE)[0])
+
+
+def written_ids(rollout: Rollout) -> Ids:
+    """What was written, its end id included."""
+    end = () if rollout.end_id is None else (rollout.end_id,)
+    return (*rollout.reasoning_ids, *end)
+
+
+def rollouts_of(outcomes: Outcomes, end_ids: Collection[int]) -> list[Rollout]:
+    """The rollouts of outcomes of one prompt, as far as gradients and stores read them."""
+    found = []
+    for written, is_right in zip(outcomes.reasonings[0], outcomes.is_right[0], strict=True):
+        end = written[-1] if written[-1] in end_ids else None
+        ids = written if end is None else written[:-1]
+        found.append(Rollout(ids, answer_hits=(bool(is_right),), end_id=end))
+    return found
+
+
+def _joined(first: Outcomes, others: Outcomes) -> Outcomes:
+    return Outcomes(
+        np.concatenate([first.is_right, others.is_right]),
+        np.concatenate([first.answer_loss, others.answer_loss]),
+        np.concatenate([first.prompt_nll, others.prompt_nll]),
+        (*first.reasonings, *others.reasonings),
+    )

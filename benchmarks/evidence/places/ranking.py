@@ -1,0 +1,163 @@
+"""Signals at a place, from a chain's file alone: rows split anew into training and truth.
+
+A signal gives each candidate a number, lower is better, from the training rows; the truth is the
+candidates' error rate on other rows, none of which a change was accepted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.evidence.chains import Place
+from benchmarks.evidence.resampling import Doubles, ranks, spearman
+from greater_fast.config import Config
+
+SHORTLIST = 3
+_NUM_SPLITS = 100
+_LOSS = Config(objective="loss")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """R ways to split the pool's N rows: `train` and `truth` [R, N] are shares, each of sum 1.
+
+    `halves` are the truth's rows in two parts that are as large.
+    """
+
+    train: Doubles
+    truth: Doubles
+    halves: tuple[Doubles, Doubles]
+
+    @classmethod
+    def drawn(cls, num_rows: int, num_selection: int, num_train: int, num_truth: int) -> Splits:
+        """The same ones each time; truth comes of the rows behind the first `num_selection`."""
+        source = np.random.default_rng(0)
+        order = np.tile(np.arange(num_rows), (_NUM_SPLITS, 1))
+        later = source.permuted(order[:, num_selection:], axis=1)
+        truth, rest = later[:, :num_truth], later[:, num_truth:]
+        others = np.concatenate([order[:, :num_selection], rest], axis=1)
+        train = source.permuted(others, axis=1)[:, :num_train]
+        half = num_truth // 2
+        parts = (train, truth, truth[:, :half], truth[:, half : 2 * half])
+        train, truth, first, second = (_shares(part, num_rows) for part in parts)
+        return cls(train, truth, (first, second))
+
+
+def _shares(chosen: npt.NDArray[np.int64], num_rows: int) -> Doubles:
+    shares = np.zeros((len(chosen), num_rows))
+    np.put_along_axis(shares, chosen, 1 / chosen.shape[1], axis=1)
+    return shares
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A place as splits see it: what signals read, [R, K] or [K], of the candidates asked for."""
+
+    place: Place
+    train: Doubles
+    chosen: npt.NDArray[np.bool_]  # [K] of all candidates
+
+    def score(self, name: str) -> Doubles:
+        """A score that was stored of each row, summed over the training rows."""
+        return self.train @ self.place.scores[name][:, self.chosen].astype(np.float64)
+
+    def mean(self, values: npt.NDArray[np.generic]) -> Doubles:
+        """Means over the training rows of outcomes [1 + K, N]."""
+        return self.train @ values[1:][self.chosen].astype(np.float64).T
+
+    def logprob(self) -> Doubles:
+        """Minus the model's own log-probability; tokens that it does not propose come last."""
+        given: Doubles = -self.place.logprobs[self.chosen].astype(np.float64)
+        given[np.isnan(given)] = np.inf
+        return np.tile(given, (len(self.train), 1))
+
+    def error(self) -> Doubles:
+        """Error rates, the reasoning regenerated."""
+        return self.mean(~self.place.outcomes.is_right)
+
+    def loss(self) -> Doubles:
+        """The paper's loss, the reasoning regenerated."""
+        outcomes = self.place.outcomes
+        nll = self.mean(outcomes.prompt_nll)
+        return self.mean(outcomes.answer_loss) + _LOSS.fluency_weight * nll
+
+
+def together(*parts: Doubles) -> Doubles:
+    """Scores of equal weight: each divided by its spread over the candidates first.
+
+    The search divides gradients by their lengths; of some rows alone, these are not stored.
+    """
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        spread = part.std(-1, keepdims=True)
+        total += np.divide(part, spread, out=np.zeros_like(part), where=spread > 0)
+    return total
+
+
+def by_rank(*parts: Doubles) -> Doubles:
+    """The sum of ranks."""
+    total: Doubles = np.sum([ranks(part) for part in parts], axis=0)
+    return total
+
+
+Signal = Callable[[Measured], Doubles]
+SIGNALS: Mapping[str, Signal] = {
+    "answer gradient (the paper's)": lambda m: m.score("answer"),
+    "reasoning gradient, stored": lambda m: m.score("stored"),
+    "reasoning gradient, sampled": lambda m: m.score("sampled"),
+    "both gradients": lambda m: together(m.score("answer"), m.score("stored")),
+    "both gradients, sampled": lambda m: together(m.score("answer"), m.score("sampled")),
+    "stored reasonings re-scored": lambda m: m.score("rescored"),
+    "stored reasonings by importance": lambda m: m.score("weighted"),
+    "proposal log-probability": lambda m: m.logprob(),
+    "error, regenerated": lambda m: m.error(),
+    "loss, regenerated": lambda m: m.loss(),
+    "ranks of both and log-probability": lambda m: by_rank(
+        m.score("answer"), m.score("stored"), m.logprob()
+    ),
+    "ranks of both and error": lambda m: by_rank(
+        together(m.score("answer"), m.score("stored")), m.error()
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How a signal ranked the candidates of a place, mean over the splits.
+
+    `best` is the mean true error of its best few, `lowest` the lowest among them; both less what
+    as many at random come to.
+    """
+
+    correlation: float
+    best: float
+    lowest: float
+
+
+def ranking(values: Doubles, truth: Doubles, reference: Doubles | None = None) -> Ranking:
+    """By a signal's values [R, K] and the true errors [R, K]; ties go to the lower id.
+
+    `reference` [R, J] are the true errors of those that are drawn at random, by default the same.
+    """
+    drawn = truth if reference is None else reference
+    first = np.argsort(values, axis=1, kind="stable")[:, :SHORTLIST]
+    errors = np.take_along_axis(truth, first, axis=1)
+    return Ranking(
+        correlation=float(spearman(values, truth).mean()),
+        best=float((errors.mean(1) - drawn.mean(1)).mean()),
+        lowest=float((errors.min(1) - lowest_at_random(drawn)).mean()),
+    )
+
+
+def lowest_at_random(errors: Doubles) -> Doubles:
+    """Expected lowest [R] of `SHORTLIST` of the errors [R, K] drawn without replacement."""
+    num = errors.shape[1]
+    size = min(SHORTLIST, num)
+    chances = [comb(num - 1 - i, size - 1) / comb(num, size) for i in range(num)]
+    found: Doubles = np.sort(errors, axis=1) @ np.array(chances)
+    return found

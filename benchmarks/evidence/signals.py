@@ -1,0 +1,129 @@
+"""Does a signal rank candidates? Chains of places collected with a model, and a table without one.
+
+    python -m benchmarks.evidence.signals --out FOLDER --minutes 60   # goes on where it stopped
+    python -m benchmarks.evidence.signals --out FOLDER --minutes 0    # prints the table alone
+
+At each place all candidates are run on all rows of one pool, whose rows are then split anew into
+training and truth a hundred times. The table has, for each signal, the rank correlation with the
+true error over the model's proposals, and the true error of its best three less that of three at
+random, as means over places; intervals are 95%, by bootstrap over (task, seed).
+
+What is asked was written down before the run, in `PRIMARY`:
+
+- primary signal: "both gradients", the answer's and that of stored reasonings, on 50 rows; does its
+  mean correlation with the true error differ from 0, that of chance?
+- primary comparison: the mean true error of the three candidates that it puts first, less that of
+  three at random; does it differ from 0?
+
+All else is exploratory, its p-values corrected for all that the table asks (Holm). A default
+changes only on a run with `--confirm`, whose seeds no other run has used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from benchmarks.evidence.chains import Chain, chain_path, load, load_chains, model_name, save
+from benchmarks.evidence.places.collect import Collector, Settings
+from benchmarks.evidence.places.table import table
+from greater_fast.examples.tasks import TASKS
+from greater_fast.model.lm import load_lm
+from greater_fast.model.smollm2 import SMOLLM2
+
+PRIMARY = ("both gradients", 50)
+CONFIRMING = 100  # the first seed of a confirmation run
+
+
+def collect(
+    source: str, dtype: str, settings: Settings, paths: dict[tuple[str, int], Path], minutes: float
+) -> None:
+    """Collect what is not whole yet of the chains by task and seed, each place written as it ends.
+
+    No place is begun that would likely end too late.
+    """
+    stop_at = time.monotonic() + 60 * minutes
+    logging.disable(logging.INFO)
+    collector = Collector(load_lm(source, dtype=dtype), settings, list(paths))
+    print(collector.note, flush=True)
+    longest = 0.0
+    for (task, seed), path in paths.items():
+        chain = load(path) if path.exists() else collector.begin(model_name(source), task, seed)
+        start = time.monotonic()
+        for longer in collector.places(chain):
+            save(longer, path, is_whole=settings.is_whole(longer))
+            now = time.monotonic()
+            seconds, start = now - start, now
+            longest = max(longest, seconds)
+            print(f"{task}, seed {seed}: {len(longer.places)} places, {seconds:.0f} s", flush=True)
+            if now + longest > stop_at:
+                return
+
+
+def unfinished(
+    paths: dict[tuple[str, int], Path], settings: Settings
+) -> dict[tuple[str, int], Path]:
+    """The chains that are not whole yet.
+
+    Raises:
+        ValueError: a chain was collected with other settings.
+    """
+    left = {}
+    for key, path in paths.items():
+        chain = load(path) if path.exists() else None
+        if chain and chain.settings != asdict(settings):
+            raise ValueError(f"{path} has other settings ({chain.settings}): name another --out")
+        if chain is None or not settings.is_whole(chain):
+            left[key] = path
+    return left
+
+
+def report(chains: Sequence[Chain], is_confirming: bool) -> str:
+    """The tables of all models, of the seeds of the first run or of those that confirm it."""
+    asked = [chain for chain in chains if (chain.seed >= CONFIRMING) == is_confirming]
+    models = sorted({chain.model for chain in asked})
+    tables = [table([c for c in asked if c.model == model], PRIMARY) for model in models]
+    parts = [f"## {name}\n\n{text}" for name, text in zip(models, tables, strict=True)]
+    return "\n\n".join(parts) or table([], PRIMARY)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.signals")
+    parser.add_argument("--out", type=Path, default=Path("signals"), help="folder of the chains")
+    parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the table alone")
+    parser.add_argument("--model", default=SMOLLM2, help="name, folder or GGUF file")
+    parser.add_argument("--dtype", default="float32", help="of the weights; bfloat16 for 8B")
+    parser.add_argument(
+        "--tf32", action="store_true", help="a GPU multiplies float32 with TF32's 10 bits: faster"
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=4, help="chains of each task")
+    parser.add_argument("--confirm", action="store_true", help="seeds from 100 on, and their table")
+    for setting in fields(Settings):
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}", type=int, default=setting.default
+        )
+    asked = parser.parse_args(arguments)
+    settings = Settings(**{name: getattr(asked, name) for name in asdict(Settings())})
+    first = CONFIRMING if asked.confirm else 0
+    paths = {
+        (task, seed): chain_path(asked.out, asked.model, task, seed)
+        for seed in range(first, first + asked.seeds)
+        for task in asked.tasks
+    }
+    if asked.minutes > 0 and (left := unfinished(paths, settings)):
+        if asked.tf32 and torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+        collect(asked.model, asked.dtype, settings, left, asked.minutes)
+    print(report(load_chains(asked.out), asked.confirm))
+
+
+if __name__ == "__main__":
+    main()

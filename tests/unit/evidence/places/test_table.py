@@ -1,0 +1,166 @@
+import dataclasses
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence import signals
+from benchmarks.evidence.chains import chain_path, save
+from benchmarks.evidence.places.ranking import (
+    SIGNALS,
+    Measured,
+    Splits,
+    by_rank,
+    lowest_at_random,
+    ranking,
+    together,
+)
+from benchmarks.evidence.places.table import LEAST_PLACES, VOCABULARY, baselines, rankings, table
+from tests.unit.evidence import synthetic
+
+PRIMARY = signals.PRIMARY
+
+
+def noise(is_wrong, source):
+    return source.normal(0, 1, is_wrong.shape)
+
+
+def truth(is_wrong, source):
+    return is_wrong.mean(0) + 0.0 * is_wrong  # of the whole pool, on each row
+
+
+def nothing(is_wrong, source):
+    return np.zeros(is_wrong.shape)
+
+
+MADE = {"answer": noise, "stored": truth, "sampled": noise, "rescored": noise, "weighted": nothing}
+
+
+@pytest.fixture(scope="module")
+def chains():
+    return [
+        synthetic.chain(task, seed, num_places=7, signals=MADE)
+        for task in "abc"
+        for seed in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(chains):
+    return [dict(rankings(p, c.num_selection)) for c in chains[::2] for p in c.places[1:]]
+
+
+def mean(found, name, num_train, what="correlation"):
+    return np.mean([getattr(own[name, num_train], what) for own in found])
+
+
+def test_training_and_truth_share_no_row_and_truth_none_of_the_selection():
+    splits = Splits.drawn(160, 50, 24, 96)
+    assert splits.train.shape == splits.truth.shape == (100, 160)
+    for shares, number in ((splits.train, 24), (splits.truth, 96)):
+        assert ((shares > 0).sum(1) == number).all()
+        assert shares.sum(1) == pytest.approx(1)
+    assert not (splits.train * splits.truth).any()
+    assert not splits.truth[:, :50].any()
+    first, second = splits.halves
+    assert not (first * second).any()
+    assert first + second == pytest.approx(2 * splits.truth)
+    assert len(np.unique(splits.truth, axis=0)) == 100
+    assert (splits.train == Splits.drawn(160, 50, 24, 96).train).all()
+
+
+def test_a_signal_that_is_the_truth_reaches_the_ceiling_and_noise_is_nothing(found, chains):
+    bases = [baselines(p, c.num_selection) for c in chains[::2] for p in c.places[1:]]
+    half = np.mean([base.half_correlation for base in bases])
+    highest = np.sqrt(2 * half / (1 + half))
+    assert mean(found, "reasoning gradient, stored", 50) == pytest.approx(highest, abs=0.05)
+    assert mean(found, "reasoning gradient, sampled", 50) == pytest.approx(0, abs=0.2)
+    assert mean(found, "stored reasonings by importance", 50) == 0
+    assert 0.5 < mean(found, "error, regenerated", 24) < mean(found, "error, regenerated", 50)
+    # of seven the first three of a perfect ranking, less the mean of all
+    gap = np.mean([base.best - base.mean for base in bases])
+    assert gap < mean(found, "reasoning gradient, stored", 50, "best") < -0.05
+    assert mean(found, "both gradients", 50) > mean(found, "both gradients, sampled", 50)
+
+
+def test_all_signals_are_there_for_each_number_of_rows(found):
+    names = {*SIGNALS, VOCABULARY}
+    assert set(found[0]) == {(name, n) for name in names for n in (24, 50)} - {
+        ("proposal log-probability", 24)
+    }
+
+
+def test_a_ranking_by_hand():
+    errors = np.array([[0.1, 0.5, 0.3, 0.9]])
+    own = ranking(np.array([[1.0, 2.0, 3.0, 4.0]]), errors)
+    assert own.correlation == pytest.approx(0.8)  # ranks 1 3 2 4: 1 - 6 * 2 / (4 * 15)
+    assert own.best == pytest.approx(0.3 - 0.45)
+    assert own.lowest == pytest.approx(0.1 - (3 * 0.1 + 0.3) / 4)
+    other = ranking(np.array([[4.0, 2.0, 3.0, 1.0]]), errors, np.array([[0.2, 0.2, 0.2]]))
+    assert other.best == pytest.approx((0.9 + 0.5 + 0.3) / 3 - 0.2)
+    assert other.lowest == pytest.approx(0.3 - 0.2)
+
+
+def test_the_lowest_at_random_is_the_mean_over_all_draws():
+    errors = np.random.default_rng(0).random((2, 6))
+    expected = [np.mean([min(three) for three in combinations(row, 3)]) for row in errors]
+    assert lowest_at_random(errors) == pytest.approx(expected)
+    assert lowest_at_random(errors[:, :2]) == pytest.approx(errors[:, :2].min(1))
+
+
+def test_scores_together_weigh_alike_and_a_constant_one_says_nothing():
+    first, second = np.array([[1.0, 2.0, 4.0]]), np.array([[100.0, -100.0, 0.0]])
+    assert together(first, second) == pytest.approx(first / first.std() + second / second.std())
+    assert together(first, np.ones((1, 3))) == pytest.approx(first / first.std())
+    assert by_rank(first, second) == pytest.approx(np.array([[1 + 3, 2 + 1, 3 + 2]]))
+
+
+def test_signals_read_the_training_rows_alone(chains):
+    place = chains[0].places[0]
+    train = np.zeros((1, 160))
+    train[0, [3, 5]] = 0.5
+    own = Measured(place, train, place.from_lm)
+    outcomes = place.outcomes
+    for k in range(synthetic.NUM_CANDIDATES):
+        right = outcomes.is_right[k + 1, [3, 5]]
+        assert own.error()[0, k] == pytest.approx(1 - right.mean())
+        loss = outcomes.answer_loss[k + 1, [3, 5]].mean()
+        nll = outcomes.prompt_nll[k + 1, [3, 5]].mean()
+        assert own.loss()[0, k] == pytest.approx(loss + 0.2 * nll, rel=1e-6)
+        assert own.score("answer")[0, k] == pytest.approx(place.scores["answer"][[3, 5], k].mean())
+        assert own.logprob()[0, k] == pytest.approx(-place.logprobs[k])
+    everyone = Measured(place, train, np.ones(9, bool))
+    assert np.isinf(everyone.logprob()[0, 7:]).all()
+
+
+def test_the_table_says_how_many_places_and_that_few_are_too_few(chains):
+    text = table(chains, PRIMARY)
+    assert text.startswith("72 places, 12 chains\n")
+    assert "too few" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert rows[0].startswith("| **both gradients** (primary) | 50 | +")
+    assert len(rows) == 2 * (len(SIGNALS) + 1) - 1
+    few = table(chains[:2], PRIMARY)
+    assert few.startswith(f"12 places, 2 chains: too few to conclude, {LEAST_PLACES} are the least")
+    assert table([], PRIMARY).startswith("0 places, 0 chains: too few to conclude")
+
+
+def test_places_with_few_proposals_are_left_out(chains):
+    place = chains[0].places[0]
+    bare = dataclasses.replace(place, from_lm=np.arange(9) < 3)
+    one = dataclasses.replace(chains[0], places=(place, bare, *chains[0].places[2:]))
+    assert table([one], PRIMARY).startswith(
+        "5 places, 1 chains (1 places with too few proposals are left out): too few"
+    )
+
+
+def test_the_table_is_printed_without_a_model(tmp_path, capsys, chains):
+    for seed in (0, 1, 100):
+        made = dataclasses.replace(chains[0], seed=seed, places=chains[0].places[: 2 + seed % 99])
+        save(made, chain_path(tmp_path, "tiny", "a", seed))
+    signals.main(["--minutes", "0", "--out", str(tmp_path)])
+    assert capsys.readouterr().out.startswith("## tiny\n\n3 places, 2 chains: too few")
+    signals.main(["--minutes", "0", "--out", str(tmp_path), "--confirm"])
+    assert capsys.readouterr().out.startswith("## tiny\n\n2 places, 1 chains: too few")
+    signals.main(["--minutes", "0", "--out", str(tmp_path / "none")])
+    assert capsys.readouterr().out.startswith("0 places")
