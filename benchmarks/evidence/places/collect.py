@@ -143,7 +143,8 @@ class Collector:
         rollouts = rollouts_of(state.outcomes, state.end_ids)
         gradients = example_gradients(engine, layouts, rollouts, position, config)  # [N, D]
         few = replace(layouts, rows=layouts.rows[:num])  # the rows that a search would have
-        proposed = propose(engine, few, position, config)
+        enough = replace(config, shortlist_size=-(-self._settings.num_proposals // 2))
+        proposed = propose(engine, few, position, enough)  # twice as many, where there are
         source = random.Random(f"{config.seed}/candidates/{position.step}")
         drawn = source.sample(proposed.ids, min(self._settings.num_proposals, len(proposed.ids)))
         by_gradient = replace(

@@ -5,7 +5,7 @@ A chain's first place is not among them: it fills the store of reasonings that t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,22 +56,44 @@ class Line:
 
 def table(chains: Sequence[Chain], primary: Key) -> str:
     """The report on chains of one model: number of places first, then baselines and signals."""
+    used, num_left_out = counted(chains)
+    heading = f"{len(used)} places, {len({chain.cluster for chain, _ in used})} chains"
+    if num_left_out:
+        heading += f" ({num_left_out} places with too few proposals are left out)"
+    if len(used) < LEAST_PLACES:
+        heading += f": too few to conclude, {LEAST_PLACES} are the least"
+    if not used:
+        return heading
+    parts = [heading, _baselines_text(used), _stored_text([place for _, place in used])]
+    return "\n\n".join([*parts, _table_text(signal_lines(chains, primary), primary)])
+
+
+def counted(chains: Sequence[Chain]) -> tuple[list[tuple[Chain, Place]], int]:
+    """Places that count, with their chains, and how many have too few proposals to rank."""
     # At the first place of a chain no reasoning of another prompt is stored.
     places = [(chain, place) for chain in chains for place in chain.places[1:]]
-    usable = [(chain, place) for chain, place in places if place.from_lm.sum() > SHORTLIST]
-    heading = f"{len(usable)} places, {len({c.cluster for c, _ in usable})} chains"
-    if len(usable) < len(places):
-        heading += f" ({len(places) - len(usable)} places with too few proposals are left out)"
-    if len(usable) < LEAST_PLACES:
-        heading += f": too few to conclude, {LEAST_PLACES} are the least"
-    if not usable:
-        return heading
-    clusters = Clusters([chain.cluster for chain, _ in usable])
-    found = [dict(rankings(place, chain.num_selection)) for chain, place in usable]
-    bases = [baselines(place, chain.num_selection) for chain, place in usable]
-    lines = _lines(found, clusters, primary)
-    parts = [heading, _baselines_text(bases, clusters), _stored_text([p for _, p in usable])]
-    return "\n\n".join([*parts, _table_text(lines, primary)])
+    used = [(chain, place) for chain, place in places if place.from_lm.sum() > SHORTLIST]
+    return used, len(places) - len(used)
+
+
+def signal_lines(chains: Sequence[Chain], primary: Key) -> list[Line]:
+    """The primary signal first, then the others; Holm's correction is over all that these ask."""
+    used, _ = counted(chains)
+    clusters = Clusters([chain.cluster for chain, _ in used])
+    found = [dict(rankings(place, chain.num_selection)) for chain, place in used]
+    keys = [primary, *(key for key in found[0] if key != primary)]
+    columns = [
+        [clusters.estimate([getattr(own[key], name) for own in found]) for key in keys]
+        for name in ("correlation", "best", "lowest")
+    ]
+    asked = list(zip(*columns, strict=True))
+    adjusted = holm([e.p_value for own in asked[1:] for e in own[:2]])
+    pairs = zip(adjusted[::2], adjusted[1::2], strict=True)
+    p_values = [(asked[0][0].p_value, asked[0][1].p_value), *pairs]
+    return [
+        Line(key, correlation, best, lowest, *own)
+        for key, (correlation, best, lowest), own in zip(keys, asked, p_values, strict=True)
+    ]
 
 
 def rankings(place: Place, num_selection: int) -> Iterator[tuple[Key, Ranking]]:
@@ -116,24 +138,9 @@ def _errors(place: Place, shares: Doubles) -> Doubles:
     return found
 
 
-def _lines(found: Sequence[Mapping[Key, Ranking]], clusters: Clusters, primary: Key) -> list[Line]:
-    """The primary signal first, then the others; Holm's correction is over all that these ask."""
-    keys = [primary, *(key for key in found[0] if key != primary)]
-    columns = [
-        [clusters.estimate([getattr(own[key], name) for own in found]) for key in keys]
-        for name in ("correlation", "best", "lowest")
-    ]
-    asked = list(zip(*columns, strict=True))
-    adjusted = holm([e.p_value for own in asked[1:] for e in own[:2]])
-    pairs = zip(adjusted[::2], adjusted[1::2], strict=True)
-    p_values = [(asked[0][0].p_value, asked[0][1].p_value), *pairs]
-    return [
-        Line(key, correlation, best, lowest, *own)
-        for key, (correlation, best, lowest), own in zip(keys, asked, p_values, strict=True)
-    ]
-
-
-def _baselines_text(bases: Sequence[Baselines], clusters: Clusters) -> str:
+def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
+    clusters = Clusters([chain.cluster for chain, _ in used])
+    bases = [baselines(place, chain.num_selection) for chain, place in used]
     means = {
         name: clusters.estimate([getattr(base, name) for base in bases])
         for name in Baselines.__slots__
