@@ -50,7 +50,7 @@ def is_lost(misses: tuple[int, ...], alpha: float) -> bool:
 
 def drops(num_lost: int, num_won: int, alpha: float) -> bool:
     """The rule, in whole numbers."""
-    return Fraction(3, 2) ** num_lost * HALF**num_won * Fraction(alpha) >= 1
+    return Fraction(7, 4) ** num_lost * Fraction(1, 4) ** num_won * Fraction(alpha) >= 1
 
 
 def most_probable(num_rows: int, alpha: float, favours: tuple[Fraction, ...]) -> float:
@@ -258,8 +258,8 @@ def falling_behind() -> Steps:
 
 
 def num_rows_of_5() -> int:
-    """After the sixth row that it alone misses: 1.5^6 is over 10."""
-    return [place for place, row in enumerate(ORDER, 1) if row < 10][5]
+    """After the fifth row that it alone misses: 1.75^5 is over 10."""
+    return [place for place, row in enumerate(ORDER, 1) if row < 10][4]
 
 
 def test_rows_run_across_candidates_and_none_of_a_candidate_that_was_dropped() -> None:
@@ -268,7 +268,7 @@ def test_rows_run_across_candidates_and_none_of_a_candidate_that_was_dropped() -
     engine.batch_size = 1
     (found,), state = race.select([[5, 8]], as_engine(engine))
     num_rows = num_rows_of_5()
-    assert 6 < num_rows < 31  # before the bound shows it
+    assert 5 < num_rows < 31  # before the bound shows it
     both = [(POSITION.with_token(token), row) for row in ORDER[:num_rows] for token in (5, 8)]
     assert engine.calls == [*both, *(((1, 8, 3), row) for row in ORDER[num_rows:])]
     assert found.dropped == {5: num_rows}
