@@ -1,6 +1,6 @@
 """Level and power of races, by simulation: which bet drops soonest what is worse, and what else?
 
-    python -m benchmarks.evidence.racing --out benchmarks/results/racing.json
+    python -m benchmarks.evidence.racing --out benchmarks/results/racing.json --plots docs/figures
 
 No model is run. A third of the rows comes out alike whatever the prompt; on the others each prompt
 errs by itself. The incumbent errs on 40% of all rows, a candidate on so many more (the gap). Where
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.evidence.plots import Line, line_plot
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -96,7 +98,8 @@ def estimated(wrong: Bools, incumbent: Bools, alpha: float) -> Bools:
     outcome = wrong.astype(float) - incumbent  # +1 lost, -1 won, 0 alike
     before = np.maximum(lost - won, 0) / (lost + won + 1)
     bet = np.hstack([np.zeros((len(wrong), 1)), before[:, :-1]])
-    return np.log1p(bet * outcome).cumsum(1) >= -math.log(alpha)
+    happens: Bools = np.log1p(bet * outcome).cumsum(1) >= -math.log(alpha)
+    return happens
 
 
 def repeated_t_test(wrong: Bools, incumbent: Bools, alpha: float) -> Bools:
@@ -107,7 +110,8 @@ def repeated_t_test(wrong: Bools, incumbent: Bools, alpha: float) -> Bools:
     variance = ((outcome**2).cumsum(1) - num * mean**2) / np.maximum(num - 1, 1)
     t = mean * np.sqrt(num) / np.sqrt(np.maximum(variance, 1e-12))
     critical = np.array([t_quantile(1 - alpha, n - 1) if n % BLOCK == 0 else np.inf for n in num])
-    return t > critical
+    happens: Bools = t > critical
+    return happens
 
 
 def t_quantile(p: float, df: int) -> float:
@@ -150,8 +154,8 @@ def outcomes(
 
 def first(happens: Bools) -> NDArray[np.int64]:
     """Rows until something happens, all of them where it does not [R]."""
-    num_rows = happens.shape[1]
-    return np.where(happens.any(1), happens.argmax(1) + 1, num_rows)
+    found: NDArray[np.int64] = np.where(happens.any(1), happens.argmax(1) + 1, happens.shape[1])
+    return found
 
 
 def simulated(
@@ -244,15 +248,41 @@ def tables(found: dict[str, Any]) -> str:
     )
 
 
+def draw(found: dict[str, Any], folder: Path) -> None:
+    """The rows that a race takes, and those by the bound alone, over the candidate's error."""
+    lines = []
+    for num_rows in (NUM_ROWS[1], NUM_ROWS[-1]):
+        cells = [
+            c
+            for c in found["cells"]
+            if (c["rule"], c["num_rows"], c["best_of"]) == (CHOSEN, num_rows, 1)
+        ]
+        cells.sort(key=lambda c: c["gap"])
+        gaps = [100 * c["gap"] for c in cells]
+        for field, name in (("rows_by_bound", "bound alone"), ("rows", "race")):
+            shares = [100 * c[field] for c in cells]
+            lines.append(Line(f"{num_rows} rows, {name}", gaps, shares, shares, shares))
+    line_plot(
+        folder / "racing.svg",
+        lines,
+        title="Rows that a candidate takes until it is given up or dropped",
+        x_label="error of the candidate less that of the incumbent (points)",
+        y_label="% of the rows",
+    )
+
+
 def main() -> None:
     """Simulate, write down, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="JSON file for what was found")
+    parser.add_argument("--plots", type=Path, help="folder for a figure of the rows taken")
     parser.add_argument("--runs", type=int, default=20_000, help="candidates simulated in a cell")
     parser.add_argument("--alpha", type=float, default=0.05)
     given = parser.parse_args()
     found = simulate(given.runs, given.alpha)
     print(tables(found), end="")
+    if given.plots:
+        draw(found, given.plots)
     if given.out:
         lines = ",\n".join(json.dumps(cell) for cell in found.pop("cells"))
         text = json.dumps({**found, "cells": []}).replace("[]", f"[\n{lines}\n]")
