@@ -51,6 +51,7 @@ PAPER: dict[str, Any] = {
     "max_new_tokens": 512,
     "num_train": 50,
     "gradient_norm": "none",
+    "race": 0.0,
 }
 
 
