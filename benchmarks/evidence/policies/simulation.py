@@ -1,0 +1,81 @@
+"""Longer searches, simulated from the model of places: no row of them was ever run.
+
+They go on sweep after sweep until a number of rollouts is spent, whether prompts change or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.evidence.chains import Bools
+from benchmarks.evidence.policies.model import PlaceModel, outcomes
+from benchmarks.evidence.policies.rules import Doubles, Policy, Trial, decide
+
+LEAST_ERROR = 0.01  # that any prompt has
+MOST_STEPS = 1000  # of a search: near the least error, steps take hardly any rollouts
+
+
+def simulate(policy: Policy, model: PlaceModel, budgets: Sequence[int], seed: int) -> list[float]:
+    """True errors of the incumbent where each number of rollouts is spent; budgets rise.
+
+    With `fresh_rows` each sweep has new training rows, on which the incumbent is run anew.
+    Confirming rows are new each time.
+    """
+    search = _Search(policy, model, np.random.default_rng(seed))
+    errors: list[float] = []
+    for _ in range(MOST_STEPS):
+        search.step()
+        while len(errors) < len(budgets) and search.num_rollouts >= budgets[len(errors)]:
+            errors.append(search.error)
+        if len(errors) == len(budgets):
+            break
+    return errors + [search.error] * (len(budgets) - len(errors))
+
+
+class _Search:
+    def __init__(self, policy: Policy, model: PlaceModel, source: np.random.Generator) -> None:
+        self._policy, self._model, self._source = policy, model, source
+        self._position = 0
+        self.error = model.initial_error  # the incumbent's true one
+        self.num_rollouts = 0
+        self._rows, self._incumbent = self._draw_rows()
+
+    def step(self) -> None:
+        """One step at the next position."""
+        if self._position == self._model.num_positions:
+            self._position = 0
+            if self._policy.fresh_rows:
+                self._rows, self._incumbent = self._draw_rows()
+        errors = np.append(self.error, self._shortlist())
+        training = np.concatenate([self._incumbent, self._outcomes(errors[1:], self._rows)])
+        further = self._source.random(self._policy.num_confirming)
+        is_wrong = np.concatenate([training, self._outcomes(errors, further)], 1)
+        decision = decide(self._policy, Trial(is_wrong, np.zeros(len(errors))), self._model.prior)
+        self.num_rollouts += decision.num_rollouts
+        self.error = float(errors[decision.winner])
+        self._incumbent = training[[decision.winner]]
+        self._position += 1
+
+    def _shortlist(self) -> Doubles:
+        """True errors of the candidates tried, best first by a signal of the known correlation."""
+        model = self._model
+        deviations, noise = self._source.standard_normal((2, model.num_candidates))
+        share = 0.0 if self._policy.signal == "random" else model.signal_correlation
+        scores = share * deviations + math.sqrt(1 - share**2) * noise
+        best = np.argsort(scores)[: self._policy.shortlist_size]
+        effect = model.first_effect + model.pull * (model.initial_error - self.error)
+        errors = self.error + effect + math.sqrt(model.prior.variance) * deviations[best]
+        found: Doubles = np.clip(errors, LEAST_ERROR, 1 - LEAST_ERROR)
+        return found
+
+    def _draw_rows(self) -> tuple[Doubles, Bools]:
+        """New training rows [N], and the incumbent's outcomes there [1, N]."""
+        self.num_rollouts += self._policy.num_rows
+        rows = self._source.random(self._policy.num_rows)
+        return rows, self._outcomes(np.array([self.error]), rows)
+
+    def _outcomes(self, errors: Doubles, rows: Doubles) -> Bools:
+        return outcomes(self._source, errors, rows, self._model.row_share)

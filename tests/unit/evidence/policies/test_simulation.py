@@ -1,0 +1,124 @@
+"""The model is found again in chains drawn from it, and searches simulated from it are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence.policies.model import PlaceModel, fit, outcomes
+from benchmarks.evidence.policies.named import POLICIES
+from benchmarks.evidence.policies.rules import Policy, Prior
+from benchmarks.evidence.policies.simulation import LEAST_ERROR, simulate
+from tests.unit.evidence.policies.made_up import chain, drawn_chains, place
+
+MODEL = PlaceModel(
+    initial_error=0.5,
+    first_effect=0.02,
+    pull=0.2,
+    prior=Prior(0.03, 0.004),
+    row_share=0.4,
+    signal_correlation=0.0,
+    num_candidates=7,
+    num_positions=17,
+)
+
+
+def changed(**values):
+    return dataclasses.replace(MODEL, **values)
+
+
+def gains(policy, model=MODEL, budget=3000, num=12):
+    errors = [simulate(policy, model, [budget], seed)[0] for seed in range(num)]
+    return model.initial_error - np.array(errors)
+
+
+def test_the_model_is_found_again():
+    model = fit(drawn_chains(150, correlation=0.4))
+    assert model.initial_error == pytest.approx(0.5, abs=0.02)
+    assert model.first_effect == pytest.approx(0.03, abs=0.02)
+    assert model.pull == pytest.approx(0.5, abs=0.1)
+    assert model.prior.variance**0.5 == pytest.approx(0.08, abs=0.008)
+    assert model.row_share == pytest.approx(0.4, abs=0.05)
+    assert model.signal_correlation == pytest.approx(0.4, abs=0.08)
+    assert (model.num_candidates, model.num_positions) == (7, 10)
+
+
+def test_a_model_without_effects_is_found_again():
+    model = fit(drawn_chains(60, effect=0.0, deviation=0.0, pull=0.0, row_share=0.0))
+    assert model.prior.mean == pytest.approx(0.0, abs=0.02)
+    assert model.prior.variance**0.5 < 0.02
+    assert model.row_share < 0.05
+    assert 0.1 <= model.pull <= 1
+
+
+def test_a_pull_is_at_least_that_of_effects_that_add_up():
+    """Nothing was gained anywhere: the slope is not known."""
+    model = fit(drawn_chains(10, accept=False))
+    assert 1 / 10 <= model.pull <= 1
+
+
+def test_candidates_of_one_place_are_enough_to_fit():
+    own = np.random.default_rng(0).random((2, 160)) < 0.5
+    model = fit([chain([place(own)])])
+    assert (model.prior.variance, model.num_candidates) == (0, 1)
+    with pytest.raises(ValueError, match="expected one place with candidates at least"):
+        fit([chain([])])
+
+
+@pytest.mark.parametrize("row_share", [0.0, 0.4, 1.0])
+def test_rows_are_shared_as_the_model_says(row_share):
+    source, (p, q) = np.random.default_rng(0), (0.3, 0.6)
+    rows = source.random(40_000)
+    is_wrong = outcomes(source, np.array([p, q]), rows, row_share)
+    assert is_wrong.mean(1) == pytest.approx([p, q], abs=0.01)
+    both = p * q + row_share * (p - p * q)
+    assert (is_wrong[0] & is_wrong[1]).mean() == pytest.approx(both, abs=0.01)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values())
+def test_without_effects_no_search_gains(policy):
+    model = changed(first_effect=0.0, pull=0.0, prior=Prior(0.0, 0.0))
+    assert simulate(policy, model, [500, 1500], 0) == [0.5, 0.5]
+
+
+def test_large_effects_are_found():
+    model = changed(prior=Prior(0.0, 0.04), first_effect=0.0)
+    assert gains(Policy()).mean() > 0.03
+    assert gains(Policy(), model).mean() > gains(Policy()).mean() + 0.1
+
+
+def test_the_best_of_three_is_worse_where_hardly_any_is_better():
+    model = changed(first_effect=0.1)
+    assert gains(Policy(accept="best"), model).mean() < gains(Policy(), model).mean() - 0.1
+
+
+def test_what_was_gained_pulls_back():
+    assert gains(Policy(), changed(pull=1.0)).mean() < gains(Policy(), changed(pull=0.0)).mean() / 2
+
+
+def test_a_signal_that_knows_is_worth_something():
+    model = changed(signal_correlation=1.0)
+    by_signal, by_chance = Policy(shortlist_size=1), Policy(shortlist_size=1, signal="random")
+    assert gains(by_signal, model).mean() > gains(by_chance, model).mean() + 0.03
+    assert (gains(by_signal) == gains(by_chance)).all()  # the signal of the model knows nothing
+
+
+def test_errors_stay_where_errors_can_be():
+    model = changed(prior=Prior(0.0, 1.0), pull=0.0)
+    errors = simulate(Policy(), model, [100, 10**9], 0)
+    assert errors[-1] == LEAST_ERROR
+    assert all(LEAST_ERROR <= error <= 1 - LEAST_ERROR for error in errors)
+
+
+def test_budgets_see_one_search():
+    whole = simulate(Policy(), MODEL, [200, 1000, 3000], 3)
+    assert whole == [simulate(Policy(), MODEL, [budget], 3)[0] for budget in (200, 1000, 3000)]
+    assert whole != simulate(Policy(), MODEL, [200, 1000, 3000], 4)
+
+
+@pytest.mark.parametrize(("fresh", "num_steps"), [(False, 5), (True, 4)])
+def test_fresh_rows_cost_those_of_the_incumbent(fresh, num_steps):
+    """A step takes 2 rollouts, the first rows 2, and those of a new sweep 2 more."""
+    model = changed(num_positions=3, first_effect=-0.05, pull=0.0, prior=Prior(-0.05, 0.0))
+    policy = Policy(num_rows=2, shortlist_size=1, accept="best", fresh_rows=fresh)
+    assert simulate(policy, model, [12], 0) == [pytest.approx(0.5 - 0.05 * num_steps)]
