@@ -149,9 +149,9 @@ def name_of(fullname: str) -> str:
 
 
 def render(results: Path = RESULTS) -> str:
-    """A table for each device."""
-    files = sorted(results.glob("*.json"))
-    return "\n\n".join(_table(json.loads(file.read_text(encoding="utf-8"))) for file in files)
+    """A table for each device; files of other figures are left alone."""
+    files = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(results.glob("*.json"))]
+    return "\n\n".join(_table(content) for content in files if "device" in content)
 
 
 def _table(content: Mapping[str, Any]) -> str:

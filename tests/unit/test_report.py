@@ -50,6 +50,11 @@ def test_figures_of_smoke_mode_are_refused(tmp_path):
         report.collect(written(tmp_path, smoke=True), tmp_path / "results")
 
 
+def test_files_of_other_figures_are_left_alone(tmp_path):
+    (tmp_path / "policies.json").write_text('{"a-model": {}}')
+    assert report.render(tmp_path) == ""
+
+
 def test_a_table_a_device_with_a_row_a_figure(tmp_path):
     report.collect(written(tmp_path), tmp_path / "results")
     gpu = {"date": "2026-01-03", "commit": "fedcba9876", "text": "fast"}
