@@ -64,18 +64,23 @@ def fit(chains: Sequence[Chain]) -> PlaceModel:
     less what rows alone would give.
 
     Raises:
-        ValueError: there is no place with candidates.
+        ValueError: there is no place with candidates and rows.
     """
-    places = [(chain, place) for chain in chains for place in chain.places if place.from_lm.any()]
+    places = [
+        (chain, place)
+        for chain in chains
+        for place in chain.places
+        if place.from_lm.any() and place.outcomes.is_right.shape[1] > chain.num_selection
+    ]
     if not places:
-        raise ValueError("got chains without places, expected one place with candidates at least")
+        raise ValueError("expected one place at least with candidates and rows not chosen on")
     moments = [_moments(chain, place) for chain, place in places]
     effect, variance, joint, most, covariance = np.mean(moments, axis=0).tolist()
     num_positions = round(_mean([len(place.prompt_ids) for _, place in places]))
     pull, gained = _pull(places, 1 / num_positions)
     deviation = math.sqrt(max(0.0, variance))
     return PlaceModel(
-        initial_error=_mean([_wrong(c, c.places[0])[0].mean() for c in chains if c.places]),
+        initial_error=_mean([_wrong(chain, chain.places[0])[0].mean() for chain, _ in places]),
         first_effect=effect - pull * gained,
         pull=pull,
         prior=Prior(effect, deviation**2),

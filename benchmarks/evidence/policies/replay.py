@@ -18,6 +18,7 @@ from benchmarks.evidence.policies.rules import Counts, Doubles, Policy, Prior, T
 from greater_fast.config import Config
 
 NUM_SPARE = 50  # rows beyond those of the incumbent's choice that a policy may use
+LEAST_TRUTH = 40  # rows of the true errors
 Cluster = tuple[str, int]
 
 
@@ -62,8 +63,10 @@ def is_possible(policy: Policy, chain: Chain, place: Place) -> bool:
     """Whether a place has the rows, the candidates and the signal that a policy needs."""
     num_old = 0 if policy.fresh_rows else chain.num_selection
     num_spare = max(0, policy.num_rows - num_old) + policy.num_confirming
-    known = ("random", "logprob", *place.scores)
-    return num_spare <= NUM_SPARE and policy.signal in known and bool(place.from_lm.any())
+    num_truth = place.outcomes.is_right.shape[1] - chain.num_selection - NUM_SPARE
+    has_rows = num_spare <= NUM_SPARE and num_truth >= LEAST_TRUTH
+    has_signal = policy.signal in ("random", "logprob", *place.scores)
+    return has_rows and has_signal and bool(place.from_lm.any())
 
 
 def _effect(chain: Chain, number: int, policy: Policy, prior: Prior, num_splits: int) -> Effect:

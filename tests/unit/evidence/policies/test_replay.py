@@ -142,6 +142,8 @@ def test_what_a_place_cannot_be_asked():
         assert not is_possible(more, own, there)
     assert not is_possible(Policy(fresh_rows=True, num_rows=NUM_SPARE + 1), own, there)
     assert not is_possible(Policy(signal="stored"), own, there)
+    few = chains_of(equally_good(0)[:, :130])[0]
+    assert not is_possible(Policy(), few, few.places[0])
     nothing = dataclasses.replace(there, from_lm=np.zeros(7, bool))
     assert not is_possible(Policy(), own, nothing)
 

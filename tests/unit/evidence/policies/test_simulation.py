@@ -61,7 +61,7 @@ def test_candidates_of_one_place_are_enough_to_fit():
     own = np.random.default_rng(0).random((2, 160)) < 0.5
     model = fit([chain([place(own)])])
     assert (model.prior.variance, model.num_candidates) == (0, 1)
-    with pytest.raises(ValueError, match="expected one place with candidates at least"):
+    with pytest.raises(ValueError, match="expected one place at least"):
         fit([chain([])])
 
 

@@ -1,0 +1,44 @@
+"""Which rule of a step gains most? Policies on stored chains, without a language model.
+
+    python -m benchmarks.evidence.policies --chains FOLDER --out policies.json
+
+The chains are those that `benchmarks.evidence.signals` has collected. For each model a table says
+what each policy's choice was worth at the places, on rows that it did not see: intervals are 95%,
+by bootstrap over (task, seed). A second one has whole searches, which are simulated from a model
+fitted to the chains. Policies are many and none was named before: what looks best here is to be
+confirmed by real runs.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.evidence.chains import load_chains
+from benchmarks.evidence.policies.report import Effort, compare, tables
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    usual = Effort()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.policies")
+    parser.add_argument("--chains", type=Path, default=Path("signals"), help="folder of chains")
+    parser.add_argument("--out", type=Path, help="file for the values, as JSON")
+    parser.add_argument("--splits", type=int, default=usual.num_splits, help="of rows, at a place")
+    parser.add_argument("--searches", type=int, default=usual.num_searches, help="simulated ones")
+    asked = parser.parse_args(arguments)
+    chains = load_chains(asked.chains)
+    if not any(chain.places for chain in chains):
+        parser.error(f"--chains: got {asked.chains}, expected a folder of chains with places")
+    effort = Effort(asked.splits, asked.searches)
+    found = {
+        model: compare([chain for chain in chains if chain.model == model], effort)
+        for model in sorted({chain.model for chain in chains})
+    }
+    for model, own in found.items():
+        print(f"## {model}\n\n{tables(own)}\n")
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

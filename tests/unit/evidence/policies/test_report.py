@@ -1,0 +1,97 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence.chains import save
+from benchmarks.evidence.policies import __main__ as command
+from benchmarks.evidence.policies.named import DEFAULT, POLICIES, RANDOM
+from benchmarks.evidence.policies.report import LEAST_PLACES, Effort, compare, tables
+from tests.unit.evidence.policies.made_up import chain, drawn_chains, place
+
+QUICK = Effort(num_splits=1, num_searches=2, budgets=(200, 400))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compare(drawn_chains(10), QUICK)
+
+
+def test_all_policies_that_can_be_are_replayed(found):
+    assert (found["num_places"], found["num_chains"], found["num_clusters"]) == (60, 10, 10)
+    without = {n for n, p in POLICIES.items() if p.signal in ("stored", "sampled", "rescored")}
+    assert set(found["left_out"]) == without
+    assert set(found["replayed"]) == set(POLICIES) - without
+    assert found["replayed"][DEFAULT]["gain_beside_default"] == [0, 0, 0]
+    assert found["replayed"][DEFAULT]["p_value"] == 1
+    for own in found["replayed"].values():
+        gain, per_thousand = own["gain"], own["gain_per_1000_rollouts"]
+        assert per_thousand == pytest.approx([g * 1000 / own["num_rollouts"] for g in gain])
+        assert gain[1] <= gain[0] <= gain[2]
+        assert 0 < own["share_changed"] <= 1
+
+
+def test_searches_are_simulated_to_each_budget(found):
+    assert {policy.signal for policy in POLICIES.values()} > {"answer", "random"}
+    for name, own in found["simulated"].items():
+        assert POLICIES[name].signal in ("answer", "random")
+        assert list(own) == ["200", "400"]
+    assert RANDOM in found["simulated"]
+
+
+def test_values_are_plain_and_tables_name_what_is_simulated(found):
+    read = json.loads(json.dumps(found, allow_nan=False))
+    assert read == found
+    text = tables(read)
+    first, *rest = text.splitlines()
+    assert first == "60 places of 10 chains"
+    assert sum(DEFAULT in line for line in rest) == 2
+    assert sum("SIMULATED" in line for line in rest) == 1
+    header = next(line for line in rest if "after 400 rollouts" in line)
+    assert "simulated" in header
+    assert f"Left out, as not all places have their rows or signal: {found['left_out'][0]}" in text
+
+
+def test_too_few_places_are_headed_so(found):
+    few = found | {"num_places": LEAST_PLACES - 1}
+    assert tables(few).splitlines()[0] == "59 places of 10 chains: too few to conclude"
+
+
+def test_chains_with_too_few_rows_are_refused():
+    few = drawn_chains(1, num_rows=50)
+    with pytest.raises(ValueError, match="too few rows for the default policy"):
+        compare(few, QUICK)
+
+
+def test_gains_are_of_the_right_sign():
+    """A candidate is better by half at each place."""
+    own = np.zeros((3, 160), bool)
+    own[0], own[1, ::2], own[2, 1::2] = True, True, True
+    found = compare([chain([place(own)], seed=seed) for seed in range(10)], QUICK)
+    assert found["replayed"][DEFAULT]["gain"] == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
+    (line,) = [line for line in tables(found).splitlines() if line.startswith(f"| {DEFAULT} | +")][
+        :1
+    ]
+    assert float(line.split("|")[2].split()[0]) == pytest.approx(50, abs=10)
+
+
+def test_intervals_of_too_few_clusters_are_open():
+    found = compare(drawn_chains(2), QUICK)
+    assert found["replayed"][DEFAULT]["gain"][1:] == [None, None]
+    assert "[–, –]" in tables(json.loads(json.dumps(found, allow_nan=False)))
+
+
+def test_the_command_prints_tables_and_writes_values(tmp_path, capsys):
+    for number, own in enumerate(drawn_chains(2)):
+        save(own, tmp_path / f"tiny-{number}.xz")
+    out = tmp_path / "policies.json"
+    command.main(["--chains", str(tmp_path), "--out", str(out), "--splits", "1", "--searches", "2"])
+    values = json.loads(out.read_text())
+    assert list(values) == ["tiny"]
+    assert capsys.readouterr().out == f"## tiny\n\n{tables(values['tiny'])}\n\n"
+
+
+def test_a_folder_without_chains_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--chains", str(tmp_path)])
+    assert "expected a folder of chains with places" in capsys.readouterr().err
