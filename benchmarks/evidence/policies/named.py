@@ -8,6 +8,10 @@ RANDOM = "50 rows, 3 at random"
 POLICIES = {
     DEFAULT: Policy(),
     "the released rule: the best of 3, better or not": Policy(accept="best"),
+    "by the loss": Policy(objective="loss"),
+    "the paper's text: the best of 3 by the loss, better or not": Policy(
+        objective="loss", accept="best"
+    ),
     RANDOM: Policy(signal="random"),
     "3 by proposal log-probability": Policy(signal="logprob"),
     "3 by the gradient of stored reasonings": Policy(signal="stored"),

@@ -8,11 +8,11 @@ ones; a policy of fresh rows has spare ones alone. The true errors are those of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.evidence.chains import Chain, Place
+from benchmarks.evidence.chains import Chain, Outcomes, Place
 from benchmarks.evidence.policies.model import fit
 from benchmarks.evidence.policies.rules import Counts, Doubles, Policy, Prior, Trial, decide
 from greater_fast.config import Config
@@ -84,14 +84,24 @@ def _effect(chain: Chain, number: int, policy: Policy, prior: Prior, num_splits:
         rows = np.concatenate([old[:num_old], spare[: num_new + policy.num_confirming]])
         training = rows[: policy.num_rows]
         prompts = np.append(0, 1 + shortlist(place, policy, training, source))
-        fluency = Config().error_fluency_weight * place.outcomes.prompt_nll[prompts][:, training]
-        trial = Trial(is_wrong[prompts][:, rows], fluency.mean(1, dtype=np.float64))
-        decision = decide(policy, trial, prior)
+        decision = decide(policy, _trial(place.outcomes, policy, prompts, rows), prior)
         kept = is_wrong[prompts[decision.winner], truth].mean()
         change = kept - is_wrong[0, truth].mean()
         found.append((change, decision.num_rollouts + num_new, decision.winner > 0))
     change, num_rollouts, share = np.mean(found, axis=0).tolist()
     return Effect(chain.cluster, change, num_rollouts, share)
+
+
+def _trial(outcomes: Outcomes, policy: Policy, prompts: Counts, rows: Counts) -> Trial:
+    config = Config()
+    training = np.ix_(prompts, rows[: policy.num_rows])
+    is_wrong = ~outcomes.is_right[np.ix_(prompts, rows)]
+    trial = Trial.of_errors(is_wrong, policy.num_rows)
+    fluency: Doubles = outcomes.prompt_nll[training].mean(1, dtype=np.float64)
+    if policy.objective == "error":
+        return replace(trial, fluency=config.error_fluency_weight * fluency)
+    losses: Doubles = outcomes.answer_loss[training].astype(np.float64)
+    return Trial(is_wrong, losses, config.fluency_weight * fluency)
 
 
 def shortlist(

@@ -17,7 +17,7 @@ from benchmarks.evidence.policies.simulation import simulate
 from benchmarks.evidence.resampling import Clusters, Estimate, holm
 
 LEAST_PLACES = 60
-SIMULATED_SIGNALS = ("answer", "random")  # the model knows the correlation of one
+SIMULATED = ("answer", "random")  # signals: the model knows the correlation of one
 Found = Mapping[str, Any]
 
 
@@ -88,7 +88,7 @@ def _simulated(model: PlaceModel, effort: Effort) -> dict[str, Any]:
     """Gains [budgets] of simulated searches, mean and standard error; seeds are shared."""
     found = {}
     for name, policy in POLICIES.items():
-        if policy.signal in SIMULATED_SIGNALS:
+        if policy.signal in SIMULATED and policy.objective == "error":
             searches = range(effort.num_searches)
             errors = [simulate(policy, model, effort.budgets, seed) for seed in searches]
             gains = model.initial_error - np.array(errors)

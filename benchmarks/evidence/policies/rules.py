@@ -29,6 +29,7 @@ class Policy:
         shortlist_size: of the candidates; None: all.
         signal: what puts candidates in order: a name of `Place.scores`, "logprob" or "random".
         fresh_rows: whether the training rows are others than those the incumbent was chosen on.
+        objective: "error" or "loss", as in `Config`; what is compared, tests and races aside.
         accept: "improve" or "best", as in `Config`.
         race: alpha of the race, 0 for none.
         shrinkage: of the measured difference to the incumbent, before it is compared with 0:
@@ -43,6 +44,7 @@ class Policy:
     shortlist_size: int | None = 3
     signal: str = "answer"
     fresh_rows: bool = False
+    objective: str = "error"
     accept: str = "improve"
     race: float = 0.0
     shrinkage: str = "none"
@@ -62,12 +64,19 @@ class Prior:
 class Trial:
     """What a rule has to go by: the incumbent first, then the S prompts of the shortlist.
 
-    `is_wrong` [1 + S, num_rows + num_confirming] has its rows in random order; `fluency` [1 + S] is
-    what the objective adds to the error rate.
+    `is_wrong` [1 + S, num_rows + num_confirming] has its rows in random order. The objective is the
+    mean of `terms` [1 + S, num_rows], the errors or the losses of rows, and `fluency` [1 + S].
     """
 
     is_wrong: Bools
+    terms: Doubles
     fluency: Doubles
+
+    @classmethod
+    def of_errors(cls, is_wrong: Bools, num_rows: int) -> Trial:
+        """One without fluency, by the errors of its first rows."""
+        terms: Doubles = is_wrong[:, :num_rows].astype(np.float64)
+        return cls(is_wrong, terms, np.zeros(len(is_wrong)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +94,8 @@ class Decision:
 def decide(policy: Policy, trial: Trial, prior: Prior) -> Decision:
     """Run the rule."""
     training = trial.is_wrong[:, : policy.num_rows]
-    objectives: Doubles = training.mean(1) + trial.fluency
-    num_run, is_out = _rows_run(policy, training, trial.fluency, objectives[0])
+    objectives: Doubles = trial.terms.mean(1) + trial.fluency
+    num_run, is_out = _rows_run(policy, trial, training, objectives[0])
     num_rollouts = int(num_run.sum())
     best = int(np.where(is_out, np.inf, objectives[1:]).argmin()) + 1
     if is_out[best - 1]:
@@ -101,22 +110,20 @@ def decide(policy: Policy, trial: Trial, prior: Prior) -> Decision:
     return Decision(best, num_rollouts)
 
 
-def _rows_run(
-    policy: Policy, training: Bools, fluency: Doubles, bound: float
-) -> tuple[Counts, Bools]:
+def _rows_run(policy: Policy, trial: Trial, training: Bools, bound: float) -> tuple[Counts, Bools]:
     """Rows [S] that candidates are run on, and whether [S] they are given up or dropped there.
 
     A candidate is given up where it is worse than the incumbent whatever its further rows are; not
     where it need not be better, nor where all errors are needed.
     """
-    candidates, num_rows = training[1:], training.shape[1]
-    is_over: Bools = np.zeros_like(candidates)
+    num_rows = training.shape[1]
+    is_over: Bools = np.zeros_like(training[1:])
     if policy.accept == "improve" and policy.shrinkage == "none":
-        so_far: Doubles = candidates.cumsum(1) / num_rows + fluency[1:, None]
+        so_far: Doubles = trial.terms[1:].cumsum(1) / num_rows + trial.fluency[1:, None]
         is_over |= so_far > bound + TIE
     if policy.race:
         course = Course(tuple(range(num_rows)), tuple(training[0].tolist()), policy.race)
-        is_over |= np.array([_is_lost(course, own) for own in candidates.tolist()], np.bool_)
+        is_over |= np.array([_is_lost(course, own) for own in training[1:].tolist()], np.bool_)
     is_out: Bools = is_over.max(1)
     num_run: Counts = np.where(is_out, is_over.argmax(1) + 1, num_rows)
     return num_run, is_out

@@ -21,8 +21,8 @@ MOST_STEPS = 1000  # of a search: near the least error, steps take hardly any ro
 def simulate(policy: Policy, model: PlaceModel, budgets: Sequence[int], seed: int) -> list[float]:
     """True errors of the incumbent where each number of rollouts is spent; budgets rise.
 
-    With `fresh_rows` each sweep has new training rows, on which the incumbent is run anew.
-    Confirming rows are new each time.
+    The objective is the error rate. With `fresh_rows` each sweep has new training rows, on which
+    the incumbent is run anew. Confirming rows are new each time.
     """
     search = _Search(policy, model, np.random.default_rng(seed))
     errors: list[float] = []
@@ -53,7 +53,8 @@ class _Search:
         training = np.concatenate([self._incumbent, self._outcomes(errors[1:], self._rows)])
         further = self._source.random(self._policy.num_confirming)
         is_wrong = np.concatenate([training, self._outcomes(errors, further)], 1)
-        decision = decide(self._policy, Trial(is_wrong, np.zeros(len(errors))), self._model.prior)
+        trial = Trial.of_errors(is_wrong, self._policy.num_rows)
+        decision = decide(self._policy, trial, self._model.prior)
         self.num_rollouts += decision.num_rollouts
         self.error = float(errors[decision.winner])
         self._incumbent = training[[decision.winner]]

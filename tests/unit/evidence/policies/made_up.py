@@ -7,7 +7,7 @@ from benchmarks.evidence.chains import Chain, Outcomes, Place
 NUM_SELECTION = 50
 
 
-def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0):
+def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0, losses=None):
     """A place of prompts [1 + K, N], the incumbent first; its scores are [N, K] by name."""
     is_wrong = np.asarray(is_wrong, bool)
     num, shape = len(is_wrong) - 1, is_wrong.shape
@@ -21,7 +21,7 @@ def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0):
         from_vocabulary=np.zeros(num, bool),
         outcomes=Outcomes(
             is_right=~is_wrong,
-            answer_loss=np.zeros(shape, np.float32),
+            answer_loss=np.float32(is_wrong if losses is None else losses),
             prompt_nll=np.broadcast_to(nll, shape),
             reasonings=(((),) * shape[1],) * shape[0],
         ),

@@ -112,6 +112,16 @@ def test_fluency_decides_between_equals():
     assert effect.share_changed == 0
 
 
+def test_losses_and_their_fluency_decide_where_they_are_the_objective():
+    own = np.tile(equally_good(5)[:1], (3, 1))
+    policy = Policy(objective="loss")
+    losses = own + np.array([[0.0], [-0.1], [0.1]])
+    for nll, share in (([4.0, 4.0, 4.0], 1), ([4.0, 4.4, 4.0], 1), ([4.0, 4.6, 4.0], 0)):
+        chains = chains_of(own, losses=losses, prompt_nll=nll)
+        assert replay(chains, policy, num_splits=2)[0].share_changed == share
+        assert replay(chains, Policy(), num_splits=2)[0].share_changed == 0
+
+
 def test_shortlists():
     source, rows = np.random.default_rng(0), np.arange(10)
     scores = np.zeros((NUM_ROWS, 5))

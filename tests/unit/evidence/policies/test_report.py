@@ -35,6 +35,7 @@ def test_searches_are_simulated_to_each_budget(found):
     assert {policy.signal for policy in POLICIES.values()} > {"answer", "random"}
     for name, own in found["simulated"].items():
         assert POLICIES[name].signal in ("answer", "random")
+        assert POLICIES[name].objective == "error"
         assert list(own) == ["200", "400"]
     assert RANDOM in found["simulated"]
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from itertools import combinations, product
 
@@ -24,9 +25,10 @@ matrices = st.integers(1, 4).flatmap(
 )
 
 
-def trial(is_wrong, fluency=None):
+def trial(is_wrong, fluency=None, num_rows=None):
     is_wrong = np.array(is_wrong, bool)
-    return Trial(is_wrong, np.zeros(len(is_wrong)) if fluency is None else np.array(fluency))
+    found = Trial.of_errors(is_wrong, num_rows or is_wrong.shape[1])
+    return found if fluency is None else dataclasses.replace(found, fluency=np.array(fluency))
 
 
 def slowly(policy, is_wrong, fluency):
@@ -65,7 +67,7 @@ def test_a_step_is_that_of_the_slow_one(num_confirming, is_wrong, accept, race):
         num_rows=12 - num_confirming, accept=accept, race=race, num_confirming=num_confirming
     )
     fluency = [0.01 * (number % 2) for number in range(len(is_wrong))]
-    found = decide(policy, trial(is_wrong, fluency), PRIOR)
+    found = decide(policy, trial(is_wrong, fluency, policy.num_rows), PRIOR)
     assert (found.winner, found.num_rollouts) == slowly(policy, is_wrong, fluency)
 
 
@@ -75,6 +77,19 @@ def test_equals_go_to_the_incumbent_then_to_the_first():
     assert decide(Policy(num_rows=2, accept="best"), trial(same), PRIOR).winner == 1
     better = [[True, True], [True, False], [False, True]]
     assert decide(Policy(num_rows=2), trial(better), PRIOR).winner == 1
+
+
+def test_losses_are_compared_where_they_are_the_objective():
+    """The second candidate has the lower loss, the first fewer errors."""
+    is_wrong = np.array([[True, True], [False, False], [True, False]])
+    losses = np.array([[1.0, 1.0], [0.9, 0.9], [0.1, 0.2]])
+    found = decide(
+        Policy(num_rows=2, objective="loss"), Trial(is_wrong, losses, np.zeros(3)), PRIOR
+    )
+    assert (found.winner, found.num_rollouts) == (2, 4)
+    fluency = np.array([0.0, 0.0, 2.0])  # worse from the first row on
+    found = decide(Policy(num_rows=2, objective="loss"), Trial(is_wrong, losses, fluency), PRIOR)
+    assert (found.winner, found.num_rollouts) == (1, 3)
 
 
 def test_sign_test_counts_all_outcomes():
