@@ -81,9 +81,10 @@ def _effect(chain: Chain, number: int, policy: Policy, prior: Prior, num_splits:
         spare, truth = np.split(
             source.permutation(np.arange(chain.num_selection, is_wrong.shape[1])), [NUM_SPARE]
         )
-        rows = np.concatenate([old[:num_old], spare[: num_new + policy.num_confirming]])
-        training = rows[: policy.num_rows]
+        training = np.append(old[:num_old], spare[:num_new])
         prompts = np.append(0, 1 + shortlist(place, policy, training, source))
+        further = spare[num_new : num_new + policy.num_confirming]
+        rows = np.append(source.permutation(training), further)
         decision = decide(policy, _trial(place.outcomes, policy, prompts, rows), prior)
         kept = is_wrong[prompts[decision.winner], truth].mean()
         change = kept - is_wrong[0, truth].mean()
