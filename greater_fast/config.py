@@ -42,6 +42,7 @@ PAPER: dict[str, Any] = {
     "accept": "best",
     "stop_unchanged": False,
     "shortlist": "gradient",
+    "gradient": "answer",
     "candidates": "lm",
     "allowed": "ascii",
     "temperature": 0.2,

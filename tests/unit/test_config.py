@@ -154,7 +154,8 @@ def test_the_papers_rule(objective: str) -> None:
     assert (config.shortlist_size, config.temperature, config.fluency_weight) == (3, 0.2, 0.2)
     assert (config.error_fluency_weight, config.sampling_temperature) == (0.02, 0.0)
     assert (config.shortlist, config.candidates, config.allowed) == ("gradient", "lm", "ascii")
-    assert (config.gradient_norm, config.race, config.num_train) == ("none", 0.0, 50)
+    assert (config.gradient, config.gradient_norm) == ("answer", "none")
+    assert (config.race, config.num_train) == (0.0, 50)
     assert (config.steps, config.max_new_tokens) == (105, 512)
 
 

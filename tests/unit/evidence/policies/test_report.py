@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from benchmarks.evidence.chains import save
 from benchmarks.evidence.policies import __main__ as command
+from benchmarks.evidence.policies.figures import draw
 from benchmarks.evidence.policies.named import DEFAULT, POLICIES, RANDOM
 from benchmarks.evidence.policies.report import LEAST_PLACES, Effort, compare, tables
 from tests.unit.evidence.policies.made_up import chain, drawn_chains, place
@@ -82,17 +84,30 @@ def test_intervals_of_too_few_clusters_are_open():
     assert "[–, –]" in tables(json.loads(json.dumps(found, allow_nan=False)))
 
 
-def test_the_command_prints_tables_and_writes_values(tmp_path, capsys):
-    for number, own in enumerate(drawn_chains(2)):
-        save(own, tmp_path / f"tiny-{number}.xz")
-    out = tmp_path / "policies.json"
-    command.main(["--chains", str(tmp_path), "--out", str(out), "--splits", "1", "--searches", "2"])
+def test_the_command_prints_tables_and_writes_values_and_figures(tmp_path, capsys):
+    for own in drawn_chains(2):
+        save(own, tmp_path / f"tiny-{own.seed}.xz")
+    save(dataclasses.replace(drawn_chains(1)[0], seed=100), tmp_path / "tiny-100.xz")
+    out, asked = tmp_path / "policies.json", ["--splits", "1", "--searches", "2"]
+    command.main(["--chains", str(tmp_path), "--out", str(out), "--plots", str(tmp_path), *asked])
     values = json.loads(out.read_text())
     assert list(values) == ["tiny"]
+    assert values["tiny"]["num_chains"] == 2
     assert capsys.readouterr().out == f"## tiny\n\n{tables(values['tiny'])}\n\n"
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["policies_simulated.svg"]
 
 
-def test_a_folder_without_chains_is_refused(tmp_path, capsys):
+def test_a_folder_without_chains_to_ask_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command.main(["--chains", str(tmp_path)])
+        command.main(["--chains", str(tmp_path), "--confirm"])
     assert "expected a folder of chains with places" in capsys.readouterr().err
+
+
+def test_figures_have_all_policies_of_all_models(found, tmp_path):
+    written = draw(tmp_path / "plots", {"first": found, "second": found})
+    assert [path.name for path in written] == ["policies.svg", "policies_simulated.svg"]
+    for path, kind in zip(written, ("replayed", "simulated"), strict=True):
+        text = path.read_text()
+        assert all(name in text for name in (*found[kind], "first", "second"))
+    assert "SIMULATED" in written[1].read_text()
+    assert "SIMULATED" not in written[0].read_text()
