@@ -4,6 +4,17 @@ from benchmarks.evidence.policies.rules import Policy
 
 DEFAULT = "50 rows, best 3 by the gradient"
 RANDOM = "50 rows, 3 at random"
+# Those that take no rollouts of the candidates.
+SIGNALS_TRIED = (
+    "proposal log-probability",
+    "reasoning gradient, stored",
+    "reasoning gradient, sampled",
+    "both gradients",
+    "both gradients, sampled",
+    "stored reasonings re-scored",
+    "stored reasonings by importance",
+    "ranks of both and log-probability",
+)
 
 POLICIES = {
     DEFAULT: Policy(),
@@ -13,10 +24,7 @@ POLICIES = {
         objective="loss", accept="best"
     ),
     RANDOM: Policy(signal="random"),
-    "3 by proposal log-probability": Policy(signal="logprob"),
-    "3 by the gradient of stored reasonings": Policy(signal="stored"),
-    "3 by the gradient of sampled reasonings": Policy(signal="sampled"),
-    "3 by stored reasonings under the candidates": Policy(signal="rescored"),
+    **{f"3 by {name}": Policy(signal=name) for name in SIGNALS_TRIED},
     "16 rows": Policy(num_rows=16),
     "24 rows": Policy(num_rows=24),
     "96 rows": Policy(num_rows=96),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.evidence.chains import Chain, Outcomes, Place
+from benchmarks.evidence.places.ranking import SIGNALS, Measured
 from benchmarks.evidence.policies.model import fit
 from benchmarks.evidence.policies.rules import Counts, Doubles, Policy, Prior, Trial, decide
 from greater_fast.config import Config
@@ -60,13 +61,12 @@ def priors_of(chains: Sequence[Chain]) -> Mapping[Cluster, Prior]:
 
 
 def is_possible(policy: Policy, chain: Chain, place: Place) -> bool:
-    """Whether a place has the rows, the candidates and the signal that a policy needs."""
+    """Whether a place has the rows and the candidates that a policy needs."""
     num_old = 0 if policy.fresh_rows else chain.num_selection
     num_spare = max(0, policy.num_rows - num_old) + policy.num_confirming
     num_truth = place.outcomes.is_right.shape[1] - chain.num_selection - NUM_SPARE
     has_rows = num_spare <= NUM_SPARE and num_truth >= LEAST_TRUTH
-    has_signal = policy.signal in ("random", "logprob", *place.scores)
-    return has_rows and has_signal and bool(place.from_lm.any())
+    return has_rows and bool(place.from_lm.any())
 
 
 def _effect(chain: Chain, number: int, policy: Policy, prior: Prior, num_splits: int) -> Effect:
@@ -113,8 +113,7 @@ def shortlist(
     mixed = source.permutation(proposed)
     if policy.signal == "random":
         return mixed[: policy.shortlist_size]
-    if policy.signal == "logprob":
-        scores: Doubles = -place.logprobs[proposed].astype(np.float64)
-    else:
-        scores = place.scores[policy.signal][training][:, proposed].sum(0, dtype=np.float64)
+    shares = np.zeros((1, len(place.num_effective)))
+    shares[0, training] = 1 / len(training)
+    scores = SIGNALS[policy.signal](Measured(place, shares, place.from_lm))[0]
     return proposed[np.argsort(scores, kind="stable")][: policy.shortlist_size]

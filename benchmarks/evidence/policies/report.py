@@ -13,11 +13,12 @@ from benchmarks.evidence.chains import Chain
 from benchmarks.evidence.policies.model import PlaceModel, fit
 from benchmarks.evidence.policies.named import DEFAULT, POLICIES
 from benchmarks.evidence.policies.replay import Effect, replay
+from benchmarks.evidence.policies.rules import ANSWER
 from benchmarks.evidence.policies.simulation import simulate
 from benchmarks.evidence.resampling import Clusters, Estimate, holm
 
 LEAST_PLACES = 60
-SIMULATED = ("answer", "random")  # signals: the model knows the correlation of one
+SIMULATED = (ANSWER, "random")  # signals: the model knows the correlation of one
 Found = Mapping[str, Any]
 
 
@@ -109,7 +110,7 @@ def tables(found: Found) -> str:
     parts = [heading, _replayed_table(found["replayed"])]
     if found["left_out"]:
         names = ", ".join(found["left_out"])
-        parts.append(f"Left out, as not all places have their rows or signal: {names}.")
+        parts.append(f"Left out, as not all places have rows enough: {names}.")
     return "\n\n".join([*parts, _simulated_table(found["model"], found["simulated"])])
 
 

@@ -16,6 +16,7 @@ from benchmarks.evidence.chains import Bools
 from greater_fast.search.nouns import TIE
 from greater_fast.search.racing import Course, Race
 
+ANSWER = "answer gradient (the paper's)"  # the signal of the search
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
@@ -27,7 +28,7 @@ class Policy:
     Attributes:
         num_rows: training rows that each shortlisted candidate is run on.
         shortlist_size: of the candidates; None: all.
-        signal: what puts candidates in order: a name of `Place.scores`, "logprob" or "random".
+        signal: what puts candidates in order: a name of `places.ranking.SIGNALS`, or "random".
         fresh_rows: whether the training rows are others than those the incumbent was chosen on.
         objective: "error" or "loss", as in `Config`; what is compared, tests and races aside.
         accept: "improve" or "best", as in `Config`.
@@ -42,7 +43,7 @@ class Policy:
 
     num_rows: int = 50
     shortlist_size: int | None = 3
-    signal: str = "answer"
+    signal: str = ANSWER
     fresh_rows: bool = False
     objective: str = "error"
     accept: str = "improve"

@@ -5,12 +5,14 @@ import numpy as np
 from benchmarks.evidence.chains import Chain, Outcomes, Place
 
 NUM_SELECTION = 50
+SCORES = ("answer", "stored", "sampled", "rescored", "weighted")
 
 
 def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0, losses=None):
     """A place of prompts [1 + K, N], the incumbent first; its scores are [N, K] by name."""
     is_wrong = np.asarray(is_wrong, bool)
     num, shape = len(is_wrong) - 1, is_wrong.shape
+    nothing = np.zeros((shape[1], num))
     nll = np.broadcast_to(np.asarray(prompt_nll, np.float32), shape[:1])[:, None]
     return Place(
         index=0,
@@ -25,10 +27,7 @@ def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0, lo
             prompt_nll=np.broadcast_to(nll, shape),
             reasonings=(((),) * shape[1],) * shape[0],
         ),
-        scores={
-            k: np.float32(v)
-            for k, v in (scores or {"answer": np.zeros(shape[::-1])[:, 1:]}).items()
-        },
+        scores={name: np.float32((scores or {}).get(name, nothing)) for name in SCORES},
         num_effective=np.zeros(shape[1], np.float32),
         winner=0,
     )

@@ -12,7 +12,7 @@ from benchmarks.evidence.policies.replay import (
     shortlist,
 )
 from benchmarks.evidence.policies.rules import Policy
-from tests.unit.evidence.policies.made_up import NUM_SELECTION, chain, drawn_chains, place
+from tests.unit.evidence.policies.made_up import NUM_SELECTION, SCORES, chain, drawn_chains, place
 
 NUM_ROWS = 160
 ALL = Policy(shortlist_size=None)
@@ -51,12 +51,12 @@ def test_no_policy_gains_where_all_are_equally_good(policy):
 def test_a_candidate_that_is_far_better_is_kept(name):
     """Every policy finds it that tries it: here by a signal that knows."""
     policy = POLICIES[name]
-    if policy.signal in ("random", "logprob"):
+    if policy.signal in ("random", "proposal log-probability"):
         policy = dataclasses.replace(policy, shortlist_size=None)
     own = equally_good(1, 0.7)
     own[4] = np.random.default_rng(2).random(NUM_ROWS) < 0.05
     knows = np.where(np.arange(1, 8) == 4, -1.0, 0.0) * np.ones((NUM_ROWS, 1))
-    scores = dict.fromkeys(("answer", "stored", "sampled", "rescored"), knows)
+    scores = dict.fromkeys(SCORES, knows)
     (effect,) = replay(chains_of(own, scores=scores), policy, num_splits=4)
     assert effect.share_changed == 1
     assert effect.change == pytest.approx(-0.65, abs=0.1)
@@ -133,13 +133,13 @@ def test_shortlists():
         from_lm=[True, True, True, False, True],
         logprobs=[-4, -1, -3, np.nan, -2],
     )
-    by = {name: Policy(signal=name, shortlist_size=3) for name in ("answer", "logprob", "random")}
-    assert shortlist(own, by["answer"], rows, source).tolist() == [0, 4, 2]
-    assert shortlist(own, by["logprob"], rows, source).tolist() == [1, 4, 2]
-    drawn = {tuple(shortlist(own, by["random"], rows, source).tolist()) for _ in range(200)}
+    assert shortlist(own, Policy(), rows, source).tolist() == [0, 4, 2]
+    by_logprob, at_random = Policy(signal="proposal log-probability"), Policy(signal="random")
+    assert shortlist(own, by_logprob, rows, source).tolist() == [1, 4, 2]
+    drawn = {tuple(shortlist(own, at_random, rows, source).tolist()) for _ in range(200)}
     assert len(drawn) == 4 * 3 * 2
     assert {token for own in drawn for token in own} == {0, 1, 2, 4}
-    everyone = dataclasses.replace(by["random"], shortlist_size=None)
+    everyone = dataclasses.replace(at_random, shortlist_size=None)
     assert sorted(shortlist(own, everyone, rows, source).tolist()) == [0, 1, 2, 4]
 
 
@@ -151,7 +151,6 @@ def test_what_a_place_cannot_be_asked():
         more = dataclasses.replace(policy, num_rows=policy.num_rows + NUM_SPARE)
         assert not is_possible(more, own, there)
     assert not is_possible(Policy(fresh_rows=True, num_rows=NUM_SPARE + 1), own, there)
-    assert not is_possible(Policy(signal="stored"), own, there)
     few = chains_of(equally_good(0)[:, :130])[0]
     assert not is_possible(Policy(), few, few.places[0])
     nothing = dataclasses.replace(there, from_lm=np.zeros(7, bool))
