@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ from greater_fast.runs.progress import Teller, told
 from greater_fast.runs.records import Records
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.run import Run
+from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search.optimizer import OnStep
 
 DEFAULT_PROMPT = (
@@ -82,7 +84,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     Returns:
         The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`;
         SIGTERM ends the process, once the result so far is written. What cannot be written to
-        `run_dir` is warned of, and does not end the run.
+        `run_dir` is warned of, and does not end the run. With `config.minutes` the search ends in
+        time for finals and test, `stopped="out of time"`: how far it comes depends on the machine.
 
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
@@ -95,6 +98,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     Under torchrun every process calls this alike and gets the same result. Settings, rows and what
     `on_step` says are rank 0's, which alone writes and tells; each loads the model.
     """
+    begun = time.monotonic()
     ranks = join()
     with checking_input():
         given = config = ranks.from_first(as_config(config))
@@ -134,7 +138,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             ],
         )
         run = Run(engine, layouts, config, directory, notes, loss)
-        return run.result(on_step, teller, ranks)
+        budget = TimeBudget(config.minutes, begun, ranks)
+        return run.result(on_step, teller, budget, ranks)
 
 
 def plan(  # noqa: PLR0913 (as optimize)

@@ -189,6 +189,12 @@ class Config:
     gradient_checkpointing: str = _setting(
         "auto", "compute layers again for the gradient: on, off, or auto, where memory demands it"
     )
+    minutes: float | None = _setting(
+        None,
+        "minutes that a run may take in all, from loading to the test: the search ends in time for "
+        "finals and test; no limit if unset",
+        0.0,
+    )
     device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
     dtype: str | None = _setting(
         None, "of the weights; bfloat16 on a GPU and float32 on a CPU if unset"
@@ -228,7 +234,7 @@ class Config:
         if isinstance(setting.default, bool):
             known = isinstance(value, bool)
             return None if known else f"{name}: got {quoted(value, 60)}, expected True or False"
-        kinds = (int, float) if isinstance(setting.default, float) else (int,)
+        kinds = (int, float) if takes_fractions(setting) else (int,)
         if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
             return f"{name}: got {quoted(value, 60)}, expected {kind}"
@@ -282,6 +288,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def takes_fractions(setting: dataclasses.Field[Any]) -> bool:
+    """Whether a setting is a number that need not be whole."""
+    return str(setting.type).startswith("float")
 
 
 def _guess(name: str, known: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.api import DEFAULT_PROMPT
-from greater_fast.config import CHOICES, Config
+from greater_fast.config import CHOICES, Config, takes_fractions
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened
@@ -102,7 +102,9 @@ def _setting_type(setting: dataclasses.Field[Any]) -> Any:
     if setting.name == "template":
         return _question_template
     if setting.default is None:
-        return str if setting.metadata["low"] is None else int
+        if setting.metadata["low"] is None:
+            return str
+        return float if takes_fractions(setting) else int
     return type(setting.default)
 
 

@@ -33,6 +33,10 @@ class Teller:
         """What is done now, and a table that stays."""
         _log.info("%s", visible(f"{text}\n{table}" if table else text))
 
+    def keep(self, text: str) -> None:
+        """A line that stays."""
+        _log.info("%s", visible(text))
+
     def note(self, text: str) -> None:
         """What the result will say as well: for the log."""
         _log.info("%s", visible(text))
@@ -54,6 +58,10 @@ class _Lines(Teller):
         super().say(text, table)
         _print(text)
 
+    def keep(self, text: str) -> None:
+        super().keep(text)
+        _print(text)
+
     def step(self, step: Step) -> None:
         num_dropped = sum(trial.dropped_after is not None for trial in step.trials)
         _print(
@@ -71,10 +79,12 @@ class _Bar(Teller):
     def say(self, text: str, table: str = "") -> None:
         super().say(text, table)
         self._bar.update(self._task, description=visible(text)[:48])
-        if table:  # it stays above the line
-            self._bar.console.print(
-                visible(table), markup=False, emoji=False, highlight=False, soft_wrap=True
-            )
+        if table:
+            self._show(table)
+
+    def keep(self, text: str) -> None:
+        super().keep(text)
+        self._show(text)
 
     def step(self, step: Step) -> None:
         self._bar.update(
@@ -87,6 +97,12 @@ class _Bar(Teller):
     def row(self) -> None:
         self._num_done += 1
         self._bar.update(self._task, completed=self._num_done)
+
+    def _show(self, text: str) -> None:
+        """A text that stays above the line."""
+        self._bar.console.print(
+            visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
 
 
 @contextlib.contextmanager

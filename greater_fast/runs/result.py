@@ -57,7 +57,8 @@ class Result:
 
     `best` is the prompt with the highest development accuracy, `baseline` the initial one;
     `finalists` holds both and the others that were tried there. `dev_comparison` and
-    `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended.
+    `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended,
+    in a few words: "all steps done", "out of time", "interrupted", ...
     """
 
     best: PromptResult

@@ -22,10 +22,14 @@ from greater_fast.runs.evaluation import (
 from greater_fast.runs.interrupts import Terminated, one_interrupt
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
+from greater_fast.runs.timing.pace import Pace
+from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import OnStep, run, start
 from greater_fast.search.state import LoopState
+
+_ESTIMATED_AFTER = (0, 1, 3)  # steps: then a run says how long it will take
 
 
 class Run:
@@ -45,33 +49,51 @@ class Run:
         self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
         self._steps: list[Step] = []
+        self._pace = Pace(layouts, config)
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
-    def result(self, on_step: OnStep | None, teller: Teller, ranks: Ranks = ALONE) -> Result:
+    def result(
+        self, on_step: OnStep | None, teller: Teller, budget: TimeBudget, ranks: Ranks = ALONE
+    ) -> Result:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
-        the best prompt in it. SIGTERM ends the process then. Of several ranks the first decides.
+        the best prompt in it. SIGTERM ends the process then. No step is begun behind which finals
+        and test would not end in time. Of several ranks the first decides.
         """
         with one_interrupt() as signals:
             rows = self._layouts["train"]
             teller.say(f"scoring the initial prompt on {len(rows)} rows")
+            budget.lap()
             with memory_errors_explained(self._engine.lm.device):
                 state = start(self._engine, rows, self._config)
+            self._pace.add_score(state.incumbent, budget.lap())
 
-            def log_step(step: Step) -> bool | None:
+            def why_end() -> str | None:
+                """Why no step is begun any more, where another one was to come."""
+                if len(self._steps) in _ESTIMATED_AFTER and state.step < self._config.steps:
+                    teller.keep(self._estimate(state, budget))
+                to_come = self._pace.next_step() + self._pace.finals(state, 1).seconds
+                if budget.has_room_for(to_come):
+                    return None
+                return OUT_OF_TIME if state.next_position(rows, self._config) else None
+
+            def log_step(step: Step) -> str | None:
                 self._steps.append(step)
                 self._directory.append_step(step.to_dict(), state.to_dict())
                 teller.step(step)
                 stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
                 signals.listen()  # it may have taken a Ctrl-C for itself
-                return stop
+                self._pace.add_step(step, budget.lap())
+                return "stopped by on_step" if stop else why_end()
 
             try:
                 explained = memory_errors_explained(self._engine.lm.device)
                 with signals.heard(), ranks.together(), explained:
-                    stopped = run(self._engine, rows, self._config, state, log_step, self._loss)
-                    self._measure(state, teller)
+                    stopped = why_end() or run(
+                        self._engine, rows, self._config, state, log_step, self._loss
+                    )
+                    self._measure(state, teller, budget)
             except KeyboardInterrupt:
                 stopped = "interrupted"
             except Terminated:
@@ -83,19 +105,53 @@ class Run:
                 raise
             return self._written(state, stopped)
 
-    def _measure(self, state: LoopState, teller: Teller) -> None:
-        """The finalists on the development rows; the initial prompt in training; the test rows."""
-        finalists = self._finalists(state)
-        for number, scored in enumerate(finalists, 1):
-            teller.say(f"development rows, prompt {number} of {len(finalists)}")
-            self._evaluate("dev", scored.prompt_ids)
-        teller.say("training rows, the initial prompt")
-        self._evaluate("train", self._initial_ids)
+    def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
+        """A line on how long the run will take, and how much of it there is time for."""
+        estimate = self._pace.estimate(state, self._config.steps - state.step)
+        return f"to go: {estimate.describe()}{budget.describe(estimate)}"
+
+    def _measure(self, state: LoopState, teller: Teller, budget: TimeBudget) -> None:
+        """The finalists on the development rows; the initial prompt in training; the test rows.
+
+        Where time is short, the best and the initial prompt are measured all the same; what was
+        left out stands in the notes.
+        """
+        finalists, initial = self._finalists(state), state.scored[self._initial_ids]
+        sure = [s for s in finalists if s is initial or s is finalists[0]]
+        left_out = self._compare(finalists, sure, teller, budget)
+        seconds = self._pace.evaluation
+        if budget.has_room_for(seconds("train", initial) + seconds("test", *sure)):
+            teller.say("training rows, the initial prompt")
+            self._evaluate("train", initial, budget)
+        else:
+            left_out.append("the initial prompt on the training rows")
         if "test" in self._layouts:
             teller.say("test rows, the best and the initial prompt")
             best = self._best([self._prompt_result(s) for s in finalists])
             for prompt_ids in dict.fromkeys((self._initial_ids, best.prompt_ids)):
-                self._evaluate("test", prompt_ids)
+                self._evaluate("test", state.scored[prompt_ids], budget)
+        self._notes = (*self._notes, *budget.notes(left_out))
+
+    def _compare(
+        self, finalists: list[Scored], sure: list[Scored], teller: Teller, budget: TimeBudget
+    ) -> list[str]:
+        """Finalists on the development rows: those that are sure, and all that there is time for.
+
+        What there was no time for is returned, for a reader.
+        """
+        waiting, num_measured, seconds = sure, 0, self._pace.evaluation
+        for number, scored in enumerate(finalists, 1):
+            is_sure = any(s is scored for s in waiting)
+            waiting = [s for s in waiting if s is not scored]
+            to_come = seconds("dev", scored, *waiting) + seconds("test", *sure)
+            if is_sure or budget.has_room_for(to_come):
+                teller.say(f"development rows, prompt {number} of {len(finalists)}")
+                self._evaluate("dev", scored, budget)
+                num_measured += 1
+        if num_measured == len(finalists):
+            return []
+        num_left_out = len(finalists) - num_measured
+        return [f"{num_left_out} of {len(finalists)} prompts on the development rows"]
 
     def _finalists(self, state: LoopState) -> list[Scored]:
         best = state.best(self._config.num_finalists, self._config)
@@ -133,9 +189,10 @@ class Run:
             for note in cut_off_notes(f"{split} rows, {role} prompt", evaluation, self._config)
         )
 
-    def _evaluate(self, split: str, prompt_ids: tuple[int, ...]) -> None:
-        layouts = self._layouts[split]
+    def _evaluate(self, split: str, scored: Scored, budget: TimeBudget) -> None:
+        layouts, prompt_ids = self._layouts[split], scored.prompt_ids
         prompt = layouts.prompt_text(prompt_ids)
+        budget.lap()
 
         def write(row: RowRecord) -> None:
             self._directory.append_row(
@@ -145,6 +202,7 @@ class Run:
         self._evaluations[split, prompt_ids] = evaluate_prompt(
             self._engine, layouts, prompt_ids, self._config, self._max_answer_tokens, write
         )
+        self._pace.add_evaluation(split, scored, budget.lap())
 
     def _written(self, state: LoopState, stopped: str) -> Result:
         """The result of what is known, written down; what was left undone stays None."""

@@ -35,13 +35,13 @@ def run(
     layouts: Layouts,
     config: Config,
     state: LoopState,
-    on_step: OnStep,
+    on_step: Callable[[Step], str | None],
     loss: AnswerLoss | None = None,
 ) -> str:
     """Run the loop from `state`, which it keeps up to date, and say why it ended.
 
-    `on_step` sees every finished step; a true value from it ends the run. `loss` takes the place of
-    the answer's cross-entropy in the gradient.
+    `on_step` sees every finished step; a text from it ends the run, and is why. `loss` takes the
+    place of the answer's cross-entropy in the gradient.
     """
     warned = False
     while (position := state.next_position(layouts, config)) is not None:
@@ -57,10 +57,10 @@ def run(
             selection = select(engine, layouts, shortlist, position, state, config)
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, selection, config)
-        stop = on_step(dataclasses.replace(step, **meter.readings()))
+        why = on_step(dataclasses.replace(step, **meter.readings()))
         warned = warned or _warn_if_flat(state, selection, config)
-        if stop:
-            return "stopped by on_step"
+        if why is not None:
+            return why
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
 
 

@@ -274,6 +274,38 @@ def test_no_steps_at_all(lm: LM, rows: list[Any], settings: dict[str, Any], tmp_
     assert (result.stopped, result.steps) == ("all steps done", ())
 
 
+def test_no_time_at_all(lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    """No step is begun, and the initial prompt is measured on the other rows all the same."""
+    result = optimize(
+        lm, rows[:8], test=rows[8:], config={**settings, "minutes": 0}, run_dir=tmp_path
+    )
+    assert (result.stopped, result.steps) == ("out of time", ())
+    assert result.best == result.baseline == result.finalists[0]
+    assert result.dev_accuracy is not None
+    assert result.test_accuracy is not None
+    assert result.baseline.train is None
+    held = read_run(tmp_path)
+    assert held["result"] == json.loads(json.dumps(result.to_dict()))
+    assert not held["damage"]
+    assert any(note.startswith("minutes=0: how far a run comes") for note in result.notes)
+
+
+def test_time_enough_changes_nothing(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    results = [
+        optimize(lm, rows, config={**settings, "minutes": minutes}, run_dir=tmp_path / name)
+        for name, minutes in (("free", None), ("limited", 1e6))
+    ]
+    assert step_log(results[0].run_dir) == step_log(results[1].run_dir)
+    assert results[0].finalists == results[1].finalists
+    for name in ("rows.jsonl", "state.json"):
+        first, second = ((r.run_dir / name).read_bytes() for r in results)
+        assert first == second
+    more = set(results[1].notes) - set(results[0].notes)
+    assert [note[:16] for note in more] == ["minutes=1e+06: h"]
+
+
 def test_development_rows_are_split_off(
     lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:

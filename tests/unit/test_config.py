@@ -38,6 +38,7 @@ OUT_OF_RANGE = [
     ("sampling_temperature", 1001.0, "expected at most 1000.0"),
     ("race", -0.01, "expected at least 0.0"),
     ("race", 0.6, "expected at most 0.5"),
+    ("minutes", -0.5, "expected at least 0.0"),
 ]
 WRONG_KIND = [
     ("steps", 2.0, "expected a whole number"),
@@ -48,6 +49,7 @@ WRONG_KIND = [
     ("gradient_checkpointing", True, "expected one of auto, on, off"),
     ("kv_cache_bytes", "all", "expected a whole number"),
     ("temperature", "warm", "expected a number"),
+    ("minutes", "90", "expected a number"),
     ("temperature", math.inf, "expected a number"),
     ("fluency_weight", math.nan, "expected a number"),
     ("objective", "accuracy", "expected one of error, loss"),

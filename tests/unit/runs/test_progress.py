@@ -119,12 +119,27 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
     ]
 
 
+def test_lines_that_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with told(True, num_steps=4) as teller:
+        teller.keep("about 3 h \x1b[31m")
+    assert capsys.readouterr().err == "greater-fast: about 3 h \\u001b[31m\n"
+    shown = terminal(monkeypatch, width=40)
+    long = "to go: [b]about 3 h[/] " + 8 * "and more "
+    with told(True, num_steps=4) as teller:
+        teller.keep(long)
+        teller.say("loading")
+    assert f"{long}\n" in shown.getvalue()
+
+
 def test_nothing_is_shown_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = terminal(monkeypatch)
     with told(False, num_steps=4) as teller:
         teller.say("loading", "a table")
+        teller.keep("about 3 h")
         teller.step(step())
         teller.row()
     assert (shown.getvalue(), capsys.readouterr()) == ("", ("", ""))

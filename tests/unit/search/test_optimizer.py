@@ -63,10 +63,10 @@ class Loop:
         self.gradients_at.append(position)
         return torch.zeros(4)
 
-    def run(self, on_step: Callable[[Step], bool | None] | None = None) -> str:
+    def run(self, on_step: Callable[[Step], str | None] | None = None) -> str:
         """Run to the end, keeping the steps."""
 
-        def keep(step: Step) -> bool | None:
+        def keep(step: Step) -> str | None:
             self.steps.append(step)
             return on_step(step) if on_step else None
 
@@ -115,7 +115,7 @@ def test_the_run_ends_when_all_steps_are_done(monkeypatch: pytest.MonkeyPatch) -
 
 def test_on_step_ends_the_run_and_a_later_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(monkeypatch, sixes_are_better, steps=4)
-    assert loop.run(lambda step: step.step == 1) == "stopped by on_step"
+    assert loop.run(lambda step: "enough" if step.step == 1 else None) == "enough"
     assert (loop.state.step, loop.state.index) == (2, 2)
     assert loop.state.incumbent.prompt_ids == loop.steps[-1].prompt_ids == (6, 6, 99)
     assert loop.run() == "all steps done"

@@ -1,0 +1,55 @@
+"""How much a run does at most: counted, before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from greater_fast.config import Config
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+
+
+def num_finalists(num_scored: int, config: Config) -> int:
+    """Prompts compared on the development rows: the best of those scored, and the initial one."""
+    return num_scored if num_scored <= config.num_finalists else config.num_finalists + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Upper bounds: of a run with all its steps, where no candidate and no text ends early.
+
+    `searched_rows` are rollouts that score a prompt in training, `gradient_rows` rows that go
+    forward and back; `evaluated_rows` end in an answer of the model's. `written_tokens` are those
+    of all reasoning and answers.
+    """
+
+    num_steps: int
+    searched_rows: int
+    gradient_rows: int
+    evaluated_rows: int
+    written_tokens: int
+
+    @classmethod
+    def of(cls, layouts: Mapping[str, Layouts], config: Config) -> Work:
+        """The work of a run on these rows."""
+        num_train, num_steps = len(layouts["train"]), config.steps
+        num_prompts = 1 + num_steps * config.shortlist_size
+        num_tests = min(2, num_prompts) * len(layouts["test"]) if "test" in layouts else 0
+        finals = num_finalists(num_prompts, config) * len(layouts["dev"])
+        searched, evaluated = num_prompts * num_train, finals + num_train + num_tests
+        answer = layouts["train"].longest_answer + SPARE_ANSWER_TOKENS
+        return cls(
+            num_steps=num_steps,
+            searched_rows=searched,
+            gradient_rows=num_steps * num_train,
+            evaluated_rows=evaluated,
+            written_tokens=(searched + evaluated) * config.max_new_tokens + evaluated * answer,
+        )
+
+    def describe(self) -> str:
+        """The work in one line."""
+        return (
+            f"work at most: {self.num_steps} steps with {self.searched_rows:,} rollouts and the "
+            f"gradients of {self.gradient_rows:,} rows, {self.evaluated_rows:,} rows evaluated, "
+            f"{self.written_tokens:,} tokens written"
+        )

@@ -1,0 +1,188 @@
+"""A run with a limit of minutes: kept whenever the estimates are right, and nothing is lost."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greater_fast.ranks import Ranks
+from greater_fast.runs.result import Result
+from greater_fast.runs.timing.time_budget import MARGIN
+from greater_fast.search.nouns import Step
+from tests.threads import on_threads
+from tests.unit.runs.timing.machine import PROMPT_IDS, Machine, machines_work
+
+STEPS = {"steps": 12, "num_finalists": 4}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_machines() -> Iterator[None]:
+    with machines_work():
+        yield
+
+
+def assert_complete(result: Result, has_test: bool = True) -> None:
+    """The best and the initial prompt were compared on all rows that there are."""
+    assert result.best.dev is not None
+    assert result.baseline.dev is not None
+    assert (result.test_comparison is not None) == has_test
+    assert result.baseline.prompt_ids == PROMPT_IDS
+
+
+def test_without_a_limit_all_is_done() -> None:
+    machine = Machine()
+    result = machine.run(None, **STEPS)
+    assert (result.stopped, len(result.steps)) == ("all steps done", 12)
+    assert all(finalist.dev for finalist in result.finalists)
+    assert result.notes == ()
+    num_dev = [rows for rows, _ in machine.evaluated].count(10)
+    assert num_dev == len(result.finalists) == 5
+
+
+def test_a_limit_that_is_not_met_changes_nothing_but_a_note() -> None:
+    free, limited = Machine(), Machine()
+    without, within = free.run(None, **STEPS), limited.run(10_000.0, **STEPS)
+    assert within.finalists == without.finalists
+    assert within.stopped == without.stopped
+    assert limited.evaluated == free.evaluated
+    assert within.notes == (
+        "minutes=10000: how far a run comes in that time depends on the machine, and so does its "
+        "result",
+    )
+
+
+def test_as_many_steps_as_there_is_time_for() -> None:
+    """By hand: finals of 5 prompts, the training rows, and two tests, all with the margin."""
+    machine = Machine()
+    dev, train, test = (machine.seconds_of(name) for name in ("dev", "train", "test"))
+    assert (dev, train, test) == (110.0, 55.0, 220.0)
+    finals = 5 * dev + train + 2 * test
+    num_steps = 7
+    minutes = (10 + 30 * (num_steps - 1) + MARGIN * (30 + finals)) / 60
+    result = machine.run(minutes + 1e-6, **STEPS)
+    assert (result.stopped, len(result.steps)) == ("out of time", num_steps)
+    assert machine.time <= 60 * minutes
+    assert all(finalist.dev for finalist in result.finalists)
+    assert result.baseline.train is not None
+    assert_complete(result)
+    assert len(result.notes) == 1
+    fewer = Machine().run(minutes - 1e-6, **STEPS)
+    assert (fewer.stopped, len(fewer.steps)) == ("out of time", num_steps - 1)
+
+
+@pytest.mark.parametrize("minutes", [0.0, 0.3])
+@pytest.mark.parametrize("num_test", [20, 0])
+def test_no_time_for_a_step(minutes: float, num_test: int) -> None:
+    machine = Machine(sizes={"train": 5, "dev": 10, "test": num_test})
+    result = machine.run(minutes, **STEPS)
+    assert (result.stopped, result.steps) == ("out of time", ())
+    assert result.best == result.baseline
+    assert result.best.dev is not None
+    assert (result.best.test is not None) is bool(num_test)
+    assert result.baseline.train is None
+    assert result.notes[1] == "no time was left for the initial prompt on the training rows"
+    assert result.notes[2].startswith("the run took ")
+    assert result.notes[2].endswith(" more than minutes allows")
+
+
+def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None:
+    """After the search the machine is three times as slow."""
+    machine = Machine()
+
+    def slower(step: Step) -> None:
+        if step.step == 3:
+            machine.luck = lambda: 3.0
+
+    finals = 5 * 110 + 55 + 2 * 220
+    minutes = (10 + 4 * 30 + MARGIN * finals + 30) / 60
+    result = machine.run(minutes, slower, **STEPS)
+    assert result.stopped == "out of time"
+    measured = [finalist for finalist in result.finalists if finalist.dev]
+    assert 2 <= len(measured) < len(result.finalists) == 5
+    assert result.finalists[0] in measured
+    assert result.baseline in measured
+    assert_complete(result)
+    left_out = len(result.finalists) - len(measured)
+    assert result.notes[1] == (
+        f"no time was left for {left_out} of 5 prompts on the development rows and the initial "
+        "prompt on the training rows"
+    )
+
+
+def test_a_callback_takes_time_too() -> None:
+    """A minute of each step: by it the next step is judged."""
+    machine = Machine()
+
+    def wait(step: Step) -> None:
+        machine.time += 60
+
+    minutes = (10 + 90 + MARGIN * (90 + 5 * 110 + 55 + 2 * 220) - 1) / 60
+    result = machine.run(minutes, wait, **STEPS)
+    assert (result.stopped, len(result.steps)) == ("out of time", 1)
+
+
+@pytest.mark.parametrize(
+    ("on_step", "stopped"),
+    [(lambda step: step.step == 1, "stopped by on_step"), (None, "all steps done")],
+)
+def test_a_search_that_ends_of_itself_is_not_out_of_time(on_step: object, stopped: str) -> None:
+    """Though there would be no time for another step."""
+    machine = Machine()
+
+    def late(step: Step) -> bool:
+        machine.time += 10_000 * (step.step == 1)
+        return bool(callable(on_step) and on_step(step))
+
+    result = machine.run(60, late, steps=2, num_finalists=4)
+    assert (result.stopped, len(result.steps)) == (stopped, 2)
+    assert_complete(result)
+
+
+@given(
+    limit=st.floats(0.0, 60.0),
+    sizes=st.fixed_dictionaries(
+        {"train": st.integers(2, 9), "dev": st.integers(1, 30), "test": st.integers(0, 30)}
+    ),
+    step=st.floats(0.0, 40.0),
+    settings=st.fixed_dictionaries(
+        {"steps": st.integers(0, 15), "num_finalists": st.integers(1, 6)}
+    ),
+    luck=st.randoms(use_true_random=False),
+)
+def test_the_limit_is_kept_whenever_the_estimates_are_right(
+    limit: float, sizes: dict[str, int], step: float, settings: dict[str, int], luck: object
+) -> None:
+    """Work takes its true seconds, or less down to the margin; so its estimates allow for them.
+
+    What is done in any case must fit in: the score, and one prompt on the other rows.
+    """
+
+    def drawn() -> float:
+        return luck.uniform(1 / MARGIN, 1.0)  # type: ignore[attr-defined, no-any-return]
+
+    machine = Machine(sizes=sizes, step=step, luck=drawn)
+    result = machine.run(limit, **settings)
+    assert_complete(result, bool(sizes["test"]))
+    if 60 * limit >= machine.score + machine.seconds_of("dev") + machine.seconds_of("test"):
+        assert machine.time <= 60 * limit
+    else:
+        assert result.steps == ()
+        assert len(machine.evaluated) <= 2
+    expected = "all steps done" if len(result.steps) == settings["steps"] else "out of time"
+    assert result.stopped == expected
+
+
+def test_of_several_ranks_the_first_ones_clock_decides() -> None:
+    """The others' clocks say that there is no time at all; all ranks come to the same."""
+    alone = Machine().run(25, **STEPS)
+
+    def on(ranks: Ranks) -> tuple[Result, int]:
+        machine = Machine(time=0.0 if ranks.is_first else 1e6)
+        return machine.run(25, ranks=ranks, **STEPS), len(machine.evaluated)
+
+    (first, num_first), (second, num_second) = on_threads(2, on)
+    assert first.stopped == second.stopped == "out of time"
+    assert 0 < len(first.steps) == len(second.steps) == len(alone.steps) < 12
+    assert first.finalists == second.finalists == alone.finalists
+    assert num_first == num_second

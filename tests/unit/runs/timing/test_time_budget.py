@@ -1,0 +1,77 @@
+"""The clock of a run: laps, what has room, and what is said."""
+
+import pytest
+
+from greater_fast.ranks import Ranks
+from greater_fast.runs.timing.estimate import Estimate, Finals
+from greater_fast.runs.timing.time_budget import MARGIN, TimeBudget
+from tests.threads import on_threads
+
+
+class Clock:
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_laps() -> None:
+    clock = Clock(5.0)
+    budget = TimeBudget(clock=clock)
+    clock.now = 7.0
+    assert budget.lap() == 2.0
+    assert budget.lap() == 0.0
+    clock.now = 10.0
+    assert budget.lap() == 3.0
+
+
+def test_room_is_counted_from_the_beginning_with_a_margin() -> None:
+    clock = Clock(100.0)
+    budget = TimeBudget(1.0, begun=90.0, clock=clock)  # ends at 150
+    assert budget.has_room_for(50 / MARGIN - 1e-9)
+    assert not budget.has_room_for(50 / MARGIN + 1e-9)
+    clock.now = 151.0
+    assert not budget.has_room_for(0.0)
+
+
+def test_without_a_limit_there_is_room_for_everything() -> None:
+    budget = TimeBudget(clock=Clock())
+    assert budget.has_room_for(1e12)
+    assert budget.notes(["everything"]) == ()
+    assert budget.describe(Estimate(1, {"select": 1.0}, 0, Finals(1, 1.0, 1.0, 1, 1.0))) == ""
+
+
+def test_the_first_rank_decides() -> None:
+    def on(ranks: Ranks) -> list[bool]:
+        budget = TimeBudget(1.0, 0.0, ranks, Clock(0.0 if ranks.is_first else 59.0))
+        return [budget.has_room_for(s * (10 if ranks.is_first else 1)) for s in (4.0, 6.0)]
+
+    assert on_threads(3, on) == [[True, False]] * 3
+
+
+def test_what_is_said() -> None:
+    clock = Clock(0.0)
+    budget = TimeBudget(1.5, 0.0, clock=clock)
+    estimate = Estimate(9, {"select": 10.0}, 2, Finals(1, 20.0, 0.0, 0, 0.0))
+    assert budget.describe(estimate) == "; minutes=1.5 leaves time for 5 of these steps"
+    always = (
+        "minutes=1.5: how far a run comes in that time depends on the machine, and so does its "
+        "result"
+    )
+    assert budget.notes([]) == (always,)
+    clock.now = 90.0 + 12.4
+    assert budget.describe(estimate) == "; minutes=1.5 leaves time for 0 of these steps"
+    assert budget.notes(["a", "b"]) == (
+        always,
+        "no time was left for a and b",
+        "the run took 12 s more than minutes allows",
+    )
+
+
+@pytest.mark.parametrize("minutes", [0.0, 2.0])
+def test_a_budget_begins_when_it_is_made(minutes: float) -> None:
+    clock = Clock(1000.0)
+    budget = TimeBudget(minutes, clock=clock)
+    clock.now = 1060.0
+    assert budget.has_room_for(60 / MARGIN) is (minutes == 2.0)

@@ -1,0 +1,55 @@
+"""Upper bounds of a run's work, beside a run that is counted one by one."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greater_fast.config import Config
+from greater_fast.runs.timing.work import Work
+from tests.cases import table_layouts
+
+
+def counted(sizes: dict[str, int], config: Config) -> Work:
+    """The longest run there is, done on paper, one row after another."""
+    searched = gradients = evaluated = tokens = 0
+    prompts = ["initial"]
+    for _ in range(sizes["train"]):
+        searched, tokens = searched + 1, tokens + config.max_new_tokens
+    for step in range(config.steps):
+        gradients += sizes["train"]
+        for place in range(config.shortlist_size):
+            prompts.append(f"{step}.{place}")
+            for _ in range(sizes["train"]):
+                searched, tokens = searched + 1, tokens + config.max_new_tokens
+    best = prompts[1:][: config.num_finalists]
+    finalists = {*(best if len(best) == config.num_finalists else prompts), "initial"}
+    tests = {"initial", prompts[-1]}
+    for split, compared in (("dev", finalists), ("train", {"initial"}), ("test", tests)):
+        for _ in range(len(compared) * sizes[split]):
+            evaluated, tokens = evaluated + 1, tokens + config.max_new_tokens + 1 + 8
+    return Work(config.steps, searched, gradients, evaluated, tokens)
+
+
+@given(
+    sizes=st.fixed_dictionaries(
+        {"train": st.integers(2, 5), "dev": st.integers(1, 5), "test": st.integers(0, 5)}
+    ),
+    settings=st.fixed_dictionaries(
+        {
+            "steps": st.integers(0, 4),
+            "shortlist_size": st.integers(1, 3),
+            "num_finalists": st.integers(1, 5),
+            "max_new_tokens": st.integers(1, 40),
+        }
+    ),
+)
+def test_work_is_that_of_the_longest_run(sizes: dict[str, int], settings: dict[str, int]) -> None:
+    config = Config.from_mapping(settings)
+    layouts = {name: table_layouts(number) for name, number in sizes.items() if number}
+    assert Work.of(layouts, config) == counted(sizes, config)
+
+
+def test_the_line() -> None:
+    assert Work(105, 15_800, 5_250, 1_350, 8_800_000).describe() == (
+        "work at most: 105 steps with 15,800 rollouts and the gradients of 5,250 rows, 1,350 rows "
+        "evaluated, 8,800,000 tokens written"
+    )
