@@ -42,7 +42,9 @@ from greater_fast.runs.progress import Teller, told
 from greater_fast.runs.records import Records
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.run import Run
+from greater_fast.runs.timing.run_plan import RunPlan, check_measure, measured
 from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.runs.timing.work import Work
 from greater_fast.search.optimizer import OnStep
 
 DEFAULT_PROMPT = (
@@ -151,11 +153,13 @@ def plan(  # noqa: PLR0913 (as optimize)
     test: Any = None,
     config: Config | Mapping[str, Any] | None = None,
     gpu_memory: int | None = None,
-) -> MemoryPlan:
-    """What `optimize` with the same arguments will take of the memory; no weights are loaded.
+    measure: int = 0,
+) -> RunPlan:
+    """What `optimize` with the same arguments will take: memory, work and, measured, time.
 
     `gpu_memory` is that of a GPU in bytes, be there one or not; without it, it is planned for the
-    device that the run would take.
+    device that the run would take. No weights are loaded, unless the first `measure` steps are to
+    be taken to tell the time; where the memory is not enough, they are not.
 
     Raises:
         ValueError: input that cannot work, as of `optimize`; the device is no GPU.
@@ -165,9 +169,19 @@ def plan(  # noqa: PLR0913 (as optimize)
         check_prompt(prompt)
         if gpu_memory is not None and config.device == "cpu":
             raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
+        check_measure(measure, gpu_memory)
         device = None if gpu_memory is None else "cuda"
         splits = read_splits(train, dev, test, config)
-        return prepare(model, splits, prompt, config, device).memory(config, gpu_memory)
+        prepared = prepare(model, splits, prompt, config, device)
+        memory = prepared.memory(config, gpu_memory)
+    work, estimate = Work.of(prepared.layouts, config), None
+    if measure and memory.fits:
+        with told(True, num_steps=measure) as teller:
+            with checking_input():
+                engine, memory, _ = _ready(model, prepared, config, None, teller)
+            with memory_errors_explained(engine.lm.device):
+                estimate = measured(engine, prepared.layouts, config, measure, teller.step)
+    return RunPlan.of(memory, work, estimate)
 
 
 @on_all_ranks

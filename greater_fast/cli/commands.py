@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add_shared_options(command)
 
     command = commands.add_parser(
-        "plan", help="what optimize would take of the memory, told without loading weights"
+        "plan", help="what optimize would take: of the memory, told without loading weights; time"
     )
     command.set_defaults(command=_plan, before="the plan was made")
     command.add_argument("--model", required=True, help=MODEL_HELP)
@@ -70,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="plan for a GPU with so much memory (24GiB, 24GB, 8e9), be there one or not; without "
         "it, for all memory of the device that optimize would take",
+    )
+    command.add_argument(
+        "--measure",
+        type=int,
+        default=0,
+        metavar="N",
+        help="load the model and take N steps (3 will do), to tell how long the run would take, "
+        "and which settings would make that less",
     )
     add_search_options(command, "--data", "--train")
     add_shared_options(command)
@@ -142,13 +150,18 @@ def _plan(options: argparse.Namespace) -> int:
         test=test,
         config=config,
         gpu_memory=gpu_memory,
+        measure=options.measure,
     )
     if options.json:
         _print_json(memory.to_dict())
     else:
         Console(highlight=False).print(display.plan_table(memory.to_dict()))
         notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
-        _print(*notes, memory.verdict, *memory.advice)
+        _print(*notes, memory.verdict, *memory.advice, memory.work.describe())
+        if memory.time is not None:
+            _print(memory.time.describe())
+        elif memory.fits and gpu_memory is None:
+            _print("how long that takes: --measure 3 loads the model and tries")
     return 0 if memory.fits else 1
 
 

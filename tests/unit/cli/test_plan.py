@@ -1,6 +1,7 @@
 """`greater-fast plan`, and the same plan at the start of a run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,68 @@ def test_without_a_size_it_is_the_devices_own(
     assert "embeddings in 32 bits" in values["needs"][0]["how"]
 
 
+@pytest.mark.usefixtures("no_weights")
+def test_the_work_is_told_without_weights(
+    command: Any, model_folder: Path, data: Path, limits: list[str]
+) -> None:
+    """4 training rows, 2 steps of 3 candidates; 3 prompts on 4 development rows."""
+    arguments = ("plan", "--model", model_folder, "--data", data, *limits)
+    out = command(*arguments, "--gpu-memory", "24GiB").out
+    assert "work at most: 2 steps with 28 rollouts and the gradients of 8 rows, 16 rows" in out
+    assert "--measure" not in out
+    assert "how long that takes: --measure 3" in command(*arguments, "--device", "cpu").out
+    values = command(*arguments, "--device", "cpu", "--json").values
+    assert values["work"]["searched_rows"] == 28
+    assert values["time"] is None
+
+
+def test_the_time_is_measured(
+    command: Any, model_folder: Path, data: Path, limits: list[str], tmp_path: Path
+) -> None:
+    """Two of 90 steps are taken, and nothing is left behind."""
+    rows = ("--model", model_folder, "--data", data, "--device", "cpu", *limits, "--steps", 90)
+    before = sorted(tmp_path.iterdir())
+    done = command("plan", *rows, "--measure", 2)
+    assert done.status == 0
+    assert re.search(r"about \S+ \w+ at most: 90 steps of .* \(as the last 1 took\)", done.out)
+    assert "step 2 of 2" in done.err
+    assert sorted(tmp_path.iterdir()) == before
+    values = command("plan", *rows, "--measure", 1, "--json").values
+    time = values["time"]
+    assert (time["num_steps"], time["num_measured"]) == (90, 1)
+    assert set(time["step"]) == {"propose", "gradient", "score", "select", "else"}
+    finals = time["finals"]
+    assert (finals["num_finalists"], finals["num_tests"]) == (3, 2)
+    assert time["seconds"] == pytest.approx(
+        90 * sum(time["step"].values()) + 3 * finals["dev"] + finals["train"] + 2 * finals["test"]
+    )
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_nothing_is_measured_where_the_memory_is_not_enough(
+    model_folder: Path,
+    rows: list[Any],
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("greater_fast.runs.prepare.memory_bytes", lambda *_: 1 << 20)
+    planned = plan(model_folder, rows, prompt=PROMPT, config=settings, measure=2)
+    assert (planned.fits, planned.time) == (False, None)
+
+
+@pytest.mark.parametrize("measure", [-1, True, 1.5, "3"])
+def test_steps_that_cannot_be_measured(
+    model_folder: Path, rows: list[Any], settings: dict[str, Any], measure: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"measure: got .*, expected a number of steps, or 0"):
+        plan(model_folder, rows, prompt=PROMPT, config=settings, measure=measure)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--gpu-memory", "24G"], "--gpu-memory: got '24G', expected a size such as 24GiB"),
+        (["--gpu-memory", "8GiB", "--measure", "2"], "measure: steps are taken on the device"),
         (["--gpu-memory", "24"], "--gpu-memory: got '24', 24 bytes: write 24GiB"),
         (["--gpu-memory", "0GiB"], "--gpu-memory: got '0GiB', expected at least one byte"),
         (["--gpu-memory", "8GiB", "--device", "cpu"], "gpu_memory: a run on device cpu"),
@@ -112,7 +171,8 @@ def test_a_run_keeps_to_its_plan(
     done = command("optimize", *rows, "--run-dir", run, "--steps", 0)
     assert done.status == 0
     assert planned["verdict"] in done.out
-    assert read_run(run)["run"]["memory_plan"] == planned
+    kept = read_run(run)["run"]["memory_plan"]
+    assert kept == {name: planned[name] for name in kept}
     assert read_run(run)["run"]["config"]["kv_cache_bytes"] is None
     assert given == [planned["pool_bytes"]]
     command("optimize", *rows, "--steps", 0, "--kv-cache-bytes", 1 << 21, "--run-dir", run / "b")
