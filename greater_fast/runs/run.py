@@ -192,7 +192,6 @@ class Run:
     def _evaluate(self, split: str, scored: Scored, budget: TimeBudget) -> None:
         layouts, prompt_ids = self._layouts[split], scored.prompt_ids
         prompt = layouts.prompt_text(prompt_ids)
-        budget.lap()
 
         def write(row: RowRecord) -> None:
             self._directory.append_row(

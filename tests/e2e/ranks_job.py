@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -107,6 +108,13 @@ def no_rows(folder: Path) -> dict[str, Any]:
 def stopped(folder: Path) -> dict[str, Any]:
     """By a callback, of which rank 0 has the say."""
     return search(folder, on_step=lambda step: (step.step == 1) == (RANK == 0))
+
+
+def limited(folder: Path) -> dict[str, Any]:
+    """With a limit of minutes, which is long over by the clocks of all ranks but the first."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() - (1e9 if RANK else 0))
+    with mock.patch("greater_fast.api.time", clock):
+        return search(folder, minutes=1e6)
 
 
 def raising(folder: Path) -> dict[str, Any]:

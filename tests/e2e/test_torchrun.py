@@ -21,7 +21,10 @@ from tests.e2e import ranks_job
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-SAME = ["gemma2", "sampled", "fewer_rows", "plain", "rows_of_first", "stopped", "interrupted"]
+SAME = [
+    *("gemma2", "sampled", "fewer_rows", "plain", "rows_of_first"),
+    *("limited", "stopped", "interrupted"),
+]
 JOB = [*SAME, "no_rows", "raising", "failing", "evaluated"]
 
 

@@ -49,7 +49,7 @@ def test_rows_and_tokens_count_in_proportion() -> None:
 
 
 def test_shorter_reasoning_is_not_trusted() -> None:
-    initial, shorter = reasoning(90), reasoning(9)
+    initial, shorter = reasoning(90), reasoning(9, PROMPT_IDS[:1])
     pace = pace_of(initial, dev=4)
     assert pace.evaluation("dev", shorter) == 10.0
 
