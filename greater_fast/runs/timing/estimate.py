@@ -61,8 +61,8 @@ class Estimate:
         """The estimate in one line, with what would make it less."""
         if not self.num_measured:
             how = "guessed from the score of the initial prompt"
-        elif self.num_measured == 1:
-            how = "as the first one took"
+        elif self.num_measured <= 2:
+            how = "as the last one took"
         else:
             how = f"as the last {self.num_measured - 1} took"
         steps = "1 step" if self.num_steps == 1 else f"{self.num_steps} steps"

@@ -88,7 +88,8 @@ class Pace:
         """All that is to come, if it is so many steps and what follows them."""
         finals = self.finals(state, num_steps)
         estimate = Estimate(num_steps, self._mean_step(), len(self._steps), finals)
-        return replace(estimate, less=savings(estimate, self._config, self._reasoning_lens))
+        used = replace(self._config, num_train=len(self._layouts["train"]))  # perhaps of fewer rows
+        return replace(estimate, less=savings(estimate, used, self._reasoning_lens))
 
     def _guessed_step(self) -> dict[str, float]:
         """Seconds of a step, by stage, before there was one: each row's gradient as its rollout."""

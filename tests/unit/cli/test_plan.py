@@ -89,7 +89,7 @@ def test_the_time_is_measured(
     before = sorted(tmp_path.iterdir())
     done = command("plan", *rows, "--measure", 2)
     assert done.status == 0
-    assert re.search(r"about \S+ \w+ at most: 90 steps of .* \(as the last 1 took\)", done.out)
+    assert re.search(r"about \S+ \w+ at most: 90 steps of .* \(as the last one took\)", done.out)
     assert "step 2 of 2" in done.err
     assert sorted(tmp_path.iterdir()) == before
     values = command("plan", *rows, "--measure", 1, "--json").values

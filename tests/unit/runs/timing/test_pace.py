@@ -121,6 +121,7 @@ def test_the_estimate_follows_what_is_measured() -> None:
     pace.add_step(step(gradient=3.0, select=4.0), 8.0)
     three = pace.estimate(state, 47)
     assert (three.num_measured, three.step) == (3, {"gradient": 2.0, "select": 3.0, "else": 1.0})
+    assert three.less["num_train=2"] < three.seconds / 2  # of 4 rows, though 50 were allowed
     assert three.seconds == pytest.approx(47 * 6.0 + three.finals.seconds)
 
 
