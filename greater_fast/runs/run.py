@@ -68,13 +68,14 @@ class Run:
             with memory_errors_explained(self._engine.lm.device):
                 state = start(self._engine, rows, self._config)
             self._pace.add_score(state.incumbent, budget.lap())
+            budget.begin_search()
 
             def why_end() -> str | None:
                 """Why no step is begun any more, where another one was to come."""
                 if len(self._steps) in _ESTIMATED_AFTER and state.step < self._config.steps:
                     teller.keep(self._estimate(state, budget))
-                to_come = self._pace.next_step() + self._pace.finals(state, 1).seconds
-                if budget.has_room_for(to_come):
+                finals = self._pace.finals(state, num_steps=1).within(budget.for_finals)
+                if budget.has_room_for(self._pace.next_step() + finals):
                     return None
                 return OUT_OF_TIME if state.next_position(rows, self._config) else None
 

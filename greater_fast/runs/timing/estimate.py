@@ -26,6 +26,11 @@ class Finals:
         """All of them."""
         return self.num_finalists * self.dev + self.train + self.num_tests * self.test
 
+    def within(self, seconds: float) -> float:
+        """What they take where they may take so much: fewer prompts are compared, but two."""
+        least = min(2, self.num_finalists) * self.dev + self.num_tests * self.test
+        return max(least, min(self.seconds, seconds))
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -52,9 +57,9 @@ class Estimate:
         """Seconds of everything: fewer where the search ends before its last step."""
         return self.num_steps * self.step_seconds + self.finals.seconds
 
-    def steps_within(self, seconds: float) -> int:
-        """How many of the steps end within a time, finals and test behind them."""
-        room = max(0.0, seconds - self.finals.seconds)
+    def steps_within(self, seconds: float, for_finals: float) -> int:
+        """How many of the steps end within a time, with finals that may take so much of it."""
+        room = max(0.0, seconds - self.finals.within(for_finals))
         return min(self.num_steps, int(room / max(self.step_seconds, 1e-9)))
 
     def describe(self) -> str:

@@ -1,5 +1,7 @@
 """What is said of the hours: their sum, and what fewer steps, rows or tokens would save."""
 
+import math
+
 import pytest
 
 from greater_fast.config import Config
@@ -18,15 +20,32 @@ def test_seconds_are_those_of_all_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "steps"),
-    [(0, 0), (870, 0), (959, 0), (960, 1), (870 + 90 * 5 + 1, 5), (1e6, 90)],
+    ("seconds", "for_finals", "steps"),
+    [
+        (0, math.inf, 0),
+        (870, math.inf, 0),
+        (959, math.inf, 0),
+        (960, math.inf, 1),
+        (870 + 90 * 5 + 1, math.inf, 5),
+        (870 + 90 * 5 + 1, 870 - 90, 6),
+        (1e6, 0, 90),
+    ],
 )
-def test_steps_within_a_time(seconds: float, steps: int) -> None:
-    assert MEASURED.steps_within(seconds) == steps
+def test_steps_within_a_time(seconds: float, for_finals: float, steps: int) -> None:
+    assert MEASURED.steps_within(seconds, for_finals) == steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(math.inf, 870), (871, 870), (500, 500), (361, 361), (359, 360), (0, 360), (-9, 360)],
+)
+def test_finals_within_a_time_compare_two_prompts_at_least(seconds: float, expected: float) -> None:
+    assert FINALS.within(seconds) == expected
+    assert Finals(1, 60.0, 30.0, 1, 120.0).within(0.0) == 180
 
 
 def test_steps_that_take_no_time() -> None:
-    assert Estimate(7, {}, 0, FINALS).steps_within(871) == 7
+    assert Estimate(7, {}, 0, FINALS).steps_within(871, 871) == 7
 
 
 def test_savings_are_in_proportion() -> None:

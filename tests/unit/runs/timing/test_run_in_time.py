@@ -14,6 +14,7 @@ from tests.threads import on_threads
 from tests.unit.runs.timing.machine import PROMPT_IDS, Machine, machines_work
 
 STEPS = {"steps": 12, "num_finalists": 4}
+LONG = {"steps": 99, "num_finalists": 4}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,17 +59,51 @@ def test_as_many_steps_as_there_is_time_for() -> None:
     dev, train, test = (machine.seconds_of(name) for name in ("dev", "train", "test"))
     assert (dev, train, test) == (110.0, 55.0, 220.0)
     finals = 5 * dev + train + 2 * test
-    num_steps = 7
-    minutes = (10 + 30 * (num_steps - 1) + MARGIN * (30 + finals)) / 60
-    result = machine.run(minutes + 1e-6, **STEPS)
+    num_steps = 40
+    end = 10 + 30 * (num_steps - 1) + MARGIN * (30 + finals)
+    assert finals < (end - 10) / 2
+    result = machine.run((end + 1e-6) / 60, **LONG)
     assert (result.stopped, len(result.steps)) == ("out of time", num_steps)
-    assert machine.time <= 60 * minutes
+    assert machine.time <= end
     assert all(finalist.dev for finalist in result.finalists)
     assert result.baseline.train is not None
     assert_complete(result)
     assert len(result.notes) == 1
-    fewer = Machine().run(minutes - 1e-6, **STEPS)
+    fewer = Machine().run((end - 1e-6) / 60, **LONG)
     assert (fewer.stopped, len(fewer.steps)) == ("out of time", num_steps - 1)
+
+
+def test_finals_leave_half_of_the_time_to_the_search() -> None:
+    """By hand: of 1,490 s 740 are for finals, which would take 1,045, and with two prompts 660."""
+    machine = Machine()
+    end = 1490
+    num_steps = 19  # 10 + 18 * 30 + 1.2 * (30 + 740) is 1,474, and 1,504 a step later
+    result = machine.run(end / 60, **LONG)
+    assert (result.stopped, len(result.steps)) == ("out of time", num_steps)
+    assert machine.time <= end
+    measured = [finalist.dev is not None for finalist in result.finalists]
+    assert measured == [True, True, False, False, True]
+    assert_complete(result)
+
+
+def test_loading_counts_and_is_no_score() -> None:
+    """Five minutes later all is as without them, of a limit that is five minutes longer."""
+    machine = Machine(time=300.0)
+    late, early = machine.run((300 + 1490) / 60, **LONG), Machine().run(1490 / 60, **LONG)
+    assert late.steps == early.steps
+    assert late.finalists == early.finalists
+    assert machine.time <= 300 + 1490
+
+
+def test_the_least_of_finals_may_take_more_than_half() -> None:
+    """Two prompts on the development rows and two tests, behind one step: all but 10 s."""
+    machine = Machine()
+    end = 10 + MARGIN * (40 + 2 * 110 + 2 * 220)
+    result = machine.run((end + 1e-6) / 60, **LONG)
+    assert (result.stopped, len(result.steps)) == ("out of time", 1)
+    assert machine.time <= end
+    assert_complete(result)
+    assert Machine().run((end - 1e-6) / 60, **LONG).steps == ()
 
 
 @pytest.mark.parametrize("minutes", [0.0, 0.3])
@@ -98,10 +133,10 @@ def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None
         if step.step == 3:
             machine.luck = lambda: 1.4
 
-    end = 10 + 4 * 30 + MARGIN * (5 * 110 + 55 + 2 * 220) + 30
+    end = 1414
     assert 284 + MARGIN * (154 + 154 + 616) < end < 438 + MARGIN * (154 + 154 + 616)
-    result = machine.run(end / 60, slower, **STEPS)
-    assert (result.stopped, len(result.steps)) == ("out of time", 4)
+    result = machine.run(end / 60, slower, steps=4, num_finalists=4)
+    assert (result.stopped, len(result.steps)) == ("all steps done", 4)
     measured = [finalist.dev is not None for finalist in result.finalists]
     assert measured == [True, True, False, False, True]
     assert result.finalists[-1] == result.baseline
@@ -114,14 +149,14 @@ def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None
 
 
 def test_a_callback_takes_time_too() -> None:
-    """A minute of each step: by it the next step is judged."""
+    """Ten minutes of each step: by it the next step is judged."""
     machine = Machine()
 
     def wait(step: Step) -> None:
-        machine.time += 60
+        machine.time += 600
 
-    minutes = (10 + 90 + MARGIN * (90 + 5 * 110 + 55 + 2 * 220) - 1) / 60
-    result = machine.run(minutes, wait, **STEPS)
+    end = 10 + 630 + MARGIN * (630 + 5 * 110 + 55 + 2 * 220)
+    result = machine.run((end - 1) / 60, wait, **STEPS)
     assert (result.stopped, len(result.steps)) == ("out of time", 1)
 
 
@@ -178,14 +213,14 @@ def test_the_limit_is_kept_whenever_the_estimates_are_right(
 
 def test_of_several_ranks_the_first_ones_clock_decides() -> None:
     """The others' clocks say that there is no time at all; all ranks come to the same."""
-    alone = Machine().run(25, **STEPS)
+    alone = Machine().run(25, **LONG)
 
     def on(ranks: Ranks) -> tuple[Result, int]:
         machine = Machine(time=0.0 if ranks.is_first else 1e6)
-        return machine.run(25, ranks=ranks, **STEPS), len(machine.evaluated)
+        return machine.run(25, ranks=ranks, **LONG), len(machine.evaluated)
 
     (first, num_first), (second, num_second) = on_threads(2, on)
     assert first.stopped == second.stopped == "out of time"
-    assert 0 < len(first.steps) == len(second.steps) == len(alone.steps) < 12
+    assert 0 < len(first.steps) == len(second.steps) == len(alone.steps) < 99
     assert first.finalists == second.finalists == alone.finalists
     assert num_first == num_second

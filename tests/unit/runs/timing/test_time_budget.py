@@ -1,5 +1,7 @@
 """The clock of a run: laps, what has room, and what is said."""
 
+import math
+
 import pytest
 
 from greater_fast.ranks import Ranks
@@ -38,6 +40,8 @@ def test_room_is_counted_from_the_beginning_with_a_margin() -> None:
 def test_without_a_limit_there_is_room_for_everything() -> None:
     budget = TimeBudget(clock=Clock())
     assert budget.has_room_for(1e12)
+    budget.begin_search()
+    assert budget.for_finals == math.inf
     assert budget.notes(["everything"]) == ()
     assert budget.describe(Estimate(1, {"select": 1.0}, 0, Finals(1, 1.0, 1.0, 1, 1.0))) == ""
 
@@ -60,6 +64,9 @@ def test_what_is_said() -> None:
         "result"
     )
     assert budget.notes([]) == (always,)
+    clock.now = 10.0
+    budget.begin_search()
+    assert budget.for_finals == 40.0
     clock.now = 90.0 + 12.4
     assert budget.describe(estimate) == "; minutes=1.5 leaves time for 0 of these steps"
     assert budget.notes(["a", "b"]) == (
