@@ -23,7 +23,8 @@ class RolloutRequest:
     as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
     `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
     its cost alone. Requests of a `group` can be dropped together. Sampled text with the same
-    `sample_key` (the row's number) meets the same noise.
+    `sample_key` (the row's number) meets the same noise. `model` is the number of the one that is
+    asked, among several; an engine has one, and does not look.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,6 +37,7 @@ class RolloutRequest:
     draft_ids: tuple[int, ...] = ()
     group: int = 0
     sample_key: int = 0
+    model: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,14 +125,14 @@ def stage_readings(device: torch.device) -> Iterator[dict[str, Reading]]:
     class StageMeter(Meter):
         @contextmanager
         def __call__(self, stage: str) -> Iterator[None]:
-            assert isinstance(self._engine, RolloutEngine)
-            before = self._engine.facts().steps
+            assert isinstance(self._models, RolloutEngine)
+            before = self._models.facts().steps
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             with super().__call__(stage):
                 yield
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-            facts = self._engine.facts()
+            facts = self._models.facts()
             readings[stage] = Reading(peak, facts.steps - before, facts)
 
     with patch.object(optimizer, "Meter", StageMeter):

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from greater_fast.engine import Engine
+from greater_fast.search.ensemble import Models
 
 
 class Meter:
     """Measures one step; stages are entered one after the other."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._device = engine, engine.lm.device
-        self._tokens_before = engine.num_generated_tokens
+    def __init__(self, models: Models) -> None:
+        self._models, self._device = models, models.lm.device
+        self._tokens_before = models.num_generated_tokens
         self._seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -34,7 +34,7 @@ class Meter:
     def readings(self) -> dict[str, Any]:
         """The fields of `Step` that say what it cost: `WORK_FIELDS`."""
         return {
-            "num_generated_tokens": self._engine.num_generated_tokens - self._tokens_before,
+            "num_generated_tokens": self._models.num_generated_tokens - self._tokens_before,
             "seconds": {stage: round(s, 4) for stage, s in self._seconds.items()},
             "peak_memory_bytes": peak_memory_bytes(self._device),
         }

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.search.ensemble import Models, by_model, members
 from greater_fast.search.gradient import step_gradient
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import Candidates, Position, Step, Trial
@@ -21,9 +21,9 @@ from greater_fast.search.state import LoopState
 OnStep = Callable[[Step], bool | None]
 
 
-def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
+def start(models: Models, layouts: Layouts, config: Config) -> LoopState:
     """The state before the first step: the initial prompt, scored on all rows."""
-    (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
+    (scored,) = score_prompts(models, layouts, [layouts.prompt_ids], config)
     assert scored is not None  # nothing bounds the first prompt
     state = LoopState(incumbent=scored)
     state.add(scored, config)
@@ -31,7 +31,7 @@ def start(engine: Engine, layouts: Layouts, config: Config) -> LoopState:
 
 
 def run(
-    engine: Engine,
+    models: Models,
     layouts: Layouts,
     config: Config,
     state: LoopState,
@@ -41,24 +41,29 @@ def run(
     """Run the loop from `state`, which it keeps up to date, and say why it ended.
 
     `on_step` sees every finished step; a text from it ends the run, and is why. `loss` takes the
-    place of the answer's cross-entropy in the gradient.
+    place of the answer's cross-entropy in the gradient. Each of several models has its own
+    reasonings and gradient; candidates, scores and objectives are theirs together.
     """
     warned = False
     while (position := state.next_position(layouts, config)) is not None:
-        meter = Meter(engine)
+        meter = Meter(models)
         with meter("propose"):
-            candidates = propose(engine, layouts, position, config)
+            candidates = propose(models, layouts, position, config)
         with meter("gradient"):
             place = _with_placeholder(position, candidates)
-            gradient = step_gradient(engine, layouts, state, place, config, loss)
+            gradients = [
+                step_gradient(own, layouts, seen, place, config, loss)
+                for own, seen in by_model(models, state)
+            ]
         with meter("score"):
-            shortlist = score(gradient, engine.lm, layouts, candidates, position, config)
+            lms = [own.lm for own in members(models)]
+            shortlist = score(gradients, lms, layouts, candidates, position, config)
         with meter("select"):
-            selection = select(engine, layouts, shortlist, position, state, config)
+            selection = select(models, layouts, shortlist, position, state, config)
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, selection, config)
         why = on_step(dataclasses.replace(step, **meter.readings()))
-        warned = warned or _warn_if_flat(state, selection, config)
+        warned = warned or _warn_if_flat(state, selection, layouts, config)
         if why is not None:
             return why
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
@@ -108,7 +113,7 @@ def _record(
     )
 
 
-def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> bool:
+def _warn_if_flat(state: LoopState, selection: Selection, layouts: Layouts, config: Config) -> bool:
     """Warn where the error rate cannot tell prompts apart; whether it did."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
     num_rows = state.incumbent.objective.num_rows
@@ -118,7 +123,7 @@ def _warn_if_flat(state: LoopState, selection: Selection, config: Config) -> boo
     lengths = [len(r.reasoning_ids) for r in state.incumbent.rollouts]
     are_cut_off = min(lengths) >= config.max_new_tokens
     warnings.warn(
-        f"all {num_rows} training rows are {found} for every prompt that was scored, so "
+        f"all {len(layouts)} training rows are {found} for every prompt that was scored, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
         "extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else ""),

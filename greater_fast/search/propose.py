@@ -13,25 +13,25 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
+from greater_fast.search.ensemble import Models, members
 from greater_fast.search.nouns import Candidates, Position
 
 _MAX_ROUNDS = 8
 
 
-def propose(engine: Engine, layouts: Layouts, position: Position, config: Config) -> Candidates:
+def propose(models: Models, layouts: Layouts, position: Position, config: Config) -> Candidates:
     """Candidates [K] for a place of the prompt, sorted by id; none where nothing is allowed.
 
     Nor are there any where the vocabulary is searched instead, but for a new place, which holds a
     proposal while the gradient is taken. Examples are drawn by their numbers: the same rows in
-    another order give other draws.
+    another order give other draws. Several models must agree on each example too.
     """
     if config.candidates == "vocabulary" and not position.grows:
         return Candidates((), (), 0)
     mask = position.without_stutter(layouts.candidate_mask, layouts.words)
     num_allowed = int(mask.sum())
-    rankings = _Rankings(engine, layouts, position, mask)
+    rankings = _Rankings(models, layouts, position, mask)
     survives: dict[int, bool] = {}
     agreed: list[int] = []
     drawn: set[int] = set()
@@ -73,35 +73,39 @@ class _Rankings:
     """
 
     def __init__(
-        self, engine: Engine, layouts: Layouts, position: Position, mask: torch.Tensor
+        self, models: Models, layouts: Layouts, position: Position, mask: torch.Tensor
     ) -> None:
-        self._engine, self._layouts, self._mask = engine, layouts, mask
+        self._models, self._layouts, self._mask = models, layouts, mask
         self._before = position.prompt_ids[: position.index]
-        self._logits: dict[int, torch.Tensor] = {}  # row -> [V], in at least float32
+        self._logits: dict[int, torch.Tensor] = {}  # row -> [models, V], in at least float32
 
     def add(self, rows: Iterable[int]) -> None:
         new = sorted(set(rows) - self._logits.keys())
         if not new:
             return
         contexts = [(*self._layouts.rows[row].head_ids, *self._before) for row in new]
-        logits = self._engine.next_logits(contexts)
+        width = len(self._mask)  # an embedding may be padded further than another
+        logits = torch.stack(
+            [own.next_logits(contexts)[:, :width] for own in members(self._models)], 1
+        )
         self._logits.update(zip(new, logits, strict=True))
         self._mask = self._mask.to(logits.device)
 
     def agreed(self, draws: Sequence[Sequence[int]], top_k: int) -> list[int]:
         """Allowed ids that are among the `top_k` of every row of a draw, in order."""
         drawn = sorted({row for rows in draws for row in rows})
-        logits = torch.stack([self._logits[row] for row in drawn])
+        logits = torch.stack([self._logits[row] for row in drawn])  # [R, models, V]
         masked = logits.masked_fill_(~self._mask, -torch.inf)
-        high = dict(zip(drawn, highest(masked, top_k), strict=True))
+        of_all = highest(masked.flatten(0, 1), top_k).view(logits.shape).all(1)  # [R, V]
+        high = dict(zip(drawn, of_all, strict=True))
         found = torch.zeros_like(self._mask)
         for rows in draws:
             found |= torch.stack([high[row] for row in rows]).all(0)
         return [int(i) for i in (found & self._mask).nonzero()]
 
     def mean_logprobs(self, rows: Iterable[int], ids: list[int]) -> tuple[float, ...]:
-        """Mean log-probability of ids over rows."""
-        logprobs = torch.stack([self._logits[row].log_softmax(-1) for row in sorted(rows)])
+        """Mean log-probability of ids over rows, and models."""
+        logprobs = torch.cat([self._logits[row].log_softmax(-1) for row in sorted(rows)])
         # Of all tokens: torch adds the columns of a narrower matrix in another order.
         return tuple(logprobs.mean(0)[ids].tolist())
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine, Rollout, RolloutRequest
+from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.examples.layout import Layouts
+from greater_fast.search.ensemble import Models, members, places_of
 from greater_fast.search.nouns import TIE, Objective, Position, Scored, objective_of
 from greater_fast.search.racing import Course, Race, draw_course
 from greater_fast.search.state import LoopState
@@ -34,7 +35,7 @@ class Selection:
 
 
 def select(
-    engine: Engine,
+    models: Models,
     layouts: Layouts,
     shortlist: Mapping[int, float],
     position: Position,
@@ -54,15 +55,16 @@ def select(
         known.append(state.incumbent)
     bound = min((k.objective.value(config) for k in known), default=math.inf)
     course = draw_course(state.incumbent, position.step, config)
+    places = places_of(models, len(layouts))
     trials = [
-        _Trial(ids, len(layouts), config, bound, course)
+        _Trial(ids, places, config, bound, course)
         for ids in prompts.values()
         if ids not in state.scored
         and state.given_up.get(ids, -math.inf) < bound
         and (course is None or ids not in state.dropped)
     ]
     drafts = [rollout.reasoning_ids for rollout in state.incumbent.rollouts]
-    _run(engine, layouts, trials, config, drafts, course)
+    _run(models, layouts, trials, config, drafts, course)
     for trial in trials:
         trial.tell(state)
     found = {token_id: state.scored.get(prompts[token_id]) for token_id in shortlist}
@@ -76,7 +78,7 @@ def select(
 
 
 def score_prompts(
-    engine: Engine,
+    models: Models,
     layouts: Layouts,
     prompts: Sequence[tuple[int, ...]],
     config: Config,
@@ -86,18 +88,19 @@ def score_prompts(
     """Prompts with their rollouts on all rows, side by side in one batch; None for the given up.
 
     A prompt is given up when its objective is over `bound` by more than a tie. `drafts` are guesses
-    at each row's reasoning.
+    at each row's reasoning. Of several models there are the rows of each, model after model.
 
     Raises:
         FloatingPointError: a loss is not finite; names the example.
     """
-    trials = [_Trial(ids, len(layouts), config, bound) for ids in prompts]
-    _run(engine, layouts, trials, config, drafts)
+    places = places_of(models, len(layouts))
+    trials = [_Trial(ids, places, config, bound) for ids in prompts]
+    _run(models, layouts, trials, config, drafts)
     return [None if trial.is_given_up else trial.result() for trial in trials]
 
 
 def _run(
-    engine: Engine,
+    models: Models,
     layouts: Layouts,
     trials: Sequence[_Trial],
     config: Config,
@@ -105,36 +108,41 @@ def _run(
     course: Course | None = None,
 ) -> None:
     """Run what is tried on all rows: prompt by prompt, or on a course row by row across prompts."""
-    groups, rows = range(len(trials)), range(len(layouts))
+    ends = [own.lm.end_ids | layouts.end_ids for own in members(models)]
+    places, groups = places_of(models, len(layouts)), range(len(trials))
     if course is None:
-        numbers = [(group, row) for group in groups for row in rows]
+        numbers = [(group, place) for group in groups for place in range(len(places))]
     else:
-        numbers = [(group, row) for row in course.order for group in groups]
+        numbers = [(group, place) for place in course.order for group in groups]
     requests = [
         RolloutRequest(
             prompt_ids=layouts.context_ids(row, trials[group].prompt_ids),
             max_new_tokens=config.max_new_tokens,
-            end_ids=engine.lm.end_ids | layouts.end_ids,
+            end_ids=ends[model],
             prompt_span=layouts.prompt_span(row, trials[group].prompt_ids),
             target_ids=layouts.target_ids(row),
             num_scored=len(layouts.rows[row].answer_ids),
-            draft_ids=drafts[row] if drafts else (),
+            draft_ids=drafts[place] if drafts else (),
             group=group,
             sample_key=row,
+            model=model,
         )
-        for group, row in numbers
+        for group, place in numbers
+        for model, row in [places[place]]
     ]
 
     def finished(number: int, rollout: Rollout) -> list[int]:
-        group, row = numbers[number]
-        trials[group].add(row, rollout)
+        group, place = numbers[number]
+        trials[group].add(place, rollout)
         return [group] if trials[group].is_over else []
 
-    engine.run(requests, finished)
+    models.run(requests, finished)
 
 
 class _Trial:
     """One prompt while its rows end, in any order; given up once it is over a bound.
+
+    `places` are the model and the row of each of its rollouts.
 
     The objective of some rows is never over that of all, as terms are not negative and sums are
     rounded monotonically: at one row or another a prompt is over the bound exactly if it is with
@@ -149,26 +157,26 @@ class _Trial:
     def __init__(
         self,
         prompt_ids: tuple[int, ...],
-        num_rows: int,
+        places: Sequence[tuple[int, int]],
         config: Config,
         bound: float,
         course: Course | None = None,
     ) -> None:
         self.prompt_ids, self.is_given_up = prompt_ids, False
-        self._num_rows, self._config, self._bound = num_rows, config, bound
+        self._places, self._config, self._bound = places, config, bound
         self._race = Race(course) if course else None
         self._rollouts: dict[int, Rollout] = {}
 
-    def add(self, row: int, rollout: Rollout) -> None:
+    def add(self, place: int, rollout: Rollout) -> None:
         """Take a row in, or in a race those whose turn has come with it."""
         if self._race is None:
-            self._take(row, rollout)
+            self._take(place, rollout)
             return
-        for place, own in self._race.in_turn(row, rollout):
+        for earlier, own in self._race.in_turn(place, rollout):
             if self.is_over:
                 return
-            self._take(place, own)
-            self._race.bet(place, own.is_wrong)
+            self._take(earlier, own)
+            self._race.bet(earlier, own.is_wrong)
 
     @property
     def is_dropped(self) -> bool:
@@ -182,7 +190,7 @@ class _Trial:
 
     def result(self) -> Scored:
         """The prompt with all its rows."""
-        rollouts = tuple(self._rollouts[row] for row in range(self._num_rows))
+        rollouts = tuple(self._rollouts[place] for place in range(len(self._places)))
         return Scored(self.prompt_ids, self._objective(), rollouts)
 
     def tell(self, state: LoopState) -> None:
@@ -195,11 +203,12 @@ class _Trial:
         else:
             state.add(self.result(), self._config)
 
-    def _take(self, row: int, rollout: Rollout) -> None:
+    def _take(self, place: int, rollout: Rollout) -> None:
         if not math.isfinite(rollout.answer_loss + rollout.prompt_nll):
+            row = self._places[place][1]
             raise FloatingPointError(f"the loss of example {row} is not finite: try dtype float32")
-        self._rollouts[row] = rollout
+        self._rollouts[place] = rollout
         self.is_given_up = self._objective().value(self._config) > self._bound + TIE
 
     def _objective(self) -> Objective:
-        return objective_of(list(self._rollouts.values()), self._num_rows)
+        return objective_of(list(self._rollouts.values()), len(self._places))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from greater_fast.config import Config
@@ -73,6 +73,12 @@ class LoopState:
         self.step += 1
         self.index += 1
         return changed
+
+    def of_places(self, places: slice) -> LoopState:
+        """The state with some of the incumbent's rollouts alone, and what is stored beside them."""
+        incumbent = replace(self.incumbent, rollouts=self.incumbent.rollouts[places])
+        reasonings = ReasoningStore(self.reasonings.rows[places])
+        return replace(self, incumbent=incumbent, reasonings=reasonings)
 
     def best(self, number: int, config: Config) -> list[Scored]:
         """The best prompts by objective, of equals the one scored first."""

@@ -164,7 +164,7 @@ def shortlist(case: Case, gradient: torch.Tensor, index: int) -> list[int]:
     position = Position(0, index, case.layouts.prompt_ids)
     candidates = propose(case.engine, case.layouts, position, config(num_draws=2))
     few = config(shortlist_size=5)
-    return list(score(gradient, case.lm, case.layouts, candidates, position, few))
+    return list(score([gradient], [case.lm], case.layouts, candidates, position, few))
 
 
 @pytest.mark.model

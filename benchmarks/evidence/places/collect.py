@@ -151,7 +151,7 @@ class Collector:
             config, candidates="vocabulary", shortlist_size=self._settings.num_lowest
         )
         total = gradients[:num].sum(0)
-        lowest = score(total, self._lm, few, proposed, position, by_gradient)
+        lowest = score([total], [self._lm], few, proposed, position, by_gradient)
         ids = tuple(sorted({*drawn, *lowest}))
         prompts = [position.with_token(token_id) for token_id in ids]
         drafts = [rollout.reasoning_ids for rollout in rollouts]

@@ -30,7 +30,7 @@ def score(
         candidate_mask=lm.vocabulary.candidate_mask(ASCII),
         words=lm.vocabulary.words,
     )
-    return stage.score(gradient, lm, layouts, candidates, position, config)
+    return stage.score([gradient], [lm], layouts, candidates, position, config)
 
 
 def candidates(*ids: int) -> Candidates:
