@@ -80,8 +80,9 @@ class Need:
 class MemoryPlan:
     """The parts, all that there is, and what to change where it is not enough.
 
-    `pool_bytes` is the K/V pool (None for an engine that has none); `checkpointing` says whether
-    the gradient computes layers twice, `gradient_tokens` how many it takes at a time.
+    `pool_bytes` is the K/V pool (None for an engine that has none), of several models their sum,
+    with each one's own in `pools`; `checkpointing` says whether the gradient computes layers twice,
+    `gradient_tokens` how many it takes at a time.
     """
 
     needs: tuple[Need, ...]
@@ -90,6 +91,7 @@ class MemoryPlan:
     checkpointing: bool
     gradient_tokens: int
     advice: tuple[str, ...] = ()
+    pools: tuple[int | None, ...] = ()
 
     @property
     def needed_bytes(self) -> int:
@@ -118,11 +120,12 @@ class MemoryPlan:
             f"{need.name:<14} {format_bytes(need.num_bytes):>11}  {need.how}" for need in self.needs
         )
 
-    def settled(self, config: Config) -> Config:
-        """The settings, with the plan's pool where they name none."""
-        if config.kv_cache_bytes is not None or self.pool_bytes is None:
+    def settled(self, config: Config, model: int = 0) -> Config:
+        """The settings of a model, by its number, with the plan's pool where they name none."""
+        pool_bytes = self.pools[model] if self.pools else self.pool_bytes
+        if config.kv_cache_bytes is not None or pool_bytes is None:
             return config
-        return replace(config, kv_cache_bytes=self.pool_bytes)
+        return replace(config, kv_cache_bytes=pool_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
