@@ -6,37 +6,29 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from greater_fast.config import Config
-from greater_fast.engine import Engine
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
-from greater_fast.gradients.example_loss import AnswerLoss, try_loss
-from greater_fast.gradients.gradient_pass import check_gradient
-from greater_fast.memory.budget import MemoryPlan, RowLengths
+from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
-from greater_fast.model.lm import load_lm
-from greater_fast.model.parallel.loading import sharing_ranks
-from greater_fast.ranks import join
-from greater_fast.rollouts.distributed import make_engine_of
+from greater_fast.ranks import ALONE, join
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import RowRecord, compare, cut_off_notes, evaluate_prompt
+from greater_fast.runs.evaluation import RowRecord, cut_off_notes
 from greater_fast.runs.input import check_callable, checking_input
+from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
+from greater_fast.runs.models.mean_evaluation import OnRow, compare_models, evaluate_models
+from greater_fast.runs.models.ready import described, load_models, make_models, make_ready, notes_of
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
-    Prepared,
     as_config,
-    check_placement,
     check_prompt,
     choose_extractor,
     prepare,
     read_splits,
-    refuse_or_warn,
 )
 from greater_fast.runs.progress import Teller, told
 from greater_fast.runs.records import Records
@@ -69,7 +61,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     """Optimise a prompt for a model on examples (GReaTer).
 
     Args:
-        model: what `load_lm` takes: a hub name, a folder, a GGUF file, a loaded model, an `LM`.
+        model: what `load_lm` takes: a hub name, a folder, a GGUF file, a loaded model, an `LM`; or
+            a list of several that share a tokenizer: the prompt is searched for all of them.
         train: what `load_examples` takes; the prompt is searched on `config.num_train` of its rows.
         dev: rows on which the final prompt is chosen; split off from `train` if left out.
         prompt: the prompt to start from, written as it stands beside the question.
@@ -103,6 +96,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     begun = time.monotonic()
     ranks = join()
     with checking_input():
+        sources = as_models(model, ranks)
         given = config = ranks.from_first(as_config(config))
         check_prompt(prompt)
         if on_step is not None:
@@ -115,15 +109,13 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             teller.say(f"rows are dealt to {ranks.size} processes")
         with checking_input():
             splits = ranks.by_first(lambda: read_splits(train, dev, test, given))
-            config = placed(given, model, ranks)
-            prepared = prepare(model, splits, prompt, config)
-            engine, memory, notes = _ready(model, prepared, config, loss, teller)
+            config = placed(given, sources[0], ranks)
+            prepared = prepare(sources, splits, prompt, config)
+            models, memory, notes = make_ready(sources, prepared, config, loss, teller)
         layouts = prepared.layouts
         directory.begin(
             {
-                "model": engine.lm.name,
-                "device": str(engine.lm.device),
-                "dtype": str(engine.lm.dtype).removeprefix("torch."),
+                **described(models),
                 "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
                 "extractor": prepared.extractor.in_config(),
                 "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
@@ -139,7 +131,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
                 for row in rows.rows
             ],
         )
-        run = Run(engine, layouts, config, directory, notes, loss)
+        run = Run(models, layouts, config, directory, notes, loss)
         budget = TimeBudget(config.minutes, begun, ranks)
         return run.result(on_step, teller, budget, ranks)
 
@@ -171,16 +163,16 @@ def plan(  # noqa: PLR0913 (as optimize)
             raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
         check_measure(measure, gpu_memory)
         device = None if gpu_memory is None else "cuda"
-        splits = read_splits(train, dev, test, config)
-        prepared = prepare(model, splits, prompt, config, device)
+        splits, sources = read_splits(train, dev, test, config), as_models(model, ALONE)
+        prepared = prepare(sources, splits, prompt, config, device)
         memory = prepared.memory(config, gpu_memory)
     work, estimate = Work.of(prepared.layouts, config), None
     if measure and memory.fits:
         with told(True, num_steps=measure) as teller:
             with checking_input():
-                engine, memory, _ = _ready(model, prepared, config, None, teller)
-            with memory_errors_explained(engine.lm.device):
-                estimate = measured(engine, prepared.layouts, config, measure, teller.step)
+                models, memory, _ = make_ready(sources, prepared, config, None, teller)
+            with memory_errors_explained(models.lm.device):
+                estimate = measured(models, prepared.layouts, config, measure, teller.step)
     return RunPlan.of(memory, work, estimate)
 
 
@@ -198,7 +190,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     """Accuracy of a prompt on all rows of `data`, and beside another prompt's on the same rows.
 
     Args:
-        model: what `load_lm` takes.
+        model: what `load_lm` takes; or a list of several, each measured by itself, and their mean.
         data: what `load_examples` takes.
         prompt: the prompt to measure.
         against: a second prompt for a paired comparison.
@@ -216,6 +208,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     ranks = join()
     with contextlib.ExitStack() as stack:
         with checking_input():
+            sources = as_models(model, ranks)
             given = config = ranks.from_first(as_config(config))
             prompts = [prompt] if against is None else [prompt, against]
             for text in prompts:
@@ -224,30 +217,35 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             if records is not None and ranks.is_first:
                 file = stack.enter_context(Records(records))
             rows = ranks.by_first(lambda: load_examples(data, template=given.template))
-            config = placed(given, model, ranks)
+            config = placed(given, sources[0], ranks)
             examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
             extractor = choose_extractor(config, examples)
-            lm = load_lm(model, config.device, config.dtype, ranks=sharing_ranks(config))
-            check_placement(model, lm, config)
-            laid_out = [build_layouts(lm, examples, text, extractor, config) for text in prompts]
+            lms = load_models(sources, config)
+            check_one_vocabulary(lms)
+            laid_out = [
+                common_layouts(
+                    lms, [build_layouts(lm, examples, text, extractor, config) for lm in lms]
+                )
+                for text in prompts
+            ]
             longest = max(layouts.longest_sequence(config) for layouts in laid_out)
             most = max(map(len, laid_out))
-            engine, note = make_engine_of(ranks, lm, config, longest, most)
+            models, note = make_models(lms, config, longest, most, ranks)
         teller = stack.enter_context(
-            told(progress and ranks.is_first, num_rows=sum(map(len, laid_out)))
+            told(progress and ranks.is_first, num_rows=len(lms) * sum(map(len, laid_out)))
         )
         evaluations = []
         for layouts in laid_out:
             teller.say(f"evaluating a prompt on {len(layouts)} rows")
             write = _row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
-            with memory_errors_explained(lm.device):
+            with memory_errors_explained(models.lm.device):
                 evaluations.append(
-                    evaluate_prompt(engine, layouts, layouts.prompt_ids, config, None, write)
+                    evaluate_models(models, layouts, layouts.prompt_ids, config, None, write)
                 )
     asked = laid_out[0].extractor
     notes = (
         *rows.notes,
-        *lm.notes,
+        *notes_of(models),
         *describe_changes(rows, examples),
         *((asked.describe(),) if asked.lead else ()),
         *laid_out[0].notes,
@@ -261,46 +259,16 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     if file is not None and file.problem:
         notes += (file.problem,)
     second = evaluations[1] if against is not None else None
-    comparison = compare(evaluations[0], second) if second else None
+    comparison = compare_models(evaluations[0], second) if second else None
     return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
 
 
-def _row_writer(prompt: str, file: Records | None, teller: Teller) -> Callable[[RowRecord], None]:
+def _row_writer(prompt: str, file: Records | None, teller: Teller) -> OnRow:
     """What an evaluation does with each finished row."""
 
-    def write(row: RowRecord) -> None:
+    def write(row: RowRecord, model: Mapping[str, str]) -> None:
         teller.row()
         if file is not None:
-            file.append({"prompt": prompt, **dataclasses.asdict(row)})
+            file.append({"prompt": prompt, **model, **dataclasses.asdict(row)})
 
     return write
-
-
-def _ready(
-    model: Any, prepared: Prepared, config: Config, loss: AnswerLoss | None, teller: Teller
-) -> tuple[Engine, MemoryPlan, tuple[str, ...]]:
-    """The engine of a run with its model loaded, the plan of its memory, and notes for the user."""
-    layouts, ranks = prepared.layouts, join()
-    memory = ranks.from_first(prepared.memory(config))
-    refuse_or_warn(memory, prepared.device)
-    teller.say(memory.verdict, "\n".join(memory.table))
-    teller.say(f"loading {model if isinstance(model, str) else 'the model'}")
-    lm = prepared.lm
-    if not prepared.is_loaded:
-        with memory_errors_explained(torch.device(prepared.device)):
-            sharing = sharing_ranks(config)
-            lm = load_lm(model, config.device, config.dtype, lm.tokenizer, sharing)
-    if loss is not None:
-        with memory_errors_explained(lm.device):
-            try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
-    lengths, settled = RowLengths.of(layouts, config), memory.settled(config)
-    most = lengths.num_sequences(config)
-    engine, engine_note = make_engine_of(ranks, lm, settled, lengths.longest, most)
-    with memory_errors_explained(lm.device):
-        gradient_notes = check_gradient(engine, config.kernels)
-    notes = (*lm.notes, *prepared.notes, memory.verdict, engine_note, *gradient_notes)
-    if loss is not None:
-        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
-    for note in notes:
-        teller.note(note)
-    return engine, memory, notes

@@ -155,7 +155,7 @@ class Workbench:
         """A task's rows for a seed, laid out for each arm."""
         splits = self._settings.splits(task, seed)
         laid_out = {
-            arm: prepare(self._lm, splits, DEFAULT_PROMPT, config).layouts
+            arm: prepare([self._lm], splits, DEFAULT_PROMPT, config).layouts
             for arm, config in ((arm, self._settings.config(arm, seed)) for arm in arms)
         }
         longest = max(

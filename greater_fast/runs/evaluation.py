@@ -117,7 +117,7 @@ def cut_off_notes(name: str, evaluation: Evaluation | None, config: Config) -> t
     if evaluation is None or not evaluation.num_cut_off:
         return ()
     return (
-        f"{name}: {evaluation.num_cut_off} of {evaluation.num_rows} reasonings were cut off at "
+        f"{name}: {evaluation.num_cut_off} of {len(evaluation.rows)} reasonings were cut off at "
         f"{config.max_new_tokens} tokens (max_new_tokens)",
     )
 

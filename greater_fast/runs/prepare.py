@@ -34,22 +34,18 @@ from greater_fast.model.byte_sizes import memory_bytes
 from greater_fast.model.files import usable_device
 from greater_fast.model.lm import LM
 from greater_fast.model.parallel.loading import sharing_ranks
+from greater_fast.runs.models.alike import check_one_device, check_one_vocabulary, common_layouts
 from greater_fast.wording import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`layouts` has rows under train, dev and perhaps test; `lm` may be without its weights."""
+    """`layouts` has rows under train, dev and perhaps test; models may be without their weights."""
 
-    lm: LM
+    lms: tuple[LM, ...]
     device: str
     splits: Splits
     layouts: dict[str, Layouts]
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the model came with its weights."""
-        return self.lm.device.type != "meta"
 
     @property
     def extractor(self) -> Extractor:
@@ -68,39 +64,49 @@ class Prepared:
         Raises:
             ValueError: `kv_cache_bytes` is set, and too small for one sequence.
         """
-        device, shapes = torch.device(self.device), ModelShapes.of(self.lm)
+        device, shapes = torch.device(self.device), [ModelShapes.of(lm) for lm in self.lms]
         if total_bytes is None:
-            own = memory_bytes(device, shapes.weight_bytes if self.is_loaded else 0)
-            total_bytes = min(self.lm.ranks.gathered(own))
+            pairs = zip(shapes, self.lms, strict=True)
+            loaded = sum(own.weight_bytes for own, lm in pairs if is_loaded(lm))
+            total_bytes = min(self.lms[0].ranks.gathered(memory_bytes(device, loaded)))
         return plan_memory(
-            shapes,
+            shapes[0],
             RowLengths.of(self.layouts, config),
             config,
             total_bytes,
             device_type=device.type,
+            beside=shapes[1:],
         )
 
 
+def is_loaded(lm: LM) -> bool:
+    """Whether a model has its weights."""
+    return lm.device.type != "meta"
+
+
 def prepare(
-    model: Any, splits: Splits, prompt: str, config: Config, device: str | None = None
+    models: Sequence[Any], splits: Splits, prompt: str, config: Config, device: str | None = None
 ) -> Prepared:
-    """Lay out the rows for a model, without its weights unless it is loaded.
+    """Lay out the rows for one model or several, without the weights of what is not loaded.
 
     `device` is where the run is planned for, be it there or not; by default the device of a loaded
     model, else that of the settings.
 
     Raises:
-        ValueError: no such device, or model, prompt and rows do not go together.
+        ValueError: no such device, or models, prompt and rows do not go together.
     """
     splits = _in_one_form(splits)
     extractor = choose_extractor(config, (*splits.train, *splits.dev), splits.test)
-    if device is None and isinstance(model, str | Path):
-        device = usable_device(config.device)
-    lm = outline_lm(model, device, config.dtype, sharing_ranks(config))
+    place = device
+    if place is None and any(isinstance(model, str | Path) for model in models):
+        place = usable_device(config.device)
+    lms = tuple(outline_lm(model, place, config.dtype, sharing_ranks(config)) for model in models)
     if device is None:
-        check_placement(model, lm, config)
-    layouts = _layouts(lm, splits, prompt, extractor, config)
-    return Prepared(lm, device or str(lm.device), splits, layouts)
+        check_placements(models, lms, place, config)
+    check_one_vocabulary(lms)
+    layouts = [_layouts(lm, splits, prompt, extractor, config) for lm in lms]
+    common = {name: common_layouts(lms, [own[name] for own in layouts]) for name in layouts[0]}
+    return Prepared(lms, place or str(lms[0].device), splits, common)
 
 
 def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
@@ -154,6 +160,18 @@ def check_prompt(prompt: object) -> None:
         raise ValueError(f"prompt: got {quoted(prompt)}, expected a text of at least 2 tokens")
     instead = "leave it out: the question is put beside the prompt (prompt_placement says where)"
     check_no_placeholder("prompt", prompt, instead)
+
+
+def check_placements(
+    models: Sequence[Any], lms: Sequence[LM], device: str | None, config: Config
+) -> None:
+    """Raise ValueError where loaded models lie elsewhere than is asked for, or than the others.
+
+    `device` is where those go that are not loaded.
+    """
+    for model, lm in zip(models, lms, strict=True):
+        check_placement(model, lm, config)
+    check_one_device(models, lms, device)
 
 
 def check_placement(model: Any, lm: LM, config: Config) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.runs.evaluation import Comparison, Evaluation
+from greater_fast.runs.models.mean_evaluation import MeanEvaluation
 from greater_fast.search.nouns import Step
 
 
@@ -170,9 +171,13 @@ class Report:
 
 
 def accuracy_text(measured: Evaluation) -> str:
-    """An accuracy with its 95% interval, in percent."""
+    """An accuracy with its 95% interval, in percent; of several models the mean, then each."""
     low, high = measured.interval
-    return f"{measured.accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+    text = f"{measured.accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+    if isinstance(measured, MeanEvaluation):
+        each = (f"{name} {own.accuracy:.1%}" for name, own in measured.by_model.items())
+        text += f" (mean of {', '.join(each)})"
+    return text
 
 
 def gain_text(comparison: Comparison) -> str:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import (
-    Comparison,
-    Evaluation,
-    RowRecord,
-    compare,
-    cut_off_notes,
-    evaluate_prompt,
-)
+from greater_fast.runs.evaluation import Comparison, Evaluation, RowRecord, cut_off_notes
 from greater_fast.runs.interrupts import Terminated, one_interrupt
+from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
+from greater_fast.search.ensemble import Models
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import OnStep, run, start
 from greater_fast.search.state import LoopState
@@ -37,14 +32,14 @@ class Run:
 
     def __init__(
         self,
-        engine: Engine,
+        models: Models,
         layouts: dict[str, Layouts],
         config: Config,
         directory: RunDirectory,
         notes: tuple[str, ...],
         loss: AnswerLoss | None = None,
     ) -> None:
-        self._engine, self._layouts, self._config = engine, layouts, config
+        self._models, self._layouts, self._config = models, layouts, config
         self._directory, self._notes, self._loss = directory, notes, loss
         self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
@@ -65,8 +60,8 @@ class Run:
             rows = self._layouts["train"]
             teller.say(f"scoring the initial prompt on {len(rows)} rows")
             budget.lap()
-            with memory_errors_explained(self._engine.lm.device):
-                state = start(self._engine, rows, self._config)
+            with memory_errors_explained(self._models.lm.device):
+                state = start(self._models, rows, self._config)
             self._pace.add_score(state.incumbent, budget.lap())
             budget.begin_search()
 
@@ -89,10 +84,10 @@ class Run:
                 return "stopped by on_step" if stop else why_end()
 
             try:
-                explained = memory_errors_explained(self._engine.lm.device)
+                explained = memory_errors_explained(self._models.lm.device)
                 with signals.heard(), ranks.together(), explained:
                     stopped = why_end() or run(
-                        self._engine, rows, self._config, state, log_step, self._loss
+                        self._models, rows, self._config, state, log_step, self._loss
                     )
                     self._measure(state, teller, budget)
             except KeyboardInterrupt:
@@ -194,13 +189,13 @@ class Run:
         layouts, prompt_ids = self._layouts[split], scored.prompt_ids
         prompt = layouts.prompt_text(prompt_ids)
 
-        def write(row: RowRecord) -> None:
+        def write(row: RowRecord, model: Mapping[str, str]) -> None:
             self._directory.append_row(
-                {"split": split, "prompt": prompt, **dataclasses.asdict(row)}
+                {"split": split, "prompt": prompt, **model, **dataclasses.asdict(row)}
             )
 
-        self._evaluations[split, prompt_ids] = evaluate_prompt(
-            self._engine, layouts, prompt_ids, self._config, self._max_answer_tokens, write
+        self._evaluations[split, prompt_ids] = evaluate_models(
+            self._models, layouts, prompt_ids, self._config, self._max_answer_tokens, write
         )
         self._pace.add_evaluation(split, scored, budget.lap())
 
@@ -236,7 +231,7 @@ def _gap(prompt: PromptResult) -> tuple[str, ...]:
     """A line where the two measures of the training rows are more than a tenth of them apart."""
     if prompt.train is None or abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
         return ()
-    rows = prompt.train.num_rows
+    rows = len(prompt.train.rows)  # of each model, where there are several
     by_token = round((1 - prompt.train_error_rate) * rows)
     return (
         f"the initial prompt has {prompt.train.num_correct} of {rows} training rows right as "
@@ -251,4 +246,4 @@ def _num_correct(prompt: PromptResult) -> int:
 
 
 def _comparison(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:
-    return compare(first, second) if first and second else None
+    return compare_models(first, second) if first and second else None

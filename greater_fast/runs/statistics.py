@@ -1,9 +1,19 @@
-"""How sure a measured accuracy is, and a difference: Wilson, Newcombe, and McNemar's exact test."""
+"""How sure a measured accuracy is, and a difference.
+
+Of rows that are right or wrong: Wilson, Newcombe, and McNemar's exact test; of values between 0 and
+1, what comes to Wilson's interval and McNemar's test where there are no values but 0 and 1.
+"""
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean
+
+import numpy as np
 
 from greater_fast.wording import quoted
+
+_MOST_FLIPPED = 16  # differences of which all signs are tried
+_NUM_DRAWS, _NUM_AT_A_TIME = 20, 1000
 
 
 def wilson_interval(
@@ -21,20 +31,64 @@ def wilson_interval(
             f"got {num_correct} correct of {num_rows} rows; expected at least one row, and no more "
             "correct than rows; check the counts"
         )
+    return _score_interval(num_correct / num_rows, num_rows, confidence)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """An interval of the mean of values in [0, 1], (low, high) in [0, 1].
+
+    Wilson's, of n / φ rows: φ = s² / (m (1 - m)) with mean m and variance s² is how much of a
+    yes-or-no question's variance the values have, 1 where all are 0 or 1 (a quasi-binomial score
+    interval, as for overdispersed counts). One row of φ = 1 is added, φ = (n φ + 1) / (n + 1), so
+    that rows which happen to be equal do not look as sure as if there were endlessly many.
+    Raises ValueError for no values, or such as are not in [0, 1].
+    """
+    if not values or not all(0 <= value <= 1 for value in values):
+        raise ValueError(f"values: got {quoted(list(values))}; expected numbers from 0 to 1")
+    n, mean = len(values), math.fsum(values) / len(values)
+    most = mean * (1 - mean)
+    share = fmean((value - mean) ** 2 for value in values) / most if most > 0 else 1.0
+    share = (n * min(share, 1.0) + 1) / (n + 1)
+    return _score_interval(mean, n / share, confidence)
+
+
+def _score_interval(proportion: float, num_rows: float, confidence: float) -> tuple[float, float]:
+    """Wilson's interval; rows need not be whole."""
     if not 0 < confidence < 1:
         raise ValueError(
             f"confidence: got {confidence}; expected above 0 and below 1; pass 0.95 for 95%"
         )
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    proportion = num_correct / num_rows
     shrink = 1 + z * z / num_rows
     centre = (proportion + z * z / (2 * num_rows)) / shrink
     variance = proportion * (1 - proportion) / num_rows + z * z / (4 * num_rows * num_rows)
     half_width = z * math.sqrt(variance) / shrink
     # At the ends the exact bounds are 0 and 1, which rounding misses.
-    low = 0.0 if num_correct == 0 else max(0.0, centre - half_width)
-    high = 1.0 if num_correct == num_rows else min(1.0, centre + half_width)
+    low = 0.0 if proportion == 0 else max(0.0, centre - half_width)
+    high = 1.0 if proportion == 1 else min(1.0, centre + half_width)
     return low, high
+
+
+def sign_flip_test(differences: Sequence[float]) -> float:
+    """P value of the two-sided permutation test of pairs: are their differences 0 on average?
+
+    If neither prompt is better, each row's difference might as well have the other sign. p is the
+    share of all ways of giving signs whose sum is at least as far from 0: of all 2^k for up to 16
+    differences that are not 0, else of 20,000 drawn ones, the same for the same rows, and the one
+    found. Where all are 1, 0 or -1, it is McNemar's exact test.
+    """
+    sizes = np.abs([d for d in differences if d])
+    least = abs(math.fsum(differences)) - 1e-9 * len(differences)  # sums are rounded
+
+    def num_as_far(ways: np.ndarray) -> int:
+        return int((np.abs((2.0 * ways - 1) @ sizes) >= least).sum())
+
+    if len(sizes) <= _MOST_FLIPPED:
+        every = np.arange(1 << len(sizes))[:, None] >> np.arange(len(sizes)) & 1
+        return num_as_far(every) / len(every)
+    draw = np.random.default_rng(0).integers
+    drawn = (draw(0, 2, (_NUM_AT_A_TIME, len(sizes))) for _ in range(_NUM_DRAWS))
+    return (sum(map(num_as_far, drawn)) + 1) / (_NUM_DRAWS * _NUM_AT_A_TIME + 1)
 
 
 def mcnemar_exact(num_only_first: int, num_only_second: int) -> float:

@@ -99,7 +99,7 @@ def test_an_error_in_the_finals_keeps_what_was_measured(
         measured.append(plain(*arguments))
         return measured[0]
 
-    monkeypatch.setattr("greater_fast.runs.run.evaluate_prompt", fail)
+    monkeypatch.setattr("greater_fast.runs.models.mean_evaluation.evaluate_prompt", fail)
     with pytest.raises(MishapError):
         search()
     result = read_run(tmp_path / "run")["result"]

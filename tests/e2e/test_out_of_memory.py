@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greater_fast import api, evaluate, optimize
+from greater_fast import evaluate, optimize
 from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.models import ready
 from greater_fast.runs.result import Result
 from greater_fast.runs.run import Run
 from greater_fast.search import optimizer
@@ -85,7 +86,7 @@ def search(
 
         with monkeypatch.context() as patch:
             patch.setattr(optimizer, "Meter", StageMeter)
-            patch.setattr(api, "make_engine_of", limit.counted("engine", make_engine))
+            patch.setattr(ready, "make_engine_of", limit.counted("engine", make_engine))
             patch.setattr("greater_fast.runs.run.start", limit.counted("start", optimizer.start))
             patch.setattr(Run, "_measure", limit.counted("finals", measure))
             with limit:
@@ -98,7 +99,7 @@ def search(
                     progress=False,
                 )
 
-    make_engine, measure = api.make_engine_of, Run._measure
+    make_engine, measure = ready.make_engine_of, Run._measure
     return call
 
 

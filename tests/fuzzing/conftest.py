@@ -2,7 +2,7 @@
 
 import pytest
 
-from greater_fast import api
+from greater_fast.runs.models import ready
 
 
 class ReachedError(Exception):
@@ -16,4 +16,4 @@ def before_model_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*arguments: object, **named: object) -> None:
         raise ReachedError
 
-    monkeypatch.setattr(api, "make_engine_of", reached)
+    monkeypatch.setattr(ready, "make_engine_of", reached)

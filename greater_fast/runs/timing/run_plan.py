@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.runs.timing.estimate import Estimate
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.runs.timing.work import Work
+from greater_fast.search.ensemble import Models
 from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import run, start
 from greater_fast.wording import quoted
@@ -55,7 +55,7 @@ def check_measure(num_steps: object, gpu_memory: int | None) -> None:
 
 
 def measured(
-    engine: Engine,
+    models: Models,
     layouts: Mapping[str, Layouts],
     config: Config,
     num_steps: int,
@@ -64,12 +64,12 @@ def measured(
 ) -> Estimate:
     """How long a run takes, from its first steps: these are taken, and then forgotten."""
     rows, pace, watch = layouts["train"], Pace(layouts, config), TimeBudget(clock=clock)
-    state = start(engine, rows, config)
+    state = start(models, rows, config)
     pace.add_score(state.incumbent, watch.lap())
 
     def add(step: Step) -> None:
         pace.add_step(step, watch.lap())
         on_step(step)
 
-    run(engine, rows, dataclasses.replace(config, steps=num_steps), state, add)
+    run(models, rows, dataclasses.replace(config, steps=num_steps), state, add)
     return pace.estimate(state, config.steps)

@@ -140,8 +140,8 @@ def test_the_demonstration_says_what_it_gained_on_rows_never_seen(
     assert found
     assert "--num-test" in found[1]
     done = command(
-        *found[1].split(),
-        *("--run-dir", tmp_path / "run", "--model", model_folder),
+        *found[1].replace("smollm2-135m", str(model_folder)).split(),
+        *("--run-dir", tmp_path / "run"),
         *("--num-train", 2, "--num-dev", 2, "--num-test", 3, "--steps", 0, "--max-new-tokens", 2),
     )
     assert done.status == 0
@@ -241,7 +241,7 @@ def test_interruption_prints_the_best_prompt_and_is_status_130(
 
     arguments = ("optimize", "--model", model_folder, "--train", data, *limits, "--run-dir")
     with monkeypatch.context() as patch:
-        patch.setattr("greater_fast.runs.run.evaluate_prompt", interrupt)
+        patch.setattr("greater_fast.runs.models.mean_evaluation.evaluate_prompt", interrupt)
         done = command(*arguments, tmp_path / "run")
     assert done.status == 130
     assert "stopped: interrupted (2 steps)" in done.out

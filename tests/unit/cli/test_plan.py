@@ -210,7 +210,7 @@ def test_a_run_that_does_not_fit(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("greater_fast.api.load_lm", fail)
+    monkeypatch.setattr("greater_fast.runs.models.ready.load_lm", fail)
     memory = Prepared.memory
 
     def on_a_gpu(self: Prepared, config: Any, total_bytes: int | None = None) -> Any:

@@ -188,7 +188,7 @@ def test_interruption_in_the_finals(
         asked.append(1)
         return evaluate_prompt(*args)
 
-    monkeypatch.setattr("greater_fast.runs.run.evaluate_prompt", interrupt)
+    monkeypatch.setattr("greater_fast.runs.models.mean_evaluation.evaluate_prompt", interrupt)
     result = search(lm, num_finalists=2)
     assert_saved(result, tmp_path / "run", 4)
     measured = [finalist.dev is not None for finalist in result.finalists]

@@ -1,0 +1,1 @@
+"""One model or several: which go together, made ready, and measured."""

@@ -1,0 +1,134 @@
+"""Several models' evaluations of a prompt on the same rows, and their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.examples.layout import Layouts
+from greater_fast.runs.evaluation import (
+    Comparison,
+    Evaluation,
+    RowRecord,
+    compare,
+    evaluate_prompt,
+)
+from greater_fast.runs.models.alike import names_of
+from greater_fast.runs.statistics import mean_interval, sign_flip_test
+from greater_fast.search.ensemble import Models, members
+
+# Called with each finished row, and with what names its model where there are several.
+OnRow = Callable[[RowRecord, Mapping[str, str]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanEvaluation(Evaluation):
+    """How a prompt did on a set of rows with each of several models, and on average.
+
+    `rows` are those of each model in turn, `by_model` its evaluation by its name. The models
+    answer the same questions, so that there is one value a question: the share of the models that
+    are right. Interval and tests are over questions, not over answers.
+    """
+
+    by_model: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Questions, each of which every model was asked."""
+        return len(self.rows) // len(self.by_model)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean of the models' accuracies."""
+        return math.fsum(self.values) / self.num_rows
+
+    @property
+    def values(self) -> list[float]:
+        """Share of the models that are right, of each question."""
+        every = [[float(row.correct) for row in own.rows] for own in self.by_model.values()]
+        return [math.fsum(of_row) / len(of_row) for of_row in zip(*every, strict=True)]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the mean accuracy (`mean_interval`)."""
+        return mean_interval(self.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures of the mean and of each model; answers are counted over all models."""
+        by_model = {name: own.to_dict() for name, own in self.by_model.items()}
+        return {
+            "prompt": self.prompt,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "num_correct": self.num_correct,
+            "num_rows": self.num_rows,
+            "num_cut_off": self.num_cut_off,
+            "by_model": by_model,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MeanComparison(Comparison):
+    """Two prompts on the same rows with several models: of the mean, and of each model.
+
+    Rows are counted on which more models are right with one prompt than with the other. `p_value`
+    is that of the two-sided test by sign flips, `interval` that of the mean of differences.
+    """
+
+    test: str = "sign flips"
+    by_model: Mapping[str, Comparison] = field(default_factory=dict)
+
+
+def evaluate_models(
+    models: Models,
+    layouts: Layouts,
+    prompt_ids: Sequence[int],
+    config: Config,
+    max_answer_tokens: int | None = None,
+    on_row: OnRow | None = None,
+) -> Evaluation:
+    """Evaluate a prompt with one model, or with each of several; as `evaluate_prompt` does."""
+    engines = members(models)
+    names = names_of([own.lm for own in engines])
+    by_model: dict[str, Evaluation] = {}
+    for name, own in zip(names, engines, strict=True):
+        told: Mapping[str, str] = {"model": name} if len(engines) > 1 else {}
+
+        def write(row: RowRecord, told: Mapping[str, str] = told) -> None:
+            if on_row:
+                on_row(row, told)
+
+        by_model[name] = evaluate_prompt(
+            own, layouts, prompt_ids, config, max_answer_tokens, write if on_row else None
+        )
+    first = by_model[names[0]]
+    if len(engines) == 1:
+        return first
+    rows = tuple(row for own in by_model.values() for row in own.rows)
+    return MeanEvaluation(first.prompt, rows, by_model=by_model)
+
+
+def compare_models(first: Evaluation, second: Evaluation) -> Comparison:
+    """Paired comparison of two prompts, of one model or of several on average.
+
+    Raises:
+        ValueError: the evaluations are not of the same rows, or not of the same models.
+    """
+    if not isinstance(first, MeanEvaluation) or not isinstance(second, MeanEvaluation):
+        return compare(first, second)
+    if list(first.by_model) != list(second.by_model):
+        raise ValueError("the two evaluations are of different models: a pair needs the same")
+    by_model = {name: compare(own, second.by_model[name]) for name, own in first.by_model.items()}
+    differences = [a - b for a, b in zip(first.values, second.values, strict=True)]
+    low, high = mean_interval([(1 + d) / 2 for d in differences])
+    return MeanComparison(
+        sum(d > 0 for d in differences),
+        sum(d < 0 for d in differences),
+        p_value=sign_flip_test(differences),
+        difference=math.fsum(differences) / len(differences),
+        interval=(2 * low - 1, 2 * high - 1),
+        by_model=by_model,
+    )

@@ -1,0 +1,125 @@
+"""Models with their weights and engines: what a run, or an evaluation, is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.gradients.example_loss import AnswerLoss, try_loss
+from greater_fast.gradients.gradient_pass import check_gradient
+from greater_fast.memory.budget import MemoryPlan, RowLengths
+from greater_fast.model.byte_sizes import memory_errors_explained
+from greater_fast.model.kv_cache import default_pool_bytes
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.parallel.loading import sharing_ranks
+from greater_fast.ranks import Ranks, join
+from greater_fast.rollouts.distributed import make_engine_of
+from greater_fast.runs.models.alike import names_of
+from greater_fast.runs.prepare import Prepared, check_placements, is_loaded, refuse_or_warn
+from greater_fast.runs.progress import Teller
+from greater_fast.search.ensemble import Ensemble, Models, members
+
+
+def make_ready(
+    sources: Sequence[Any],
+    prepared: Prepared,
+    config: Config,
+    loss: AnswerLoss | None,
+    teller: Teller,
+) -> tuple[Models, MemoryPlan, tuple[str, ...]]:
+    """The engines of a run with their models loaded, the plan of memory, and notes for the user."""
+    layouts, ranks = prepared.layouts, join()
+    memory = ranks.from_first(prepared.memory(config))
+    refuse_or_warn(memory, prepared.device)
+    teller.say(memory.verdict, "\n".join(memory.table))
+    lms = _loaded(sources, prepared, config, teller)
+    if loss is not None:
+        with memory_errors_explained(lms[0].device):
+            for lm in lms:
+                try_loss(loss, lm, [row.answer_ids for row in layouts["train"].rows])
+    lengths = RowLengths.of(layouts, config)
+    most = lengths.num_sequences(config)
+    models, engine_note = _together(
+        [
+            make_engine_of(ranks, lm, memory.settled(config, number), lengths.longest, most)
+            for number, lm in enumerate(lms)
+        ]
+    )
+    with memory_errors_explained(lms[0].device):
+        found = [check_gradient(own, config.kernels) for own in members(models)]
+    gradient_notes = dict.fromkeys(note for notes in found for note in notes)
+    notes = (*notes_of(models), *prepared.notes, memory.verdict, engine_note, *gradient_notes)
+    if loss is not None:
+        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
+    for note in notes:
+        teller.note(note)
+    return models, memory, notes
+
+
+def _loaded(sources: Sequence[Any], prepared: Prepared, config: Config, teller: Teller) -> list[LM]:
+    """The models with their weights."""
+    lms = []
+    for source, outline in zip(sources, prepared.lms, strict=True):
+        teller.say(f"loading {source if isinstance(source, str) else 'the model'}")
+        lm = outline
+        if not is_loaded(outline):
+            with memory_errors_explained(torch.device(prepared.device)):
+                sharing = sharing_ranks(config)
+                lm = load_lm(source, config.device, config.dtype, outline.tokenizer, sharing)
+        lms.append(lm)
+    return lms
+
+
+def load_models(sources: Sequence[Any], config: Config) -> list[LM]:
+    """Models for an evaluation.
+
+    Raises:
+        ValueError: as `load_lm`; loaded ones lie elsewhere than the settings say, or than others.
+    """
+    sharing = sharing_ranks(config)
+    lms = [load_lm(source, config.device, config.dtype, ranks=sharing) for source in sources]
+    check_placements(sources, lms, str(lms[0].device), config)
+    return lms
+
+
+def make_models(
+    lms: Sequence[LM], config: Config, longest: int, most: int, ranks: Ranks
+) -> tuple[Models, str]:
+    """Engines of models that are not planned for; several share the memory of a pool.
+
+    `longest` are the tokens of a sequence, `most` the sequences at a time.
+    """
+    if len(lms) > 1 and config.kv_cache_bytes is None:
+        config = replace(config, kv_cache_bytes=default_pool_bytes(lms[0].device) // len(lms))
+    return _together([make_engine_of(ranks, lm, config, longest, most) for lm in lms])
+
+
+def _together(made: Sequence[tuple[Engine, str]]) -> tuple[Models, str]:
+    """Engines with what each says of itself: of one model as it is, of several as one."""
+    if len(made) == 1:
+        return made[0]
+    engines = [engine for engine, _ in made]
+    names = names_of([engine.lm for engine in engines])
+    said = "; ".join(f"{name}: {note}" for name, (_, note) in zip(names, made, strict=True))
+    return Ensemble(engines), f"{len(made)} models, one after the other; {said}"
+
+
+def notes_of(models: Models) -> tuple[str, ...]:
+    """What a user should know of the models' files."""
+    return tuple(dict.fromkeys(note for own in members(models) for note in own.lm.notes))
+
+
+def described(models: Models) -> dict[str, Any]:
+    """Name, device and type of a model, for who wants to run it again; of several, the lists."""
+    lms = [own.lm for own in members(models)]
+    names, dtypes = [lm.name for lm in lms], [str(lm.dtype).removeprefix("torch.") for lm in lms]
+    return {
+        "model": names[0] if len(lms) == 1 else names,
+        "device": str(lms[0].device),
+        "dtype": dtypes[0] if len(lms) == 1 else dtypes,
+    }
