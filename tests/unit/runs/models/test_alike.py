@@ -167,6 +167,15 @@ def test_what_is_one_model_and_what_several() -> None:
         as_models(["a", "b"], Ranks(0, 2))
 
 
+def test_a_race_of_several_models_is_refused(
+    rows: list[dict[str, str]], settings: dict[str, Any]
+) -> None:
+    config = {**settings, "race": 0.05}
+    assert plan(tiny_lm(), rows, config=config).fits
+    with pytest.raises(ValueError, match=r"race: got 0\.05 with 2 models, whose answers to one"):
+        plan([tiny_lm(), tiny_lm()], rows, config=config)
+
+
 def test_names_that_come_again_are_numbered() -> None:
     lms: Any = [SimpleNamespace(name=name) for name in ("a", "b", "a", "a")]
     assert names_of(lms) == ["a", "b", "a (2)", "a (3)"]
