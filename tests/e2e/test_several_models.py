@@ -15,6 +15,7 @@ from greater_fast.runs.models.mean_evaluation import MeanComparison, MeanEvaluat
 from greater_fast.runs.result import Result
 from tests.cases import tiny_lm
 from tests.tiny import PROMPT
+from tests.unit.model.test_lm_gguf import write
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 
@@ -86,7 +87,7 @@ def test_a_run_for_two_models_from_start_to_evaluation(
     assert main(["show", str(run)]) == 0
     assert f"models {names[0]} and {names[1]}, started" in capsys.readouterr().out
 
-    assert main(["plan", *begun, "--json"]) == 0
+    assert main(["plan", "--model", *names, *begun[4:], "--json"]) == 0
     memory = json.loads(capsys.readouterr().out)
     assert len(memory["pools"]) == 2
 
@@ -97,6 +98,11 @@ def test_a_run_for_two_models_from_start_to_evaluation(
     assert list(report["by_model"]) == list(report["against"]["by_model"]) == names
     assert list(report["comparison"]["by_model"]) == names
     assert len(records.read_text().splitlines()) == 2 * 2 * 4
+    assert main(["evaluate", *asked[:-1]]) == 0
+    shown = capsys.readouterr().out
+    for name in names:
+        assert shown.count(f"    {name}: ") == 2  # of each prompt
+    assert "sign flips p = " in shown
     only = ["--model", names[1], "--data", str(test), "--prompt", report["prompt"], *limits[2:6]]
     assert main(["evaluate", *only, "--extractor", report["extractor"], "--json"]) == 0
     assert (
@@ -138,3 +144,23 @@ def test_two_models_are_compared_on_average_and_each(
     assert compared.difference == pytest.approx(
         sum(own.difference for own in compared.by_model.values()) / 2
     )
+
+
+def test_a_gguf_file_beside_the_folder_that_it_was_made_of(
+    model_folder: Path, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    models = [str(write(tmp_path / "tiny.gguf")), str(model_folder)]
+    config = {**settings, "device": "cpu"}
+    both = optimize(models, rows, config=config, run_dir=tmp_path / "both", progress=False)
+    alone = optimize(models[1], rows, config=config, run_dir=tmp_path / "one", progress=False)
+    assert both.prompt == alone.prompt
+    assert [s.prompt_ids for s in both.steps] == [s.prompt_ids for s in alone.steps]
+    assert isinstance(both.best.dev, MeanEvaluation)
+    assert list(both.best.dev.by_model) == models
+
+
+def test_what_cannot_be_evaluated_together_is_refused(lm: LM, rows: list[Any]) -> None:
+    with pytest.raises(ValueError, match="have different vocabularies"):
+        evaluate([lm, tiny_lm("llama", "sentencepiece")], rows, prompt=PROMPT)
+    with pytest.raises(ValueError, match="got an empty list"):
+        evaluate([], rows, prompt=PROMPT)
