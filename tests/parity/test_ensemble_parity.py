@@ -1,6 +1,8 @@
 """Steps of two models: as one's where they are alike, else as a plain reading of the rule says."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,25 +85,29 @@ class Pair:
     def __init__(self, lms: list[LM], config: Config, prompt: str = PROMPT) -> None:
         self.config, self.models = config, ensemble(lms, config)
         self.layouts = layouts_of(min(lms, key=lambda lm: lm.vocab_size), NUM_ROWS, prompt)
-        self.oracles = [
-            Oracle(
-                lm.model,
-                lm.tokenizer,
-                boolean_rows(NUM_ROWS),
-                EXTRACTOR,
-                Settings(
-                    top_k=config.top_k,
-                    shortlist_size=config.shortlist_size,
-                    temperature=config.temperature,
-                    fluency_weight=config.fluency_weight,
-                    error_fluency_weight=config.error_fluency_weight,
-                    max_new_tokens=config.max_new_tokens,
-                    objective=config.objective,
-                    end_ids=lm.end_ids,
-                ),
-            )
-            for lm in lms
-        ]
+        first = Oracle(
+            lms[0].model,
+            lms[0].tokenizer,
+            boolean_rows(NUM_ROWS),
+            EXTRACTOR,
+            Settings(
+                top_k=config.top_k,
+                shortlist_size=config.shortlist_size,
+                temperature=config.temperature,
+                fluency_weight=config.fluency_weight,
+                error_fluency_weight=config.error_fluency_weight,
+                max_new_tokens=config.max_new_tokens,
+                objective=config.objective,
+                end_ids=lms[0].end_ids,
+            ),
+        )
+        self.oracles = [first]
+        for lm in lms[1:]:  # texts and ids are the first one's
+            other = copy.copy(first)
+            other.model, other.embed = lm.model, lm.model.get_input_embeddings()
+            other.vocab = range(other.embed.weight.shape[0])
+            other.settings = replace(first.settings, end_ids=lm.end_ids)
+            self.oracles.append(other)
         self.prompt_ids = self.oracles[0].prompt_ids(prompt)
 
     def step(self, index: int) -> tuple[Step, LoopState]:
@@ -141,15 +147,20 @@ class Pair:
                 break
         return kept
 
-    def expected(self, p: list[int], t: int) -> OracleStep:
-        """The step by plain transformers and autograd, one model after the other."""
+    def scores(self, p: list[int], t: int, reasonings: list[list[list[int]]]) -> dict[int, float]:
+        """Candidates with the sum of the models' scores, by autograd."""
         candidates, allowed = self.candidates(p, t), sorted(self.oracles[0].allowed)
         scores = dict.fromkeys(candidates, 0.0)
-        for oracle in self.oracles:
-            gradient = oracle.gradient(p, t, oracle.reasonings(p)).double()
+        for oracle, own in zip(self.oracles, reasonings, strict=True):
+            gradient = oracle.gradient(p, t, own).double()
             spread = gradient[allowed].std(correction=0)
             for v in candidates:
                 scores[v] += float(gradient[v] / spread)
+        return scores
+
+    def expected(self, p: list[int], t: int) -> OracleStep:
+        """The step by plain transformers and autograd, one model after the other."""
+        scores = self.scores(p, t, [oracle.reasonings(p) for oracle in self.oracles])
         shortlist = sorted(scores, key=lambda v: (scores[v], v))[: self.config.shortlist_size]
         prompts = [p, *([*p[:t], v, *p[t + 1 :]] for v in sorted(shortlist))]
         objectives = {
@@ -157,7 +168,7 @@ class Pair:
             for ids in prompts
         }
         tied = [ids for ids, o in objectives.items() if o <= min(objectives.values()) + 1e-6]
-        return OracleStep(candidates, scores, shortlist, objectives, list(tied[0]))
+        return OracleStep(list(scores), scores, shortlist, objectives, list(tied[0]))
 
 
 def padded(rows: int) -> LM:
@@ -223,8 +234,6 @@ def test_a_search_goes_on_from_a_state_that_was_written_down() -> None:
 @pytest.mark.model
 def test_smollm2_beside_a_perturbed_copy(smollm2: LM) -> None:
     """One step of two models that differ, by the rule's plain reading."""
-    import copy
-
     model = copy.deepcopy(smollm2.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -235,9 +244,13 @@ def test_smollm2_beside_a_perturbed_copy(smollm2: LM) -> None:
     config = settings(objective="loss", max_new_tokens=6, steps=1)
     pair = Pair([smollm2, other], config)
     step, state = pair.step(4)
-    expected = pair.expected(pair.prompt_ids, 4)
-    assert list(step.candidate_ids) == expected.candidates
-    assert [t.token_id for t in step.trials] == expected.shortlist
-    assert list(step.prompt_ids) == expected.winner
-    own = state.scored[tuple(pair.prompt_ids)].objective.value(config)
-    assert own == pytest.approx(expected.objectives[tuple(pair.prompt_ids)], rel=1e-3)
+    p = pair.prompt_ids
+    reasonings = [oracle.reasonings(p) for oracle in pair.oracles]
+    scores = pair.scores(p, 4, reasonings)
+    assert list(step.candidate_ids) == list(scores)
+    expected = sorted(scores, key=lambda v: (scores[v], v))[: config.shortlist_size]
+    assert [t.token_id for t in step.trials] == expected
+    own = [o.objective(p, rs) for o, rs in zip(pair.oracles, reasonings, strict=True)]
+    found = state.scored[tuple(p)].objective.value(config)
+    assert found == pytest.approx(sum(own) / 2, rel=1e-3)
+    assert own[0] != pytest.approx(own[1], rel=1e-3)
