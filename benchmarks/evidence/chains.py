@@ -78,9 +78,10 @@ class Place:
         from_lm: [K] whether it was drawn from the model's proposals.
         from_vocabulary: [K] whether it is of the lowest of the vocabulary by the answer's gradient.
         outcomes: of C = 1 + K prompts, the incumbent first, then the candidates in their order.
-        scores: by the name of a signal [N, K] predicted change of the row's loss against the
-            incumbent, lower is better, with the precision of float16 and in a unit of their own.
-        num_effective: [N] effective number of stored reasonings where they are weighted by their
+        scores: by the name of a signal [S, K], of the first S rows, predicted change of the row's
+            loss against the incumbent, lower is better, with the precision of float16 and in a unit
+            of their own.
+        num_effective: [S] effective number of stored reasonings where they are weighted by their
             importance, mean over the candidates; 0 where the row has those of one outcome alone.
         winner: which of the C prompts was kept.
     """

@@ -1,7 +1,7 @@
 """Does a signal rank candidates? Chains of places collected with a model, and a table without one.
 
-    python -m benchmarks.evidence.signals --out FOLDER --minutes 60   # goes on where it stopped
-    python -m benchmarks.evidence.signals --out FOLDER --minutes 0    # prints the table alone
+    python -m benchmarks.evidence.signals --minutes 60   # goes on where it stopped
+    python -m benchmarks.evidence.signals --minutes 0    # prints the table alone
 
 At each place all candidates are run on all rows of one pool, whose rows are then split anew into
 training and truth a hundred times. The table has, for each signal, the rank correlation with the
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -30,15 +31,17 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.evidence import plots
 from benchmarks.evidence.chains import Chain, chain_path, load, load_chains, model_name, save
 from benchmarks.evidence.places.collect import Collector, Settings
-from benchmarks.evidence.places.table import table
+from benchmarks.evidence.places.table import signal_lines, table
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
 from greater_fast.model.smollm2 import SMOLLM2
 
 PRIMARY = ("both gradients", 50)
 CONFIRMING = 100  # the first seed of a confirmation run
+FOLDER = Path("benchmarks/results/signals")
 
 
 def collect(
@@ -84,19 +87,41 @@ def unfinished(
     return left
 
 
-def report(chains: Sequence[Chain], is_confirming: bool) -> str:
-    """The tables of all models, of the seeds of the first run or of those that confirm it."""
+def of_models(chains: Sequence[Chain], is_confirming: bool) -> dict[str, list[Chain]]:
+    """Chains by model, with the seeds of the first run or of those that confirm it."""
     asked = [chain for chain in chains if (chain.seed >= CONFIRMING) == is_confirming]
     models = sorted({chain.model for chain in asked})
-    tables = [table([c for c in asked if c.model == model], PRIMARY) for model in models]
-    parts = [f"## {name}\n\n{text}" for name, text in zip(models, tables, strict=True)]
+    return {model: [chain for chain in asked if chain.model == model] for model in models}
+
+
+def report(models: dict[str, list[Chain]]) -> str:
+    """The tables of all models."""
+    parts = [f"## {model}\n\n{table(chains, PRIMARY)}" for model, chains in models.items()]
     return "\n\n".join(parts) or table([], PRIMARY)
+
+
+def draw(models: dict[str, list[Chain]], folder: Path) -> None:
+    """A figure of each model's correlations; none where its chains are too few for intervals."""
+    for model, chains in models.items():
+        lines = signal_lines(chains, PRIMARY)
+        estimates = [
+            plots.Estimate(name, e.mean, e.low, e.high, f"{num_rows} rows")
+            for (name, num_rows), e in ((line.key, line.correlation) for line in lines)
+            if math.isfinite(e.low)
+        ]
+        if estimates:
+            plots.forest_plot(
+                folder / f"signals-{model}.svg",
+                estimates,
+                title=model,
+                x_label="rank correlation with the true error, mean over places",
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.signals")
-    parser.add_argument("--out", type=Path, default=Path("signals"), help="folder of the chains")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the chains")
     parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the table alone")
     parser.add_argument("--model", default=SMOLLM2, help="name, folder or GGUF file")
     parser.add_argument("--dtype", default="float32", help="of the weights; bfloat16 for 8B")
@@ -105,6 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=4, help="chains of each task")
+    parser.add_argument("--plots", type=Path, help="folder for figures of the correlations")
     parser.add_argument("--confirm", action="store_true", help="seeds from 100 on, and their table")
     for setting in fields(Settings):
         parser.add_argument(
@@ -122,7 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.tf32 and torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
         collect(asked.model, asked.dtype, settings, left, asked.minutes)
-    print(report(load_chains(asked.out), asked.confirm))
+    models = of_models(load_chains(asked.out), asked.confirm)
+    if asked.plots is not None:
+        draw(models, asked.plots)
+    print(report(models))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+import torch
 
 from benchmarks.evidence.chains import Chain, Ids, Outcomes, Place
 from benchmarks.evidence.places.row_scores import first_order, reasoning_scores, rescored
@@ -20,7 +21,7 @@ from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes, default_pool_by
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.search.gradient import example_gradients
-from greater_fast.search.nouns import TIE, Position
+from greater_fast.search.nouns import TIE, Candidates, Position
 from greater_fast.search.propose import propose
 from greater_fast.search.reasonings import ReasoningStore
 from greater_fast.search.score import score
@@ -35,18 +36,28 @@ class Settings:
     """What all chains of a folder share, beside the model.
 
     The first `num_selection` of the pool's `num_rows` are those that a change is accepted on, as a
-    search of that many rows would. Candidates are `num_proposals` drawn from the model's proposals,
-    so that no signal's range is cut, and the `num_lowest` of the vocabulary by the gradient. The
-    first place of a chain has no reasonings of earlier prompts: it is there to write some.
+    search of that many rows would. The first `num_scored` get scores, so that signals can be made
+    of any of them; the others are there for the truth. Candidates are `num_proposals` drawn from
+    the model's proposals, so that no signal's range is cut, and the `num_lowest` of the vocabulary
+    by the gradient. The first place of a chain has no reasonings of earlier prompts: it is there to
+    write some.
     """
 
     num_rows: int = 160
     num_selection: int = 50
+    num_scored: int = 64
     num_places: int = 7
     num_proposals: int = 7
     num_lowest: int = 3
     max_new_tokens: int = 64
     num_reasonings: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.num_selection <= self.num_scored <= self.num_rows:
+            raise ValueError(
+                f"got {self.num_selection} rows of selection, {self.num_scored} with scores and "
+                f"{self.num_rows} in all, expected none of these to be more than the next"
+            )
 
     def is_whole(self, chain: Chain) -> bool:
         """Whether a chain has all its places."""
@@ -73,6 +84,7 @@ class _State:
     prompt_ids: Ids
     outcomes: Outcomes  # of that prompt alone
     end_ids: frozenset[int]
+    num_scored: int
     store: ReasoningStore = field(default_factory=ReasoningStore)
     writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
 
@@ -85,8 +97,9 @@ class _State:
 
     def keep(self, prompt_ids: Ids, outcomes: Outcomes, config: Config) -> None:
         """Take in the reasonings of one prompt."""
-        self.store.add(rollouts_of(outcomes, self.end_ids), config.num_reasonings)
-        for row, written in enumerate(outcomes.reasonings[0]):
+        own = rollouts_of(outcomes, self.end_ids)[: self.num_scored]
+        self.store.add(own, config.num_reasonings)
+        for row, written in enumerate(outcomes.reasonings[0][: self.num_scored]):
             self.writers.setdefault((row, written), prompt_ids)
 
 
@@ -105,14 +118,20 @@ class Collector:
         self._engine, self.note = make_engine(lm, config, longest, settings.num_rows * num_prompts)
         config = replace(config, sampling_temperature=1.0)
         self._sampler, _ = make_engine(
-            lm, config, longest, settings.num_rows * settings.num_reasonings
+            lm, config, longest, settings.num_scored * settings.num_reasonings
         )
 
     def places(self, chain: Chain) -> Iterator[Chain]:
         """The chain with one place more each time, until it is whole."""
         layouts = self._layouts[chain.task, chain.seed]
         config = replace(self._config, seed=chain.seed)
-        state = self._first(layouts, config)
+        if chain.places:
+            first = chain.places[0].outcomes.of(0)
+        else:
+            first = self._run(layouts, [layouts.prompt_ids], config)
+        end_ids = self._lm.end_ids | layouts.end_ids
+        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored)
+        state.keep(layouts.prompt_ids, first, config)
         for place in chain.places:
             state.add(place, config)
         while not self._settings.is_whole(chain):
@@ -126,12 +145,6 @@ class Collector:
         """A chain without places."""
         return Chain(model, task, seed, self._settings.num_selection, (), asdict(self._settings))
 
-    def _first(self, layouts: Layouts, config: Config) -> _State:
-        outcomes = self._run(layouts, [layouts.prompt_ids], config)
-        state = _State(layouts.prompt_ids, outcomes, self._lm.end_ids | layouts.end_ids)
-        state.keep(layouts.prompt_ids, outcomes, config)
-        return state
-
     def _position(self, chain: Chain, state: _State) -> Position:
         """Each seed starts where the one before it ends."""
         number = len(chain.places)
@@ -139,29 +152,22 @@ class Collector:
         return Position(number, place % len(state.prompt_ids), state.prompt_ids)
 
     def _place(self, layouts: Layouts, state: _State, position: Position, config: Config) -> Place:
-        engine, num = self._engine, self._settings.num_selection
+        scored = replace(layouts, rows=layouts.rows[: self._settings.num_scored])
         rollouts = rollouts_of(state.outcomes, state.end_ids)
-        gradients = example_gradients(engine, layouts, rollouts, position, config)  # [N, D]
-        few = replace(layouts, rows=layouts.rows[:num])  # the rows that a search would have
-        enough = replace(config, shortlist_size=-(-self._settings.num_proposals // 2))
-        proposed = propose(engine, few, position, enough)  # twice as many, where there are
-        source = random.Random(f"{config.seed}/candidates/{position.step}")
-        drawn = source.sample(proposed.ids, min(self._settings.num_proposals, len(proposed.ids)))
-        by_gradient = replace(
-            config, candidates="vocabulary", shortlist_size=self._settings.num_lowest
-        )
-        total = gradients[:num].sum(0)
-        lowest = score([total], [self._lm], few, proposed, position, by_gradient)
+        own = rollouts[: len(scored)]
+        gradients = example_gradients(self._engine, scored, own, position, config)  # [S, D]
+        proposed, drawn, lowest = self._candidates(layouts, gradients, position, config)
         ids = tuple(sorted({*drawn, *lowest}))
         prompts = [position.with_token(token_id) for token_id in ids]
         drafts = [rollout.reasoning_ids for rollout in rollouts]
-        found = self._run(layouts, prompts, config, drafts)
-        outcomes = _joined(state.outcomes, found)
-        stored = state.store.chosen(rollouts, config.num_reasonings)
-        again, num_effective = rescored(
-            engine, layouts, stored, [position.prompt_ids, *prompts], state.writers
+        outcomes = _joined(state.outcomes, self._run(layouts, prompts, config, drafts))
+        stored = state.store.chosen(own, config.num_reasonings)
+        engines = (self._engine, self._sampler)
+        by_gradient = reasoning_scores(engines, scored, stored, position, ids, config)
+        read, num_effective = rescored(
+            self._engine, scored, stored, [position.prompt_ids, *prompts], state.writers
         )
-        engines = (engine, self._sampler)
+        answer = first_order(self._engine, gradients, position, ids)
         logprobs = dict(zip(proposed.ids, proposed.logprobs, strict=True))
         return Place(
             index=position.index,
@@ -169,16 +175,29 @@ class Collector:
             candidate_ids=ids,
             logprobs=np.array([logprobs.get(i, np.nan) for i in ids], np.float32),
             from_lm=np.isin(ids, drawn),
-            from_vocabulary=np.isin(ids, list(lowest)),
+            from_vocabulary=np.isin(ids, lowest),
             outcomes=outcomes,
-            scores={
-                "answer": first_order(engine, gradients, position, ids),
-                **reasoning_scores(engines, layouts, stored, position, ids, config),
-                **again,
-            },
+            scores={"answer": answer, **by_gradient, **read},
             num_effective=num_effective,
-            winner=winner_of(outcomes, num, config),
+            winner=winner_of(outcomes, self._settings.num_selection, config),
         )
+
+    def _candidates(
+        self, layouts: Layouts, gradients: torch.Tensor, position: Position, config: Config
+    ) -> tuple[Candidates, list[int], list[int]]:
+        """All proposals, those drawn of them, and the lowest of the vocabulary.
+
+        They are what a search would have that has the rows of selection alone.
+        """
+        settings, num = self._settings, self._settings.num_selection
+        few = replace(layouts, rows=layouts.rows[:num])
+        enough = replace(config, shortlist_size=-(-settings.num_proposals // 2))
+        proposed = propose(self._engine, few, position, enough)  # twice as many, where there are
+        source = random.Random(f"{config.seed}/candidates/{position.step}")
+        drawn = source.sample(proposed.ids, min(settings.num_proposals, len(proposed.ids)))
+        whole = replace(config, candidates="vocabulary", shortlist_size=settings.num_lowest)
+        lowest = score([gradients[:num].sum(0)], [self._lm], few, proposed, position, whole)
+        return proposed, drawn, list(lowest)
 
     def _run(
         self,

@@ -34,18 +34,23 @@ class Splits:
     halves: tuple[Doubles, Doubles]
 
     @classmethod
-    def drawn(cls, num_rows: int, num_selection: int, num_train: int, num_truth: int) -> Splits:
-        """The same ones each time; truth comes of the rows behind the first `num_selection`."""
+    def drawn(cls, pool: tuple[int, int, int], num_train: int, num_truth: int) -> Splits:
+        """The same ones each time; training rows are as many as the selection's at most.
+
+        `pool` are numbers of rows: of selection, of those with scores, and of all. Truth comes of
+        the rows behind the selection, training rows of those with scores that are not in it.
+        """
+        num_selection, num_scored, num_rows = pool
         source = np.random.default_rng(0)
-        order = np.tile(np.arange(num_rows), (_NUM_SPLITS, 1))
-        later = source.permuted(order[:, num_selection:], axis=1)
-        truth, rest = later[:, :num_truth], later[:, num_truth:]
-        others = np.concatenate([order[:, :num_selection], rest], axis=1)
-        train = source.permuted(others, axis=1)[:, :num_train]
+        later = np.tile(np.arange(num_selection, num_rows), (_NUM_SPLITS, 1))
+        chosen = source.permuted(later, axis=1)[:, :num_truth]
+        truth = _shares(chosen, num_rows)
+        keys = source.random((_NUM_SPLITS, num_scored))
+        keys[truth[:, :num_scored] > 0] = np.inf
+        train = _shares(np.argsort(keys, axis=1)[:, : min(num_train, num_selection)], num_rows)
         half = num_truth // 2
-        parts = (train, truth, truth[:, :half], truth[:, half : 2 * half])
-        train, truth, first, second = (_shares(part, num_rows) for part in parts)
-        return cls(train, truth, (first, second))
+        parts = (chosen[:, :half], chosen[:, half : 2 * half])
+        return cls(train, truth, (_shares(parts[0], num_rows), _shares(parts[1], num_rows)))
 
 
 def _shares(chosen: npt.NDArray[np.int64], num_rows: int) -> Doubles:
@@ -64,7 +69,8 @@ class Measured:
 
     def score(self, name: str) -> Doubles:
         """A score that was stored of each row, summed over the training rows."""
-        return self.train @ self.place.scores[name][:, self.chosen].astype(np.float64)
+        scores = self.place.scores[name][:, self.chosen].astype(np.float64)
+        return self.train[:, : len(scores)] @ scores
 
     def mean(self, values: npt.NDArray[np.generic]) -> Doubles:
         """Means over the training rows of outcomes [1 + K, N]."""

@@ -112,9 +112,9 @@ def rankings(place: Place, num_selection: int) -> Iterator[tuple[Key, Ranking]]:
 
 def splits_of(place: Place, num_selection: int, num_train: int) -> Splits:
     """Splits of the rows of a place's pool."""
-    num_rows = place.outcomes.is_right.shape[1]
+    num_scored, num_rows = len(place.num_effective), place.outcomes.is_right.shape[1]
     num_truth = min(NUM_TRUTH, num_rows - num_selection)
-    return Splits.drawn(num_rows, num_selection, num_train, num_truth)
+    return Splits.drawn((num_selection, num_scored, num_rows), num_train, num_truth)
 
 
 def baselines(place: Place, num_selection: int) -> Baselines:

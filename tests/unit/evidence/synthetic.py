@@ -16,7 +16,7 @@ def chain(task="a", seed=0, num_places=6, num_rows=160, signals=None):
 
 def place(source, index, num_rows, signals):
     """A place: each candidate has an error rate of its own, rows are independent."""
-    num = NUM_CANDIDATES + 2
+    num, num_scored = NUM_CANDIDATES + 2, min(64, num_rows)
     rates = source.uniform(0.2, 0.8, 1 + num)[:, None]
     is_right = source.random((1 + num, num_rows)) >= rates
     texts = source.integers(0, 50_000, (num_rows, 3, 8))
@@ -39,8 +39,11 @@ def place(source, index, num_rows, signals):
                 for own in which
             ),
         ),
-        scores={name: halves(made(~is_right[1:].T, source)) for name, made in signals.items()},
-        num_effective=halves(source.uniform(0, 4, num_rows)),
+        scores={
+            name: halves(made(~is_right[1:].T, source)[:num_scored])
+            for name, made in signals.items()
+        },
+        num_effective=halves(source.uniform(0, 4, num_scored)),
         winner=int(source.integers(0, 1 + num)),
     )
 

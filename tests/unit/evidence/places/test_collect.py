@@ -16,6 +16,7 @@ from tests.unit.evidence import synthetic
 SETTINGS = Settings(
     num_rows=8,
     num_selection=3,
+    num_scored=6,
     num_places=3,
     num_proposals=3,
     num_lowest=2,
@@ -91,7 +92,7 @@ def test_candidates_are_proposals_and_the_lowest_of_the_vocabulary(whole):
         assert place.from_vocabulary.sum() == SETTINGS.num_lowest
         assert (place.from_lm | place.from_vocabulary).all()
         assert np.isfinite(place.logprobs[place.from_lm]).all()
-        shape = (SETTINGS.num_rows, len(place.candidate_ids))
+        shape = (SETTINGS.num_scored, len(place.candidate_ids))
         assert {scores.shape for scores in place.scores.values()} == {shape}
         assert set(place.scores) == {"answer", "stored", "sampled", "rescored", "weighted"}
     last = whole.places[-1]

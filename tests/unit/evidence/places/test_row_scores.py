@@ -17,7 +17,7 @@ from greater_fast.search.nouns import Position
 from greater_fast.search.reasonings import Reasoning
 from tests.tiny import tiny_model, tiny_tokenizer
 
-SETTINGS = Settings(num_rows=4, num_selection=2, max_new_tokens=5, num_reasonings=3)
+SETTINGS = Settings(num_rows=4, num_selection=2, num_scored=4, max_new_tokens=5, num_reasonings=3)
 RIGHT, WRONG, CUT = (
     Reasoning((301, 302, 303), True, 1),
     Reasoning((301, 305), False, 1),

@@ -55,18 +55,26 @@ def mean(found, name, num_train, what="correlation"):
 
 
 def test_training_and_truth_share_no_row_and_truth_none_of_the_selection():
-    splits = Splits.drawn(160, 50, 24, 96)
+    splits = Splits.drawn((50, 64, 160), 24, 96)
     assert splits.train.shape == splits.truth.shape == (100, 160)
     for shares, number in ((splits.train, 24), (splits.truth, 96)):
         assert ((shares > 0).sum(1) == number).all()
         assert shares.sum(1) == pytest.approx(1)
     assert not (splits.train * splits.truth).any()
     assert not splits.truth[:, :50].any()
+    assert not splits.train[:, 64:].any()
+    assert splits.train[:, :64].any(0).all()
     first, second = splits.halves
     assert not (first * second).any()
     assert first + second == pytest.approx(2 * splits.truth)
     assert len(np.unique(splits.truth, axis=0)) == 100
-    assert (splits.train == Splits.drawn(160, 50, 24, 96).train).all()
+    assert (splits.train == Splits.drawn((50, 64, 160), 24, 96).train).all()
+
+
+def test_few_rows_are_split_without_sharing_any():
+    splits = Splits.drawn((3, 6, 9), 24, 6)
+    assert ((splits.train > 0).sum(1) == 3).all()
+    assert not (splits.train * splits.truth).any()
 
 
 def test_a_signal_that_is_the_truth_reaches_the_ceiling_and_noise_is_nothing(found, chains):
@@ -164,3 +172,11 @@ def test_the_table_is_printed_without_a_model(tmp_path, capsys, chains):
     assert capsys.readouterr().out.startswith("## tiny\n\n2 places, 1 chains: too few")
     signals.main(["--minutes", "0", "--out", str(tmp_path / "none")])
     assert capsys.readouterr().out.startswith("0 places")
+
+
+def test_a_figure_is_drawn_where_there_are_intervals(tmp_path, chains):
+    pytest.importorskip("matplotlib")
+    signals.draw({"tiny": chains, "short": chains[:2]}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["signals-tiny.svg"]
+    text = (tmp_path / "signals-tiny.svg").read_text(encoding="utf-8")
+    assert all(name in text for name in SIGNALS)
