@@ -36,9 +36,10 @@ def layouts(lm):
     return lay_out(lm, SETTINGS, "boolean_expressions", 0)
 
 
-@pytest.fixture(scope="module")
-def engine(lm):
-    return RolloutEngine(lm, kv_cache_bytes=1 << 22, temperature=0.2)  # of answers alone
+@pytest.fixture(scope="module", params=[False, True], ids=["ragged", "fixed"])
+def engine(lm, request):
+    # The temperature is one of answers alone; a GPU's steps are fixed.
+    return RolloutEngine(lm, kv_cache_bytes=1 << 22, temperature=0.2, fixed=request.param)
 
 
 def logprob(lm, context, written):
