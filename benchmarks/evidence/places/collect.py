@@ -28,6 +28,8 @@ from greater_fast.search.score import score
 from greater_fast.search.selection import score_prompts
 
 _SEQUENCES = 256  # at a time: a GPU's K/V pools have room for so many, and for more short ones
+# Of a step on a GPU: there are always more sequences, and it may be shared, where none is measured.
+_STEP_TOKENS = 512
 _LONGEST_PROMPT = 32  # tokens: more than the default prompt has, which stays as long as it is
 
 
@@ -113,7 +115,8 @@ class Collector:
         longest = max(rows.longest_sequence(self._config) for rows in self._layouts.values())
         num_blocks = _SEQUENCES * (1 + longest // BLOCK_SIZE)
         room = min(num_blocks * block_bytes(lm), default_pool_bytes(lm.device) // 3)
-        config = replace(self._config, kv_cache_bytes=room)
+        tokens = _STEP_TOKENS if lm.device.type == "cuda" else None
+        config = replace(self._config, kv_cache_bytes=room, max_step_tokens=tokens)
         num_prompts = settings.num_proposals + settings.num_lowest
         self._engine, self.note = make_engine(lm, config, longest, settings.num_rows * num_prompts)
         config = replace(config, sampling_temperature=1.0)
