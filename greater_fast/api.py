@@ -103,6 +103,11 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             check_callable("on_step", on_step, ("a step",))
         if loss is not None:
             check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))
+            if config.gradient == "reasoning":
+                raise ValueError(
+                    "loss: got a function with gradient 'reasoning', which is of no answer's loss: "
+                    "expected gradient 'answer' or 'both'"
+                )
         directory = RunDirectory(run_dir) if ranks.is_first else NoDirectory()
     with directory, told(progress and ranks.is_first, num_steps=config.steps) as teller:
         if ranks.size > 1 and not config.tensor_parallel:

@@ -210,11 +210,26 @@ class Config:
         problems = [p for f in dataclasses.fields(self) if (p := self._problem(f))]
         if not problems and self.race and (reason := self._why_no_race()):
             problems = [f"race: got {self.race} with {reason}, or race 0"]
+        if not problems and self.draws_reasonings and self.sampling_temperature not in (0, 1):
+            problems = [
+                f"reasonings: got 'sampled', which is at temperature 1, with sampling_temperature "
+                f"{self.sampling_temperature}, expected 0 or 1"
+            ]
         if problems:
             few, more = problems[:_NUM_PROBLEMS], len(problems) - _NUM_PROBLEMS
             text = "; ".join([*few, *([f"{more} more"] if more > 0 else [])])
             raise ValueError(f"invalid settings: {text}")
         object.__setattr__(self, "chat_template_kwargs", dict(self.chat_template_kwargs))
+
+    @property
+    def asks_for_reasonings(self) -> bool:
+        """Whether candidates are ranked by a gradient that has the reasoning's part in it."""
+        return self.gradient != "answer" and self.shortlist == "gradient"
+
+    @property
+    def draws_reasonings(self) -> bool:
+        """Whether reasonings are sampled for it, step by step."""
+        return self.asks_for_reasonings and self.reasonings == "sampled"
 
     def _problem(self, setting: dataclasses.Field[Any]) -> str | None:
         """What is wrong with one setting, or None."""

@@ -23,8 +23,9 @@ class RolloutRequest:
     as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
     `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
     its cost alone. Requests of a `group` can be dropped together. Sampled text with the same
-    `sample_key` (the row's number) meets the same noise. `model` is the number of the one that is
-    asked, among several; an engine has one, and does not look.
+    `sample_key` (the row's number) meets the same noise. A draw is sampled at temperature 1 by an
+    engine that was made for it, whether or not it samples everything. `model` is the number of the
+    one that is asked, among several; an engine has one, and does not look.
     """
 
     prompt_ids: tuple[int, ...]
@@ -37,6 +38,7 @@ class RolloutRequest:
     draft_ids: tuple[int, ...] = ()
     group: int = 0
     sample_key: int = 0
+    is_draw: bool = False
     model: int = 0
 
 

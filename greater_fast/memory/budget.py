@@ -21,7 +21,7 @@ from greater_fast.model.kv_cache import BLOCK_SIZE
 from greater_fast.model.lm import LOGIT_FLOATS
 
 LOGIT_COPIES = 3  # as the model makes them, in float32, divided by a temperature
-NOISE_COPIES = 1  # beside them, where reasoning is sampled
+NOISE_COPIES = 1  # beside them, where any reasoning is sampled
 OVERHEAD_BYTES = {"cpu": 1 << 29}  # interpreter and libraries
 # The context; workspaces of the matrix products (8 of 32 MiB), a step's own states and its graph's,
 # what the allocator cannot use.
@@ -59,8 +59,9 @@ class RowLengths:
         )
 
     def num_sequences(self, config: Config) -> int:
-        """Sequences run at a time: a shortlist's on the training rows, or those of a whole set."""
-        return max(config.shortlist_size * self.num_train, self.num_rows)
+        """Sequences at a time: a shortlist's or draws on the training rows, or those of a set."""
+        draws = config.num_reasonings if config.draws_reasonings else 0
+        return max(max(config.shortlist_size, draws) * self.num_train, self.num_rows)
 
     def shortened(self, num_tokens: int) -> RowLengths:
         """The same with that many tokens less in each sequence."""
@@ -163,12 +164,20 @@ class Workload:
         """Tokens of a gradient micro-batch at most; one example always goes through whole."""
         lengths, given = self.lengths, self.config.gradient_batch_tokens
         most = given or (GPU_TOKENS if self.device_type == "cuda" else EFFICIENT_TOKENS)
-        return max(lengths.longest, min(most, lengths.num_train * lengths.longest))
+        return max(
+            lengths.longest, min(most, self.num_passed * lengths.num_train * lengths.longest)
+        )
+
+    @property
+    def num_passed(self) -> int:
+        """Sequences of a row that go through a gradient's pass at most: its reasonings, or one."""
+        return self.config.num_reasonings if self.config.asks_for_reasonings else 1
 
     @property
     def logit_copies(self) -> int:
         """How often a chunk of logits is there at once."""
-        return LOGIT_COPIES + NOISE_COPIES * (self.config.sampling_temperature > 0)
+        samples = self.config.sampling_temperature > 0 or self.config.draws_reasonings
+        return LOGIT_COPIES + NOISE_COPIES * samples
 
     def gradient_bytes(self, num_tokens: int, *, checkpointing: bool) -> int:
         """What the gradient of so many tokens takes, as `plan_pass` will count it."""
@@ -227,10 +236,12 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
     rough = " (roughly: some are recurrent)" if shapes.is_rough else ""
     spare = ", and for the way back" if load.device_type == "cuda" else ""
+    # They take no more memory of a token: by the time that states are read, no layer is there.
+    more = f"; reasonings too, up to {load.num_passed} of a row" if load.num_passed > 1 else ""
     gradient = Need(
         "gradient",
         load.gradient_bytes(tokens, checkpointing=checkpointing),
-        f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}",
+        f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}{more}",
     )
     left -= gradient.num_bytes
     cache, pool_bytes = _pool(load, left) if load.has_pool else _generate_cache(load)

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from greater_fast.engine import EngineFacts, Layers, OnFinished, Rollout, RolloutRequest
@@ -32,7 +31,8 @@ from greater_fast.model.own_layers import own_layers
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.paged import longest_of, usable_backend
-from greater_fast.rollouts.sampling import make_sampler, sample_keys
+from greater_fast.rollouts.sampled_rows import SampledRows, written
+from greater_fast.rollouts.sampling import check_draws, make_sampler
 from greater_fast.rollouts.steps.again import again_without_memory
 from greater_fast.rollouts.steps.fixed_step import FixedStep
 from greater_fast.rollouts.steps.ragged_step import RaggedStep
@@ -57,6 +57,7 @@ class RolloutEngine:
         temperature: divides the logits of scored tokens.
         sampling_temperature: of generated tokens; 0 decodes greedily. Scores and hits stay those of
             the model without noise.
+        draws: whether requests may be draws.
         seed: of the sampling.
         kv_cache_bytes: memory of the K/V pool; by default what the device has to give.
         max_tokens: tokens of a step (M); by default chosen on a GPU by what steps take, else 256.
@@ -81,6 +82,7 @@ class RolloutEngine:
         *,
         temperature: float = 1.0,
         sampling_temperature: float = 0.0,
+        draws: bool = False,
         seed: int = 0,
         kv_cache_bytes: int | None = None,
         max_tokens: int | None = None,
@@ -98,7 +100,8 @@ class RolloutEngine:
         if fixed is None:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
-        self._sampler = make_sampler(sampling_temperature, seed)
+        self._sampler = make_sampler(sampling_temperature, seed, draws=draws)
+        self._samples_all = sampling_temperature > 0
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
@@ -185,9 +188,9 @@ class RolloutEngine:
                 says which one, before any work.
         """
         before = self.statistics["generated_tokens"]
-        self._submit(requests)
         rollouts: list[Rollout | None] = [None] * len(requests)
         try:
+            self._submit(requests)
             while not self._scheduler.idle:
                 self._step()
                 for outcome in self._scheduler.take_finished():
@@ -204,9 +207,9 @@ class RolloutEngine:
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits [C, V], in at least float32, of the token after each context."""
         nothing: frozenset[int] = frozenset()
-        self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
         logits: dict[int, torch.Tensor] = {}
         try:
+            self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
             while not self._scheduler.idle:
                 self._step(logits)
                 self._scheduler.take_finished()
@@ -235,8 +238,7 @@ class RolloutEngine:
         self._scheduler.check_integrity()
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
-        own_keys = sample_keys([r.sample_key for r in requests], torch.device("cpu"))
-        self._sample_keys = own_keys[:, None].view(torch.int32).numpy()  # [R, 2]
+        check_draws(requests, self._sampler)
         try:
             for number, request in enumerate(requests):
                 self._scheduler.submit(
@@ -252,9 +254,8 @@ class RolloutEngine:
                     end_ids=sorted(request.end_ids),
                 )
         except (ValueError, TypeError) as error:
-            self._drop_all()
             raise ValueError(f"request {number}: {error}") from error
-        self._prompt_lens = np.array([len(r.prompt_ids) for r in requests], np.int32)
+        self._sampled = SampledRows(requests, samples_all=self._samples_all)
 
     def _drop_all(self) -> None:
         """Leave nothing behind, whatever stopped a run."""
@@ -266,7 +267,7 @@ class RolloutEngine:
         """One step of the batch; logits of generating rows go to `collected` by request number."""
         counts = StepCounts(*self._scheduler.plan())
         if self._sampler is not None:
-            self._place_samples(counts.num_rows)
+            self._sampled.place(self._buffers, counts.num_rows)
         with self._own_layers():
             answers = again_without_memory(partial(self._model_step.run, counts), self.lm.ranks)
             if collected is not None:
@@ -274,18 +275,12 @@ class RolloutEngine:
                 logits = self._model_step.logits(counts.num_rows)
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
-        self._scheduler.commit(*answers)
+        places = self._buffers["sample_places"][: counts.num_rows]
+        self._scheduler.commit(*written(answers, places))
 
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""
         return nullcontext() if self._backend == "reference" else self.layers.installed()
-
-    def _place_samples(self, num_rows: int) -> None:
-        """Tell each row of logits its place in the reasoning; rows inside of prompts have none."""
-        rows, keys = (self._buffers[name][:num_rows] for name in ("logit_rows", "row_keys"))
-        places = self._buffers["positions"][rows] + 1 - self._prompt_lens[keys]
-        self._buffers["sample_places"][:num_rows] = np.maximum(places, -1)
-        self._buffers["sample_keys"][:num_rows] = self._sample_keys[keys]
 
 
 def _rollout(outcome: tuple[Any, ...]) -> Rollout:

@@ -23,7 +23,7 @@ from greater_fast.model.padding import num_tokens
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
-from greater_fast.rollouts.sampling import make_sampler, sample_keys
+from greater_fast.rollouts.sampling import check_draws, make_sampler, sample_keys
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
@@ -48,6 +48,7 @@ class PlainRolloutEngine:
         temperature: float = 1.0,
         *,
         sampling_temperature: float = 0.0,
+        draws: bool = False,
         seed: int = 0,
         kernels: str = "auto",
         longest_sequence: int | None = None,
@@ -57,7 +58,8 @@ class PlainRolloutEngine:
         self.batch_size = batch_size
         self.temperature = temperature
         self._kernels = kernels
-        self._sampler = make_sampler(sampling_temperature, seed)
+        self._sampler = make_sampler(sampling_temperature, seed, draws=draws)
+        self._samples_all = sampling_temperature > 0
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
 
@@ -80,11 +82,15 @@ class PlainRolloutEngine:
         A batch that does not fit the memory is halved, and so are those that follow.
 
         Raises:
-            ValueError: requests with different limits or `end_ids`.
+            ValueError: requests with different limits, `end_ids` or `is_draw`; draws without noise.
             MemoryError: the memory does not hold one row.
         """
-        if len({(r.max_new_tokens, r.max_answer_tokens, r.end_ids) for r in requests}) > 1:
-            raise ValueError("requests of one call must share their limits and end_ids")
+        if (
+            len({(r.max_new_tokens, r.max_answer_tokens, r.end_ids, r.is_draw) for r in requests})
+            > 1
+        ):
+            raise ValueError("requests of one call must share their limits, end_ids and is_draw")
+        check_draws(requests, self._sampler)
         rollouts: list[Rollout | None] = [None] * len(requests)
         dropped: set[int] = set()
         for group in dict.fromkeys(r.group for r in requests):
@@ -191,7 +197,7 @@ class PlainRolloutEngine:
     ) -> list[LogitsProcessor]:
         """What makes generate's greedy choice a sample."""
         sampler, device = self._sampler, self.lm.device
-        if sampler is None:
+        if sampler is None or not (self._samples_all or batch[0].is_draw):
             return []
         width = max(map(len, contexts))
         keys = sample_keys([r.sample_key for r in batch], device)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from greater_fast.engine import RolloutRequest
 from greater_fast.kernels.vocabulary.noise import KEYS, Noise, gumbel_noise
 
 
@@ -41,15 +42,25 @@ class Sampler:
         return Noise(self.seed, examples, places, self.temperature)
 
 
-def make_sampler(temperature: float, seed: int) -> Sampler | None:
+def make_sampler(temperature: float, seed: int, *, draws: bool = False) -> Sampler | None:
     """The sampler of a temperature, or None at 0, where decoding is greedy.
 
+    `draws` says that there will be requests that are draws, for which it samples at 1.
+
     Raises:
-        ValueError: the temperature is negative.
+        ValueError: the temperature is negative, or, with draws, not that of theirs.
     """
-    if temperature < 0:
-        raise ValueError(f"sampling_temperature: got {temperature}, expected 0 or more")
+    if temperature < 0 or (draws and temperature not in (0, 1)):
+        expected = "0 or 1, as draws are at 1" if draws else "0 or more"
+        raise ValueError(f"sampling_temperature: got {temperature}, expected {expected}")
+    temperature = 1.0 if draws else temperature
     return Sampler(temperature, seed) if temperature > 0 else None
+
+
+def check_draws(requests: Sequence[RolloutRequest], sampler: Sampler | None) -> None:
+    """Refuse draws where there is no noise for them."""
+    if sampler is None and any(request.is_draw for request in requests):
+        raise ValueError("a draw is asked for, and the engine decodes greedily: make it with draws")
 
 
 def sample_keys(keys: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -27,8 +27,8 @@ from greater_fast.search.nouns import Position
 from greater_fast.search.reasonings import (
     Reasoning,
     advantages,
-    asks_for_reasonings,
     distinct,
+    draw_reasonings,
 )
 from greater_fast.search.state import LoopState
 
@@ -52,9 +52,12 @@ def step_gradient(
     answer = partial(
         prompt_gradient, engine, layouts, state.incumbent.rollouts, position, config, loss
     )
-    if not asks_for_reasonings(config):
+    if not config.asks_for_reasonings:
         return answer()
-    reasonings = state.reasonings.chosen(state.incumbent.rollouts, config.num_reasonings)
+    if config.draws_reasonings:
+        reasonings = draw_reasonings(engine, layouts, position, config)
+    else:
+        reasonings = state.reasonings.chosen(state.incumbent.rollouts, config.num_reasonings)
     reasoning = _summed(reasoning_gradients(engine, layouts, reasonings, position, config), config)
     if config.gradient == "reasoning" and reasoning.any():
         return reasoning

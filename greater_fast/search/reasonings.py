@@ -1,6 +1,7 @@
 """Reasonings that were right and wrong on the same row, which the reasoning's gradient sets apart.
 
-They are the rollouts of prompts that were scored to the end, so they cost nothing more.
+Stored ones are the rollouts of prompts that were scored to the end, and cost nothing more; others
+are drawn for a step. What may be said of the gradient of either stands in docs/gradients.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from itertools import zip_longest
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.engine import Rollout
+from greater_fast.engine import Engine, Rollout, RolloutRequest
+from greater_fast.examples.layout import Layouts
+from greater_fast.search.nouns import Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,31 @@ class Reasoning:
         return self.ids if self.end_id is None else (*self.ids, self.end_id)
 
 
-def are_stored(config: Config) -> bool:
-    """Whether the gradient asks for reasonings of prompts that were scored before."""
-    return asks_for_reasonings(config) and config.reasonings == "stored"
+def draw_reasonings(
+    engine: Engine, layouts: Layouts, position: Position, config: Config
+) -> list[list[Reasoning]]:
+    """`num_reasonings` samples of each row, from f(. | head p tail) at temperature 1.
 
-
-def asks_for_reasonings(config: Config) -> bool:
-    """Whether candidates are ranked by a gradient that has the reasoning's term in it."""
-    return config.gradient != "answer" and config.shortlist == "gradient"
+    Prompt p is the position's. The samples are a function of the seed, the step and the row.
+    """
+    num_rows = len(layouts)
+    requests = [
+        RolloutRequest(
+            prompt_ids=layouts.context_ids(row, position.prompt_ids),
+            max_new_tokens=config.max_new_tokens,
+            end_ids=engine.lm.end_ids | layouts.end_ids,
+            target_ids=layouts.target_ids(row),
+            num_scored=len(layouts.rows[row].answer_ids),
+            group=draw,
+            # Keys up to the number of rows are those of text that is sampled in selection.
+            sample_key=(position.step * config.num_reasonings + draw + 1) * num_rows + row,
+            is_draw=True,
+        )
+        for draw in range(config.num_reasonings)
+        for row in range(num_rows)
+    ]
+    found = [Reasoning.of(rollout) for rollout in engine.run(requests) if rollout is not None]
+    return [found[row::num_rows] for row in range(num_rows)]
 
 
 def distinct(reasonings: Iterable[Reasoning]) -> list[Reasoning]:

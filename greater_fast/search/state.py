@@ -10,7 +10,7 @@ from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.model.text.scripts import ends_sentence
 from greater_fast.search.nouns import Objective, Position, Scored
-from greater_fast.search.reasonings import ReasoningStore, are_stored
+from greater_fast.search.reasonings import ReasoningStore
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class LoopState:
         """Take in a prompt that was scored to the end just now."""
         self.scored[found.prompt_ids] = found
         self.given_up.pop(found.prompt_ids, None)
-        if are_stored(config):
+        if config.asks_for_reasonings and not config.draws_reasonings:
             self.reasonings.add(found.rollouts, config.num_reasonings)
 
     def next_position(self, layouts: Layouts, config: Config) -> Position | None:

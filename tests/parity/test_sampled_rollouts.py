@@ -59,6 +59,38 @@ def test_equals_the_plain_engine(family: str, kind: str) -> None:
     assert texts(engine(lm, {}).run(asked)) != texts(expected)
 
 
+def drawn(asked: list[RolloutRequest]) -> list[RolloutRequest]:
+    return [replace(r, is_draw=True) for r in asked]
+
+
+@pytest.mark.parametrize("features", [{}, {"draft_tokens": 24}, {"fixed": True}], ids=str)
+def test_draws_are_samples_beside_greedy_text(lm: LM, features: dict[str, Any]) -> None:
+    """In one batch; each is what an engine writes that decodes all in its way."""
+    asked = sampled_requests(lm, max_answer_tokens=6)
+    sampled, greedy = engine(lm, SAMPLING).run(asked), engine(lm, {}).run(asked)
+    found = engine(lm, features | {"draws": True, "seed": 3})
+    mixed = [r if i % 2 else replace(r, is_draw=True) for i, r in enumerate(asked)]
+    expected = [greedy[i] if i % 2 else sampled[i] for i in range(len(asked))]
+    check(found.run(mixed), expected)
+    check(found.run(asked), greedy)
+    check(engine(lm, {"draws": True, **SAMPLING}).run(asked), sampled)
+    plain = PlainRolloutEngine(lm, 5, 0.2, draws=True, seed=3)
+    check(plain.run(drawn(asked)), sampled)
+    check(plain.run(asked), greedy)
+
+
+def test_draws_are_refused_where_there_is_no_noise_for_them(lm: LM) -> None:
+    asked = drawn(sampled_requests(lm))
+    for greedy in (engine(lm, {}), PlainRolloutEngine(lm)):
+        with pytest.raises(
+            ValueError, match="a draw is asked for, and the engine decodes greedily"
+        ):
+            greedy.run(asked)
+        assert greedy.run(sampled_requests(lm)[:1]) != [None]
+    with pytest.raises(ValueError, match=r"got 0\.5, expected 0 or 1, as draws"):
+        engine(lm, {"sampling_temperature": 0.5, "draws": True})
+
+
 def test_hits_are_those_of_the_argmax_without_noise(lm: LM) -> None:
     """Also where the row that ends the reasoning is the row of the first scored token."""
     asked = [replace(r, num_scored=5) for r in sampled_requests(lm)]
@@ -69,7 +101,12 @@ def test_hits_are_those_of_the_argmax_without_noise(lm: LM) -> None:
         for r, token in zip(asked, likely, strict=True)
     ]
     noisy = engine(lm, {"sampling_temperature": 50.0}).run(asked)
-    assert noisy == engine(lm, {}).run(asked)
+    greedy = engine(lm, {}).run(asked)
+    for own, plain in zip(noisy, greedy, strict=True):
+        assert own is not None
+        assert plain is not None
+        assert replace(own, end_id=plain.end_id) == plain
+    assert [r.end_id for r in greedy if r] == likely
     assert all(r is not None and r.reasoning_ids == () and r.answer_hits[0] for r in noisy)
 
 

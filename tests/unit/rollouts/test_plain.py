@@ -274,5 +274,5 @@ def test_a_rollout_depends_on_its_batch_by_rounding_alone() -> None:
 def test_requests_of_one_call_share_their_limits(change: dict[str, Any]) -> None:
     lm = tiny_lm()
     plain: dict[str, Any] = {"prompt_ids": (0, 5), "max_new_tokens": 3, "end_ids": lm.end_ids}
-    with pytest.raises(ValueError, match="must share their limits and end_ids"):
+    with pytest.raises(ValueError, match="must share their limits, end_ids and is_draw"):
         PlainRolloutEngine(lm).run([RolloutRequest(**plain), RolloutRequest(**plain | change)])
