@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,6 +14,10 @@ from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
 from greater_fast.ranks import Ranks
 
+# The ids of a generated answer -> what it is worth, in [0, 1]
+AnswerMeasure = Callable[[tuple[int, ...]], float]
+RIGHT_FROM = 0.5  # a row counts as right from this value of a metric on
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
@@ -21,11 +25,12 @@ class RolloutRequest:
 
     `prompt_ids` is all text before the reasoning, `prompt_span` the part of it whose NLL is wanted
     as [start, stop); `target_ids` follow the reasoning, and their last `num_scored` are scored;
-    `max_answer_tokens` are then generated. `draft_ids` are a guess at the reasoning: they change
-    its cost alone. Requests of a `group` can be dropped together. Sampled text with the same
-    `sample_key` (the row's number) meets the same noise. A draw is sampled at temperature 1 by an
-    engine that was made for it, whether or not it samples everything. `model` is the number of the
-    one that is asked, among several; an engine has one, and does not look.
+    `max_answer_tokens` are then generated, and `measure`, if any, is called with them: once, on the
+    rank that runs the row. `draft_ids` are a guess at the reasoning: they change its cost alone.
+    Requests of a `group` can be dropped together. Sampled text with the same `sample_key` (the
+    row's number) meets the same noise. A draw is sampled at temperature 1 by an engine that was
+    made for it, whether or not it samples everything. `model` is the number of the one that is
+    asked, among several; an engine has one, and does not look.
     """
 
     prompt_ids: tuple[int, ...]
@@ -40,6 +45,7 @@ class RolloutRequest:
     sample_key: int = 0
     is_draw: bool = False
     model: int = 0
+    measure: AnswerMeasure | None = field(default=None, compare=False)  # each rank has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,10 @@ class Rollout:
     """One row's reasoning, and what the model thinks of prompt and gold answer around it.
 
     `end_id` ended the reasoning and is no part of it; None where the token limit did.
-    `answer_ids` were generated behind the extractor, where that was asked for.
-    `answer_logprobs` are log-softmax(logits / temperature) of the answer's tokens, `answer_hits`
-    whether each is the argmax; `prompt_nll` is the mean -log p of the prompt's tokens, in nats.
+    `answer_ids` were generated behind the extractor, where that was asked for, and `metric` is what
+    they were measured to be worth. `answer_logprobs` are log-softmax(logits / temperature) of the
+    gold answer's tokens, `answer_hits` whether each is the argmax; `prompt_nll` is the mean -log p
+    of the prompt's tokens, in nats.
     """
 
     reasoning_ids: tuple[int, ...]
@@ -58,16 +65,28 @@ class Rollout:
     prompt_nll: float = 0.0
     answer_ids: tuple[int, ...] = ()
     end_id: int | None = None
+    metric: float | None = None
 
     @property
     def is_wrong(self) -> bool:
-        """Whether any token of the answer is not the model's first choice."""
-        return not all(self.answer_hits)
+        """Whether any token of the gold answer is not the model's first choice.
+
+        Where the answer was measured: whether its metric is under a half.
+        """
+        return not all(self.answer_hits) if self.metric is None else self.metric < RIGHT_FROM
+
+    @property
+    def error(self) -> float:
+        """1 where the row is wrong, else 0; where the answer was measured, 1 less its metric."""
+        return int(self.is_wrong) if self.metric is None else 1.0 - self.metric
 
     @property
     def answer_loss(self) -> float:
-        """Mean cross-entropy of the answer's tokens at the temperature of the loss."""
-        return -math.fsum(self.answer_logprobs) / len(self.answer_logprobs)
+        """Mean cross-entropy of the gold answer's tokens at the temperature of the loss.
+
+        0 where none was scored.
+        """
+        return -math.fsum(self.answer_logprobs) / max(len(self.answer_logprobs), 1)
 
 
 @dataclass(frozen=True, slots=True)

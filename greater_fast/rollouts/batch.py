@@ -7,11 +7,9 @@ prefill, decoding and scoring without waiting for any other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 
@@ -30,6 +28,7 @@ from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.invariance import is_batch_invariant
+from greater_fast.rollouts.outcome import measured, rollout_of
 from greater_fast.rollouts.paged import longest_of, usable_backend
 from greater_fast.rollouts.sampled_rows import SampledRows, written
 from greater_fast.rollouts.sampling import check_draws, make_sampler
@@ -194,8 +193,8 @@ class RolloutEngine:
             while not self._scheduler.idle:
                 self._step()
                 for outcome in self._scheduler.take_finished():
-                    number, rollout = outcome[0], _rollout(outcome)
-                    rollouts[number] = rollout
+                    number, made = outcome[0], rollout_of(*outcome[1:])
+                    rollouts[number] = rollout = measured(requests[number], made, self.lm.ranks)
                     for group in on_finished(number, rollout) if on_finished else ():
                         self._scheduler.cancel_group(group)
         finally:
@@ -282,14 +281,3 @@ class RolloutEngine:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""
         return nullcontext() if self._backend == "reference" else self.layers.installed()
 
-
-def _rollout(outcome: tuple[Any, ...]) -> Rollout:
-    _, reasoning, answer, nll, logprobs, hits, end_id = outcome
-    return Rollout(
-        reasoning_ids=reasoning,
-        answer_ids=answer,
-        answer_logprobs=logprobs,
-        answer_hits=tuple(map(bool, hits)),
-        prompt_nll=math.fsum(nll) / max(len(nll), 1),
-        end_id=end_id,
-    )

@@ -23,6 +23,7 @@ from greater_fast.model.padding import num_tokens
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
+from greater_fast.rollouts.outcome import measured
 from greater_fast.rollouts.sampling import check_draws, make_sampler, sample_keys
 
 Row = TypeVar("Row")
@@ -98,8 +99,8 @@ class PlainRolloutEngine:
             while numbers and group not in dropped:
                 found = self._first([requests[i] for i in numbers], self._run_batch)
                 batch, numbers = numbers[: len(found)], numbers[len(found) :]
-                for number, rollout in zip(batch, found, strict=True):
-                    rollouts[number] = rollout
+                for number, made in zip(batch, found, strict=True):
+                    rollouts[number] = rollout = measured(requests[number], made, self.lm.ranks)
                     dropped.update(on_finished(number, rollout) if on_finished else ())
         return [
             None if request.group in dropped and rollout is None else rollout
