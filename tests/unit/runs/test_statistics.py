@@ -1,11 +1,19 @@
+import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
+from greater_fast.runs.statistics import (
+    mcnemar_exact,
+    mean_interval,
+    newcombe_interval,
+    sign_flip_test,
+    wilson_interval,
+)
 
 Z_95 = 1.959963984540054
 # correct, rows, confidence and the interval, from scipy's binomtest(…).proportion_ci(…, "wilson")
@@ -163,3 +171,90 @@ def test_newcombe_narrows_with_agreement():
 def test_newcombe_impossible_counts(cells, message):
     with pytest.raises(ValueError, match=message):
         newcombe_interval(*cells)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=200))
+def test_a_mean_of_yes_and_no_has_wilsons_interval(values):
+    expected = wilson_interval(int(sum(values)), len(values))
+    assert mean_interval(values) == pytest.approx(expected, abs=1e-9)
+
+
+SHARES = st.integers(0, 64).map(lambda count: count / 64)  # 1 - share is exact
+
+
+@given(st.lists(SHARES, min_size=1, max_size=60))
+def test_a_mean_lies_in_its_interval_which_turns_with_it(values):
+    low, high = mean_interval(values)
+    mean = math.fsum(values) / len(values)
+    assert 0 <= low <= mean + 1e-12
+    assert mean - 1e-12 <= high <= 1
+    assert mean_interval([1 - v for v in values]) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    assert mean_interval(values, 0.5)[1] <= high + 1e-12
+
+
+def test_an_interval_of_a_mean_solves_its_equation():
+    """Both ends are where the mean is z standard errors away: (m - x)^2 = z^2 phi x (1 - x) / n."""
+    values = [0.2, 0.4, 0.4, 0.9, 0.6]
+    mean, n = 0.5, 5
+    variance = sum((v - mean) ** 2 for v in values) / n
+    phi = (n * variance / 0.25 + 1) / (n + 1)
+    for end in mean_interval(values):
+        assert (mean - end) ** 2 == pytest.approx(Z_95**2 * phi * end * (1 - end) / n)
+
+
+def test_equal_values_are_not_endlessly_sure():
+    few, many = mean_interval([0.5] * 5), mean_interval([0.5] * 500)
+    assert few[1] - few[0] > 0.25
+    assert 0.001 < many[1] - many[0] < 0.01
+
+
+@pytest.mark.parametrize("num_rows", [20, 100])
+@pytest.mark.parametrize("shape", [(2, 2), (0.3, 0.6), (8, 1), "half"])
+def test_intervals_of_a_mean_cover_it(num_rows, shape):
+    """Of 2000 samples each; a half of the last kind is 0 or 1, the rest between."""
+    source = np.random.default_rng(1)
+    if shape == "half":
+        drawn = source.random((2000, num_rows))
+        drawn = np.where(drawn < 0.25, 0.0, np.where(drawn < 0.5, 1.0, drawn))
+        mean = 0.25 + 0.5 * 0.75
+    else:
+        drawn = source.beta(*shape, (2000, num_rows))
+        mean = shape[0] / sum(shape)
+    found = [mean_interval(row.tolist()) for row in drawn]
+    covered = sum(low <= mean <= high for low, high in found) / len(found)
+    assert 0.93 <= covered <= 0.995
+    width = sum(high - low for low, high in found) / len(found)
+    least = 2 * Z_95 * drawn.std() / math.sqrt(num_rows)
+    assert width <= 1.25 * least
+
+
+@pytest.mark.parametrize("values", [[], [0.5, 1.5], [-0.1], [math.nan]])
+def test_no_interval_of_what_is_no_share(values):
+    with pytest.raises(ValueError, match="expected numbers from 0 to 1"):
+        mean_interval(values)
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(0, 3))
+def test_sign_flips_of_yes_and_no_are_mcnemars_test(first, second, ties):
+    differences = [1.0] * first + [-1.0] * second + [0.0] * ties
+    assert sign_flip_test(differences) == pytest.approx(mcnemar_exact(first, second), abs=1e-12)
+
+
+@given(st.lists(st.sampled_from([-0.7, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0]), max_size=9))
+def test_sign_flips_count_all_ways(differences):
+    """With exact tenths, zeros included."""
+    tenths = [round(10 * d) for d in differences]
+    ways = list(itertools.product((-1, 1), repeat=len(tenths)))
+    sums = [abs(sum(s * d for s, d in zip(signs, tenths, strict=True))) for signs in ways]
+    expected = sum(s >= abs(sum(tenths)) for s in sums) / len(ways)
+    assert sign_flip_test(differences) == pytest.approx(expected, abs=1e-12)
+    assert sign_flip_test([-d for d in differences]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sign_flips_of_many_rows_are_drawn_the_same_each_time():
+    values = [1.0] * 25 + [-1.0] * 40
+    found = sign_flip_test(values)
+    assert found == pytest.approx(mcnemar_exact(25, 40), abs=0.01)
+    assert sign_flip_test(values) == found
+    assert sign_flip_test([0.1] * 60) == pytest.approx(1 / 20_001)
+    assert sign_flip_test([0.3, -0.3] * 20) == 1.0
