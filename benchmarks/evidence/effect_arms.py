@@ -23,6 +23,7 @@ from greater_fast.search.state import LoopState
 
 Prompt = tuple[int, ...]
 _MOST_IDLE_STEPS = 60  # in a row without a token: all that is proposed is known
+_SPENT = "budget spent"
 
 
 class Meter:
@@ -80,20 +81,22 @@ def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: B
     state = start(engine, layouts, config)
     if arm == "best_of_n":
         num_rounds = score_random(engine, layouts, state, config, lambda: meter.is_over(budget))
-        return Found(state, meter.cost(), num_rounds, "budget spent")
+        return Found(state, meter.cost(), num_rounds, _SPENT)
     num_steps, num_idle = 0, 0
 
-    def on_step(step: Step) -> bool:
+    def on_step(step: Step) -> str | None:
         nonlocal num_steps, num_idle
         num_steps += 1
         num_idle = 0 if step.num_generated_tokens else num_idle + 1
         if config.shortlist == "random":
             meter.free_seconds += step.seconds["gradient"]
-        return meter.is_over(budget) or num_idle >= _MOST_IDLE_STEPS
+        if meter.is_over(budget):
+            return _SPENT
+        return "nothing new is proposed" if num_idle >= _MOST_IDLE_STEPS else None
 
+    stopped = _SPENT
     if not meter.is_over(budget):
-        run(engine, layouts, config, state, on_step)
-    stopped = "budget spent" if meter.is_over(budget) else "nothing new is proposed"
+        stopped = run(engine, layouts, config, state, on_step)
     return Found(state, meter.cost(), num_steps, stopped)
 
 
@@ -168,7 +171,7 @@ class Workbench:
     def warm_up(self, place: Place, arm: str) -> None:
         """A step that nobody counts: kernels are compiled, and memory is asked for, but once."""
         config, layouts = self._settings.config(arm, 0), place.layouts[arm]["train"]
-        run(place.engine, layouts, config, start(place.engine, layouts, config), lambda _: True)
+        run(place.engine, layouts, config, start(place.engine, layouts, config), lambda _: "warm")
 
     def _engine_for(self, longest: int) -> Engine:
         """The engine; another one only where sequences are longer than those until now."""
