@@ -158,11 +158,8 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         Console(highlight=False).print(display.plan_table(memory.to_dict()))
         notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
-        _print(*notes, memory.verdict, *memory.advice, memory.work.describe())
-        if memory.time is not None:
-            _print(memory.time.describe())
-        elif memory.fits and gpu_memory is None:
-            _print("how long that takes: --measure 3 loads the model and tries")
+        how_long = memory.time.describe() if memory.time else "how long that takes: --measure 3"
+        _print(*notes, memory.verdict, *memory.advice, memory.work.describe(), how_long)
     return 0 if memory.fits else 1
 
 

@@ -74,14 +74,14 @@ class Run:
                     return None
                 return OUT_OF_TIME if state.next_position(rows, self._config) else None
 
-            def log_step(step: Step) -> str | None:
+            def log_step(step: Step) -> bool | str | None:
                 self._steps.append(step)
                 self._directory.append_step(step.to_dict(), state.to_dict())
                 teller.step(step)
                 stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
                 signals.listen()  # it may have taken a Ctrl-C for itself
                 self._pace.add_step(step, budget.lap())
-                return "stopped by on_step" if stop else why_end()
+                return stop or why_end()
 
             try:
                 explained = memory_errors_explained(self._models.lm.device)

@@ -35,14 +35,14 @@ def run(
     layouts: Layouts,
     config: Config,
     state: LoopState,
-    on_step: Callable[[Step], str | None],
+    on_step: Callable[[Step], bool | str | None],
     loss: AnswerLoss | None = None,
 ) -> str:
     """Run the loop from `state`, which it keeps up to date, and say why it ended.
 
-    `on_step` sees every finished step; a text from it ends the run, and is why. `loss` takes the
-    place of the answer's cross-entropy in the gradient. Each of several models has its own
-    reasonings and gradient; candidates, scores and objectives are theirs together.
+    `on_step` sees every finished step; a true value from it ends the run, and a text is why. `loss`
+    takes the place of the answer's cross-entropy in the gradient. Each of several models has its
+    own reasonings and gradient; candidates, scores and objectives are theirs together.
     """
     warned = False
     while (position := state.next_position(layouts, config)) is not None:
@@ -62,10 +62,10 @@ def run(
             selection = select(models, layouts, shortlist, position, state, config)
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, selection, config)
-        why = on_step(dataclasses.replace(step, **meter.readings()))
+        stop = on_step(dataclasses.replace(step, **meter.readings()))
         warned = warned or _warn_if_flat(state, selection, layouts, config)
-        if why is not None:
-            return why
+        if stop:
+            return stop if isinstance(stop, str) else "stopped by on_step"
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
 
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from greater_fast.config import Config
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.runs.timing.estimate import Estimate, Finals, savings
-from greater_fast.runs.timing.work import num_finalists
+from greater_fast.runs.timing.work import gradients_of_a_row, num_finalists, samples_of_a_row
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.state import LoopState
 
@@ -93,8 +93,11 @@ class Pace:
 
     def _guessed_step(self) -> dict[str, float]:
         """Seconds of a step, by stage, before there was one: each row's gradient as its rollout."""
-        score = self._score_seconds
-        return {"gradient": score, "select": self._config.shortlist_size * score}
+        num_gradients = gradients_of_a_row(self._config) + samples_of_a_row(self._config)
+        return {
+            "gradient": num_gradients * self._score_seconds,
+            "select": self._config.shortlist_size * self._score_seconds,
+        }
 
     def _mean_step(self) -> dict[str, float]:
         """Seconds of a step, by stage; the first of several, which makes things ready, aside."""

@@ -14,13 +14,25 @@ def num_finalists(num_scored: int, config: Config) -> int:
     return num_scored if num_scored <= config.num_finalists else config.num_finalists + 1
 
 
+def gradients_of_a_row(config: Config) -> int:
+    """How often a row goes forward and back in a step, at most: once, or for each reasoning."""
+    reasonings = config.num_reasonings if config.gradient != "answer" else 0
+    return reasonings + (config.gradient != "reasoning")
+
+
+def samples_of_a_row(config: Config) -> int:
+    """Rollouts of a row in a step that are for the gradient alone."""
+    is_sampled = config.gradient != "answer" and config.reasonings == "sampled"
+    return config.num_reasonings if is_sampled else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Upper bounds: of a run with all its steps, where no candidate and no text ends early.
 
-    `searched_rows` are rollouts that score a prompt in training, `gradient_rows` rows that go
-    forward and back; `evaluated_rows` end in an answer of the model's. `written_tokens` are those
-    of all reasoning and answers.
+    `searched_rows` are rollouts of training rows, `gradient_rows` those that go forward and back;
+    `evaluated_rows` end in an answer of the model's. `written_tokens` are those of all reasoning
+    and answers.
     """
 
     num_steps: int
@@ -36,12 +48,13 @@ class Work:
         num_prompts = 1 + num_steps * config.shortlist_size
         num_tests = min(2, num_prompts) * len(layouts["test"]) if "test" in layouts else 0
         finals = num_finalists(num_prompts, config) * len(layouts["dev"])
-        searched, evaluated = num_prompts * num_train, finals + num_train + num_tests
+        searched = (num_prompts + num_steps * samples_of_a_row(config)) * num_train
+        evaluated = finals + num_train + num_tests
         answer = layouts["train"].longest_answer + SPARE_ANSWER_TOKENS
         return cls(
             num_steps=num_steps,
             searched_rows=searched,
-            gradient_rows=num_steps * num_train,
+            gradient_rows=num_steps * num_train * gradients_of_a_row(config),
             evaluated_rows=evaluated,
             written_tokens=(searched + evaluated) * config.max_new_tokens + evaluated * answer,
         )

@@ -72,10 +72,9 @@ def test_the_work_is_told_without_weights(
 ) -> None:
     """4 training rows, 2 steps of 3 candidates; 3 prompts on 4 development rows."""
     arguments = ("plan", "--model", model_folder, "--data", data, *limits)
-    out = command(*arguments, "--gpu-memory", "24GiB").out
+    out = command(*arguments, "--device", "cpu").out
     assert "work at most: 2 steps with 28 rollouts and the gradients of 8 rows, 16 rows" in out
-    assert "--measure" not in out
-    assert "how long that takes: --measure 3" in command(*arguments, "--device", "cpu").out
+    assert out.endswith("\nhow long that takes: --measure 3\n")
     values = command(*arguments, "--device", "cpu", "--json").values
     assert values["work"]["searched_rows"] == 28
     assert values["time"] is None

@@ -63,10 +63,10 @@ class Loop:
         self.gradients_at.append(position)
         return torch.zeros(4)
 
-    def run(self, on_step: Callable[[Step], str | None] | None = None) -> str:
+    def run(self, on_step: Callable[[Step], bool | str | None] | None = None) -> str:
         """Run to the end, keeping the steps."""
 
-        def keep(step: Step) -> str | None:
+        def keep(step: Step) -> bool | str | None:
             self.steps.append(step)
             return on_step(step) if on_step else None
 
@@ -113,9 +113,15 @@ def test_the_run_ends_when_all_steps_are_done(monkeypatch: pytest.MonkeyPatch) -
         assert len(loop.steps) == loop.state.step == steps
 
 
+def test_a_text_from_on_step_is_why_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, sixes_are_better, steps=4)
+    assert loop.run(lambda step: "enough" if step.step == 1 else "") == "enough"
+    assert len(loop.steps) == 2
+
+
 def test_on_step_ends_the_run_and_a_later_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(monkeypatch, sixes_are_better, steps=4)
-    assert loop.run(lambda step: "enough" if step.step == 1 else None) == "enough"
+    assert loop.run(lambda step: step.step == 1) == "stopped by on_step"
     assert (loop.state.step, loop.state.index) == (2, 2)
     assert loop.state.incumbent.prompt_ids == loop.steps[-1].prompt_ids == (6, 6, 99)
     assert loop.run() == "all steps done"

@@ -99,9 +99,8 @@ class Machine:
                 winner = scored(position.with_token(next(token)), len(layouts), better)
                 state.scored[winner.prompt_ids] = winner
             state.accept(winner)
-            why = on_step(self._record(position.step, winner))
-            if why is not None:
-                return str(why)
+            if stop := on_step(self._record(position.step, winner)):
+                return stop if isinstance(stop, str) else "stopped by on_step"
         return "all steps done"
 
     def _record(self, step: int, winner: Scored) -> Step:

@@ -109,6 +109,14 @@ def test_finals_are_of_the_best_and_the_initial_prompt(
     assert finals.seconds == pytest.approx(each * (finalists + 1 + tests))
 
 
+def test_a_step_is_guessed_with_the_reasonings_of_its_gradient() -> None:
+    """Four samples of each row, their gradients and that of the answer: 9 scores, and 3."""
+    layouts = {"train": table_layouts(4, PROMPT_IDS)}
+    pace = Pace(layouts, Config(gradient="both", reasonings="sampled", num_reasonings=4))
+    pace.add_score(reasoning(9), 10.0)
+    assert pace.next_step() == 10.0 * (4 + 4 + 1 + 3)
+
+
 def test_the_estimate_follows_what_is_measured() -> None:
     initial = reasoning(9)
     pace, state = pace_of(initial, dev=4), LoopState(initial)

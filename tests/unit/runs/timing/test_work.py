@@ -1,5 +1,7 @@
 """Upper bounds of a run's work, beside a run that is counted one by one."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,12 @@ def counted(sizes: dict[str, int], config: Config) -> Work:
     for _ in range(sizes["train"]):
         searched, tokens = searched + 1, tokens + config.max_new_tokens
     for step in range(config.steps):
-        gradients += sizes["train"]
+        for _ in range(sizes["train"]):
+            gradients += config.gradient in ("answer", "both")
+            for _reasoning in range(config.num_reasonings * (config.gradient != "answer")):
+                gradients += 1
+                if config.reasonings == "sampled":
+                    searched, tokens = searched + 1, tokens + config.max_new_tokens
         for place in range(config.shortlist_size):
             prompts.append(f"{step}.{place}")
             for _ in range(sizes["train"]):
@@ -39,10 +46,13 @@ def counted(sizes: dict[str, int], config: Config) -> Work:
             "shortlist_size": st.integers(1, 3),
             "num_finalists": st.integers(1, 5),
             "max_new_tokens": st.integers(1, 40),
+            "gradient": st.sampled_from(["answer", "reasoning", "both"]),
+            "reasonings": st.sampled_from(["stored", "sampled"]),
+            "num_reasonings": st.integers(2, 4),
         }
     ),
 )
-def test_work_is_that_of_the_longest_run(sizes: dict[str, int], settings: dict[str, int]) -> None:
+def test_work_is_that_of_the_longest_run(sizes: dict[str, int], settings: dict[str, Any]) -> None:
     config = Config.from_mapping(settings)
     layouts = {name: table_layouts(number) for name, number in sizes.items() if number}
     assert Work.of(layouts, config) == counted(sizes, config)
