@@ -134,7 +134,7 @@ def machines_work() -> Iterator[None]:
         mock.patch.object(run_module, "start", lambda e, *given: e.lm.machine.start(*given)),
         mock.patch.object(run_module, "run", lambda e, *given: e.lm.machine.search(*given)),
         mock.patch.object(
-            run_module, "evaluate_prompt", lambda e, *given: e.lm.machine.evaluate(*given)
+            run_module, "evaluate_models", lambda e, *given: e.lm.machine.evaluate(*given)
         ),
     ):
         yield
