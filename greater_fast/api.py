@@ -13,25 +13,29 @@ from greater_fast.config import Config
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
+from greater_fast.examples.metrics import Metric, name_of_metric
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, join
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import RowRecord, cut_off_notes
+from greater_fast.runs.evaluation import cut_off_notes
 from greater_fast.runs.input import check_callable, checking_input
 from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
-from greater_fast.runs.models.mean_evaluation import OnRow, compare_models, evaluate_models
+from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
 from greater_fast.runs.models.ready import described, load_models, make_models, make_ready, notes_of
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
     as_config,
     check_prompt,
     choose_extractor,
+    measured_by,
+    metric_note,
     prepare,
     read_splits,
+    with_metric,
 )
 from greater_fast.runs.progress import Teller, told
-from greater_fast.runs.records import Records
+from greater_fast.runs.records import Records, row_writer
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.run import Run
 from greater_fast.runs.timing.run_plan import RunPlan, check_measure, measured
@@ -56,6 +60,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     run_dir: str | os.PathLike[str] | None = None,
     on_step: OnStep | None = None,
     loss: AnswerLoss | None = None,
+    metric: Metric | str | None = None,
     progress: bool = True,
 ) -> Result:
     """Optimise a prompt for a model on examples (GReaTer).
@@ -73,6 +78,10 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         loss: what the gradient is of, in place of the answer's cross-entropy: a function of the
             logits [A, V] (at least float32) that predict an answer's tokens, and of their ids [A],
             to a scalar. It shapes the shortlist alone: prompts are chosen by `config.objective`.
+        metric: what an answer is worth: a function of the predicted text and its `Example` to a
+            number from 0 to 1, or a name as of `config.metric`. It is called once for each answer
+            that is generated, by the process that holds the row. By objective error the search
+            generates answers too, and counts 1 - metric; by objective loss it does not.
         progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
             line a step elsewhere.
 
@@ -87,8 +96,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
 
-    These two, and whatever `on_step` or `loss` raises, end the run once its result so far is
-    written; notes on the exception name the best prompt and the folder.
+    These two, and whatever `on_step`, `loss` or `metric` raises, end the run once its result so far
+    is written; notes on the exception name the best prompt and the folder.
 
     Under torchrun every process calls this alike and gets the same result. Settings, rows and what
     `on_step` says are rank 0's, which alone writes and tells; each loads the model.
@@ -97,7 +106,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     ranks = join()
     with checking_input():
         sources = as_models(model, ranks)
-        given = config = ranks.from_first(as_config(config))
+        given = config = ranks.from_first(with_metric(as_config(config), metric))
         check_prompt(prompt)
         if on_step is not None:
             check_callable("on_step", on_step, ("a step",))
@@ -115,7 +124,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         with checking_input():
             splits = ranks.by_first(lambda: read_splits(train, dev, test, given))
             config = placed(given, sources[0], ranks)
-            prepared = prepare(sources, splits, prompt, config)
+            prepared = prepare(sources, splits, prompt, config).measured_by(metric)
             models, memory, notes = make_ready(sources, prepared, config, loss, teller)
         layouts = prepared.layouts
         directory.begin(
@@ -125,6 +134,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
                 "extractor": prepared.extractor.in_config(),
                 "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
                 "config": given.to_dict(),
+                "metric": name_of_metric(layouts["train"].metric),
                 "seed": config.seed,
                 "num_ranks": ranks.size,
                 "memory_plan": memory.to_dict(),
@@ -190,6 +200,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     against: str | None = None,
     config: Config | Mapping[str, Any] | None = None,
     records: str | os.PathLike[str] | None = None,
+    metric: Metric | str | None = None,
     progress: bool = True,
 ) -> Report:
     """Accuracy of a prompt on all rows of `data`, and beside another prompt's on the same rows.
@@ -202,11 +213,13 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         config: settings; reasoning limit, placement, extractor, template and batch size matter.
         records: a new JSONL file for question, gold, prediction and reasoning of each row, written
             as rows end. What cannot be written is warned of, and does not end the evaluation.
+        metric: what an answer is worth, as of `optimize`; the accuracy is then its mean.
         progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
             line a prompt elsewhere.
 
     Raises:
-        ValueError: input that cannot work, before any generation.
+        ValueError: input that cannot work, before any generation; a metric gives something else
+            than a number from 0 to 1, with the row in the message.
 
     Under torchrun it works as `optimize` does.
     """
@@ -214,7 +227,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     with contextlib.ExitStack() as stack:
         with checking_input():
             sources = as_models(model, ranks)
-            given = config = ranks.from_first(as_config(config))
+            given = config = ranks.from_first(with_metric(as_config(config), metric))
             prompts = [prompt] if against is None else [prompt, against]
             for text in prompts:
                 check_prompt(text)
@@ -228,8 +241,11 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             lms = load_models(sources, config)
             check_one_vocabulary(lms)
             laid_out = [
-                common_layouts(
-                    lms, [build_layouts(lm, examples, text, extractor, config) for lm in lms]
+                measured_by(
+                    metric,
+                    common_layouts(
+                        lms, [build_layouts(lm, examples, text, extractor, config) for lm in lms]
+                    ),
                 )
                 for text in prompts
             ]
@@ -242,7 +258,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         evaluations = []
         for layouts in laid_out:
             teller.say(f"evaluating a prompt on {len(layouts)} rows")
-            write = _row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
+            write = row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
             with memory_errors_explained(models.lm.device):
                 evaluations.append(
                     evaluate_models(models, layouts, layouts.prompt_ids, config, None, write)
@@ -254,6 +270,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *describe_changes(rows, examples),
         *((asked.describe(),) if asked.lead else ()),
         *laid_out[0].notes,
+        *metric_note(laid_out[0]),
         note,
         *(
             line
@@ -266,14 +283,3 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     second = evaluations[1] if against is not None else None
     comparison = compare_models(evaluations[0], second) if second else None
     return Report(evaluations[0], second, comparison, extractor.in_config(), notes)
-
-
-def _row_writer(prompt: str, file: Records | None, teller: Teller) -> OnRow:
-    """What an evaluation does with each finished row."""
-
-    def write(row: RowRecord, model: Mapping[str, str]) -> None:
-        teller.row()
-        if file is not None:
-            file.append({"prompt": prompt, **model, **dataclasses.asdict(row)})
-
-    return write

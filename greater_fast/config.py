@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "engine": ("auto", "paged", "generate"),
     "kernels": ("auto", "triton", "reference"),
     "gradient_norm": ("none", "example"),
+    "metric": (None, "exact", "numeric", "contains", "choice"),
     "gradient_checkpointing": ("auto", "on", "off"),
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
@@ -182,6 +183,12 @@ class Config:
         "with this probability at most (with objective error, accept improve); 0: never",
         0.0,
         0.5,
+    )
+    metric: str | None = _setting(
+        None,
+        "what a generated answer is worth, in evaluation and, by objective error, in the search: "
+        "exact, equal to a gold answer; numeric, the same number; contains, it stands in it; "
+        "choice, the same letter; if unset, the search wants gold answers token by token",
     )
     gradient_batch_tokens: int | None = _setting(
         None, "tokens of a gradient micro-batch at most; as memory allows if unset", 1

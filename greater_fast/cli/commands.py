@@ -205,6 +205,10 @@ def _evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
         if config.template != run["run"]["config"].get("template"):
             warning = "the template is not the run's: rows that the run has seen cannot be told"
             print(f"greater-fast: warning: {warning}", file=sys.stderr)
+        own = run["run"].get("metric")
+        if own not in (None, run["run"]["config"].get("metric")) and config.metric is None:
+            warning = f"the run measured answers by {own}, a function that is not known here"
+            print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
         rows = _unseen(rows, run["examples"])
     given = (("--model", model), ("--prompt", prompt))
     if missing := [name for name, value in given if not value]:

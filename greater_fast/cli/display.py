@@ -115,7 +115,7 @@ def outcome(result: dict[str, Any]) -> list[str]:
                     f"rows (95% interval {interval(prompt[split])})"
                 )
                 lines.extend(_each_model(prompt[split]))
-        if prompt.get("train") is not None:
+        if prompt.get("train") is not None and "metric" not in prompt["train"]:
             lines.append(
                 f"  train accuracy token by token, as the search counts it: "
                 f"{1 - prompt['train_error_rate']:.1%}"
@@ -123,10 +123,12 @@ def outcome(result: dict[str, Any]) -> list[str]:
     for split in ("dev", "test"):
         comparison = result[f"{split}_comparison"]
         if comparison is not None and not _same(best, baseline):
+            first, second = comparison["num_only_first"], comparison["num_only_second"]
+            counts = f"right with only the best prompt: {first}, only the initial: {second}"
+            if "metric" in best[split]:
+                counts = f"better with the best prompt: {first}, with the initial: {second}"
             lines.append(
-                f"{split} rows right with only the best prompt: {comparison['num_only_first']}, "
-                f"only the initial: {comparison['num_only_second']} "
-                f"({_test(comparison)} p = {comparison['p_value']:.3f})"
+                f"{split} rows {counts} ({_test(comparison)} p = {comparison['p_value']:.3f})"
             )
         if split == "dev":
             lines.extend(_optimism(result))
@@ -143,9 +145,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             lines.append(f"  {part['prompt']}")
     if report["comparison"]:
         low, high = report["comparison"]["interval"]
+        counts = "only the first right {num_only_first}, only the second {num_only_second}"
+        if "metric" in report:
+            counts = "the first better on {num_only_first}, the second on {num_only_second}"
         lines.append(
-            "only the first right {num_only_first}, only the second {num_only_second}, "
-            "{test} p = {p_value:.3f}".format(
+            f"{counts}, {{test}} p = {{p_value:.3f}}".format(
                 **{**report["comparison"], "test": _test(report["comparison"])}
             )
         )

@@ -46,7 +46,7 @@ def answers_match(predicted: str, gold: str) -> bool:
     written, wanted = normalise_answer(predicted), normalise_answer(gold)
     if not written:
         return False
-    return written == wanted or (len(wanted) == 1 and _chosen_letter(written) == wanted)
+    return written == wanted or (len(wanted) == 1 and chosen_letter(written) == wanted)
 
 
 def matching_gold(predicted: str, golds: Iterable[str]) -> str | None:
@@ -54,11 +54,16 @@ def matching_gold(predicted: str, golds: Iterable[str]) -> str | None:
     return next((gold for gold in golds if answers_match(predicted, gold)), None)
 
 
-def _chosen_letter(text: str) -> str | None:
-    """The letter of "(a) paris", "a) paris", "option a"; None for several, or another text."""
+def chosen_letter(text: str) -> str | None:
+    """The letter of "(a) paris", "a) paris", "option a", in the form that answers are compared in.
+
+    "" where another choice stands beside it, or it is denied; None for a text that is no choice.
+    """
     match = _CHOICE.fullmatch(_BOLD.sub(lambda bold: bold[1] or "", text))
-    if match is None or (match["rest"] and _NOT_ITS_TEXT.match(match["rest"])):
+    if match is None:
         return None
+    if match["rest"] and _NOT_ITS_TEXT.match(match["rest"]):
+        return ""
     return match["round"] or match["square"] or match["alone"]
 
 

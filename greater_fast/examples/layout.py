@@ -15,6 +15,7 @@ import torch
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
+from greater_fast.examples.metrics import Metric, measured_value, named_metric
 from greater_fast.examples.rendering import Renderer, check_texts, joint_of, name_of
 from greater_fast.examples.targets import lay_out_targets
 from greater_fast.model.lm import LM
@@ -44,7 +45,8 @@ class Layouts:
 
     `answer_room` is for answers longer than these rows': those of the rows that are searched on.
     `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`;
-    `end_ids` end a reasoning beside the ids that end a turn.
+    `end_ids` end a reasoning beside the ids that end a turn. `metric` says what an answer is worth;
+    without one it is right or wrong.
     """
 
     rows: tuple[Row, ...]
@@ -60,6 +62,7 @@ class Layouts:
     alphabet: Alphabet = ASCII
     literal: bool = False
     end_ids: frozenset[int] = frozenset()
+    metric: Metric | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,6 +74,17 @@ class Layouts:
     def target_ids(self, row: int) -> tuple[int, ...]:
         """Ids of extractor · answer: what follows the reasoning of a row."""
         return (*self.extractor_ids, *self.rows[row].answer_ids)
+
+    def predicted(self, answer_ids: Sequence[int]) -> str:
+        """The answer in what was generated behind the extractor."""
+        return self.extractor.cut(self.vocabulary.text(answer_ids))
+
+    def measured(self, row: int, answer_ids: Sequence[int]) -> float:
+        """What the metric makes of a row's generated answer; errors as of `measured_value`."""
+        assert self.metric is not None
+        examples = [row.example for row in self.rows]
+        predicted = self.predicted(answer_ids)
+        return measured_value(self.metric, predicted, examples[row], name_of(examples, row))
 
     def prompt_span(self, row: int, prompt_ids: Sequence[int]) -> tuple[int, int]:
         """Where the prompt stands in a row, [start, stop)."""
@@ -138,7 +152,8 @@ def build_layouts(
 
     Raises:
         ValueError: the prompt has fewer than 2 tokens or too many; it merges with the text around
-            it; the extractor's ids depend on the answer; rows do not fit the model's context.
+            it; the extractor's ids depend on the answer; rows do not fit the model's context; the
+            named metric is not for such answers.
     """
     prompt = prompt.strip()
     prompt_first = config.prompt_placement == "before"
@@ -193,6 +208,7 @@ def build_layouts(
         alphabet=ASCII if config.allowed == "ascii" else Alphabet.of(prompt),
         literal=literal,
         end_ids=targets.end_ids,
+        metric=named_metric(config.metric, examples),
     )
 
 

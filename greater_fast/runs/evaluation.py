@@ -1,24 +1,34 @@
-"""Accuracy of a prompt on rows: reasoning, then the answer generated and compared."""
+"""Accuracy of a prompt on rows: reasoning, then the answer generated and compared, or measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.engine import Engine, Rollout, RolloutRequest
+from greater_fast.engine import RIGHT_FROM, Engine, Rollout, RolloutRequest
 from greater_fast.examples.answers import matching_gold
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
-from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
+from greater_fast.examples.metrics import name_of_metric
+from greater_fast.runs.statistics import (
+    mcnemar_exact,
+    mean_interval,
+    newcombe_interval,
+    sign_flip_test,
+    wilson_interval,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RowRecord:
     """One row of an evaluation, as it is written down.
 
-    `gold` is the gold answer that the predicted one equals, the first where it is wrong; the
-    reasoning is `cut_off` where it came to the token limit.
+    `gold` is the gold answer that the predicted one equals, the first where it equals none; the
+    reasoning is `cut_off` where it came to the token limit. A row with a `metric` is correct where
+    that is a half or more.
     """
 
     question: str
@@ -27,14 +37,25 @@ class RowRecord:
     correct: bool
     reasoning: str
     cut_off: bool = False
+    metric: float | None = None
+
+    @property
+    def value(self) -> float:
+        """What the row counts, in [0, 1]: its metric, or without one whether it is correct."""
+        return float(self.correct) if self.metric is None else self.metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; without a metric, nothing is said of one."""
+        return _without_none(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How a prompt did on a set of rows."""
+    """How a prompt did on a set of rows; `metric` names what measured them, if anything did."""
 
     prompt: str
     rows: tuple[RowRecord, ...]
+    metric: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -43,13 +64,25 @@ class Evaluation:
 
     @property
     def num_correct(self) -> int:
-        """Rows whose generated answer equals a gold one."""
+        """Rows whose generated answer equals a gold one, or has a metric of a half or more."""
         return sum(row.correct for row in self.rows)
 
     @property
     def accuracy(self) -> float:
-        """Share of the rows that are correct."""
+        """Share of the rows that are correct; with a metric, its mean."""
+        if self.is_graded:
+            return math.fsum(self.values) / self.num_rows
         return self.num_correct / self.num_rows
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether some row is neither right nor wrong, but something between."""
+        return any(row.value not in (0, 1) for row in self.rows)
+
+    @property
+    def values(self) -> list[float]:
+        """What each row counts, in [0, 1]."""
+        return [row.value for row in self.rows]
 
     @property
     def num_cut_off(self) -> int:
@@ -58,19 +91,24 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the accuracy (Wilson)."""
+        """95% interval of the accuracy: Wilson's, or `mean_interval` of values between 0 and 1."""
+        if self.is_graded:
+            return mean_interval(self.values)
         return wilson_interval(self.num_correct, self.num_rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, without the rows."""
-        return {
-            "prompt": self.prompt,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "num_correct": self.num_correct,
-            "num_rows": self.num_rows,
-            "num_cut_off": self.num_cut_off,
-        }
+        """The figures, without the rows; without a metric, nothing is said of one."""
+        return _without_none(
+            {
+                "prompt": self.prompt,
+                "accuracy": self.accuracy,
+                "interval": list(self.interval),
+                "num_correct": self.num_correct,
+                "num_rows": self.num_rows,
+                "num_cut_off": self.num_cut_off,
+                "metric": self.metric,
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +116,9 @@ class Comparison:
     """Two prompts on the same rows: how many rows only one of them answers right, and p of chance.
 
     `p_value` is McNemar's exact two-sided test. `difference` is the first accuracy minus the
-    second, `interval` its 95% interval for pairs (Newcombe).
+    second, `interval` its 95% interval for pairs (Newcombe). Where a metric gave values between 0
+    and 1, `test` names another test, rows are counted that one prompt does better, and the interval
+    is `mean_interval`'s.
     """
 
     num_only_first: int
@@ -86,10 +126,11 @@ class Comparison:
     p_value: float
     difference: float
     interval: tuple[float, float]
+    test: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; of McNemar's test, no name is said."""
+        return _without_none(asdict(self))
 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
@@ -100,6 +141,8 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """
     if [r.question for r in first.rows] != [r.question for r in second.rows]:
         raise ValueError("the two evaluations are of different rows: a paired test needs the same")
+    if first.is_graded or second.is_graded:
+        return _compare_graded(first, second)
     pairs = [(a.correct, b.correct) for a, b in zip(first.rows, second.rows, strict=True)]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     both, neither = pairs.count((True, True)), pairs.count((False, False))
@@ -109,6 +152,20 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         p_value=mcnemar_exact(only_first, only_second),
         difference=(only_first - only_second) / len(pairs),
         interval=newcombe_interval(both, only_first, only_second, neither),
+    )
+
+
+def _compare_graded(first: Evaluation, second: Evaluation) -> Comparison:
+    """Paired comparison of values in [0, 1]: their differences row by row."""
+    differences = [a - b for a, b in zip(first.values, second.values, strict=True)]
+    low, high = mean_interval([(1 + d) / 2 for d in differences])
+    return Comparison(
+        sum(d > 0 for d in differences),
+        sum(d < 0 for d in differences),
+        p_value=sign_flip_test(differences),
+        difference=math.fsum(differences) / len(differences),
+        interval=(2 * low - 1, 2 * high - 1),
+        test="sign flips",
     )
 
 
@@ -132,6 +189,7 @@ def evaluate_prompt(
 ) -> Evaluation:
     """Generate each row's reasoning, then its answer behind the extractor, and compare with gold.
 
+    Where the rows have a metric, that is called with each answer, once, in place of comparing.
     `max_answer_tokens` is the longest answer expected, by default the longest of these rows; 8
     tokens more are allowed. `on_row` is called with each row as soon as it and all before it are
     there, and where something ends the evaluation, with the others that are.
@@ -145,6 +203,7 @@ def evaluate_prompt(
             target_ids=layouts.extractor_ids,
             max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
             sample_key=row,
+            measure=partial(layouts.measured, row) if layouts.metric else None,
         )
         for row in range(len(layouts))
     ]
@@ -168,9 +227,24 @@ def evaluate_prompt(
     for number, rollout in enumerate(rollouts):
         if number not in found:
             finished(number, rollout)
-    return Evaluation(
-        layouts.prompt_text(prompt_ids), tuple(found[number] for number in range(len(layouts)))
-    )
+    return _evaluation(layouts, prompt_ids, [found[number] for number in range(len(layouts))])
+
+
+def record_rollouts(
+    layouts: Layouts, prompt_ids: Sequence[int], rollouts: Sequence[Rollout], config: Config
+) -> Evaluation:
+    """The evaluation that rollouts on all rows with measured answers already are."""
+    records = [
+        _record(layouts, n, rollout, config.max_new_tokens) for n, rollout in enumerate(rollouts)
+    ]
+    return _evaluation(layouts, prompt_ids, records)
+
+
+def _evaluation(
+    layouts: Layouts, prompt_ids: Sequence[int], records: Sequence[RowRecord]
+) -> Evaluation:
+    name = name_of_metric(layouts.metric)
+    return Evaluation(layouts.prompt_text(prompt_ids), tuple(records), name)
 
 
 def _record(
@@ -179,13 +253,22 @@ def _record(
     """What became of a row."""
     assert rollout is not None  # nothing drops a row here
     example = layouts.rows[number].example
-    predicted = layouts.extractor.cut(layouts.vocabulary.text(rollout.answer_ids))
-    matched = matching_gold(predicted, example.answers)
+    predicted = layouts.predicted(rollout.answer_ids)
+    matched, metric = matching_gold(predicted, example.answers), rollout.metric
     return RowRecord(
         question=example.question,
         gold=example.answer if matched is None else matched,
         predicted=predicted,
-        correct=matched is not None,
+        correct=(matched is not None) if metric is None else metric >= RIGHT_FROM,
         reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
         cut_off=len(rollout.reasoning_ids) == max_new_tokens,
+        metric=metric,
     )
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }

@@ -16,7 +16,8 @@ class PromptResult:
     """A prompt with both its figures: objective on the training rows, accuracy on the others.
 
     `train` is the initial prompt's accuracy there, to be held beside its `train_error_rate`: the
-    search wants the gold answer token by token, evaluation compares what is generated. `dev` is
+    search wants the gold answer token by token, evaluation compares what is generated; with a
+    metric and objective error, both are the metric's. `dev` is
     None where the run was stopped before the development rows; `test` where none were given, and
     for prompts that were neither the initial nor the best.
     """
@@ -103,20 +104,18 @@ class Result:
             so_far = "" if all(finalist.dev for finalist in self.finalists) else " so far"
             return (
                 f"Nothing was gained{so_far}: the initial prompt is still the best; on "
-                f"{measured.num_rows} {where}, it is right on {accuracy_text(measured)}."
+                f"{measured.num_rows} {where}, it {_is_right_on(measured)}."
             )
         if new.test and initial.test and self.test_comparison:
             return (
-                f"On {new.test.num_rows} rows never seen, the new prompt is right on "
-                f"{accuracy_text(new.test)}, the initial one on {accuracy_text(initial.test)}: "
-                f"{gain_text(self.test_comparison)}."
+                f"On {new.test.num_rows} rows never seen, the new prompt "
+                f"{_is_right_on(new.test, initial.test)}: {gain_text(self.test_comparison)}."
             )
         assert self.dev_comparison is not None  # both were measured
         return (
             f"On the {new.dev.num_rows} development rows, by which it was chosen, the new prompt "
-            f"is right on {accuracy_text(new.dev)}, the initial one on "
-            f"{accuracy_text(initial.dev)}: {gain_text(self.dev_comparison)}; on rows never seen, "
-            "neither was tried."
+            f"{_is_right_on(new.dev, initial.dev)}: {gain_text(self.dev_comparison)}; on rows "
+            "never seen, neither was tried."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class Report:
 
     @property
     def accuracy(self) -> float:
-        """Share of the rows that the prompt gets right."""
+        """Share of the rows that the prompt gets right; with a metric, its mean."""
         return self.evaluation.accuracy
 
     @property
@@ -168,6 +167,15 @@ class Report:
             "against": self.against.to_dict() if self.against else None,
             "comparison": self.comparison.to_dict() if self.comparison else None,
         }
+
+
+def _is_right_on(measured: Evaluation, initial: Evaluation | None = None) -> str:
+    """What a prompt came to, and beside it the initial one, in the words for what was measured."""
+    verb, preposition = ("scores", "") if measured.metric else ("is right on", "on ")
+    own = f"{verb} {accuracy_text(measured)}"
+    return (
+        own if initial is None else f"{own}, the initial one {preposition}{accuracy_text(initial)}"
+    )
 
 
 def accuracy_text(measured: Evaluation) -> str:

@@ -13,7 +13,7 @@ from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import Comparison, Evaluation, RowRecord, cut_off_notes
 from greater_fast.runs.interrupts import Terminated, one_interrupt
-from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
+from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models, recorded
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.runs.timing.pace import Pace
@@ -171,9 +171,9 @@ class Run:
         They stand in the order of their training objective: the first of equals wins, but a prompt
         that is no better on the development rows than the initial one is no reason to change.
         """
-        best = max(finalists, key=_num_correct)
+        best = max(finalists, key=_dev_sum)
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
-        return baseline if baseline.dev and _num_correct(baseline) == _num_correct(best) else best
+        return baseline if baseline.dev and _dev_sum(baseline) == _dev_sum(best) else best
 
     def _cut_off_notes(self, best: PromptResult, baseline: PromptResult) -> tuple[str, ...]:
         """Lines on reasoning that the token limit ended, of both prompts that are compared."""
@@ -190,12 +190,12 @@ class Run:
         prompt = layouts.prompt_text(prompt_ids)
 
         def write(row: RowRecord, model: Mapping[str, str]) -> None:
-            self._directory.append_row(
-                {"split": split, "prompt": prompt, **model, **dataclasses.asdict(row)}
-            )
+            self._directory.append_row({"split": split, "prompt": prompt, **model, **row.to_dict()})
 
-        self._evaluations[split, prompt_ids] = evaluate_models(
-            self._models, layouts, prompt_ids, self._config, self._max_answer_tokens, write
+        given = (self._models, layouts, prompt_ids, self._config)
+        found = recorded(*given, scored.rollouts, write) if split == "train" else None
+        self._evaluations[split, prompt_ids] = found or evaluate_models(
+            *given, self._max_answer_tokens, write
         )
         self._pace.add_evaluation(split, scored, budget.lap())
 
@@ -229,7 +229,9 @@ class Run:
 
 def _gap(prompt: PromptResult) -> tuple[str, ...]:
     """A line where the two measures of the training rows are more than a tenth of them apart."""
-    if prompt.train is None or abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
+    if prompt.train is None or prompt.train.metric is not None:
+        return ()
+    if abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
         return ()
     rows = len(prompt.train.rows)  # of each model, where there are several
     by_token = round((1 - prompt.train_error_rate) * rows)
@@ -241,8 +243,11 @@ def _gap(prompt: PromptResult) -> tuple[str, ...]:
     )
 
 
-def _num_correct(prompt: PromptResult) -> int:
-    return prompt.dev.num_correct if prompt.dev else -1
+def _dev_sum(prompt: PromptResult) -> float:
+    """What the development rows count, all together: whole numbers without a metric."""
+    if prompt.dev is None:
+        return -1
+    return prompt.dev.num_correct if prompt.dev.metric is None else prompt.dev.accuracy
 
 
 def _comparison(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:

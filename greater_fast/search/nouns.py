@@ -68,16 +68,20 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a prompt is judged by: means over N rows of terms that are never negative."""
+    """What a prompt is judged by: means over N rows of terms that are never negative.
 
-    num_wrong: int
+    Where answers were measured, `num_wrong` is the sum of 1 - metric; no gold answer was scored, so
+    that `answer_loss` is 0.
+    """
+
+    num_wrong: float
     num_rows: int
     prompt_nll: float
     answer_loss: float
 
     @property
     def error_rate(self) -> float:
-        """Share of the rows that are wrong."""
+        """Share of the rows that are wrong; with a metric, the mean of 1 - metric."""
         return self.num_wrong / self.num_rows
 
     def value(self, config: Config) -> float:
@@ -99,10 +103,12 @@ class Scored:
 def objective_of(rollouts: Sequence[Rollout], num_rows: int) -> Objective:
     """The objective from some of N rows: a lower bound of that of all, exact when all are in.
 
-    A loss that rounding put under 0 is 0, or more rows could lower the bound.
+    A loss that rounding put under 0 is 0, or more rows could lower the bound. Wrong rows are whole
+    numbers; other sums are rounded once, so that the order of the rows is no matter.
     """
+    are_measured = any(r.metric is not None for r in rollouts)
     return Objective(
-        num_wrong=sum(r.is_wrong for r in rollouts),
+        num_wrong=(math.fsum if are_measured else sum)(r.error for r in rollouts),
         num_rows=num_rows,
         prompt_nll=math.fsum(max(r.prompt_nll, 0.0) for r in rollouts) / num_rows,
         answer_loss=math.fsum(max(r.answer_loss, 0.0) for r in rollouts) / num_rows,

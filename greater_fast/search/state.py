@@ -116,6 +116,8 @@ class LoopState:
                 answer_hits=tuple(r["answer_hits"]),
                 prompt_nll=r["prompt_nll"],
                 end_id=r.get("end_id"),
+                answer_ids=tuple(r.get("answer_ids", ())),
+                metric=r.get("metric"),
             )
             for r in values["incumbent_rollouts"]
         )

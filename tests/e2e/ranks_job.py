@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from greater_fast import evaluate, optimize, ranks
+from greater_fast import Example, evaluate, optimize, ranks
 from greater_fast.search import optimizer
 from greater_fast.search.nouns import Step
 from tests.cases import tiny_lm
@@ -53,6 +53,7 @@ def search(
     rows: Any = ROWS[:12],
     on_step: Any = None,
     loss: Any = None,
+    metric: Any = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """A run of a tiny model; its result as it is written."""
@@ -66,6 +67,7 @@ def search(
         run_dir=folder,
         on_step=on_step,
         loss=loss,
+        metric=metric,
         progress=False,
     )
     return result.to_dict()
@@ -90,6 +92,16 @@ def fewer_rows(folder: Path) -> dict[str, Any]:
 def plain(folder: Path) -> dict[str, Any]:
     """By transformers' `generate`."""
     return search(folder, "llama", engine="generate", batch_size=2)
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """By a metric of the caller's own."""
+    return search(folder, metric=length)
+
+
+def length(predicted: str, row: Example) -> float:
+    """How much of forty characters an answer has."""
+    return min(len(predicted), 40) / 40
 
 
 def rows_of_first(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from greater_fast.config import Config
+from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.runs.evaluation import (
     Comparison,
@@ -15,6 +16,7 @@ from greater_fast.runs.evaluation import (
     RowRecord,
     compare,
     evaluate_prompt,
+    record_rollouts,
 )
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.statistics import mean_interval, sign_flip_test
@@ -30,7 +32,7 @@ class MeanEvaluation(Evaluation):
 
     `rows` are those of each model in turn, `by_model` its evaluation by its name. The models
     answer the same questions, so that there is one value a question: the share of the models that
-    are right. Interval and tests are over questions, not over answers.
+    are right, or the mean of their metric. Interval and tests are over questions, not over answers.
     """
 
     by_model: Mapping[str, Evaluation] = field(default_factory=dict)
@@ -47,8 +49,8 @@ class MeanEvaluation(Evaluation):
 
     @property
     def values(self) -> list[float]:
-        """Share of the models that are right, of each question."""
-        every = [[float(row.correct) for row in own.rows] for own in self.by_model.values()]
+        """Share of the models that are right, of each question; with a metric, its mean."""
+        every = [own.values for own in self.by_model.values()]
         return [math.fsum(of_row) / len(of_row) for of_row in zip(*every, strict=True)]
 
     @property
@@ -59,15 +61,7 @@ class MeanEvaluation(Evaluation):
     def to_dict(self) -> dict[str, Any]:
         """The figures of the mean and of each model; answers are counted over all models."""
         by_model = {name: own.to_dict() for name, own in self.by_model.items()}
-        return {
-            "prompt": self.prompt,
-            "accuracy": self.accuracy,
-            "interval": list(self.interval),
-            "num_correct": self.num_correct,
-            "num_rows": self.num_rows,
-            "num_cut_off": self.num_cut_off,
-            "by_model": by_model,
-        }
+        return {**Evaluation.to_dict(self), "by_model": by_model}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +98,40 @@ def evaluate_models(
         by_model[name] = evaluate_prompt(
             own, layouts, prompt_ids, config, max_answer_tokens, write if on_row else None
         )
-    first = by_model[names[0]]
-    if len(engines) == 1:
+    return _mean(by_model)
+
+
+def recorded(
+    models: Models,
+    layouts: Layouts,
+    prompt_ids: Sequence[int],
+    config: Config,
+    rollouts: Sequence[Rollout],
+    on_row: OnRow,
+) -> Evaluation | None:
+    """The evaluation that a search's rollouts are, those of each model in turn.
+
+    None where their answers were not measured, or are not there any more.
+    """
+    if not rollouts or any(rollout.metric is None for rollout in rollouts):
+        return None
+    names = names_of([own.lm for own in members(models)])
+    by_model: dict[str, Evaluation] = {}
+    for number, name in enumerate(names):
+        own = rollouts[number * len(layouts) : (number + 1) * len(layouts)]
+        by_model[name] = record_rollouts(layouts, prompt_ids, own, config)
+        for row in by_model[name].rows:
+            on_row(row, {"model": name} if len(names) > 1 else {})
+    return _mean(by_model)
+
+
+def _mean(by_model: Mapping[str, Evaluation]) -> Evaluation:
+    """That of several models as one; one alone stays as it is."""
+    first = next(iter(by_model.values()))
+    if len(by_model) == 1:
         return first
     rows = tuple(row for own in by_model.values() for row in own.rows)
-    return MeanEvaluation(first.prompt, rows, by_model=by_model)
+    return MeanEvaluation(first.prompt, rows, first.metric, by_model)
 
 
 def compare_models(first: Evaluation, second: Evaluation) -> Comparison:

@@ -239,3 +239,28 @@ def test_report_of_two_prompts() -> None:
         "the first is better by 25.0 points (first less second: 95% interval -20.0 to +60.0)",
     ]
     assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3
+
+
+def test_values_between_are_better_where_others_are_right() -> None:
+    comparison = {
+        "num_only_first": 2,
+        "num_only_second": 1,
+        "p_value": 0.5,
+        "difference": 0.25,
+        "interval": [-0.1, 0.4],
+        "test": "sign flips",
+    }
+    train = {"accuracy": 0.5, "interval": [0.2, 0.8], "num_rows": 8, "metric": "mine"}
+    best = {**NEW, "dev": {**NEW["dev"], "metric": "mine"}}
+    lines = display.outcome(result(best, {**OLD, "train": train}, dev_comparison=comparison))
+    assert (
+        "dev rows better with the best prompt: 2, with the initial: 1 (sign flips p = 0.500)"
+        in lines
+    )
+    assert not any("token by token" in line for line in lines)
+    figures = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_rows": 8, "prompt": "Think."}
+    report = {**figures, "extractor": "So:", "against": figures, "comparison": comparison}
+    assert display.report_lines({**report, "metric": "mine"})[-2:] == [
+        "the first better on 2, the second on 1, sign flips p = 0.500",
+        "the first is better by 25.0 points (first less second: 95% interval -10.0 to +40.0)",
+    ]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,29 @@ def test_prompt_model_and_extractor_of_a_run(
         config={**run["run"]["config"], "extractor": run["run"]["extractor"]},
     )
     assert done.values["extractor"] == report.extractor == run["run"]["extractor"]
+
+
+def test_a_metric_by_name(command: Any, model_folder: Path, data: Path, limits: list[str]) -> None:
+    common = ("--model", model_folder, "--data", data, "--prompt", PROMPT, *limits)
+    done = command("evaluate", *common, "--metric", "contains", "--json")
+    assert (done.status, done.values["metric"]) == (0, "contains")
+    refused = command("evaluate", *common, "--metric", "numeric")
+    assert (refused.status, refused.out) == (2, "")
+    assert "metric: numeric is not for answers such as 'False'" in refused.err
+
+
+def test_a_function_of_a_run_is_not_known_later(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    run = json.loads((copy / "run.json").read_text())
+    assert run["metric"] is None
+    (copy / "run.json").write_text(json.dumps({**run, "metric": "mine"}))
+    given = ("evaluate", "--run", copy, "--data", fresh)
+    warning = "warning: the run measured answers by mine, a function that is not known here"
+    assert warning in command(*given, "--json").err
+    assert warning not in command(*given, "--metric", "exact", "--json").err
 
 
 def test_options_win_over_the_run(command: Any, finished: Path, fresh: Path) -> None:

@@ -18,8 +18,15 @@ from greater_fast.runs.evaluation import (
     compare,
     cut_off_notes,
     evaluate_prompt,
+    record_rollouts,
 )
-from greater_fast.runs.statistics import mcnemar_exact, newcombe_interval, wilson_interval
+from greater_fast.runs.statistics import (
+    mcnemar_exact,
+    mean_interval,
+    newcombe_interval,
+    sign_flip_test,
+    wilson_interval,
+)
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm, tokenizer, tokenizer_lm
 from tests.tiny import EXTRACTOR, PROMPT
 
@@ -202,6 +209,81 @@ def test_an_evaluation_is_repeatable() -> None:
     changed = evaluate_prompt(engine, layouts, other, config)
     assert changed.prompt != first.prompt
     assert evaluate_prompt(engine, layouts, layouts.prompt_ids, config) == first
+
+
+def length(predicted: str, row: Example) -> float:
+    """A metric: how much of eight characters an answer has."""
+    return len(predicted) / 8
+
+
+def measured(generated: list[str], gold: list[str]) -> tuple[Evaluation, Evaluation]:
+    """An evaluation by length, and the same made of the rollouts that were measured."""
+    rows = [Example(f"Question {n}?", answer) for n, answer in enumerate(gold)]
+    layouts = layouts_of(tokenizer_lm("llama3"), rows, extractor=SPACED)
+    layouts = dataclasses.replace(layouts, metric=length)
+    kept: list[Rollout] = []
+
+    class Measuring(Script):
+        def run(self, requests: list[RolloutRequest], on_finished: Any = None) -> list[Rollout]:
+            for request, rollout in zip(requests, super().run(requests), strict=True):
+                assert request.measure is not None
+                value = request.measure(rollout.answer_ids)
+                kept.append(dataclasses.replace(rollout, metric=value))
+            return kept
+
+    engine: Any = Measuring(layouts, generated)
+    found = evaluate_prompt(engine, layouts, layouts.prompt_ids, Config())
+    return found, record_rollouts(layouts, layouts.prompt_ids, kept, Config())
+
+
+def test_a_metric_measures_each_answer() -> None:
+    found, again = measured([" True $ and", " no $", " maybe $", ""], ["True", "yes", "yes", "no"])
+    assert [(row.predicted, row.metric, row.correct, row.gold) for row in found.rows] == [
+        ("True", 0.5, True, "True"),
+        ("no", 0.25, False, "yes"),
+        ("maybe", 0.625, True, "yes"),
+        ("", 0.0, False, "no"),
+    ]
+    assert found.accuracy == (0.5 + 0.25 + 0.625) / 4
+    assert found.interval == mean_interval([0.5, 0.25, 0.625, 0.0])
+    assert found.num_correct == 2
+    assert again == found
+    figures = found.to_dict()
+    assert (figures["metric"], figures["accuracy"]) == ("length", found.accuracy)
+    assert found.rows[0].to_dict()["metric"] == 0.5
+
+
+def test_without_a_metric_none_is_written_down() -> None:
+    found, _ = evaluate([" True $"], ["True"])
+    assert not {"metric", "test"} & {*found.to_dict(), *found.rows[0].to_dict()}
+    assert "test" not in compare(found, found).to_dict()
+
+
+def graded(values: list[float]) -> Evaluation:
+    rows = [RowRecord(f"q{n}", "g", "p", v >= 0.5, "r", metric=v) for n, v in enumerate(values)]
+    return Evaluation("p", tuple(rows), "mine")
+
+
+def test_a_metric_of_yes_and_no_is_compared_as_without_one() -> None:
+    first, second = evaluation("1111100010"), evaluation("1100000001")
+    as_metric = [graded([row.value for row in e.rows]) for e in (first, second)]
+    assert compare(*as_metric) == compare(first, second)
+    assert [e.interval for e in as_metric] == [first.interval, second.interval]
+    assert [e.accuracy for e in as_metric] == [first.accuracy, second.accuracy]
+
+
+def test_values_between_are_compared_by_their_differences() -> None:
+    first, second = graded([0.5, 1.0, 0.25, 0.5, 1.0]), graded([0.25, 1.0, 0.5, 0.0, 0.0])
+    differences = [0.25, 0.0, -0.25, 0.5, 1.0]
+    low, high = mean_interval([(1 + d) / 2 for d in differences])
+    assert compare(first, second) == Comparison(
+        3, 1, sign_flip_test(differences), 0.3, (2 * low - 1, 2 * high - 1), "sign flips"
+    )
+    assert compare(first, second).to_dict()["test"] == "sign flips"
+    turned = compare(second, first)
+    assert (turned.num_only_first, turned.p_value) == (1, sign_flip_test(differences))
+    assert turned.difference == -0.3
+    assert compare(graded([1.0, 0.0]), graded([0.5, 0.5])).test == "sign flips"
 
 
 def evaluation(correct: str, prefix: str = "q") -> Evaluation:

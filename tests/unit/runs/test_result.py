@@ -1,5 +1,6 @@
 """The sentence that a run ends with."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from greater_fast.runs.result import PromptResult, Result
 def evaluation(correct: str) -> Evaluation:
     rows = [RowRecord(f"q{n}", "g", "p", c == "1", "r") for n, c in enumerate(correct)]
     return Evaluation("p", tuple(rows))
+
+
+def graded(values: list[float]) -> Evaluation:
+    rows = [RowRecord(f"q{n}", "g", "p", v >= 0.5, "r", metric=v) for n, v in enumerate(values)]
+    return Evaluation("p", tuple(rows), "mine")
 
 
 def prompt(ids: tuple[int, ...], dev: str | None = None, test: str | None = None) -> PromptResult:
@@ -94,3 +100,13 @@ def test_nothing_better_was_found() -> None:
 def test_what_was_not_measured_is_unknown(new: str | None, old: str | None) -> None:
     text = summary(prompt((1,), new), prompt((2,), old))
     assert text.startswith("Whether anything was gained is unknown: the run ended before")
+
+
+def test_a_metric_is_a_score() -> None:
+    best = dataclasses.replace(prompt((1,)), dev=graded([0.75, 0.5]), test=graded([0.5, 0.75]))
+    initial = dataclasses.replace(prompt((2,)), dev=graded([0.5, 0.5]), test=graded([0.25, 0.5]))
+    text = summary(best, initial)
+    assert text.startswith("On 2 rows never seen, the new prompt scores 62.5% [")
+    assert "], the initial one 37.5% [" in text
+    assert ": +25.0 points [" in text
+    assert "it scores 37.5% [" in summary(initial, initial)

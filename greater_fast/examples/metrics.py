@@ -1,0 +1,198 @@
+"""What a generated answer is worth, from 0 to 1: metrics by name, and those of a user's own.
+
+A named one compares with each gold answer of a row and takes the highest value: any of them counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from functools import wraps
+
+from greater_fast.examples.answers import answers_match, chosen_letter, normalise_answer
+from greater_fast.examples.data import Example
+from greater_fast.examples.marks import in_plain_characters
+from greater_fast.examples.rendering import name_of
+from greater_fast.model.text.scripts import written_together
+from greater_fast.wording import quoted
+
+# (predicted answer, its example) -> what the answer is worth, in [0, 1]
+Metric = Callable[[str, Example], float]
+
+_FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+# A sign touches the number or its currency sign, or begins the text; behind a bracket it is a dash.
+# What goes on like a date, a version, a power or a decimal comma is no number.
+_NUMBER = re.compile(
+    r"(?<![\w./^])(?<!\d,)(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
+    rf"(?P<top>{_DIGITS})(?:e(?P<power>[-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<bottom>{_DIGITS}))?"
+    r"(?!\d|[.,/]\d|\s?\^)"
+)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_MENTIONED = re.compile(
+    r"(?<!not )(?:[(\[]([a-z])[)\]]|\b(?:option|choice|answer|letter)(?: is)?:? ([a-z])"
+    r"(?=[\s)]*(?:[.,;:!?]|$)| (?:because|since|as|is(?! not| wrong| incorrect| false))\b))"
+)
+_AT_THE_START = re.compile(r"[a-z](?=[,;] )|[b-hj](?= )")  # "a" and "I" are words too
+_ALONE = re.compile(r"\b[b-hj]\b")
+
+
+def _of_any_gold(compare: Callable[[str, str], float]) -> Metric:
+    """A metric from the comparison of one prediction with one gold answer."""
+
+    @wraps(compare)
+    def metric(predicted: str, example: Example) -> float:
+        return max(float(compare(predicted, gold)) for gold in example.answers)
+
+    return metric
+
+
+@_of_any_gold
+def exact(predicted: str, gold: str) -> float:
+    """1 where both are equal as evaluation compares answers: see `answers_match`."""
+    return answers_match(predicted, gold)
+
+
+@_of_any_gold
+def numeric(predicted: str, gold: str) -> float:
+    """1 where both have the same number, whatever else they say: "about $1,000 a year" is 1000.
+
+    It is the first number of the text, or the first behind its last equals sign ("3 x 6 = 18").
+    Fractions and powers of ten are read ("1/2" is 0.5, "1.5e3" is 1500), and equality is exact.
+    Units count for nothing, and a percent sign is one: "50%" is 50, not 0.5.
+    """
+    number = _number(predicted)
+    return number is not None and number == _number(gold)
+
+
+@_of_any_gold
+def contains(predicted: str, gold: str) -> float:
+    """1 where the gold answer stands in the prediction as words of its own.
+
+    Case, width, dashes and thousands commas are no matter. 18 is not in "180", "18.5" or "-18", nor
+    "art" in "start"; in scripts without spaces, such as Chinese, there are no words to tell apart.
+    """
+    wanted = _without_commas(normalise_answer(gold))
+    if not wanted:
+        return False
+    found = re.search(
+        f"{_boundary(wanted[0], before=True)}{re.escape(wanted)}"
+        f"{_boundary(wanted[-1], before=False)}",
+        _without_commas(in_plain_characters(predicted)),
+    )
+    return found is not None
+
+
+@_of_any_gold
+def choice(predicted: str, gold: str) -> float:
+    """1 where both choose the same letter: "(B)", "b.", "B) Paris", "I think that (B) is right".
+
+    A prediction that names several, or denies the one it names, chooses none.
+    """
+    letter = _letter(predicted)
+    return letter is not None and letter == _letter(gold)
+
+
+METRICS: dict[str, Metric] = {
+    metric.__name__: metric for metric in (exact, numeric, contains, choice)
+}
+
+
+def name_of_metric(metric: Metric | None) -> str | None:
+    """A metric's name for a reader; None for none."""
+    return None if metric is None else str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def named_metric(name: str | None, examples: Sequence[Example]) -> Metric | None:
+    """The metric of that name, for these rows; None for no name.
+
+    Raises:
+        ValueError: it is not for such answers: a gold one of them would not be right itself.
+    """
+    if name is None:
+        return None
+    metric = METRICS[name]
+    for row, example in enumerate(examples):
+        if not metric(example.answer, example):
+            raise ValueError(
+                f"metric: {name} is not for answers such as {quoted(example.answer)}, the gold one "
+                f"of {name_of(examples, row)}, which it would not count as right: use another one"
+            )
+    return metric
+
+
+def measured_value(metric: Metric, predicted: str, example: Example, row: str) -> float:
+    """What a metric, called once, gives for an answer; True and False are 1 and 0.
+
+    Raises:
+        ValueError: it gives no number, or one that is not from 0 to 1; names the row.
+        Exception: whatever the metric raises, with the row in a note.
+    """
+    try:
+        given = metric(predicted, example)
+    except Exception as error:
+        error.add_note(f"raised by the metric {name_of_metric(metric)} for {row}")
+        raise
+    value = _as_number(given)
+    if value is None or not 0 <= value <= 1:  # NaN is neither
+        raise ValueError(
+            f"metric: {name_of_metric(metric)} gave {quoted(given)} for {row} and the answer "
+            f"{quoted(predicted)}, expected a number from 0 to 1"
+        )
+    return value
+
+
+def _as_number(given: object) -> float | None:
+    """A number of any library as a float; None for texts, arrays and whatever else is none."""
+    if isinstance(given, str | bytes | bytearray) or getattr(given, "ndim", 0) != 0:
+        return None
+    try:
+        return float(given)  # type: ignore[arg-type]
+    except Exception:  # of a class of the user's own
+        return None
+
+
+def _number(text: str) -> Fraction | None:
+    text = _FRACTION.sub(r"\1/\2", in_plain_characters(text))
+    found = map(_NUMBER.search, reversed(text.split("=")))
+    match = next(filter(None, found), None)
+    if match is None:
+        return None
+    value = _exactly(match["top"]) * Fraction(10) ** int(match["power"] or 0)
+    if match["bottom"]:
+        divisor = _exactly(match["bottom"])
+        if not divisor:
+            return None
+        value /= divisor
+    return -value if "-" in f"{match['sign']}{match['inner_sign']}" else value
+
+
+def _exactly(digits: str) -> Fraction:
+    return Fraction(Decimal(digits.replace(",", "")))  # however many there are
+
+
+def _without_commas(text: str) -> str:
+    return _THOUSANDS.sub("", text)
+
+
+def _boundary(edge: str, *, before: bool) -> str:
+    """What may not stand beside a gold answer that begins, or ends, with this character."""
+    if not re.match(r"\w", edge) or written_together(edge):
+        return ""
+    if before:
+        return r"(?<![\w.-])(?<!\d,)" if edge.isdigit() else r"(?<!\w)"
+    return r"(?!\w|[.,]\d)" if edge.isdigit() else r"(?!\w)"
+
+
+def _letter(text: str) -> str | None:
+    """The one letter that a text chooses; None for none, or several."""
+    letter = chosen_letter(normalise_answer(text))
+    if letter is None:
+        plain = in_plain_characters(text)
+        named = {first or second for first, second in _MENTIONED.findall(plain)}
+        if start := _AT_THE_START.match(plain):
+            named |= {start[0], *_ALONE.findall(plain)}
+        letter = named.pop() if len(named) == 1 else None
+    return letter or None

@@ -1,0 +1,333 @@
+"""Metrics by name on the answers that models write, and what a user's own may give."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greater_fast.config import CHOICES
+from greater_fast.examples.answers import matching_gold
+from greater_fast.examples.data import Example
+from greater_fast.examples.metrics import (
+    METRICS,
+    choice,
+    contains,
+    exact,
+    measured_value,
+    name_of_metric,
+    named_metric,
+    numeric,
+)
+
+
+def example(*golds: str) -> Example:
+    return Example("Which?", golds[0], golds[1:])
+
+
+def test_the_settings_name_them_all() -> None:
+    assert CHOICES["metric"] == (None, *METRICS)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("18", "18"),
+        ("18 dollars", "18"),
+        ("18kg", "18 kg"),
+        ("about $1,234.50 a year", "1234.5"),
+        ("1,234,567", "1234567"),
+        ("1{,}000", "1000"),
+        ("-5", "-5"),
+        ("−5 °C", "-5"),
+        ("- 5", "-5"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("x = -3", "-3"),
+        ("3 * 6 = 18", "18"),
+        ("3 * 6 = 18 = the answer", "18"),
+        ("10 - 4", "10"),
+        ("10-4", "10"),
+        ("50%", "50"),
+        ("50 percent", "50%"),
+        (r"50\%", "50"),
+        ("1/2", "0.5"),
+        ("0.50", "1/2"),
+        (r"\frac{1}{2}", ".5"),
+        (r"-\dfrac{3}{4}", "-0.75"),
+        ("1.5e3", "1500"),
+        ("1e-2", "0.01"),
+        ("\uff11\uff18", "18"),
+        ("١٨", "18"),
+        ("18.", "18"),
+        ("18, as 3 x 6 is 18", "18"),
+        ("**18**", "18"),
+        ("9" * 5000, "9" * 5000),
+        ("(5)", "5"),
+    ],
+)
+def test_the_same_number(predicted: str, gold: str) -> None:
+    assert numeric(predicted, example(gold)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("", "18"),
+        ("none", "18"),
+        ("180", "18"),
+        ("18.5", "18"),
+        ("-18", "18"),
+        ("- 18", "18"),
+        ("18,19", "18"),
+        ("1,8", "1"),
+        ("1,0000", "10000"),
+        ("12.05.2020", "12"),
+        ("1/2/2020", "0.5"),
+        ("2^10", "2"),
+        ("H2O", "2"),
+        ("v1.2", "1.2"),
+        ("1/0", "1"),
+        ("50%", "0.5"),
+        ("0.333333", "1/3"),
+        ("10 - 4", "4"),
+        ("1e3", "1"),
+        ("9" * 5000, "9" * 4999 + "8"),
+    ],
+)
+def test_another_number_or_none(predicted: str, gold: str) -> None:
+    assert numeric(predicted, example(gold)) == 0.0
+
+
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-1e9, max_value=1e9),
+    st.sampled_from(["{}", "${}", "about {} kg", "x = {}", "it is {}.", "({})", "**{}** apples"]),
+    st.booleans(),
+)
+def test_numbers_are_read_in_every_notation(number: Decimal, around: str, commas: bool) -> None:
+    """Against Python's own formatting; a currency sign before a minus sign is a notation too."""
+    written = format(number, ",f" if commas else "f")
+    assert numeric(around.format(written), example(str(Fraction(number)))) == 1.0
+    assert numeric(around.format(written), example(format(number + 1, "f"))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("(A)", "A"),
+        ("A.", "A"),
+        ("a", "A"),
+        ("a)", "(A)"),
+        ("A) Paris", "A"),
+        ("(A) Paris", "(A) Paris"),
+        ("B", "(B)"),
+        ("The answer is (B)", "B"),
+        ("the correct option is B.", "b"),
+        ("option C", "C"),
+        ("Option C is correct", "C"),
+        ("my choice is C, yes", "C"),
+        ("**B**", "B"),
+        ("\uff22", "B"),
+        ("B because it rains", "B"),
+        ("B, since it rains", "B"),
+        ("A, since it rains", "A"),
+        ("I think that (B) is right", "B"),
+        ("not (A), it is (B)", "B"),
+        ("So (B): (B) it is", "B"),
+        (r"\text{B}", "B"),
+    ],
+)
+def test_the_same_choice(predicted: str, gold: str) -> None:
+    assert choice(predicted, example(gold)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "predicted",
+    [
+        "",
+        "(B)",
+        "Paris",
+        "A or B",
+        "(A) or B",
+        "(A) and (B)",
+        "A, B",
+        "A dog",
+        "The answer is a dog",
+        "It is not (A)",
+        "(A) is wrong",
+        "option A is not it",
+        "AB",
+    ],
+)
+def test_another_choice_or_none(predicted: str) -> None:
+    assert choice(predicted, example("A")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("It is Paris.", "paris"),
+        ("Paris", "Paris"),
+        ("(Paris)", "Paris"),
+        ("New York City", "york"),
+        ("Paris-born", "Paris"),
+        ("1,000 dollars", "1000"),
+        ("18, 19", "18"),
+        ("18.", "18"),
+        ("$5", "5"),
+        ("5%", "5"),
+        ("C++ is", "C++"),
+        ("CAFÉ", "cafe\u0301"),
+        ("\uff30\uff21RIS", "Paris"),
+        ("a “well–known” one", 'well-known"'),
+        ("答案是北京市", "北京"),
+        ("the U.S. of A.", "U.S."),
+        ("in  the\nold   town", "old town"),
+    ],
+)
+def test_the_gold_answer_stands_in_it(predicted: str, gold: str) -> None:
+    assert contains(predicted, example(gold)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("", "Paris"),
+        ("start", "art"),
+        ("arts", "art"),
+        ("art_1", "art"),
+        ("180", "18"),
+        ("118", "18"),
+        ("18.5", "18"),
+        ("0.18", "18"),
+        (".18", "18"),
+        ("-18", "18"),
+        ("18,000", "18"),
+        ("1,18", "18"),
+        ("cafés", "café"),
+        ("cafe", "café"),
+        ("Pari s", "Paris"),
+        ("anything", "\u200b"),
+    ],
+)
+def test_the_gold_answer_stands_not_in_it(predicted: str, gold: str) -> None:
+    assert contains(predicted, example(gold)) == 0.0
+
+
+TEXTS = st.text(st.sampled_from("aAbB1280 .,-()$%/é\u0301\u200b北\\=^eor"), max_size=12)
+
+
+@given(TEXTS, TEXTS.filter(str.strip), TEXTS.filter(str.strip))
+def test_any_text_is_measured_and_any_gold_answer_counts(
+    predicted: str, gold: str, other: str
+) -> None:
+    for metric in METRICS.values():
+        alone = metric(predicted, example(gold)), metric(predicted, example(other))
+        assert set(alone) <= {0.0, 1.0}
+        assert metric(predicted, example(gold, other)) == max(alone)
+        assert metric(predicted, example(other, gold)) == max(alone)
+
+
+@given(TEXTS, TEXTS.filter(str.strip))
+def test_exact_is_what_evaluation_does_without_a_metric(predicted: str, gold: str) -> None:
+    assert exact(predicted, example(gold)) == (matching_gold(predicted, [gold]) is not None)
+
+
+@given(TEXTS.filter(str.strip), st.sampled_from(["{}", "so {}", "{} it is", "well, {}, yes"]))
+def test_what_is_written_out_is_contained(gold: str, around: str) -> None:
+    """Of golds that are a word: the others lose marks, or are joined by what stands beside them."""
+    if gold.isalnum() and gold.isascii():
+        assert contains(around.format(gold), example(gold)) == 1.0
+
+
+def test_a_metric_for_other_answers_is_refused() -> None:
+    rows = [Example("How many?", "18 eggs"), Example("Is it?", "True")]
+    for name in ("numeric", "choice"):
+        with pytest.raises(ValueError, match=f"metric: {name} is not for answers such as"):
+            named_metric(name, rows)
+    with pytest.raises(ValueError, match=r"'True', the gold one of row 1 \('Is it\?'\)"):
+        named_metric("numeric", rows)
+    assert named_metric("numeric", rows[:1]) is numeric
+    assert named_metric("contains", rows) is contains
+    assert named_metric(None, rows) is None
+
+
+class Half:
+    """A metric that is an object."""
+
+    def __call__(self, predicted: str, row: Example) -> float:
+        return 0.5
+
+
+def test_a_metric_has_a_name() -> None:
+    found = [name_of_metric(metric) for metric in (*METRICS.values(), Half(), None)]
+    assert found == [*METRICS, "Half", None]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (True, 1.0),
+        (False, 0.0),
+        (0, 0.0),
+        (1, 1.0),
+        (0.25, 0.25),
+        (-0.0, 0.0),
+        (np.float32(0.25), 0.25),
+        (np.bool_(True), 1.0),
+        (np.array(0.5), 0.5),
+        (torch.tensor(0.5), 0.5),
+        (Fraction(1, 4), 0.25),
+        (Decimal("0.25"), 0.25),
+    ],
+)
+def test_numbers_of_any_library_count(given: Any, value: float) -> None:
+    assert measured_value(lambda text, row: given, "a", example("a"), "row 3") == value
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(-1e-9, 1.0000001, 2, -1, math.nan, math.inf, 50),
+        *(None, "0.5", b"1", [0.5], {}, 0.5j, np.array([0.5]), torch.ones(1), object()),
+        10**400,
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_whatever_else_is_refused_with_the_row(given: Any) -> None:
+    def mine(text: str, row: Example) -> Any:
+        return given
+
+    with pytest.raises(ValueError, match="expected a number from 0 to 1") as caught:
+        measured_value(mine, "some text", example("a"), "row 3 ('Which?')")
+    message = str(caught.value)
+    assert "mine gave" in message
+    assert "for row 3 ('Which?') and the answer 'some text'" in message
+    if given is None or isinstance(given, int | float | str):
+        assert repr(given)[:40] in message
+
+
+def test_what_a_metric_raises_names_the_row() -> None:
+    def mine(text: str, row: Example) -> float:
+        return 1 / len(text)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        measured_value(mine, "", example("a"), "row 3 ('Which?')")
+    assert caught.value.__notes__ == ["raised by the metric mine for row 3 ('Which?')"]
+
+
+def test_a_metric_is_called_once() -> None:
+    calls: list[tuple[str, Example]] = []
+
+    def mine(text: str, row: Example) -> int:
+        calls.append((text, row))
+        return 1
+
+    row = example("a")
+    measured_value(mine, "text", row, "row 0")
+    assert calls == [("text", row)]
