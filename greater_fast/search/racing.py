@@ -19,10 +19,10 @@ BET = 0.75  # share of the wealth; of the rules compared it takes fewest rows (d
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What all candidates of a step run over: rows in the drawn order, the incumbent's misses."""
+    """What all candidates of a step run over: rows in the drawn order, the incumbent's errors."""
 
     order: tuple[int, ...]
-    is_missed: tuple[bool, ...]  # by row
+    errors: tuple[float, ...]  # by row
     alpha: float
 
 
@@ -32,7 +32,7 @@ def draw_course(incumbent: Scored, step: int, config: Config) -> Course | None:
         return None
     rows = range(len(incumbent.rollouts))
     order = random.Random(f"{config.seed}/race/{step}").sample(rows, len(rows))
-    return Course(tuple(order), tuple(r.is_wrong for r in incumbent.rollouts), config.race)
+    return Course(tuple(order), tuple(r.error for r in incumbent.rollouts), config.race)
 
 
 class Race:
@@ -50,6 +50,10 @@ class Race:
     share is dropped, and a run tries many. On the rows that the incumbent was selected on, as in a
     search after its first change, it was chosen for its luck there and the bound does not hold: the
     race is a heuristic then.
+
+    Where a metric measures answers, rows differ in part: of what is bet, a row takes or gives the
+    share that its errors differ by, and the null hypothesis is that a row's error is, on average,
+    no larger for the candidate, whatever the rows before it came to.
     """
 
     def __init__(self, course: Course) -> None:
@@ -65,10 +69,9 @@ class Race:
             self._num_rows += 1
             yield row, self._early.pop(row)
 
-    def bet(self, row: int, is_missed: bool) -> None:
-        """Settle the bet on a row, which the candidate has missed or not."""
-        if is_missed != self._course.is_missed[row]:
-            self._wealth *= 1 + BET if is_missed else 1 - BET
+    def bet(self, row: int, error: float) -> None:
+        """Settle the bet on a row by the candidate's error there, in [0, 1]."""
+        self._wealth *= 1 + BET * (error - self._course.errors[row])
 
     @property
     def is_lost(self) -> bool:

@@ -191,7 +191,7 @@ class _Trial:
             if self.is_over:
                 return
             self._take(earlier, own)
-            self._race.bet(earlier, own.is_wrong)
+            self._race.bet(earlier, own.error)
 
     @property
     def is_dropped(self) -> bool:

@@ -16,7 +16,7 @@ from greater_fast.engine import Engine, Rollout
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.distributed import DistributedEngine
 from greater_fast.search.nouns import TIE, Objective, Scored
-from greater_fast.search.racing import Course, Race, draw_course
+from greater_fast.search.racing import BET, Course, Race, draw_course
 from greater_fast.search.selection import Selection, select
 from greater_fast.search.state import LoopState
 from tests.cases import FakeEngine, as_engine, made_up, table_layouts
@@ -107,13 +107,35 @@ def test_rows_alike_bet_nothing() -> None:
     assert race.is_lost
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.3])
+def test_rows_that_differ_in_part_keep_the_level(alpha: float) -> None:
+    """Every sequence of 6 differences that are 0 on average, each as probable as any other."""
+    errors, num_rows, num_lost = (0.0, 0.25, 0.75, 1.0), 6, 0
+    for drawn in itertools.product(errors, repeat=num_rows):
+        race, wealth, was_lost = Race(Course(tuple(range(6)), (0.5,) * 6, alpha)), 1.0, False
+        for row, error in enumerate(drawn):
+            race.bet(row, error)
+            wealth += wealth * BET * (error - 0.5)
+            assert race.is_lost is (wealth * alpha >= 1)
+            was_lost |= race.is_lost
+        num_lost += was_lost
+    assert 0 < num_lost / len(errors) ** num_rows <= alpha
+
+
+def test_what_a_metric_gives_is_raced() -> None:
+    graded = tuple(Rollout((), metric=value) for value in (0.75, 0.25))
+    course = draw_course(scored(graded), 3, Config(race=0.1))
+    assert course
+    assert course.errors == (0.25, 0.75)
+
+
 def test_a_course_is_drawn_for_each_step_and_seed() -> None:
     incumbent = scored(rows(*[0, 1, 1] * 7))
     assert draw_course(incumbent, 3, Config()) is None
     course = draw_course(incumbent, 3, Config(race=0.1))
     assert course
     assert sorted(course.order) == list(range(21))
-    assert course.is_missed == (False, True, True) * 7
+    assert course.errors == (0, 1, 1) * 7
     assert course.alpha == 0.1
     assert course == draw_course(incumbent, 3, Config(race=0.1))
     orders = {course.order}
