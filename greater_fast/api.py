@@ -19,7 +19,13 @@ from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, join
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import cut_off_notes
-from greater_fast.runs.input import check_callable, checking_input
+from greater_fast.runs.input import (
+    check_callable,
+    checking_input,
+    measured_by,
+    metric_note,
+    with_metric,
+)
 from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
 from greater_fast.runs.models.ready import described, load_models, make_models, make_ready, notes_of
@@ -28,13 +34,10 @@ from greater_fast.runs.prepare import (
     as_config,
     check_prompt,
     choose_extractor,
-    measured_by,
-    metric_note,
     prepare,
     read_splits,
-    with_metric,
 )
-from greater_fast.runs.progress import Teller, told
+from greater_fast.runs.progress import told
 from greater_fast.runs.records import Records, row_writer
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.run import Run

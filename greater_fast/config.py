@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import difflib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from greater_fast.wording import in_one_line, listed, quoted, shortened
+from greater_fast.setting_values import guess, is_date, is_finite, problem_of_arguments
+from greater_fast.wording import listed, quoted, shortened
 
 KV_CACHE_BYTES = 2 << 30  # of the K/V pool without a plan, and on a CPU at most
 _NUM_PROBLEMS, _NUM_UNKNOWN = 8, 4  # that one message names
@@ -246,8 +243,8 @@ class Config:
                 return None
             return f"{name}: got {quoted(value, 60)}, expected one of {listed(CHOICES[name])}"
         if name == "chat_template_kwargs":
-            return _problem_of_arguments(value)
-        if name == "template_date" and value is not None and not _is_date(value):
+            return problem_of_arguments(value)
+        if name == "template_date" and value is not None and not is_date(value):
             return f"{name}: got {quoted(value, 60)}, expected a day such as 2026-11-26"
         if setting.default is None and (value is None or setting.metadata["low"] is None):
             if value is None or (isinstance(value, str) and value.strip()):
@@ -257,7 +254,7 @@ class Config:
             known = isinstance(value, bool)
             return None if known else f"{name}: got {quoted(value, 60)}, expected True or False"
         kinds = (int, float) if takes_fractions(setting) else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not _is_finite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not is_finite(value):
             kind = "a whole number" if kinds == (int,) else "a number"
             return f"{name}: got {quoted(value, 60)}, expected {kind}"
         low, high = setting.metadata["low"], setting.metadata["high"]
@@ -296,7 +293,7 @@ class Config:
         """
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = [shortened(name) for name in values if name not in known]
-        problems = [f"{name}: unknown{_guess(name, known)}" for name in unknown[:_NUM_UNKNOWN]]
+        problems = [f"{name}: unknown{guess(name, known)}" for name in unknown[:_NUM_UNKNOWN]]
         if len(unknown) > _NUM_UNKNOWN:
             problems.append(f"{len(unknown) - _NUM_UNKNOWN} more are unknown")
         try:
@@ -315,33 +312,3 @@ class Config:
 def takes_fractions(setting: dataclasses.Field[Any]) -> bool:
     """Whether a setting is a number that need not be whole."""
     return str(setting.type).startswith("float")
-
-
-def _guess(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
-def _is_finite(value: float) -> bool:
-    """Whether a number is one that machines count with."""
-    return -(1 << 63) < value < 1 << 63 if isinstance(value, int) else math.isfinite(value)
-
-
-def _is_date(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(datetime.date.fromisoformat(value))
-    except ValueError:
-        return False
-
-
-def _problem_of_arguments(value: object) -> str | None:
-    """What is wrong with arguments of the chat template, which are written down with a run."""
-    name = "chat_template_kwargs"
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        return f"{name}: got {quoted(value, 60)}, expected a dict of names and values"
-    try:
-        json.dumps(dict(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        said = in_one_line(error, 60)
-        return f"{name}: got {quoted(value, 60)}, expected values that JSON can hold: {said}"
-    return None

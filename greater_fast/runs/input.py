@@ -1,12 +1,16 @@
-"""Errors of input, told apart from errors inside by their class."""
+"""Errors of input, told apart from errors inside by their class; functions that a user gives."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from greater_fast.config import Config
+from greater_fast.examples.layout import Layouts
+from greater_fast.examples.metrics import Metric, name_of_metric
 from greater_fast.wording import quoted
 
 
@@ -45,3 +49,33 @@ def check_callable(name: str, given: Any, takes: tuple[str, ...]) -> None:
         signature.bind(*takes)
     except TypeError as error:
         raise ValueError(f"{name}: got one that takes {signature}, expected {wanted}") from error
+
+
+def with_metric(config: Config, metric: Metric | str | None) -> Config:
+    """The settings, with the metric that is given beside them if it is one of a name.
+
+    Raises:
+        ValueError: it is neither a name nor a function of a text and an example, or there are two.
+    """
+    if metric is None:
+        return config
+    if not isinstance(metric, str):
+        check_callable("metric", metric, ("the predicted answer", "its example"))
+    name = metric if isinstance(metric, str) else name_of_metric(metric)
+    if config.metric not in (None, metric):
+        raise ValueError(
+            f"metric: got {quoted(name)} beside {quoted(config.metric)} in the settings: leave one "
+            "of the two out"
+        )
+    return replace(config, metric=metric) if isinstance(metric, str) else config
+
+
+def measured_by(metric: Metric | str | None, layouts: Layouts) -> Layouts:
+    """The rows with a metric of a user's own where one is given; that of the settings they have."""
+    return replace(layouts, metric=metric) if callable(metric) else layouts
+
+
+def metric_note(layouts: Layouts) -> tuple[str, ...]:
+    """A line that names what measures answers, if anything does."""
+    name = name_of_metric(layouts.metric)
+    return () if name is None else (f"answers are measured by: {name}",)

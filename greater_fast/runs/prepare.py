@@ -24,7 +24,7 @@ from greater_fast.examples.extractor import (
 )
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
-from greater_fast.examples.metrics import Metric, name_of_metric
+from greater_fast.examples.metrics import Metric
 from greater_fast.examples.placeholders import check_no_placeholder
 from greater_fast.examples.splits import Splits, make_splits
 from greater_fast.memory.budget import MemoryPlan, RowLengths
@@ -35,7 +35,7 @@ from greater_fast.model.byte_sizes import memory_bytes
 from greater_fast.model.files import usable_device
 from greater_fast.model.lm import LM
 from greater_fast.model.parallel.loading import sharing_ranks
-from greater_fast.runs.input import check_callable
+from greater_fast.runs.input import measured_by, metric_note
 from greater_fast.runs.models.alike import (
     check_no_race,
     check_one_device,
@@ -166,36 +166,6 @@ def as_config(config: Config | Mapping[str, Any] | None) -> Config:
         check_no_placeholder("system_prompt", config.system_prompt, "write it out")
     today = datetime.date.today().isoformat()
     return dataclasses.replace(config, template_date=config.template_date or today)
-
-
-def with_metric(config: Config, metric: Metric | str | None) -> Config:
-    """The settings, with the metric that is given beside them if it is one of a name.
-
-    Raises:
-        ValueError: it is neither a name nor a function of a text and an example, or there are two.
-    """
-    if metric is None:
-        return config
-    if not isinstance(metric, str):
-        check_callable("metric", metric, ("the predicted answer", "its example"))
-    name = metric if isinstance(metric, str) else name_of_metric(metric)
-    if config.metric not in (None, metric):
-        raise ValueError(
-            f"metric: got {quoted(name)} beside {quoted(config.metric)} in the settings: leave one "
-            "of the two out"
-        )
-    return dataclasses.replace(config, metric=metric) if isinstance(metric, str) else config
-
-
-def measured_by(metric: Metric | str | None, layouts: Layouts) -> Layouts:
-    """The rows with a metric of a user's own where one is given; that of the settings they have."""
-    return replace(layouts, metric=metric) if callable(metric) else layouts
-
-
-def metric_note(layouts: Layouts) -> tuple[str, ...]:
-    """A line that names what measures answers, if anything does."""
-    name = name_of_metric(layouts.metric)
-    return () if name is None else (f"answers are measured by: {name}",)
 
 
 def check_prompt(prompt: object) -> None:
