@@ -280,4 +280,3 @@ class RolloutEngine:
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""
         return nullcontext() if self._backend == "reference" else self.layers.installed()
-

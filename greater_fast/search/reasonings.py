@@ -14,6 +14,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.examples.layout import Layouts
+from greater_fast.search.answer import behind_reasoning
 from greater_fast.search.nouns import Position
 
 
@@ -44,7 +45,8 @@ def draw_reasonings(
 ) -> list[list[Reasoning]]:
     """`num_reasonings` samples of each row, from f(. | head p tail) at temperature 1.
 
-    Prompt p is the position's. The samples are a function of the seed, the step and the row.
+    Prompt p is the position's. The samples are a function of the seed, the step and the row. Where
+    answers are measured, theirs are sampled with them.
     """
     num_rows = len(layouts)
     requests = [
@@ -52,8 +54,7 @@ def draw_reasonings(
             prompt_ids=layouts.context_ids(row, position.prompt_ids),
             max_new_tokens=config.max_new_tokens,
             end_ids=engine.lm.end_ids | layouts.end_ids,
-            target_ids=layouts.target_ids(row),
-            num_scored=len(layouts.rows[row].answer_ids),
+            **behind_reasoning(layouts, row, config),
             group=draw,
             # Keys up to the number of rows are those of text that is sampled in selection.
             sample_key=(position.step * config.num_reasonings + draw + 1) * num_rows + row,

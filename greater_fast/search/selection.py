@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.engine import Rollout, RolloutRequest
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
+from greater_fast.search.answer import behind_reasoning
 from greater_fast.search.ensemble import Models, members, places_of
 from greater_fast.search.nouns import TIE, Objective, Position, Scored, objective_of
 from greater_fast.search.racing import Course, Race, draw_course
@@ -124,7 +123,7 @@ def _run(
             max_new_tokens=config.max_new_tokens,
             end_ids=ends[model],
             prompt_span=layouts.prompt_span(row, trials[group].prompt_ids),
-            **_behind_reasoning(layouts, row, config),
+            **behind_reasoning(layouts, row, config),
             draft_ids=drafts[place] if drafts else (),
             group=group,
             sample_key=row,
@@ -140,18 +139,6 @@ def _run(
         return [group] if trials[group].is_over else []
 
     models.run(requests, finished)
-
-
-def _behind_reasoning(layouts: Layouts, row: int, config: Config) -> dict[str, Any]:
-    """What a request asks for behind the reasoning: the gold answer scored, or one to measure."""
-    if layouts.metric is None or config.objective != "error":
-        scored = {"num_scored": len(layouts.rows[row].answer_ids)}
-        return {"target_ids": layouts.target_ids(row), **scored}
-    return {
-        "target_ids": layouts.extractor_ids,
-        "max_answer_tokens": layouts.longest_answer + SPARE_ANSWER_TOKENS,
-        "measure": partial(layouts.measured, row),
-    }
 
 
 class _Trial:

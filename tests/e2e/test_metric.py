@@ -13,7 +13,9 @@ from greater_fast.config import Config
 from greater_fast.examples.metrics import METRICS
 from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.models.mean_evaluation import MeanEvaluation
 from greater_fast.runs.statistics import mean_interval
+from tests.cases import tiny_lm
 from tests.tiny import PROMPT
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -220,3 +222,35 @@ def test_bad_metrics_are_refused_before_any_work(
     with pytest.raises(ValueError, match=r"metric") as caught:
         evaluate(lm, rows, prompt=PROMPT, config=config, metric=given)
     assert message in str(caught.value)
+
+
+def test_several_models_are_measured_by_themselves(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The training rows with the initial prompt too, which are not run again for that."""
+    metric = Length()
+    result = optimize(
+        *([lm, tiny_lm("llama", seed=1)], rows),
+        config={**settings, "steps": 1},
+        metric=metric,
+        run_dir=tmp_path / "run",
+    )
+    train, dev = result.baseline.train, result.baseline.dev
+    assert isinstance(train, MeanEvaluation)
+    assert isinstance(dev, MeanEvaluation)
+    assert train.accuracy == pytest.approx(1 - result.baseline.train_error_rate, abs=1e-12)
+    assert (len(train.rows), train.num_rows, train.metric) == (8, 4, "length")
+    written = lines(result.run_dir, "rows.jsonl")
+    for found, split in ((train, "train"), (dev, "dev")):
+        for name, own in found.by_model.items():
+            values = [
+                row["metric"]
+                for row in written
+                if (row["split"], row["model"], row["prompt"]) == (split, name, found.prompt)
+            ]
+            assert [row.metric for row in own.rows] == values
+    first, second = train.by_model.values()
+    assert train.values == [
+        (a.value + b.value) / 2 for a, b in zip(first.rows, second.rows, strict=True)
+    ]
+    assert dev.to_dict()["metric"] == "length"

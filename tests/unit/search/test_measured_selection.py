@@ -18,6 +18,7 @@ from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.memory.budget import RowLengths
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.search.nouns import Position, Scored, objective_of
+from greater_fast.search.reasonings import draw_reasonings
 from greater_fast.search.selection import score_prompts, select
 from greater_fast.search.state import LoopState
 from tests.cases import FakeEngine, as_engine, layouts_of, small_config, table_layouts, tiny_lm
@@ -179,3 +180,22 @@ def test_the_plan_has_room_for_the_answers() -> None:
     )
     assert longest == layouts.longest_sequence(config)
     assert RowLengths.of({"train": layouts}, config).longest == longest
+
+
+def test_drawn_reasonings_are_right_by_the_metric() -> None:
+    """From a half on; what is asked of the engine is what selection asks for."""
+    seen: list[RolloutRequest] = []
+
+    class Measuring(FakeEngine):
+        def run(self, requests: Any, on_finished: Any = None) -> list[Rollout | None]:
+            seen.extend(requests)
+            return [Rollout((n,), metric=n / 4) for n in range(len(requests))]
+
+    engine = Measuring(lambda ids, row: Rollout(()))
+    config = Config(num_reasonings=2, gradient="both", reasonings="sampled")
+    found = draw_reasonings(as_engine(engine), MEASURED, POSITION, config)
+    assert [[r.is_right for r in row] for row in found] == [[False, True], [False, True]]
+    for request in seen:
+        assert (request.target_ids, request.num_scored) == ((4000, 4001), 0)
+        assert request.max_answer_tokens == 1 + SPARE_ANSWER_TOKENS
+        assert request.measure is not None

@@ -1,0 +1,24 @@
+"""How a search finds out what a reasoning leads to: the gold answer scored, or one measured."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+
+
+def behind_reasoning(layouts: Layouts, row: int, config: Config) -> dict[str, Any]:
+    """What a request asks for behind the reasoning of a row, by the request's own names.
+
+    By objective error, a metric has an answer generated and measured; else the gold one is scored.
+    """
+    if layouts.metric is None or config.objective != "error":
+        scored = {"num_scored": len(layouts.rows[row].answer_ids)}
+        return {"target_ids": layouts.target_ids(row), **scored}
+    return {
+        "target_ids": layouts.extractor_ids,
+        "max_answer_tokens": layouts.longest_answer + SPARE_ANSWER_TOKENS,
+        "measure": partial(layouts.measured, row),
+    }
