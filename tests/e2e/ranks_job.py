@@ -104,6 +104,11 @@ def length(predicted: str, row: Example) -> float:
     return min(len(predicted), 40) / 40
 
 
+def raced(folder: Path) -> dict[str, Any]:
+    """With rows in a drawn order, in batches."""
+    return search(folder, steps=2, engine="generate", batch_size=2, race=0.5)
+
+
 def rows_of_first(folder: Path) -> dict[str, Any]:
     """From a file that rank 0 alone has."""
     file = folder.with_suffix(".jsonl")
