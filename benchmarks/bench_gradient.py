@@ -1,4 +1,4 @@
-"""The gradient over reasoning beside the reference procedure's: seconds, memory, and the place."""
+"""The gradient over reasoning beside the reference procedure's, and the reasoning's beside it."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -78,6 +78,30 @@ def test_places(benchmark: BenchmarkFixture, gradient_case: GradientCase, smoke:
         target=None,
         work={"case": described(case, smoke), "ours": costs(ours)},
         device=ours.device,
+    ).record(benchmark, smoke)
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+def test_reasonings(benchmark: BenchmarkFixture, gradient_case: GradientCase, smoke: bool) -> None:
+    """Times that the reasoning's gradient takes the seconds of the answer's; bytes beside it."""
+    ours = measure_gradients("ours", gradient_case)
+    theirs: GradientFigures = benchmark.pedantic(  # type: ignore[no-untyped-call]
+        CLOCK.run, args=(measure_gradients, "reasonings", gradient_case), rounds=1, iterations=1
+    )
+    apart = measure_gradients("reasonings_apart", gradient_case)
+    pairs = zip(theirs.scores, apart.scores, strict=True)
+    cosines = [cosine(torch.tensor(own), torch.tensor(one)) for own, one in pairs]
+    assert min(cosines) >= COSINE
+    Figure(
+        ratio=theirs.seconds / ours.seconds,
+        target=None,
+        work={
+            "case": described(gradient_case, smoke),
+            "cosines": cosines,
+            "baseline": costs(ours),
+            "ours": costs(theirs),
+        },
+        device=theirs.device,
     ).record(benchmark, smoke)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from greater_fast.setting_values import guess, is_date, is_finite, problem_of_arguments
-from greater_fast.wording import listed, quoted, shortened
+from greater_fast.config_checks import guess, problem_of
+from greater_fast.wording import shortened
 
 KV_CACHE_BYTES = 2 << 30  # of the K/V pool without a plan, and on a CPU at most
 _NUM_PROBLEMS, _NUM_UNKNOWN = 8, 4  # that one message names
@@ -211,7 +211,11 @@ class Config:
     seed: int = _setting(0, "seed of splits and draws", 0)
 
     def __post_init__(self) -> None:
-        problems = [p for f in dataclasses.fields(self) if (p := self._problem(f))]
+        problems = [
+            problem
+            for setting in dataclasses.fields(self)
+            if (problem := problem_of(setting, getattr(self, setting.name), CHOICES))
+        ]
         if not problems and self.race and (reason := self._why_no_race()):
             problems = [f"race: got {self.race} with {reason}, or race 0"]
         if not problems and self.draws_reasonings and self.sampling_temperature not in (0, 1):
@@ -234,35 +238,6 @@ class Config:
     def draws_reasonings(self) -> bool:
         """Whether reasonings are sampled for it, step by step."""
         return self.asks_for_reasonings and self.reasonings == "sampled"
-
-    def _problem(self, setting: dataclasses.Field[Any]) -> str | None:
-        """What is wrong with one setting, or None."""
-        name, value = setting.name, getattr(self, setting.name)
-        if name in CHOICES:
-            if (value is None or isinstance(value, str)) and value in CHOICES[name]:
-                return None
-            return f"{name}: got {quoted(value, 60)}, expected one of {listed(CHOICES[name])}"
-        if name == "chat_template_kwargs":
-            return problem_of_arguments(value)
-        if name == "template_date" and value is not None and not is_date(value):
-            return f"{name}: got {quoted(value, 60)}, expected a day such as 2026-11-26"
-        if setting.default is None and (value is None or setting.metadata["low"] is None):
-            if value is None or (isinstance(value, str) and value.strip()):
-                return None
-            return f"{name}: got {quoted(value, 60)}, expected a text that is not empty, or None"
-        if isinstance(setting.default, bool):
-            known = isinstance(value, bool)
-            return None if known else f"{name}: got {quoted(value, 60)}, expected True or False"
-        kinds = (int, float) if takes_fractions(setting) else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not is_finite(value):
-            kind = "a whole number" if kinds == (int,) else "a number"
-            return f"{name}: got {quoted(value, 60)}, expected {kind}"
-        low, high = setting.metadata["low"], setting.metadata["high"]
-        if value < low:
-            return f"{name}: got {value}, expected at least {low}"
-        if high is not None and value > high:
-            return f"{name}: got {value}, expected at most {high}"
-        return None
 
     def _why_no_race(self) -> str | None:
         """What keeps candidates from racing the incumbent, and what is expected instead."""
@@ -307,8 +282,3 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-
-def takes_fractions(setting: dataclasses.Field[Any]) -> bool:
-    """Whether a setting is a number that need not be whole."""
-    return str(setting.type).startswith("float")

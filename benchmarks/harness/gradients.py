@@ -6,7 +6,7 @@ python -m benchmarks.harness.gradients SIDE --json '{"task": ..., ...}'    field
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
@@ -19,10 +19,11 @@ from benchmarks.harness.measure import (
     load_inputs,
     reference_procedure,
 )
-from greater_fast.engine import Rollout, RolloutRequest
+from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.gradient import prompt_gradient, reasoning_gradients
 from greater_fast.search.nouns import Position
+from greater_fast.search.reasonings import Reasoning
 
 SHORTLIST = 3
 
@@ -61,19 +62,50 @@ ScoresAt = Callable[[int], torch.Tensor]
 
 def ours(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
     """The package: as in every step, the engine has run the incumbent's prompts before."""
-    lm, layouts, config = inputs.lm, inputs.layouts, inputs.config
-    engine, _ = make_engine(lm, config)
+    engine = warm_engine(inputs)
+    rollouts = [Rollout(tuple(reasoning)) for reasoning in reasonings]
+    return scores_by(
+        inputs, lambda at: prompt_gradient(engine, inputs.layouts, rollouts, at, inputs.config)
+    )
+
+
+def by_reasonings(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
+    """The reasoning's gradient: of each row its own as right, those of rows behind it as wrong."""
+    engine, layouts, config = warm_engine(inputs), inputs.layouts, inputs.config
+    end_id = min(inputs.lm.end_ids)
+    rows = [
+        [
+            Reasoning(tuple(reasonings[(row + other) % len(reasonings)]), other == 0, end_id)
+            for other in range(min(config.num_reasonings, len(reasonings)))
+        ]
+        for row in range(len(reasonings))
+    ]
+    return scores_by(
+        inputs, lambda at: reasoning_gradients(engine, layouts, rows, at, config).sum(0)
+    )
+
+
+def by_reasonings_apart(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
+    """The same, one sequence after another."""
+    config = replace(inputs.config, gradient_batch_tokens=1)
+    return by_reasonings(replace(inputs, config=config), reasonings)
+
+
+def warm_engine(inputs: StepInputs) -> Engine:
+    """An engine that has run the prompts of all rows."""
+    lm, layouts = inputs.lm, inputs.layouts
+    engine, _ = make_engine(lm, inputs.config)
     contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
     engine.run([RolloutRequest(context, 1, lm.end_ids) for context in contexts])
-    rollouts = [Rollout(tuple(reasoning)) for reasoning in reasonings]
+    return engine
 
-    def scores_at(place: int) -> torch.Tensor:
-        position = Position(0, place, layouts.prompt_ids)
-        gradient = prompt_gradient(engine, layouts, rollouts, position, config)
-        weight: torch.Tensor = lm.model.get_input_embeddings().weight
-        return weight.float() @ gradient.float()
 
-    return scores_at
+def scores_by(inputs: StepInputs, gradient_at: Callable[[Position], torch.Tensor]) -> ScoresAt:
+    """Scores of all tokens by a gradient [D] at each place."""
+    weight: torch.Tensor = inputs.lm.model.get_input_embeddings().weight
+    return lambda place: (
+        weight.float() @ gradient_at(Position(0, place, inputs.layouts.prompt_ids)).float()
+    )
 
 
 def reference(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
@@ -82,7 +114,12 @@ def reference(inputs: StepInputs, reasonings: list[list[int]]) -> ScoresAt:
     return lambda place: procedure.gradient(prompt_ids, place, reasonings)
 
 
-SIDES = {"ours": ours, "reference": reference}
+SIDES = {
+    "ours": ours,
+    "reasonings": by_reasonings,
+    "reasonings_apart": by_reasonings_apart,
+    "reference": reference,
+}
 
 
 def run_here(side: str, case: GradientCase) -> GradientFigures:

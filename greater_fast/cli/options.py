@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.api import DEFAULT_PROMPT
-from greater_fast.config import CHOICES, Config, takes_fractions
+from greater_fast.config import CHOICES, Config
+from greater_fast.config_checks import takes_fractions
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened

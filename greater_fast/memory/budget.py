@@ -236,7 +236,7 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     kept = "layer inputs, one layer in full" if checkpointing else "what autograd keeps"
     rough = " (roughly: some are recurrent)" if shapes.is_rough else ""
     spare = ", and for the way back" if load.device_type == "cuda" else ""
-    # They take no more memory of a token: by the time that states are read, no layer is there.
+    # Of a token they take next to nothing more: a last state and its gradient, beside all layers'.
     more = f"; reasonings too, up to {load.num_passed} of a row" if load.num_passed > 1 else ""
     gradient = Need(
         "gradient",

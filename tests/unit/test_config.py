@@ -83,6 +83,19 @@ def test_a_wrong_value_is_named(name: str, value: Any, expected: str) -> None:
     assert f"{name}: got {value!r}, {expected}" in str(caught.value)
 
 
+def test_draws_are_at_temperature_one() -> None:
+    drawing = {"gradient": "both", "reasonings": "sampled"}
+    for temperature in (0, 1):
+        assert Config(**drawing, sampling_temperature=temperature).draws_reasonings
+    with pytest.raises(
+        ValueError, match=r"reasonings: got 'sampled', which is .* 0\.7, expected 0"
+    ):
+        Config(**drawing, sampling_temperature=0.7)
+    for unused in ({"gradient": "answer"}, {"shortlist": "random"}, {"reasonings": "stored"}):
+        given = Config(**{**drawing, **unused, "sampling_temperature": 0.7})
+        assert not given.draws_reasonings
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [

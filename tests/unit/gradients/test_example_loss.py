@@ -202,6 +202,15 @@ def test_a_loss_that_cannot_work_is_refused_before_the_search(
             gradients(layouts_of(lm, 4), lm, loss=loss)
 
 
+def test_a_loss_is_refused_where_the_gradient_is_of_no_answer(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config, run = {**settings, "gradient": "reasoning"}, tmp_path / "run"
+    with pytest.raises(ValueError, match="loss: got a function with gradient 'reasoning'"):
+        optimize(lm, rows, config=config, prompt=PROMPT, run_dir=run, loss=margin)
+    assert not run.exists()
+
+
 @pytest.mark.parametrize(
     ("loss", "text"),
     [

@@ -69,6 +69,28 @@ def test_the_pool_is_no_larger_than_can_be_used() -> None:
     assert on_cpu.pool_bytes == KV_CACHE_BYTES
 
 
+def test_what_the_reasonings_gradient_takes() -> None:
+    """Stored ones no memory more; draws have sequences and noise of their own."""
+    paper = plan_memory(LLAMA_3_8B, ROWS, Config(), 80 * GIB)
+    stored = plan_memory(LLAMA_3_8B, ROWS, Config(gradient="both", num_reasonings=6), 80 * GIB)
+    assert sizes(stored) == sizes(paper)
+    assert "; reasonings too, up to 6 of a row" in stored.needs[1].how
+    assert "reasonings" not in paper.needs[1].how
+    config = Config(gradient="both", reasonings="sampled", num_reasonings=6)
+    drawn = plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB)
+    assert drawn.pool_bytes == 300 * 38 * 16 * 131_072
+    assert sizes(drawn)["logits"] == 4 * 128 * MIB
+    control = dataclasses.replace(config, shortlist="random")
+    assert plan_memory(LLAMA_3_8B, ROWS, control, 80 * GIB) == paper
+
+
+def test_few_rows_fill_a_micro_batch_with_their_reasonings() -> None:
+    few = dataclasses.replace(ROWS, num_train=2)
+    for settings, tokens in (({}, 1200), ({"gradient": "both", "num_reasonings": 3}, 3600)):
+        plan = plan_memory(LLAMA_3_8B, few, Config(**settings), 320 * GIB)
+        assert plan.gradient_tokens == tokens
+
+
 def test_the_pool_is_as_set() -> None:
     config = Config(kv_cache_bytes=3 * GIB)
     plan = plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB)

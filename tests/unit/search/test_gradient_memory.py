@@ -100,7 +100,9 @@ def test_a_model_without_such_layers_is_named(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def kept(lm: LM, num_tokens: int, recomputing: Callable[[LM], Any]) -> tuple[torch.Tensor, int]:
+def kept(
+    lm: LM, num_tokens: int, recomputing: Callable[[LM], Any], *, all_read: bool = False
+) -> tuple[torch.Tensor, int]:
     """Gradient of a packed row, and the bytes that its graph keeps, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
     storages: dict[int, int] = {}
@@ -125,8 +127,8 @@ def kept(lm: LM, num_tokens: int, recomputing: Callable[[LM], Any]) -> tuple[tor
         embedded = lm.embed(ids).requires_grad_()
         half = num_tokens // 2
         segments = [
-            Segment(half, None, (half - 1,)),
-            Segment(num_tokens - half, None, (3, half - 1)),
+            Segment(half, None, range(half) if all_read else (half - 1,)),
+            Segment(num_tokens - half, None, range(half) if all_read else (3, half - 1)),
         ]
         with all_kept(lm), recomputing(lm), packed(lm, segments) as forward:
             states = forward(embedded)
@@ -160,6 +162,10 @@ def test_the_estimate_is_rather_too_much(family: str) -> None:
     for num_tokens in (64, 256):
         _, number = kept(lm, num_tokens, activations_recomputed)
         # Keys of a prefix are counted, and the last layer whole.
+        assert number < ModelShapes.of(lm).activation_bytes(num_tokens) < 4 * number
+        # Of a reasoning every token is read: the states and their gradient come on top.
+        _, number = kept(lm, num_tokens, activations_recomputed, all_read=True)
+        number += 2 * num_tokens * 48 * 4
         assert number < ModelShapes.of(lm).activation_bytes(num_tokens) < 4 * number
     assert ModelShapes.of(lm).activation_bytes(128) == 2 * ModelShapes.of(lm).activation_bytes(64)
     assert ModelShapes.of(lm).activation_bytes(64, checkpointing=True) < ModelShapes.of(
