@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from benchmarks.evidence.policies.replay import (
     shortlist,
 )
 from benchmarks.evidence.policies.rules import Policy
+from greater_fast.search.racing import BET
 from tests.unit.evidence.policies.made_up import NUM_SELECTION, SCORES, chain, drawn_chains, place
 
 NUM_ROWS = 160
+LOST_AFTER = math.ceil(math.log(5) / math.log(1 + BET))  # rows in a row, at alpha 0.2
 ALL = Policy(shortlist_size=None)
 
 
@@ -91,13 +94,12 @@ def test_true_errors_are_of_rows_that_no_policy_saw():
         (Policy(accept="best", num_confirming=24), 150 + 2 * 24),
         (Policy(), 3),
         (Policy(race=0.2), 3),
-        (Policy(race=0.2, shrinkage="prior"), 3 * 4),
+        (Policy(race=0.2, shrinkage="prior"), 3 * LOST_AFTER),
         (Policy(shrinkage="prior"), 150),
     ],
 )
 def test_rollouts_are_counted(policy, num_rollouts):
-    """Each candidate is wrong on all rows, the incumbent on none: the first row shows it, and the
-    fourth loses a race."""
+    """Each candidate is wrong on all rows, the incumbent on none: the first row shows it."""
     own = np.ones((8, NUM_ROWS), bool)
     own[0] = False
     (effect,) = replay(chains_of(own), policy, num_splits=2)

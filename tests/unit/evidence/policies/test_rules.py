@@ -16,6 +16,7 @@ from benchmarks.evidence.policies.rules import (
     shrunk_difference,
     sign_test,
 )
+from greater_fast.search.racing import BET
 
 PRIOR = Prior(0.02, 0.01)
 matrices = st.integers(1, 4).flatmap(
@@ -41,7 +42,7 @@ def slowly(policy, is_wrong, fluency):
         for row in range(n):
             num_rollouts += 1
             if own[row] != incumbent[row]:
-                wealth *= 1.5 if own[row] else 0.5
+                wealth *= 1 + BET if own[row] else 1 - BET
             is_over = sum(own[: row + 1]) / n + fluency[number] > bound + 1e-6
             is_out = (is_over and policy.accept == "improve") or (
                 policy.race > 0 and wealth >= 1 / policy.race
