@@ -82,7 +82,7 @@ def _effect(chain: Chain, number: int, policy: Policy, prior: Prior, num_splits:
             source.permutation(np.arange(chain.num_selection, is_wrong.shape[1])), [NUM_SPARE]
         )
         training = np.append(old[:num_old], spare[:num_new])
-        prompts = np.append(0, 1 + shortlist(place, policy, training, source))
+        prompts = np.append(0, 1 + shortlist(place, policy, old[: policy.num_rows], source))
         further = spare[num_new : num_new + policy.num_confirming]
         rows = np.append(source.permutation(training), further)
         decision = decide(policy, _trial(place.outcomes, policy, prompts, rows), prior)
@@ -105,15 +105,16 @@ def _trial(outcomes: Outcomes, policy: Policy, prompts: Counts, rows: Counts) ->
     return Trial(is_wrong, losses, config.fluency_weight * fluency)
 
 
-def shortlist(
-    place: Place, policy: Policy, training: Counts, source: np.random.Generator
-) -> Counts:
-    """Numbers of the model's proposals that are tried, best first by the signal on these rows."""
+def shortlist(place: Place, policy: Policy, rows: Counts, source: np.random.Generator) -> Counts:
+    """Numbers of the model's proposals that are tried, best first by the signal on these rows.
+
+    They are old ones under each policy: of others no scores are stored.
+    """
     proposed = np.flatnonzero(place.from_lm)
     mixed = source.permutation(proposed)
     if policy.signal == "random":
         return mixed[: policy.shortlist_size]
-    shares = np.zeros((1, len(place.num_effective)))
-    shares[0, training] = 1 / len(training)
+    shares = np.zeros((1, place.outcomes.is_right.shape[1]))
+    shares[0, rows] = 1 / len(rows)
     scores = SIGNALS[policy.signal](Measured(place, shares, place.from_lm))[0]
     return proposed[np.argsort(scores, kind="stable")][: policy.shortlist_size]

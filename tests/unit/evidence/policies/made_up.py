@@ -5,14 +5,15 @@ import numpy as np
 from benchmarks.evidence.chains import Chain, Outcomes, Place
 
 NUM_SELECTION = 50
+NUM_SCORED = 64  # rows that have scores
 SCORES = ("answer", "stored", "sampled", "rescored", "weighted")
 
 
 def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0, losses=None):
-    """A place of prompts [1 + K, N], the incumbent first; its scores are [N, K] by name."""
+    """A place of prompts [1 + K, N], the incumbent first; its scores are [64, K] by name."""
     is_wrong = np.asarray(is_wrong, bool)
     num, shape = len(is_wrong) - 1, is_wrong.shape
-    nothing = np.zeros((shape[1], num))
+    nothing = np.zeros((NUM_SCORED, num))
     nll = np.broadcast_to(np.asarray(prompt_nll, np.float32), shape[:1])[:, None]
     return Place(
         index=0,
@@ -28,7 +29,7 @@ def place(is_wrong, scores=None, from_lm=None, logprobs=None, prompt_nll=4.0, lo
             reasonings=(((),) * shape[1],) * shape[0],
         ),
         scores={name: np.float32((scores or {}).get(name, nothing)) for name in SCORES},
-        num_effective=np.zeros(shape[1], np.float32),
+        num_effective=np.zeros(NUM_SCORED, np.float32),
         winner=0,
     )
 
@@ -68,7 +69,7 @@ def drawn_chains(
             others = error + effect + pull * (initial - error) + deviation * deviations
             errors = np.clip(np.append(error, others), 0.0, 1.0)
             signal = correlation * deviations + (1 - correlation**2) ** 0.5 * noise
-            scores = {"answer": np.broadcast_to(signal, (num_rows, num_candidates))}
+            scores = {"answer": np.broadcast_to(signal, (NUM_SCORED, num_candidates))}
             places.append(place(outcomes(source, errors, num_rows, row_share), scores))
             error = errors.min() if accept else error
         chains.append(chain(places, "abc"[number % 3], number))

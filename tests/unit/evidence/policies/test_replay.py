@@ -14,7 +14,14 @@ from benchmarks.evidence.policies.replay import (
 )
 from benchmarks.evidence.policies.rules import Policy
 from greater_fast.search.racing import BET
-from tests.unit.evidence.policies.made_up import NUM_SELECTION, SCORES, chain, drawn_chains, place
+from tests.unit.evidence.policies.made_up import (
+    NUM_SCORED,
+    NUM_SELECTION,
+    SCORES,
+    chain,
+    drawn_chains,
+    place,
+)
 
 NUM_ROWS = 160
 LOST_AFTER = math.ceil(math.log(5) / math.log(1 + BET))  # rows in a row, at alpha 0.2
@@ -58,7 +65,7 @@ def test_a_candidate_that_is_far_better_is_kept(name):
         policy = dataclasses.replace(policy, shortlist_size=None)
     own = equally_good(1, 0.7)
     own[4] = np.random.default_rng(2).random(NUM_ROWS) < 0.05
-    knows = np.where(np.arange(1, 8) == 4, -1.0, 0.0) * np.ones((NUM_ROWS, 1))
+    knows = np.where(np.arange(1, 8) == 4, -1.0, 0.0) * np.ones((NUM_SCORED, 1))
     scores = dict.fromkeys(SCORES, knows)
     (effect,) = replay(chains_of(own, scores=scores), policy, num_splits=4)
     assert effect.share_changed == 1
@@ -126,7 +133,7 @@ def test_losses_and_their_fluency_decide_where_they_are_the_objective():
 
 def test_shortlists():
     source, rows = np.random.default_rng(0), np.arange(10)
-    scores = np.zeros((NUM_ROWS, 5))
+    scores = np.zeros((NUM_SCORED, 5))
     scores[:10] = [0, 3, 2, -9, 1]
     scores[10:] = [-9, 0, 0, 0, 0]  # rows that are not trained on
     own = place(
