@@ -184,7 +184,8 @@ def plan(  # noqa: PLR0913 (as optimize)
         splits, sources = read_splits(train, dev, test, config), as_models(model, ALONE)
         prepared = prepare(sources, splits, prompt, config, device)
         memory = prepared.memory(config, gpu_memory)
-    work, estimate = Work.of(prepared.layouts, config), None
+    work = Work.of(prepared.layouts, config).of_models(len(sources))
+    estimate = None
     if measure and memory.fits:
         with told(True, num_steps=measure) as teller:
             with checking_input():

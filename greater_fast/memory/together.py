@@ -30,9 +30,11 @@ def budget_together(loads: Sequence[Workload]) -> MemoryPlan:
     ]
     parts = [{need.name: need for need in plan.needs} for plan in plans]
     sizes = " + ".join(format_bytes(part["weights"].num_bytes) for part in parts)
-    needs = [Need("weights", weights, f"of {len(loads)} models: {sizes}"), _overhead(loads, parts)]
-    for name in ("gradient", "logits", "K/V of a batch"):
-        if found := [part[name] for part in parts if name in part]:
+    needs = [Need("weights", weights, f"of {len(loads)} models: {sizes}")]
+    for name in ("gradient", "logits", "overhead", "K/V of a batch"):
+        if name == "overhead":
+            needs.append(_overhead(loads, parts))
+        elif found := [part[name] for part in parts if name in part]:
             largest = max(found, key=lambda need: need.num_bytes)
             needs.append(replace(largest, how=f"{largest.how}; of one model at a time"))
     pools = _pools(loads, plans, total - sum(need.num_bytes for need in needs))

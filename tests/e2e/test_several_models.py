@@ -90,6 +90,8 @@ def test_a_run_for_two_models_from_start_to_evaluation(
     assert main(["plan", "--model", *names, *begun[4:], "--json"]) == 0
     memory = json.loads(capsys.readouterr().out)
     assert len(memory["pools"]) == 2
+    prompts = 1 + settings["steps"] * 3
+    assert memory["work"]["searched_rows"] == 2 * prompts * settings["num_train"]
 
     records = tmp_path / "records.jsonl"
     asked = ["--run", str(run), "--data", str(test), "--against", "Think.", "--json"]

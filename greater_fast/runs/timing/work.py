@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
@@ -58,6 +58,11 @@ class Work:
             evaluated_rows=evaluated,
             written_tokens=(searched + evaluated) * config.max_new_tokens + evaluated * answer,
         )
+
+    def of_models(self, number: int) -> Work:
+        """The work where so many models are searched at once: each does all but the choosing."""
+        counts = {f.name: number * getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{**counts, "num_steps": self.num_steps})
 
     def describe(self) -> str:
         """The work in one line."""

@@ -58,6 +58,12 @@ def test_work_is_that_of_the_longest_run(sizes: dict[str, int], settings: dict[s
     assert Work.of(layouts, config) == counted(sizes, config)
 
 
+def test_each_of_several_models_does_all_of_it() -> None:
+    work = Work(3, 20, 6, 11, 400)
+    assert work.of_models(1) == work
+    assert work.of_models(2) == Work(3, 40, 12, 22, 800)
+
+
 def test_the_line() -> None:
     assert Work(105, 15_800, 5_250, 1_350, 8_800_000).describe() == (
         "work at most: 105 steps with 15,800 rollouts and the gradients of 5,250 rows, 1,350 rows "
