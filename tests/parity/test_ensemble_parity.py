@@ -62,6 +62,7 @@ def settings(**given: Any) -> Config:
         {"engine": "generate", "objective": "loss"},
         {"candidates": "both", "sampling_temperature": 0.7},
         {"gradient": "both", "objective": "loss"},
+        {"gradient": "reasoning", "reasonings": "sampled"},
     ],
     ids=lambda given: "-".join(map(str, given.values())) or "default",
 )
