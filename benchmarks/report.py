@@ -80,6 +80,48 @@ def _op(work: Work) -> str:
     return f"{_both(work)}; {share:.0%} of the device's rate"
 
 
+def _stages(work: Work) -> str:
+    stages = (f"{name} {found['seconds']:.2f} s" for name, found in work["stages"].items())
+    return f"{', '.join(stages)}; {work['device_bytes'] / (1 << 30):.1f} GiB of the device"
+
+
+def _gpu_step(what: str) -> Callable[[Work], tuple[str, ...]]:
+    def cells(work: Work) -> tuple[str, ...]:
+        floor = sum(stage["floor_seconds"] for stage in work["stages"].values())
+        ratio = f"{floor / work['seconds']:.2f}×"
+        return what, "its floor", ratio, f"{work['seconds']:.2f} s: {_stages(work)}"
+
+    return cells
+
+
+def _gpu_rollouts(work: Work) -> tuple[str, ...]:
+    other = max(work["generate"], key=lambda found: found["batch"])
+    ours, theirs = work["tokens_per_second"], other["tokens_per_second"]
+    return (
+        f"8B shapes: rollouts of {other['batch']} sequences",
+        f"`generate`, a batch of {other['batch']}",
+        f"{ours / theirs:.2f}×",
+        f"{theirs:,.0f} → {ours:,.0f} tokens/s; {work['ms_a_step']:.1f} ms a step, "
+        f"{work['floor_seconds'] / work['seconds']:.0%} of the device's rate",
+    )
+
+
+def _gpu_reference(work: Work) -> tuple[str, ...]:
+    return (
+        f"8B shapes: a step of {work['rows']} rows",
+        "released procedure",
+        f"{work['ratio']:.1f}×",
+        f"{work['reference_seconds']:.1f} s → {work['seconds']:.2f} s",
+    )
+
+
+# What of run_gpu.sh is shown: what, beside what, better by, figures. The rest is in docs/gpu.md.
+GPU_LINES: dict[str, Callable[[Work], tuple[str, ...]]] = {
+    "gpu/rollouts": _gpu_rollouts,
+    "gpu/step": _gpu_step("8B shapes: a step of 50 rows"),
+    "gpu/capped": _gpu_step("the same under 24 GiB"),
+    "gpu/reference": _gpu_reference,
+}
 SELECTION = "selection, 3 × 16 rollouts with scoring"
 # In the order of the table.
 LINES = {
@@ -172,8 +214,9 @@ def _table(content: Mapping[str, Any]) -> str:
                 f"| {' | '.join(cells)} | {line.detail(figure['work'])} | {_when(figure)} |"
             )
     for name, figure in figures.items():
-        if name not in LINES:
-            rows.append(f"| {name} | | | | {figure['text']} | {_when(figure)} |")
+        if name in GPU_LINES and figure["work"]:
+            what, beside, ratio, detail = GPU_LINES[name](figure["work"])
+            rows.append(f"| {what} | {beside} | {ratio} | – | {detail} | {_when(figure)} |")
     return "\n".join(rows)
 
 

@@ -57,15 +57,20 @@ def test_files_of_other_figures_are_left_alone(tmp_path):
 
 def test_a_table_a_device_with_a_row_a_figure(tmp_path):
     report.collect(written(tmp_path), tmp_path / "results")
-    gpu = {"date": "2026-01-03", "commit": "fedcba9876", "text": "fast"}
-    report.merge(tmp_path / "results", "Some GPU", None, {"gpu/rollouts": gpu})
+    work = {"rows": 4, "ratio": 3.0, "reference_seconds": 6.0, "seconds": 2.0}
+    gpu = {"date": "2026-01-03", "commit": "fedcba9876", "text": "fast", "work": work}
+    figures = {"gpu/reference": gpu, "gpu/texts": gpu | {"work": {}}}
+    report.merge(tmp_path / "results", "Some GPU", None, figures)
     cpu_table, gpu_table = report.render(tmp_path / "results").split("\n\nSome GPU:\n")
     assert cpu_table.startswith("Some CPU (R), 2 threads:\n")
     assert cpu_table.splitlines()[-1] == (
         "| a whole step | released procedure | 5.00× | 4× "
         "| 10 s → 2 s; peak memory 3.0 MB → 12 MB | 2026-01-02, 0123456 |"
     )
-    assert gpu_table.splitlines()[-1] == "| gpu/rollouts | | | | fast | 2026-01-03, fedcba9 |"
+    assert gpu_table.splitlines()[-1] == (
+        "| 8B shapes: a step of 4 rows | released procedure | 3.0× | – | 6.0 s → 2.00 s "
+        "| 2026-01-03, fedcba9 |"
+    )
 
 
 def test_tables_go_between_the_markers():
