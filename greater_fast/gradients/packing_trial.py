@@ -22,6 +22,7 @@ from greater_fast.gradients.gradient_pass import (
 from greater_fast.model.attention.far import far_obstacle
 from greater_fast.model.attention.interface import obstacle_of, rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.forwards import rounding_step, rounds_coarsely
 from greater_fast.model.kv_cache import num_layers
 from greater_fast.model.lm import LM
 
@@ -67,7 +68,7 @@ def why_not(
         found = states_and_gradients(lm, batch, _packed(lm, batch, kernels, layers))
         own = _own(lm, batch)
         different = _different(lm, found, own)
-        if different and torch.finfo(lm.dtype).bits == 16:
+        if different and rounds_coarsely(own[0]):
             different = _different(lm, found, own, _shaken(lm, batch))
     except Exception as error:  # whatever the model's own code raises
         if is_out_of_memory(error):
@@ -102,7 +103,7 @@ def _different(lm: LM, found: _Pair, own: _Pair, shaken: _Pair | None = None) ->
 
     `shaken` are those of its own pass with its layers' outputs moved.
     """
-    rounding = torch.finfo(lm.dtype).eps * math.sqrt(num_layers(lm) + 2)
+    rounding = rounding_step(own[0]) * math.sqrt(num_layers(lm) + 2)
     for number, (name, steps) in enumerate((("forward", _STATES), ("backward", _GRADIENTS))):
         allowed = max(_EXACT, steps * rounding)
         if shaken:
@@ -130,7 +131,7 @@ def _shaken(lm: LM, batch: Sequence[ExampleSequence]) -> _Pair:
     def shake(_: Any, __: Any, output: Any) -> Any:
         states, *others = output if isinstance(output, tuple) else (output,)
         steps = 2 * torch.rand(states.shape, generator=source) - 1
-        factors = 1 + torch.finfo(states.dtype).eps * steps.to(states.device)
+        factors = 1 + rounding_step(states) * steps.to(states.device)
         states = (states * factors).to(states.dtype)
         return (states, *others) if isinstance(output, tuple) else states
 

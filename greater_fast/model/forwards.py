@@ -21,6 +21,7 @@ Found = TypeVar("Found")
 UNLIKE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _UNITS = 64  # in the last place, of a row's length: sums in another order, and no more
 _UNITS_OF_16_BITS = 2  # sums are in float32; a unit is up to 1/128
+_COARSE = 1e-4  # steps above are of 16 bits, or of TF32
 
 
 @contextmanager
@@ -49,12 +50,26 @@ def tried(find: Callable[[], Found | None]) -> Found | None:
         return None
 
 
+def rounding_step(like: torch.Tensor) -> float:
+    """The step of a product's last place, relative to it: TF32's where a GPU was told to take it."""
+    is_tf32 = (
+        like.is_cuda
+        and like.dtype == torch.float32
+        and torch.get_float32_matmul_precision() != "highest"
+    )
+    return 2.0**-10 if is_tf32 else torch.finfo(like.dtype).eps
+
+
+def rounds_coarsely(like: torch.Tensor) -> bool:
+    """Whether rounding alone makes differences that are seen: in 16 bits, and in TF32."""
+    return rounding_step(like) > _COARSE
+
+
 def is_equal(ours: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether two tensors [..., D] are the same but for rounding, row by row."""
     if ours.shape != own.shape or ours.dtype != own.dtype:
         return False
-    units = _UNITS if own.dtype.itemsize > 2 else _UNITS_OF_16_BITS
-    limit = units * torch.finfo(own.dtype).eps
+    limit = rounding_step(own) * (_UNITS_OF_16_BITS if rounds_coarsely(own) else _UNITS)
     wide = torch.promote_types(own.dtype, torch.float32)
     distances, lengths = ((ours.to(wide) - own).norm(dim=-1), own.to(wide).norm(dim=-1))
     return bool((distances <= limit * lengths).all())
