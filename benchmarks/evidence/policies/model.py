@@ -1,8 +1,9 @@
 """A model of places, fitted to stored chains: what longer searches are simulated from.
 
-A candidate's true error is its incumbent's plus an effect, which is normal. The better the
-incumbent is than the initial prompt, the worse are the effects to be expected: by `pull` times that
-difference.
+A candidate's true error is its incumbent's plus an effect. What effects there are is taken from the
+chains: those of a place where about as much was gained over the initial prompt, with what rows
+alone give taken off their spread. The more was gained, the worse are the effects to be expected:
+`pull` is the slope, by which the effects of the place that was drawn are moved.
 
 A row is wrong under a prompt where a uniform number is below the prompt's true error: the row's own
 number with probability sqrt(`row_share`), else a new one. Prompts of true errors p and q are both
@@ -21,6 +22,19 @@ from benchmarks.evidence.chains import Bools, Chain, Place
 from benchmarks.evidence.policies.rules import Doubles, Prior, noise_variance
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenPlace:
+    """A place of the chains.
+
+    `gained` is by how much its incumbent is better than the initial prompt, `beyond` its mean
+    effect less the one to be expected, `spread` [K] the candidates' effects less that mean.
+    """
+
+    gained: float
+    beyond: float
+    spread: Doubles
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceModel:
     """What was fitted.
@@ -29,11 +43,11 @@ class PlaceModel:
         initial_error: true error of the initial prompt.
         first_effect: expected effect where the incumbent is as good as the initial prompt.
         pull: share of what was gained that a change is expected to undo.
-        prior: of the effects at all places.
+        prior: of the effects at all places, as if they were normal.
         row_share: 0 where rows are independent, 1 where prompts of equal error fail on the same.
         signal_correlation: of the answer's gradient and the effect, within a place.
-        num_candidates: at a place.
         num_positions: tokens of the prompt.
+        seen: the places.
     """
 
     initial_error: float
@@ -42,8 +56,14 @@ class PlaceModel:
     prior: Prior
     row_share: float
     signal_correlation: float
-    num_candidates: int
     num_positions: int
+    seen: tuple[SeenPlace, ...]
+
+    def to_dict(self) -> dict[str, float]:
+        """The numbers alone, for JSON."""
+        names = ("initial_error", "first_effect", "pull", "row_share", "signal_correlation")
+        prior = {"effect": self.prior.mean, "deviation": math.sqrt(self.prior.variance)}
+        return {name: getattr(self, name) for name in names} | prior
 
 
 def outcomes(
@@ -61,7 +81,7 @@ def fit(chains: Sequence[Chain]) -> PlaceModel:
     """Fit the model by moments, on the rows that no incumbent was chosen on.
 
     The variance of effects is the mean sample variance of the candidates' error rates at a place,
-    less what rows alone would give.
+    less what rows alone would give; so is that of the places' means about the line.
 
     Raises:
         ValueError: there is no place with candidates and rows.
@@ -74,21 +94,38 @@ def fit(chains: Sequence[Chain]) -> PlaceModel:
     ]
     if not places:
         raise ValueError("expected one place at least with candidates and rows not chosen on")
-    moments = [_moments(chain, place) for chain, place in places]
-    effect, variance, joint, most, covariance = np.mean(moments, axis=0).tolist()
+    moments = np.array([_moments(chain, place) for chain, place in places])
+    effect, total, noise, joint, most, covariance, mean_noise = moments.mean(0).tolist()
     num_positions = round(_mean([len(place.prompt_ids) for _, place in places]))
     pull, gained = _pull(places, 1 / num_positions)
-    deviation = math.sqrt(max(0.0, variance))
+    beyond = moments[:, 0] - effect - pull * (gained - gained.mean())
+    variance = max(0.0, total - noise)
+    deviation = math.sqrt(variance)
     return PlaceModel(
         initial_error=_mean([_wrong(chain, chain.places[0])[0].mean() for chain, _ in places]),
-        first_effect=effect - pull * gained,
+        first_effect=effect - pull * float(gained.mean()),
         pull=pull,
-        prior=Prior(effect, deviation**2),
+        prior=Prior(effect, variance),
         row_share=min(1.0, max(0.0, joint / most)) if most > 0 else 0.0,
         signal_correlation=max(-1.0, min(1.0, covariance / deviation)) if deviation else 0.0,
-        num_candidates=round(_mean([float(place.from_lm.sum()) for _, place in places])),
         num_positions=num_positions,
+        seen=_seen(places, gained, beyond * _share(beyond.var(), mean_noise), _share(total, noise)),
     )
+
+
+def _seen(
+    places: Sequence[tuple[Chain, Place]], gained: Doubles, beyond: Doubles, share: float
+) -> tuple[SeenPlace, ...]:
+    found = []
+    for (chain, place), own_gain, own_mean in zip(places, gained, beyond, strict=True):
+        rates: Doubles = _wrong(chain, place)[1:].mean(1)
+        found.append(SeenPlace(float(own_gain), float(own_mean), share * (rates - rates.mean())))
+    return tuple(found)
+
+
+def _share(variance: float, noise: float) -> float:
+    """What deviations are multiplied by, for their variance to be without that of the noise."""
+    return math.sqrt(max(0.0, 1 - noise / variance)) if variance > 0 else 0.0
 
 
 def _wrong(chain: Chain, place: Place) -> Bools:
@@ -98,27 +135,31 @@ def _wrong(chain: Chain, place: Place) -> Bools:
 
 
 def _moments(chain: Chain, place: Place) -> list[float]:
-    """Five figures of a place.
+    """Seven figures of a place.
 
-    Mean effect, variance of effects, covariance of rows with the incumbent's and the most that it
-    could be, and covariance of effects with the signal in its standard deviations.
+    Mean effect; sample variance of effects, and what rows alone give of it; covariance of rows with
+    the incumbent's, and the most that it could be; covariance of effects with the signal in its
+    standard deviations; variance that rows alone give the mean effect.
     """
     is_wrong = _wrong(chain, place)
     first, others = float(is_wrong[0].mean()), is_wrong[1:].mean(1)
     joint = (is_wrong[1:] & is_wrong[0]).mean(1) - first * others
     most = np.minimum(first, others) - first * others
-    variance = others.var(ddof=1) - noise_variance(is_wrong[1:]) if len(others) > 1 else 0.0
+    variance = others.var(ddof=1) if len(others) > 1 else 0.0
+    differences = is_wrong[1:].mean(0) - is_wrong[0]
+    mean_noise = differences.var() / len(differences)
     covariance = 0.0
     if "answer" in place.scores:
         scores = place.scores["answer"][: chain.num_selection][:, place.from_lm]
         totals: Doubles = scores.sum(0, dtype=np.float64)
         deviation = float(totals.std()) or 1.0
         covariance = float((totals - totals.mean()) @ others) / deviation / len(others)
-    return [others.mean() - first, variance, joint.mean(), most.mean(), covariance]
+    spread = (variance, noise_variance(is_wrong[1:]))
+    return [others.mean() - first, *spread, joint.mean(), most.mean(), covariance, mean_noise]
 
 
-def _pull(places: Sequence[tuple[Chain, Place]], least: float) -> tuple[float, float]:
-    """The pull, and by how much incumbents are better than initial prompts, mean over places.
+def _pull(places: Sequence[tuple[Chain, Place]], least: float) -> tuple[float, Doubles]:
+    """The pull, and by how much the incumbent of each place is better than the initial prompt.
 
     It is the slope of effects over what was gained. As both are measured on rows, which would give
     a slope by their noise alone, effects of each half of the rows are held against what was gained
@@ -136,7 +177,7 @@ def _pull(places: Sequence[tuple[Chain, Place]], least: float) -> tuple[float, f
     centred = gained - gained.mean(0)
     spread = float((centred[:, 0] * centred[:, 1]).sum())
     slope = float((centred * effects[:, ::-1]).sum()) / 2 / spread if spread > 0 else 0.0
-    return max(least, min(1.0, slope)), float(gained.mean())
+    return max(least, min(1.0, slope)), gained.mean(1)
 
 
 def _mean(values: Sequence[float]) -> float:

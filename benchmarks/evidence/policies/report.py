@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def compare(chains: Sequence[Chain], effort: Effort) -> dict[str, Any]:
         "num_clusters": len({chain.cluster for chain in chains}),
         "replayed": lines,
         "left_out": [name for name in found if name not in lines],
-        "model": asdict(model),
+        "model": model.to_dict(),
         "simulated": _simulated(model, effort),
     }
 
@@ -132,9 +132,9 @@ def _replayed_table(lines: Found) -> str:
 def _simulated_table(model: Found, lines: Found) -> str:
     about = (
         f"SIMULATED searches: initial error {model['initial_error']:.3f}, effects of candidates "
-        f"{model['prior']['mean']:+.3f} ± {model['prior']['variance'] ** 0.5:.3f}, rows shared by "
-        f"{model['row_share']:.2f}, the gradient's correlation with effects "
-        f"{model['signal_correlation']:+.2f}, {model['num_candidates']} candidates a place."
+        f"{model['effect']:+.3f} ± {model['deviation']:.3f}, {model['pull']:.2f} of what was "
+        f"gained undone by a change, rows shared by {model['row_share']:.2f}, the gradient's "
+        f"correlation with effects {model['signal_correlation']:+.2f}."
     )
     budgets = list(next(iter(lines.values())))
     rows = [

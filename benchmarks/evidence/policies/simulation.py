@@ -14,6 +14,7 @@ from benchmarks.evidence.chains import Bools
 from benchmarks.evidence.policies.model import PlaceModel, outcomes
 from benchmarks.evidence.policies.rules import Doubles, Policy, Trial, decide
 
+NUM_NEAREST = 10  # places, of which a step draws one
 LEAST_ERROR = 0.01  # that any prompt has
 MOST_STEPS = 1000  # of a search: near the least error, steps take hardly any rollouts
 
@@ -38,6 +39,7 @@ def simulate(policy: Policy, model: PlaceModel, budgets: Sequence[int], seed: in
 class _Search:
     def __init__(self, policy: Policy, model: PlaceModel, source: np.random.Generator) -> None:
         self._policy, self._model, self._source = policy, model, source
+        self._gained = np.array([place.gained for place in model.seen])
         self._position = 0
         self.error = model.initial_error  # the incumbent's true one
         self.num_rollouts = 0
@@ -63,13 +65,17 @@ class _Search:
     def _shortlist(self) -> Doubles:
         """True errors of the candidates tried, best first by a signal of the known correlation."""
         model = self._model
-        deviations, noise = self._source.standard_normal((2, model.num_candidates))
+        gained = model.initial_error - self.error
+        nearest = np.argsort(np.abs(self._gained - gained), kind="stable")[:NUM_NEAREST]
+        seen = model.seen[self._source.choice(nearest)]
+        spread = self._source.permutation(seen.spread)
         share = 0.0 if self._policy.signal == "random" else model.signal_correlation
-        scores = share * deviations + math.sqrt(1 - share**2) * noise
+        deviation = math.sqrt(model.prior.variance) or 1.0
+        noise = self._source.standard_normal(len(spread))
+        scores = share * spread / deviation + math.sqrt(1 - share**2) * noise
         best = np.argsort(scores)[: self._policy.shortlist_size]
-        effect = model.first_effect + model.pull * (model.initial_error - self.error)
-        errors = self.error + effect + math.sqrt(model.prior.variance) * deviations[best]
-        found: Doubles = np.clip(errors, LEAST_ERROR, 1 - LEAST_ERROR)
+        effects = model.first_effect + model.pull * gained + seen.beyond + spread[best]
+        found: Doubles = np.clip(self.error + effects, LEAST_ERROR, 1 - LEAST_ERROR)
         return found
 
     def _draw_rows(self) -> tuple[Doubles, Bools]:

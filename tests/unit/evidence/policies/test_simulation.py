@@ -5,26 +5,31 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.evidence.policies.model import PlaceModel, fit, outcomes
+from benchmarks.evidence.policies.model import PlaceModel, SeenPlace, fit, outcomes
 from benchmarks.evidence.policies.named import POLICIES
 from benchmarks.evidence.policies.rules import Policy, Prior
-from benchmarks.evidence.policies.simulation import LEAST_ERROR, simulate
+from benchmarks.evidence.policies.simulation import LEAST_ERROR, NUM_NEAREST, simulate
 from tests.unit.evidence.policies.made_up import chain, drawn_chains, place
 
-MODEL = PlaceModel(
-    initial_error=0.5,
-    first_effect=0.02,
-    pull=0.2,
-    prior=Prior(0.03, 0.004),
-    row_share=0.4,
-    signal_correlation=0.0,
-    num_candidates=7,
-    num_positions=17,
-)
+
+def model_of(deviation=0.06, beyond=0.0, **values):
+    """Thirty places, of 7 candidates each, at which nothing was gained."""
+    source = np.random.default_rng(9)
+    spreads = [deviation * source.standard_normal(7) for _ in range(30)]
+    known = {
+        "initial_error": 0.5,
+        "first_effect": 0.02,
+        "pull": 0.2,
+        "prior": Prior(0.03, deviation**2),
+        "row_share": 0.4,
+        "signal_correlation": 0.0,
+        "num_positions": 17,
+        "seen": tuple(SeenPlace(0.0, beyond, spread - spread.mean()) for spread in spreads),
+    }
+    return PlaceModel(**known | values)
 
 
-def changed(**values):
-    return dataclasses.replace(MODEL, **values)
+MODEL = model_of()
 
 
 def gains(policy, model=MODEL, budget=3000, num=12):
@@ -40,7 +45,16 @@ def test_the_model_is_found_again():
     assert model.prior.variance**0.5 == pytest.approx(0.08, abs=0.008)
     assert model.row_share == pytest.approx(0.4, abs=0.05)
     assert model.signal_correlation == pytest.approx(0.4, abs=0.08)
-    assert (model.num_candidates, model.num_positions) == (7, 10)
+    assert model.num_positions == 10
+    assert len(model.seen) == 150 * 6
+    spreads = np.array([place.spread for place in model.seen])
+    assert spreads.mean(1) == pytest.approx(np.zeros(len(spreads)))
+    assert spreads.var(1, ddof=1).mean() ** 0.5 == pytest.approx(0.08, abs=0.008)
+    beyond = np.array([place.beyond for place in model.seen])
+    assert beyond.mean() == pytest.approx(0.0, abs=1e-9)
+    # A mean of 7 effects deviates by what is left of theirs, 0.08 / √7.
+    assert beyond.std() == pytest.approx(0.03, abs=0.012)
+    assert model.seen[0].gained == 0 != model.seen[5].gained
 
 
 def test_a_model_without_effects_is_found_again():
@@ -60,7 +74,7 @@ def test_a_pull_is_at_least_that_of_effects_that_add_up():
 def test_candidates_of_one_place_are_enough_to_fit():
     own = np.random.default_rng(0).random((2, 160)) < 0.5
     model = fit([chain([place(own)])])
-    assert (model.prior.variance, model.num_candidates) == (0, 1)
+    assert (model.prior.variance, model.seen[0].spread.tolist()) == (0, [0])
     with pytest.raises(ValueError, match="expected one place at least"):
         fit([chain([])])
 
@@ -77,34 +91,47 @@ def test_rows_are_shared_as_the_model_says(row_share):
 
 @pytest.mark.parametrize("policy", POLICIES.values())
 def test_without_effects_no_search_gains(policy):
-    model = changed(first_effect=0.0, pull=0.0, prior=Prior(0.0, 0.0))
+    model = model_of(0.0, first_effect=0.0, pull=0.0)
     assert simulate(policy, model, [500, 1500], 0) == [0.5, 0.5]
 
 
 def test_large_effects_are_found():
-    model = changed(prior=Prior(0.0, 0.04), first_effect=0.0)
+    model = model_of(0.2, first_effect=0.0)
     assert gains(Policy()).mean() > 0.03
     assert gains(Policy(), model).mean() > gains(Policy()).mean() + 0.1
 
 
 def test_the_best_of_three_is_worse_where_hardly_any_is_better():
-    model = changed(first_effect=0.1)
+    model = model_of(first_effect=0.1)
     assert gains(Policy(accept="best"), model).mean() < gains(Policy(), model).mean() - 0.1
 
 
+def test_a_step_draws_a_place_where_as_much_was_gained():
+    """Where nothing was gained all are better, and behind that worse."""
+    better, worse = SeenPlace(0.0, -0.1, np.zeros(1)), SeenPlace(0.1, 0.3, np.zeros(1))
+    model = model_of(
+        first_effect=0.0, pull=0.0, seen=(better,) * NUM_NEAREST + (worse,) * NUM_NEAREST
+    )
+    assert simulate(Policy(), model, [2000], 0) == [pytest.approx(0.4)]
+    early = dataclasses.replace(model, seen=(better,) * NUM_NEAREST)
+    assert simulate(Policy(), early, [2000], 0)[0] < 0.3
+
+
 def test_what_was_gained_pulls_back():
-    assert gains(Policy(), changed(pull=1.0)).mean() < gains(Policy(), changed(pull=0.0)).mean() / 2
+    assert (
+        gains(Policy(), model_of(pull=1.0)).mean() < gains(Policy(), model_of(pull=0.0)).mean() / 2
+    )
 
 
 def test_a_signal_that_knows_is_worth_something():
-    model = changed(signal_correlation=1.0)
+    model = model_of(signal_correlation=1.0)
     by_signal, by_chance = Policy(shortlist_size=1), Policy(shortlist_size=1, signal="random")
     assert gains(by_signal, model).mean() > gains(by_chance, model).mean() + 0.03
     assert (gains(by_signal) == gains(by_chance)).all()  # the signal of the model knows nothing
 
 
 def test_errors_stay_where_errors_can_be():
-    model = changed(prior=Prior(0.0, 1.0), pull=0.0)
+    model = model_of(1.0, pull=0.0)
     errors = simulate(Policy(), model, [100, 10**9], 0)
     assert errors[-1] == LEAST_ERROR
     assert all(LEAST_ERROR <= error <= 1 - LEAST_ERROR for error in errors)
@@ -119,6 +146,6 @@ def test_budgets_see_one_search():
 @pytest.mark.parametrize(("fresh", "num_steps"), [(False, 5), (True, 4)])
 def test_fresh_rows_cost_those_of_the_incumbent(fresh, num_steps):
     """A step takes 2 rollouts, the first rows 2, and those of a new sweep 2 more."""
-    model = changed(num_positions=3, first_effect=-0.05, pull=0.0, prior=Prior(-0.05, 0.0))
+    model = model_of(0.0, num_positions=3, first_effect=-0.05, pull=0.0)
     policy = Policy(num_rows=2, shortlist_size=1, accept="best", fresh_rows=fresh)
     assert simulate(policy, model, [12], 0) == [pytest.approx(0.5 - 0.05 * num_steps)]
