@@ -39,12 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
         model: compare([chain for chain in chains if chain.model == model], effort)
         for model in sorted({chain.model for chain in chains})
     }
-    for model, own in found.items():
-        print(f"## {model}\n\n{tables(own)}\n")
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if asked.plots:
         draw(asked.plots, found)
+    for model, own in found.items():
+        print(f"## {model}\n\n{tables(own)}\n")
 
 
 if __name__ == "__main__":
