@@ -51,7 +51,7 @@ def tried(find: Callable[[], Found | None]) -> Found | None:
 
 
 def rounding_step(like: torch.Tensor) -> float:
-    """The step of a product's last place, relative to it; of TF32 where a GPU was told to use it."""
+    """The step of a product's last place, relative to it: of TF32 where a GPU was told so."""
     is_tf32 = (
         like.is_cuda
         and like.dtype == torch.float32
