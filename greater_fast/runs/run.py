@@ -194,10 +194,10 @@ class Run:
 
         given = (self._models, layouts, prompt_ids, self._config)
         found = recorded(*given, scored.rollouts, write) if split == "train" else None
-        self._evaluations[split, prompt_ids] = found or evaluate_models(
-            *given, self._max_answer_tokens, write
-        )
-        self._pace.add_evaluation(split, scored, budget.lap())
+        if found is None:
+            found = evaluate_models(*given, self._max_answer_tokens, write)
+            self._pace.add_evaluation(split, scored, budget.lap())
+        self._evaluations[split, prompt_ids] = found
 
     def _written(self, state: LoopState, stopped: str) -> Result:
         """The result of what is known, written down; what was left undone stays None."""

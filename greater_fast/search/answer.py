@@ -9,12 +9,17 @@ from greater_fast.config import Config
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 
 
+def measures_answers(layouts: Layouts, config: Config) -> bool:
+    """Whether answers are generated and measured, in place of scoring the gold ones."""
+    return layouts.metric is not None and config.objective == "error"
+
+
 def behind_reasoning(layouts: Layouts, row: int, config: Config) -> dict[str, Any]:
     """What a request asks for behind the reasoning of a row, by the request's own names.
 
     By objective error, a metric has an answer generated and measured; else the gold one is scored.
     """
-    if layouts.metric is None or config.objective != "error":
+    if not measures_answers(layouts, config):
         scored = {"num_scored": len(layouts.rows[row].answer_ids)}
         return {"target_ids": layouts.target_ids(row), **scored}
     return {

@@ -15,6 +15,7 @@ from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation
 from greater_fast.runs.statistics import mean_interval
+from greater_fast.runs.timing.pace import Pace
 from tests.cases import tiny_lm
 from tests.tiny import PROMPT
 
@@ -39,10 +40,15 @@ def lines(run: Path, name: str) -> list[Any]:
 
 
 def test_a_search_raises_a_metric(
-    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The metric alone decides: no weight is on fluency."""
-    metric = Length()
+    metric, timed = Length(), []
+    monkeypatch.setattr(Pace, "add_evaluation", lambda self, split, *_: timed.append(split))
     config = {**settings, "steps": 6, "error_fluency_weight": 0.0}
     result = optimize(
         *(lm, rows[:8]),
@@ -69,6 +75,7 @@ def test_a_search_raises_a_metric(
         assert [row.metric for row in found.rows] == own
         assert found.accuracy == pytest.approx(sum(own) / len(own))
         assert found.interval == mean_interval(own)
+    assert set(timed) == {"dev", "test"}  # training rows are known, and say nothing of time
     assert "scores" in result.summary
     assert "answers are measured by: length" in result.notes
     run = read_run(result.run_dir)

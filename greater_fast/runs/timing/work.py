@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.search.answer import measures_answers
 
 
 def num_finalists(num_scored: int, config: Config) -> int:
@@ -49,14 +50,16 @@ class Work:
         num_tests = min(2, num_prompts) * len(layouts["test"]) if "test" in layouts else 0
         finals = num_finalists(num_prompts, config) * len(layouts["dev"])
         searched = (num_prompts + num_steps * samples_of_a_row(config)) * num_train
-        evaluated = finals + num_train + num_tests
+        measures = measures_answers(layouts["train"], config)  # then training rows are done once
+        evaluated = finals + (0 if measures else num_train) + num_tests
         answer = layouts["train"].longest_answer + SPARE_ANSWER_TOKENS
+        answers = evaluated + (searched if measures else 0)
         return cls(
             num_steps=num_steps,
             searched_rows=searched,
             gradient_rows=num_steps * num_train * gradients_of_a_row(config),
             evaluated_rows=evaluated,
-            written_tokens=(searched + evaluated) * config.max_new_tokens + evaluated * answer,
+            written_tokens=(searched + evaluated) * config.max_new_tokens + answers * answer,
         )
 
     def of_models(self, number: int) -> Work:

@@ -1,5 +1,6 @@
 """Upper bounds of a run's work, beside a run that is counted one by one."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -10,8 +11,12 @@ from greater_fast.runs.timing.work import Work
 from tests.cases import table_layouts
 
 
-def counted(sizes: dict[str, int], config: Config) -> Work:
-    """The longest run there is, done on paper, one row after another."""
+def counted(sizes: dict[str, int], config: Config, measures: bool = False) -> Work:
+    """The longest run there is, done on paper, one row after another.
+
+    One that measures answers writes an answer of 1 + 8 tokens wherever it reasons, and knows those
+    of the training rows.
+    """
     searched = gradients = evaluated = tokens = 0
     prompts = ["initial"]
     for _ in range(sizes["train"]):
@@ -30,7 +35,9 @@ def counted(sizes: dict[str, int], config: Config) -> Work:
     best = prompts[1:][: config.num_finalists]
     finalists = {*(best if len(best) == config.num_finalists else prompts), "initial"}
     tests = {"initial", prompts[-1]}
-    for split, compared in (("dev", finalists), ("train", {"initial"}), ("test", tests)):
+    tokens += searched * (1 + 8) * measures
+    initial = set() if measures else {"initial"}
+    for split, compared in (("dev", finalists), ("train", initial), ("test", tests)):
         for _ in range(len(compared) * sizes[split]):
             evaluated, tokens = evaluated + 1, tokens + config.max_new_tokens + 1 + 8
     return Work(config.steps, searched, gradients, evaluated, tokens)
@@ -49,13 +56,22 @@ def counted(sizes: dict[str, int], config: Config) -> Work:
             "gradient": st.sampled_from(["answer", "reasoning", "both"]),
             "reasonings": st.sampled_from(["stored", "sampled"]),
             "num_reasonings": st.integers(2, 4),
+            "objective": st.sampled_from(["error", "loss"]),
         }
     ),
+    metric=st.sampled_from([None, lambda predicted, row: 0.5]),
 )
-def test_work_is_that_of_the_longest_run(sizes: dict[str, int], settings: dict[str, Any]) -> None:
+def test_work_is_that_of_the_longest_run(
+    sizes: dict[str, int], settings: dict[str, Any], metric: Any
+) -> None:
     config = Config.from_mapping(settings)
-    layouts = {name: table_layouts(number) for name, number in sizes.items() if number}
-    assert Work.of(layouts, config) == counted(sizes, config)
+    layouts = {
+        name: replace(table_layouts(number), metric=metric)
+        for name, number in sizes.items()
+        if number
+    }
+    measures = metric is not None and config.objective == "error"
+    assert Work.of(layouts, config) == counted(sizes, config, measures)
 
 
 def test_each_of_several_models_does_all_of_it() -> None:
