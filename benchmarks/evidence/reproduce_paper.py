@@ -11,104 +11,24 @@ OTHER` tries the prompts that were found on another model, without a search.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes, Task, found_tasks, shortfalls
-from greater_fast import Config, evaluate, optimize
+from benchmarks.evidence.paper_cells import SEARCHES, Cell, Log, Outcome, Settings
+from benchmarks.evidence.paper_tasks import BENCHMARKS, Task, found_tasks, shortfalls
+from greater_fast import evaluate, optimize
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.model.lm import load_lm
 from greater_fast.runs.evaluation import Evaluation
 from greater_fast.runs.statistics import wilson_interval
 
-SEARCHES = {"greater": "gradient", "random": "random"}  # how each makes its shortlist
 COLUMNS = {"initial": "initial prompt", "greater": "GReaTer", "random": "random shortlist"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """A search of one task with one seed, or, by `transferred_to`, its prompt on another model."""
-
-    benchmark: str
-    task: str
-    seed: int
-    search: str
-    transferred_to: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Test rows right by the initial prompt and by the one that was found, and what it took."""
-
-    prompt: str
-    initial_correct: int
-    num_correct: int
-    num_rows: int
-    num_steps: int = 0
-    seconds: float = 0.0
-    shortfalls: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the cells of a table share; lines of other settings are left alone."""
-
-    model: str
-    objective: str = "error"
-    steps: int = 105
-    max_new_tokens: int = 512
-    max_rows: int | None = None  # of a split, for a trial run
-
-    def sizes(self, benchmark: str) -> Sizes:
-        """The paper's splits, or so much of them as a trial takes."""
-        sizes = BENCHMARKS[benchmark].sizes
-        most = self.max_rows or max(sizes.train, sizes.dev, sizes.test)
-        return Sizes(**{name: min(most, number) for name, number in asdict(sizes).items()})
-
-    def config(self, cell: Cell) -> Config:
-        """The paper's rule, with the released objective or that of its text."""
-        sizes = self.sizes(cell.benchmark)
-        return Config.paper(
-            self.objective,
-            steps=self.steps,
-            max_new_tokens=self.max_new_tokens,
-            num_train=sizes.train,
-            num_dev=sizes.dev,
-            shortlist=SEARCHES[cell.search],
-            seed=cell.seed,
-        )
-
-
-@dataclass(slots=True)
-class Log:
-    """Finished cells, in a file of JSON lines to which several processes may append."""
-
-    path: Path
-    settings: Settings
-    outcomes: dict[Cell, Outcome] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in map(json.loads, text.splitlines()):
-            if line["settings"] == asdict(self.settings):
-                outcome = line["outcome"] | {"shortfalls": tuple(line["outcome"]["shortfalls"])}
-                self.outcomes[Cell(**line["cell"])] = Outcome(**outcome)
-
-    def add(self, cell: Cell, outcome: Outcome) -> None:
-        """Write a cell down at once."""
-        self.outcomes[cell] = outcome
-        settings = asdict(self.settings)
-        parts = {"cell": asdict(cell), "settings": settings, "outcome": asdict(outcome)}
-        line = json.dumps(parts, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def searched(model: Any, task: Task, cell: Cell, settings: Settings) -> Outcome:

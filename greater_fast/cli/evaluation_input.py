@@ -1,0 +1,85 @@
+"""What `greater-fast evaluate` is given: by its options, and by the run that it names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from greater_fast.cli.options import load_rows, one_or_all, settings
+from greater_fast.examples.data import Examples
+from greater_fast.runs.directory import read_run
+from greater_fast.runs.visible import visible
+
+
+def evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
+    """What `evaluate` is given, by its names.
+
+    Raises:
+        ValueError: something is missing, a file of the run is damaged, or no row is unseen.
+    """
+    run = _run_for_evaluation(options) if options.run else None
+    base: dict[str, Any] = {}
+    against = options.against
+    if run is not None:
+        base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+        if run["result"] is not None and options.prompt is None and against is None:
+            initial = run["result"]["baseline"]["prompt"]
+            against = initial if initial != run["result"]["prompt"] else None
+    model = one_or_all(options.model) if options.model else run["run"]["model"] if run else ""
+    prompt = options.prompt or (prompt_of(run) if run else "")
+    config = settings(options, base)
+    rows = load_rows(options.data, options.columns, config.template) or Examples([])
+    if run is not None:
+        if config.template != run["run"]["config"].get("template"):
+            warning = "the template is not the run's: rows that the run has seen cannot be told"
+            print(f"greater-fast: warning: {warning}", file=sys.stderr)
+        own = run["run"].get("metric")
+        if own not in (None, run["run"]["config"].get("metric")) and config.metric is None:
+            warning = f"the run measured answers by {own}, a function that is not known here"
+            print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
+        rows = _unseen(rows, run["examples"])
+    given = (("--model", model), ("--prompt", prompt))
+    if missing := [name for name, value in given if not value]:
+        raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
+    return {"model": model, "data": rows, "prompt": prompt, "against": against, "config": config}
+
+
+def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    """A run whose files are whole, as far as they are needed here.
+
+    Raises:
+        ValueError: a file is damaged; says which.
+    """
+    run = read_run(options.run)
+    if run["damage"]:
+        raise ValueError(
+            f"{'; '.join(run['damage'])}: without it there is no telling which rows and prompts "
+            "are the run's; give --model, --prompt and the settings instead of --run"
+        )
+    try:
+        _ = (run["run"]["config"], run["run"]["extractor"], run["run"]["model"], prompt_of(run))
+        _ = [(example["question"], example["split"]) for example in run["examples"]]
+        _ = (run["result"] or {"baseline": run["run"]})["baseline"]["prompt"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the run in {options.run} is damaged: its files lack {error}") from error
+    return run
+
+
+def prompt_of(run: dict[str, Any]) -> str:
+    """The best prompt of a run, or the last one of a run that was cut off."""
+    if run["result"] is not None:
+        return str(run["result"]["prompt"])
+    return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
+
+
+def _unseen(rows: Examples, seen: list[dict[str, Any]]) -> Examples:
+    """Rows that a run did not search or choose on; says how many were left out."""
+    questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
+    kept = [row for row in rows if " ".join(row.question.split()) not in questions]
+    if len(kept) < len(rows):
+        left_out = len(rows) - len(kept)
+        print(f"{left_out} of {len(rows)} rows left out: the run has seen them", file=sys.stderr)
+    if not kept:
+        raise ValueError("the run has seen all of these rows: give it test rows")
+    return Examples(kept, rows.notes)
