@@ -84,6 +84,12 @@ def sampled(folder: Path) -> dict[str, Any]:
     return search(folder, "gemma3", **given, accept="best", gradient_norm="example")
 
 
+def drawn(folder: Path) -> dict[str, Any]:
+    """By both gradients, with reasonings that are drawn for each step."""
+    given = {"gradient": "both", "reasonings": "sampled", "num_reasonings": 2}
+    return search(folder, "llama", **given, steps=2, num_dev=2)
+
+
 def fewer_rows(folder: Path) -> dict[str, Any]:
     """Of training and development than there are ranks."""
     return search(folder, num_train=2, num_dev=1)

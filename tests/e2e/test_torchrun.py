@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 SAME = [
-    *("gemma2", "sampled", "fewer_rows", "plain", "measured", "rows_of_first"),
+    *("gemma2", "sampled", "drawn", "fewer_rows", "plain", "measured", "rows_of_first"),
     *("raced", "limited", "stopped", "interrupted"),
 ]
 JOB = [*SAME, "no_rows", "raising", "failing", "evaluated"]
