@@ -136,9 +136,10 @@ def reasoning_gradients(
                 sequences.append(_written_sequence(layouts, row, reasoning, position, weight))
     found = _checked(sequence_gradients(engine, sequences, config), sequences, position)
     gradients = found.new_zeros(len(reasonings), found.shape[1])
-    rows = torch.tensor([s.row for s in sequences], dtype=torch.int64, device=found.device)
-    # Unlike `index_add_`, this adds in one order on a GPU too.
-    return gradients.index_put_((rows,), found, accumulate=True)
+    # One after the other: `index_add_` adds in no order on a GPU, `index_put_` in none on a CPU.
+    for sequence, gradient in zip(sequences, found, strict=True):
+        gradients[sequence.row] += gradient
+    return gradients
 
 
 def _summed(gradients: torch.Tensor, config: Config) -> torch.Tensor:

@@ -8,11 +8,12 @@ import torch
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.search import gradient
 from greater_fast.search.gradient import prompt_gradient, reasoning_gradients, step_gradient
 from greater_fast.search.nouns import Position, Scored, objective_of
 from greater_fast.search.reasonings import Reasoning, draw_reasonings
 from greater_fast.search.state import LoopState
-from tests.cases import layouts_of, small_config, tiny_lm
+from tests.cases import FakeEngine, as_engine, layouts_of, small_config, tiny_lm
 
 NUM_ROWS = 3
 LAYOUTS = layouts_of(tiny_lm(), NUM_ROWS)
@@ -88,6 +89,29 @@ def test_while_no_row_has_both_outcomes_the_answers_stands_alone(engine: Rollout
         given = config(gradient=kind)
         found = step_gradient(engine, LAYOUTS, state_of(given, OWN), PLACE, given)
         torch.testing.assert_close(found, ours / ours.norm())
+
+
+def test_a_rows_reasonings_are_added_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are so many numbers that torch would add them up in several threads."""
+    num_rows, number, width = 67, 3, 576  # odd: half of the numbers end within a row's
+    found = torch.randn(num_rows * number, width, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(gradient, "sequence_gradients", lambda *_: found)
+    ends = [(20, True), (21, False), (22, False)]
+    rows = [[Reasoning((i,), right, 1) for i, right in ends]] * num_rows
+    layouts, given = layouts_of(tiny_lm(), num_rows), config()
+    expected = torch.stack([(a + b) + c for a, b, c in found.view(num_rows, number, width)])
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(20):
+            summed = reasoning_gradients(as_engine(FakeEngine(made)), layouts, rows, PLACE, given)
+            assert torch.equal(summed, expected)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def made(*_: object) -> Rollout:
+    raise AssertionError  # nothing is generated
 
 
 def test_a_state_from_json_gives_the_same_bits(engine: RolloutEngine) -> None:
