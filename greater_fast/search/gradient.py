@@ -150,8 +150,12 @@ def _summed(gradients: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 def _unit(gradients: torch.Tensor) -> torch.Tensor:
-    """Vectors [..., D] at length 1; zero stays zero."""
+    """Vectors [..., D] at length 1; zero stays zero.
+
+    They may be so short that the squares of their numbers are 0: of an answer that is nearly sure.
+    """
     least = torch.finfo(gradients.dtype).tiny
+    gradients = gradients / gradients.abs().amax(-1, keepdim=True).clamp(min=least)
     return torch.nn.functional.normalize(gradients, dim=-1, eps=least)
 
 

@@ -114,6 +114,18 @@ def made(*_: object) -> Rollout:
     raise AssertionError  # nothing is generated
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-25, 1e-20, 1.0, 1e25])
+def test_short_and_long_gradients_have_length_1_too(
+    monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    """Squares of their numbers are no float32: so it is where an answer is nearly sure."""
+    found = torch.tensor([[3.0, -4.0], [1.0, 0.0], [0.0, 0.0]]) * torch.tensor([[size], [1], [1]])
+    monkeypatch.setattr(gradient, "example_gradients", lambda *_: found)
+    given, engine = config(gradient_norm="example"), as_engine(FakeEngine(made))
+    summed = prompt_gradient(engine, LAYOUTS, OWN, PLACE, given)
+    torch.testing.assert_close(summed, torch.tensor([1.6, -0.8]))
+
+
 def test_a_state_from_json_gives_the_same_bits(engine: RolloutEngine) -> None:
     given = config(gradient="both")
     state = state_of(given)
