@@ -55,7 +55,7 @@ def rounding_step(like: torch.Tensor) -> float:
     is_tf32 = (
         like.is_cuda
         and like.dtype == torch.float32
-        and torch.get_float32_matmul_precision() != "highest"
+        and torch.backends.cuda.matmul.fp32_precision not in ("none", "ieee")
     )
     return 2.0**-10 if is_tf32 else torch.finfo(like.dtype).eps
 

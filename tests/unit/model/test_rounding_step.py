@@ -9,12 +9,14 @@ import torch
 from greater_fast.model.forwards import is_equal, rounding_step, rounds_coarsely
 
 
-@pytest.fixture
-def multiplying_in_tf32() -> Any:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+@pytest.fixture(params=["by the function", "by the setting"])
+def multiplying_in_tf32(request: pytest.FixtureRequest) -> Any:
+    if request.param == "by the setting":  # after that the function has no answer
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    else:
+        torch.set_float32_matmul_precision("high")
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("highest")
 
 
 def on_a_gpu(dtype: torch.dtype) -> Any:
