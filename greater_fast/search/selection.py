@@ -153,7 +153,7 @@ class _Trial:
 
     On a `course` rows are taken in its order, and the prompt may be dropped before it is given up:
     which of the two comes first is a function of the outcomes too, and at the same row the bound
-    has the say, which is proven.
+    has the say, which is proven. With all rows in, it is scored.
     """
 
     def __init__(
@@ -182,8 +182,9 @@ class _Trial:
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the race is lost."""
-        return self._race is not None and self._race.is_lost
+        """Whether the race is lost before the last row: behind it the objective says more."""
+        is_whole = len(self._rollouts) == len(self._places)
+        return self._race is not None and self._race.is_lost and not is_whole
 
     @property
     def is_over(self) -> bool:

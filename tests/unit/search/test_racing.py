@@ -198,7 +198,7 @@ class Steps:
                 return None
             lost += own[row].is_wrong and not incumbent[row].is_wrong
             won += incumbent[row].is_wrong and not own[row].is_wrong
-            if drops(lost, won, self.config.race):
+            if drops(lost, won, self.config.race) and count < num:
                 return count
         return sum(r.is_wrong for r in own) / num
 
@@ -296,6 +296,17 @@ def test_rows_run_across_candidates_and_none_of_a_candidate_that_was_dropped() -
     assert found.dropped == {5: num_rows}
     assert state.dropped == {(1, 5, 3): num_rows}
     assert found.scored == (None, state.scored[1, 8, 3])
+
+
+def test_a_prompt_that_is_lost_at_its_last_row_is_scored() -> None:
+    """Fluency may outweigh its errors, and all of both is known by then."""
+    order = random.Random("0/race/4").sample(range(6), 6)
+    fluent = [made_up(row != order[0], nll=1.0) for row in range(6)]
+    race = Steps({2: [made_up(False, nll=100.0)] * 6, 5: fluent}, 0.1)
+    (found,), state = race.select([[5]], as_engine(race.engine()))
+    assert drops(5, 0, 0.1)
+    assert found.dropped == state.dropped == {}
+    assert found.winner is state.scored[1, 5, 3]
 
 
 def test_what_was_dropped_is_no_bound_and_not_raced_again() -> None:
