@@ -17,14 +17,14 @@ def num_finalists(num_scored: int, config: Config) -> int:
 
 def gradients_of_a_row(config: Config) -> int:
     """How often a row goes forward and back in a step, at most: once, or for each reasoning."""
-    reasonings = config.num_reasonings if config.gradient != "answer" else 0
-    return reasonings + (config.gradient != "reasoning")
+    if not config.asks_for_reasonings:
+        return 1
+    return config.num_reasonings + (config.gradient == "both")
 
 
 def samples_of_a_row(config: Config) -> int:
     """Rollouts of a row in a step that are for the gradient alone."""
-    is_sampled = config.gradient != "answer" and config.reasonings == "sampled"
-    return config.num_reasonings if is_sampled else 0
+    return config.num_reasonings if config.draws_reasonings else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ def counted(sizes: dict[str, int], config: Config, measures: bool = False) -> Wo
     of the training rows.
     """
     searched = gradients = evaluated = tokens = 0
+    kind = config.gradient if config.shortlist == "gradient" else "answer"
     prompts = ["initial"]
     for _ in range(sizes["train"]):
         searched, tokens = searched + 1, tokens + config.max_new_tokens
     for step in range(config.steps):
         for _ in range(sizes["train"]):
-            gradients += config.gradient in ("answer", "both")
-            for _reasoning in range(config.num_reasonings * (config.gradient != "answer")):
+            gradients += kind in ("answer", "both")
+            for _reasoning in range(config.num_reasonings * (kind != "answer")):
                 gradients += 1
                 if config.reasonings == "sampled":
                     searched, tokens = searched + 1, tokens + config.max_new_tokens
@@ -56,6 +57,7 @@ def counted(sizes: dict[str, int], config: Config, measures: bool = False) -> Wo
             "gradient": st.sampled_from(["answer", "reasoning", "both"]),
             "reasonings": st.sampled_from(["stored", "sampled"]),
             "num_reasonings": st.integers(2, 4),
+            "shortlist": st.sampled_from(["gradient", "random"]),
             "objective": st.sampled_from(["error", "loss"]),
         }
     ),
