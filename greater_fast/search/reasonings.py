@@ -7,7 +7,7 @@ are drawn for a step. What may be said of the gradient of either stands in docs/
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -38,6 +38,10 @@ class Reasoning:
     def written_ids(self) -> tuple[int, ...]:
         """The ids that the model chose, the end id included."""
         return self.ids if self.end_id is None else (*self.ids, self.end_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `asdict` would copy id by id, a quarter of a second each step."""
+        return {"ids": self.ids, "is_right": self.is_right, "end_id": self.end_id}
 
 
 def draw_reasonings(
@@ -117,7 +121,7 @@ class ReasoningStore:
 
     def to_list(self) -> list[list[dict[str, Any]]]:
         """Plain values for JSON."""
-        return [[asdict(reasoning) for reasoning in row] for row in self.rows]
+        return [[reasoning.to_dict() for reasoning in row] for row in self.rows]
 
     @classmethod
     def from_list(cls, rows: Sequence[Sequence[dict[str, Any]]]) -> ReasoningStore:
