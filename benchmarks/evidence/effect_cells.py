@@ -1,13 +1,12 @@
 """What `effect` runs: settings, arms, budgets, cells; and the log of what came out of them."""
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.lines import append_line
 from greater_fast import Config
 from greater_fast.examples.splits import Splits, make_splits
 from greater_fast.examples.tasks import generate
@@ -193,13 +192,7 @@ class Log:
             "config": _compared(self._settings, cell.arm),
             "outcome": asdict(outcome),
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{cell.task}.{self.device}.jsonl"
-        text = json.dumps(line, ensure_ascii=False) + "\n"
-        if _is_cut_off(path):
-            text = "\n" + text
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)  # in one go: other processes write lines of their own there
+        append_line(self._folder / f"{cell.task}.{self.device}.jsonl", line)
         self.outcomes[cell] = outcome
 
 
@@ -223,12 +216,3 @@ def _compared(settings: Settings, arm: str) -> dict[str, Any]:
 def _is_as_now(written: dict[str, Any], cell: Cell, settings: Settings) -> bool:
     now = _compared(settings, cell.arm)
     return all(now.get(name, value) == value for name, value in written.items())
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether the last line has no end: a kill came between."""
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.evidence.lines import append_line
 from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes
 from greater_fast import Config
+from greater_fast.runs.read import read_lines
 
 SEARCHES = {"greater": "gradient", "random": "random"}  # how each makes its shortlist
 
@@ -68,15 +69,18 @@ class Settings:
 
 @dataclass(slots=True)
 class Log:
-    """Finished cells, in a file of JSON lines to which several processes may append."""
+    """Finished cells, in a file of JSON lines to which several processes may append.
+
+    `damage` says which lines cannot be read; a last one that a kill cut off is none.
+    """
 
     path: Path
     settings: Settings
     outcomes: dict[Cell, Outcome] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in map(json.loads, text.splitlines()):
+        for line in read_lines(self.path, self.damage):
             if line["settings"] == asdict(self.settings):
                 outcome = line["outcome"] | {"shortfalls": tuple(line["outcome"]["shortfalls"])}
                 self.outcomes[Cell(**line["cell"])] = Outcome(**outcome)
@@ -84,8 +88,5 @@ class Log:
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""
         self.outcomes[cell] = outcome
-        settings = asdict(self.settings)
-        parts = {"cell": asdict(cell), "settings": settings, "outcome": asdict(outcome)}
-        line = json.dumps(parts, ensure_ascii=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        parts = {"cell": cell, "settings": self.settings, "outcome": outcome}
+        append_line(self.path, {name: asdict(part) for name, part in parts.items()})

@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{found.num_correct} of {found.num_rows}, {found.seconds / 60:.1f} min",
                 flush=True,
             )
-    print(table(log, asked.transfer))
+    print("\n".join([*log.damage, table(log, asked.transfer)]))
 
 
 if __name__ == "__main__":

@@ -130,6 +130,25 @@ def test_the_figures_of_a_table(tmp_path: Path) -> None:
     assert "| bbh | 0 |" in table(Log(log.path, Settings(model="other")))
 
 
+def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path: Path) -> None:
+    cells = [Cell(benchmark="bbh", task=t, seed=0, search="greater") for t in ("a", "b", "c")]
+    outcome = Outcome(
+        prompt="Gib\u2028 die «Antwort».", initial_correct=1, num_correct=2, num_rows=9
+    )
+    settings, path = Settings(model="m"), tmp_path / "cells.jsonl"
+    log = Log(path, settings)
+    log.add(cells[0], outcome)
+    log.add(cells[1], outcome)
+    path.write_bytes(path.read_bytes()[:-30])
+    log = Log(path, settings)
+    assert log.outcomes == {cells[0]: outcome}
+    assert log.damage == []
+    log.add(cells[2], outcome)
+    log = Log(path, settings)
+    assert log.outcomes == {cells[0]: outcome, cells[2]: outcome}
+    assert log.damage == [f"{path}: 1 of 3 lines are damaged (2)"]
+
+
 def test_the_rule_is_the_papers() -> None:
     cell = Cell(benchmark="gsm8k", task="gsm8k", seed=4, search="random")
     config = Settings(model="m").config(cell)
