@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.evidence.paper_cells import SEARCHES, Cell, Log, Outcome, Settings
@@ -115,8 +116,9 @@ def run_cells(
 def table(log: Log, transfer: str | None = None) -> str:
     """Accuracy by benchmark with 95% intervals, the published figures, and where rows fall short.
 
-    A task counts where both searches are done with it. Of several tasks it is the mean of their
-    accuracies, as the paper's, with a normal interval; of one, all seeds pooled, Wilson's.
+    A task counts where both searches are done with it; its accuracy is the mean of its seeds. Of
+    several tasks it is the mean of these, as the paper's, with a normal interval; of one, Wilson's.
+    Seeds of a task share test rows, so that intervals are of the rows that one seed has.
     """
     lines = [
         f"| benchmark | tasks × seeds | {' | '.join(COLUMNS.values())} | published |",
@@ -151,25 +153,26 @@ def _done(log: Log, benchmark: str, transfer: str | None) -> _Done:
     return {key: outcomes for key, outcomes in sorted(found.items()) if len(outcomes) == 2}
 
 
-def _accuracies(done: _Done, column: str) -> dict[str, tuple[int, int]]:
-    """Rows right and rows of each task, seeds pooled."""
-    counts: dict[str, tuple[int, int]] = {}
+def _accuracies(done: _Done, column: str) -> list[tuple[float, int]]:
+    """Of each task the mean accuracy of its seeds, and the rows that one of them has."""
+    seeds: dict[str, list[tuple[int, int]]] = {}
     for (task, _), outcomes in done.items():
         outcome = outcomes["greater" if column == "initial" else column]
         right = outcome.initial_correct if column == "initial" else outcome.num_correct
-        before = counts.get(task, (0, 0))
-        counts[task] = (before[0] + right, before[1] + outcome.num_rows)
-    return counts
+        seeds.setdefault(task, []).append((right, outcome.num_rows))
+    return [
+        (fmean(right / rows for right, rows in own), min(rows for _, rows in own))
+        for own in seeds.values()
+    ]
 
 
-def _figure(counts: dict[str, tuple[int, int]]) -> str:
-    if not counts:
+def _figure(shares: Sequence[tuple[float, int]]) -> str:
+    if not shares:
         return "–"
-    if len(counts) == 1:
-        ((right, rows),) = counts.values()
-        mean, (low, high) = right / rows, wilson_interval(right, rows)
+    if len(shares) == 1:
+        ((mean, rows),) = shares
+        low, high = wilson_interval(round(mean * rows), rows)
     else:
-        shares = [(right / rows, rows) for right, rows in counts.values()]
         mean = sum(share for share, _ in shares) / len(shares)
         variance = sum(share * (1 - share) / rows for share, rows in shares) / len(shares) ** 2
         low, high = (mean + side * 1.96 * math.sqrt(variance) for side in (-1, 1))

@@ -130,6 +130,26 @@ def test_the_figures_of_a_table(tmp_path: Path) -> None:
     assert "| bbh | 0 |" in table(Log(log.path, Settings(model="other")))
 
 
+@pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
+def test_seeds_on_the_same_rows_are_no_further_rows(tmp_path: Path, tasks: tuple[str, ...]) -> None:
+    settings, figures = Settings(model="m"), []
+    for num_seeds in (1, 3):
+        log = Log(tmp_path / f"{num_seeds}.jsonl", settings)
+        for task in tasks:
+            for seed in range(num_seeds):
+                for search in ("greater", "random"):
+                    cell = Cell(benchmark="gsm8k", task=task, seed=seed, search=search)
+                    right = 60 + 10 * min(seed, 1)  # of later seeds more
+                    log.add(
+                        cell,
+                        Outcome(prompt="p", initial_correct=50, num_correct=right, num_rows=100),
+                    )
+        (line,) = (text for text in table(log).splitlines() if "gsm8k" in text)
+        figures.append(line.split(" | ")[2:4])
+    assert figures[0][0] == figures[1][0]  # of the initial prompt nothing more is known
+    assert (figures[0][1][:5], figures[1][1][:5]) == ("60.0%", "66.7%")
+
+
 def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path: Path) -> None:
     cells = [Cell(benchmark="bbh", task=t, seed=0, search="greater") for t in ("a", "b", "c")]
     outcome = Outcome(
