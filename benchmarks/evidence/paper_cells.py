@@ -53,6 +53,16 @@ class Settings:
         most = self.max_rows or max(sizes.train, sizes.dev, sizes.test)
         return Sizes(**{name: min(most, number) for name, number in asdict(sizes).items()})
 
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Where these are not the paper's: a trial's, or the objective of its text."""
+        paper = asdict(Settings(model=self.model))
+        return tuple(
+            f"{name} {value}" if paper[name] is None else f"{name} {value} for {paper[name]}"
+            for name, value in asdict(self).items()
+            if value != paper[name]
+        )
+
     def config(self, cell: Cell) -> Config:
         """The paper's rule, with the released objective or that of its text."""
         sizes = self.sizes(cell.benchmark)

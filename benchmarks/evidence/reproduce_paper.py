@@ -114,7 +114,7 @@ def run_cells(
 
 
 def table(log: Log, transfer: str | None = None) -> str:
-    """Accuracy by benchmark with 95% intervals, the published figures, and where rows fall short.
+    """Accuracy by benchmark with 95% intervals, the published figures, and what is not the paper's.
 
     A task counts where both searches are done with it; its accuracy is the mean of its seeds. Of
     several tasks it is the mean of these, as the paper's, with a normal interval; of one, Wilson's.
@@ -136,6 +136,8 @@ def table(log: Log, transfer: str | None = None) -> str:
         for (task, seed), outcomes in done.items():
             if seed == min(s for t, s in done if t == task) and outcomes["greater"].shortfalls:
                 notes.append(f"{task}: {', '.join(outcomes['greater'].shortfalls)}")
+    if log.settings.departures:
+        lines += ["", f"Not the published settings: {', '.join(log.settings.departures)}."]
     if notes:
         lines += ["", f"Rows fall short of the paper's: {'; '.join(notes)}."]
     return "\n".join(lines)

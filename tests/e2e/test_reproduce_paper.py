@@ -90,6 +90,8 @@ def test_the_command_goes_on_where_it_stopped_and_transfers(
     assert "| bbh | 2 |" in printed
     assert "| gsm8k | 0 | – | – | – | Gemma-2-9B 88.6 → 89.4" in printed
     assert "train 5 of" not in printed  # what a trial leaves out is no shortfall of the files
+    trial = "steps 1 for 105, max_new_tokens 4 for 512, max_rows 5"
+    assert printed.count(f"Not the published settings: {trial}.") == 2
     main([*command, "--tasks", "bbh", "--transfer", str(model_folder)])
     cells = [json.loads(line) for line in out.read_text().splitlines()]
     searched, transferred = cells[:4], cells[4:]
@@ -127,6 +129,7 @@ def test_the_figures_of_a_table(tmp_path: Path) -> None:
         assert "| bbh | 2 | 40.0% [33.4%, 46.6%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
         assert "| folio | 0 | – |" in shown  # its control is not done
         assert "a: dev 75 of 100; b: dev 75 of 100" in shown
+        assert "Not the published settings" not in shown
     assert "| bbh | 0 |" in table(Log(log.path, Settings(model="other")))
 
 
