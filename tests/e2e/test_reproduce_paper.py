@@ -178,6 +178,7 @@ def test_the_rule_is_the_papers() -> None:
     assert (config.num_train, config.num_dev, config.steps) == (100, 100, 105)
     assert (config.accept, config.shortlist, config.seed) == ("best", "random", 4)
     assert Settings(model="m", objective="loss").config(cell).objective == "loss"
+    assert config.template_date is not None  # searches of one task may run on two days
 
 
 def test_what_is_wrong_is_said_before_a_model_is_loaded(

@@ -30,6 +30,7 @@ from greater_fast.search.selection import score_prompts
 _SEQUENCES = 256  # at a time: a GPU's K/V pools have room for so many, and for more short ones
 # Of a step on a GPU: there are always more sequences, and it may be shared, where none is measured.
 _STEP_TOKENS = 512
+_A_DAY = "2026-01-01"  # that templates write which write one: a chain goes on tomorrow
 _LONGEST_PROMPT = 32  # tokens: more than the default prompt has, which stays as long as it is
 
 
@@ -72,6 +73,7 @@ class Settings:
             max_new_tokens=self.max_new_tokens,
             max_prompt_tokens=_LONGEST_PROMPT,
             num_reasonings=self.num_reasonings,
+            template_date=_A_DAY,
             seed=seed,
         )
 

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.evidence import signals
 from benchmarks.evidence.chains import load, load_chains, save
-from benchmarks.evidence.places.collect import Collector, Settings, rollouts_of, winner_of
+from benchmarks.evidence.places.collect import Collector, Settings, lay_out, rollouts_of, winner_of
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.model.lm import load_lm
@@ -67,6 +67,16 @@ def test_a_chain_goes_on_from_any_place_as_if_it_had_not_stopped(collector, whol
         save(longer[-1], tmp_path / "c.xz")
         save(whole, tmp_path / "whole.xz")
         assert same(load(tmp_path / "c.xz"), load(tmp_path / "whole.xz"))
+
+
+def test_rows_are_the_same_on_another_day(lm, monkeypatch):
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }} A:"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", template)
+    rows = []
+    for day in ("2026-03-01", "2026-03-02"):
+        monkeypatch.setattr("greater_fast.examples.rendering._today", lambda day=day: day)
+        rows.append(lay_out(lm, SETTINGS, TASK, 1).rows)
+    assert rows[0] == rows[1]
 
 
 def test_places_follow_each_other_with_the_winner_kept(collector, whole):
