@@ -109,7 +109,8 @@ class Place:
 class Chain:
     """Successive places, the change of each kept where it won on the first `num_selection` rows.
 
-    `settings` say how it was made (`greater_fast.Config` values and the candidates' numbers).
+    `settings` say how it was made (`greater_fast.Config` values and the candidates' numbers),
+    `made_on` by what kind of device, and in which numbers: "" where that was not written down.
     """
 
     model: str
@@ -118,6 +119,7 @@ class Chain:
     num_selection: int
     places: tuple[Place, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    made_on: str = ""
 
     @property
     def cluster(self) -> tuple[str, int]:
@@ -148,7 +150,7 @@ def save(chain: Chain, path: Path, is_whole: bool = True) -> None:
     arrays = _pack([place.outcomes.reasonings for place in chain.places])
     for number, place in enumerate(chain.places):
         arrays |= {f"{number}/{name}": array for name, array in _arrays_of(place).items()}
-    about = {name: getattr(chain, name) for name in _ABOUT}
+    about = {name: getattr(chain, name) for name in (*_ABOUT, "made_on")}
     shapes = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
     parts = [json.dumps({"about": about, "arrays": shapes}).encode() + b"\n"]
     parts += [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
@@ -176,6 +178,7 @@ def load(path: Path) -> Chain:
             arrays[name] = flat.reshape(shape)
             offset += _aligned(flat.nbytes)
         about = {name: written["about"][name] for name in _ABOUT}
+        about["made_on"] = written["about"].get("made_on", "")  # older files do not say
     except (lzma.LZMAError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: got no chain of this benchmark: {error}") from error
     reasonings = _unpack(arrays)

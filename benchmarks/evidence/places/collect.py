@@ -111,7 +111,7 @@ class Collector:
     """Chains of one model: their rows are laid out, and the engines made, once."""
 
     def __init__(self, lm: LM, settings: Settings, keys: Sequence[tuple[str, int]]) -> None:
-        self._lm, self._settings = lm, settings
+        self._lm, self._settings, self.made_on = lm, settings, kind_of_numbers(lm)
         self._layouts = {key: lay_out(lm, settings, *key) for key in keys}
         self._config = settings.config()
         longest = max(rows.longest_sequence(self._config) for rows in self._layouts.values())
@@ -127,7 +127,16 @@ class Collector:
         )
 
     def places(self, chain: Chain) -> Iterator[Chain]:
-        """The chain with one place more each time, until it is whole."""
+        """The chain with one place more each time, until it is whole.
+
+        Raises:
+            ValueError: it was begun on another kind of device, or in other numbers.
+        """
+        if chain.made_on and chain.made_on != self.made_on:
+            raise ValueError(
+                f"the chain of {chain.task}, seed {chain.seed}, was begun on {chain.made_on}: got "
+                f"{self.made_on}, on which the same prompt reasons otherwise: name another --out"
+            )
         layouts = self._layouts[chain.task, chain.seed]
         config = replace(self._config, seed=chain.seed)
         if chain.places:
@@ -148,7 +157,8 @@ class Collector:
 
     def begin(self, model: str, task: str, seed: int) -> Chain:
         """A chain without places."""
-        return Chain(model, task, seed, self._settings.num_selection, (), asdict(self._settings))
+        num_selection, settings = self._settings.num_selection, asdict(self._settings)
+        return Chain(model, task, seed, num_selection, (), settings, self.made_on)
 
     def _position(self, chain: Chain, state: _State) -> Position:
         """Each seed starts where the one before it ends."""
@@ -223,6 +233,14 @@ class Collector:
             prompt_nll=nll.astype(np.float32),
             reasonings=tuple(tuple(written_ids(r) for r in own) for own in rollouts),
         )
+
+
+def kind_of_numbers(lm: LM) -> str:
+    """The kind of device that a model is on, and the numbers that it computes in."""
+    on_gpu = lm.device.type == "cuda"
+    device = torch.cuda.get_device_name(lm.device) if on_gpu else lm.device.type
+    kind = f"{device}, {str(lm.dtype).removeprefix('torch.')}"
+    return f"{kind}, TF32" if on_gpu and torch.get_float32_matmul_precision() != "highest" else kind
 
 
 def lay_out(lm: LM, settings: Settings, task: str, seed: int) -> Layouts:

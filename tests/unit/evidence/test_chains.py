@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import lzma
 
 import numpy as np
 import pytest
@@ -34,6 +36,21 @@ def test_a_chain_comes_back_as_it_was(tmp_path):
             np.testing.assert_array_equal(got, want)
             assert got.dtype == want.dtype
     assert [list(p.scores) for p in read.places] == [["noise"]] * 3
+
+
+def test_a_file_that_does_not_say_what_it_was_made_on_is_read(tmp_path):
+    path = tmp_path / "chain.xz"
+    save(dataclasses.replace(synthetic.chain(num_places=1), made_on="cpu, float32"), path)
+    assert load(path).made_on == "cpu, float32"
+    head, rest = lzma.decompress(path.read_bytes()).split(b"\n", 1)
+    older = json.loads(head)
+    del older["about"]["made_on"]
+    text = json.dumps(older).encode() + b"\n"
+    padding = -len(head + b"\n") % 8
+    path.write_bytes(lzma.compress(text + bytes(-len(text) % 8) + rest[padding:]))
+    read = load(path)
+    assert read.made_on == ""
+    assert len(read.places) == 1
 
 
 def test_small_scores_keep_their_digits(tmp_path):

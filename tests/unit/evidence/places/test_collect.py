@@ -79,6 +79,17 @@ def test_rows_are_the_same_on_another_day(lm, monkeypatch):
     assert rows[0] == rows[1]
 
 
+def test_a_chain_goes_on_in_the_numbers_that_it_was_begun_in(collector, whole, tmp_path):
+    begun = dataclasses.replace(whole, places=whole.places[:2])
+    save(begun, tmp_path / "c.xz")
+    assert load(tmp_path / "c.xz").made_on == "cpu, float32"
+    other = dataclasses.replace(begun, made_on="NVIDIA H100, bfloat16")
+    with pytest.raises(ValueError, match="begun on NVIDIA H100, bfloat16: got cpu, float32, on"):
+        next(collector.places(other))
+    unknown = dataclasses.replace(begun, made_on="")
+    assert len(next(collector.places(unknown)).places) == 3
+
+
 def test_places_follow_each_other_with_the_winner_kept(collector, whole):
     num_tokens = len(whole.places[0].prompt_ids)
     assert [p.index for p in whole.places] == [3, 4, 5]  # the second seed's
