@@ -100,5 +100,5 @@ class Log:
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""
         self.outcomes[cell] = outcome
-        parts = {"cell": cell, "settings": self.settings, "outcome": outcome}
-        append_line(self.path, {name: asdict(part) for name, part in parts.items()})
+        parts = {"cell": asdict(cell), "settings": asdict(self.settings)}
+        append_line(self.path, parts | {"outcome": asdict(outcome)})
