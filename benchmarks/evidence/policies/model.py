@@ -149,11 +149,11 @@ def _moments(chain: Chain, place: Place) -> list[float]:
     differences = is_wrong[1:].mean(0) - is_wrong[0]
     mean_noise = differences.var() / len(differences)
     covariance = 0.0
-    if "answer" in place.scores:
+    if "answer" in place.scores and len(others) > 1:
         scores = place.scores["answer"][: chain.num_selection][:, place.from_lm]
         totals: Doubles = scores.sum(0, dtype=np.float64)
-        deviation = float(totals.std()) or 1.0
-        covariance = float((totals - totals.mean()) @ others) / deviation / len(others)
+        deviation = float(totals.std(ddof=1)) or 1.0  # that of effects is of a sample too
+        covariance = float((totals - totals.mean()) @ others) / deviation / (len(others) - 1)
     spread = (variance, noise_variance(is_wrong[1:]))
     return [others.mean() - first, *spread, joint.mean(), most.mean(), covariance, mean_noise]
 

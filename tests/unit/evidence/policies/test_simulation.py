@@ -37,6 +37,12 @@ def gains(policy, model=MODEL, budget=3000, num=12):
     return model.initial_error - np.array(errors)
 
 
+@pytest.mark.parametrize("num_candidates", [5, 7])
+def test_the_signals_correlation_does_not_shrink_with_the_number_of_candidates(num_candidates):
+    model = fit(drawn_chains(200, correlation=0.8, num_candidates=num_candidates, num_rows=400))
+    assert model.signal_correlation == pytest.approx(0.8, abs=0.06)
+
+
 def test_the_model_is_found_again():
     model = fit(drawn_chains(150, correlation=0.4))
     assert model.initial_error == pytest.approx(0.5, abs=0.02)
