@@ -21,7 +21,9 @@ def problem_of(
     if name in choices:
         if (value is None or isinstance(value, str)) and value in choices[name]:
             return None
-        return f"{name}: got {quoted(value, 60)}, expected one of {listed(choices[name])}"
+        function = ", or a function, given as optimize(..., metric=...)" if callable(value) else ""
+        wanted = f"{listed(choices[name])}{function}"
+        return f"{name}: got {quoted(value, 60)}, expected one of {wanted}"
     if name == "chat_template_kwargs":
         return _problem_of_arguments(value)
     if name == "template_date" and value is not None and not _is_date(value):

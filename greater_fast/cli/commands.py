@@ -216,7 +216,8 @@ def _steps(run: dict[str, Any]) -> list[str | Table]:
 
 def _outcome(run: dict[str, Any]) -> list[str | Table]:
     if run["result"] is None:
-        return [f"{'' if run['damage'] else 'unfinished; '}last prompt: {prompt_of(run)}"]
+        failed = f"failed: {run['failure']}; " if run["failure"] else "unfinished; "
+        return [f"{'' if run['damage'] else failed}last prompt: {prompt_of(run)}"]
     return [display.finalists_table(run["result"]), *display.outcome(run["result"])]
 
 

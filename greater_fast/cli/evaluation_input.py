@@ -31,12 +31,19 @@ def evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
     config = settings(options, base)
     rows = load_rows(options.data, options.columns, config.template) or Examples([])
     if run is not None:
+        if run["result"] is None:
+            why = f"it failed: {run['failure']}" if run["failure"] else "it was cut off, or goes on"
+            warning = f"the run has no result ({why}): its last prompt is evaluated"
+            print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
         if config.template != run["run"]["config"].get("template"):
             warning = "the template is not the run's: rows that the run has seen cannot be told"
             print(f"greater-fast: warning: {warning}", file=sys.stderr)
         own = run["run"].get("metric")
         if own not in (None, run["run"]["config"].get("metric")) and config.metric is None:
-            warning = f"the run measured answers by {own}, a function that is not known here"
+            warning = (
+                f"the run measured answers by {own}, a function that is not known here: they are "
+                "compared with the gold ones, unless --metric says otherwise (in Python, metric=)"
+            )
             print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
         rows = _unseen(rows, run["examples"])
     given = (("--model", model), ("--prompt", prompt))

@@ -102,6 +102,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a run directory holds: `run`, `steps`, `examples`, and `result` (None if unfinished).
 
     `damage` says, a line each, which files are not whole: their whole lines are there all the same.
+    `failure` is the error that ended the run, in a line; None where none did.
 
     Raises:
         ValueError: there is no run, or none that has begun; `run.json` is damaged.
@@ -125,7 +126,16 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
         "examples": read_lines(folder / "examples.jsonl", damage),
         "result": read_object(folder / "result.json", damage),
         "damage": damage,
+        "failure": _failure(folder / "traceback.txt"),
     }
+
+
+def _failure(traceback: Path) -> str | None:
+    """The line of a traceback that names the error: notes may follow it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        frames = traceback.read_text(encoding="utf-8").rpartition("Traceback (most recent")[2]
+        return next((line for line in frames.splitlines()[1:] if line[:1].strip()), None)
+    return None
 
 
 def _surroundings() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
+from greater_fast.runs.idle_settings import idle_settings
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.prepare import Prepared, check_placements, is_loaded, refuse_or_warn
 from greater_fast.runs.progress import Teller
@@ -53,7 +54,10 @@ def make_ready(
     with memory_errors_explained(lms[0].device):
         found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
-    notes = (*notes_of(models), *prepared.notes, memory.verdict, engine_note, *gradient_notes)
+    notes = (
+        *(*notes_of(models), *prepared.notes, *idle_settings(config)),
+        *(memory.verdict, engine_note, *gradient_notes),
+    )
     if loss is not None:
         notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
     for note in notes:

@@ -61,7 +61,7 @@ class TimeBudget:
         return (
             f"minutes={self.minutes:g}: how far a run comes in that time depends on the machine, "
             "and so does its result",
-            *([f"no time was left for {' and '.join(left_out)}"] if left_out else []),
+            *([f"no time was left to evaluate {' and '.join(left_out)}"] if left_out else []),
             *([f"the run took {duration(over)} more than minutes allows"] if over > 0 else []),
         )
 

@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,30 @@ def test_a_function_of_a_run_is_not_known_later(
     warning = "warning: the run measured answers by mine, a function that is not known here"
     assert warning in command(*given, "--json").err
     assert warning not in command(*given, "--metric", "exact", "--json").err
+
+
+@pytest.mark.parametrize("failure", ["ValueError: metric: close gave 2", None])
+def test_a_run_without_a_result_says_why(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path, failure: str | None
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "result.json").unlink()
+    if failure:
+        try:
+            try:
+                raise KeyError("the cause")
+            except KeyError as cause:
+                error = ValueError(failure.removeprefix("ValueError: "))
+                error.add_note("the best prompt until then: that")
+                raise error from cause
+        except ValueError:
+            (copy / "traceback.txt").write_text(traceback.format_exc())
+    shown = command("show", copy).out
+    assert (f"failed: {failure}; last" if failure else "unfinished; last") in shown
+    why = f"it failed: {failure}" if failure else "it was cut off, or goes on"
+    told = f"warning: the run has no result ({why}): its last prompt is evaluated"
+    assert told in command("evaluate", "--run", copy, "--data", fresh, "--json").err
 
 
 def test_options_win_over_the_run(command: Any, finished: Path, fresh: Path) -> None:

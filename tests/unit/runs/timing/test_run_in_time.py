@@ -116,7 +116,7 @@ def test_no_time_for_a_step(minutes: float, num_test: int) -> None:
     assert result.best.dev is not None
     assert (result.best.test is not None) is bool(num_test)
     assert result.baseline.train is None
-    assert result.notes[1] == "no time was left for the initial prompt on the training rows"
+    assert result.notes[1] == "no time was left to evaluate the initial prompt on the training rows"
     assert result.notes[2].startswith("the run took ")
     assert result.notes[2].endswith(" more than minutes allows")
 
@@ -143,8 +143,8 @@ def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None
     assert_complete(result)
     assert machine.time == pytest.approx(10 + 4 * 30 + 3 * 154 + 616)
     assert result.notes[1:] == (
-        "no time was left for 2 of 5 prompts on the development rows and the initial prompt on the "
-        "training rows",
+        "no time was left to evaluate 2 of 5 prompts on the development rows and the initial "
+        "prompt on the training rows",
     )
 
 

@@ -71,7 +71,7 @@ def test_what_is_said() -> None:
     assert budget.describe(estimate) == "; minutes=1.5 leaves time for 0 of these steps"
     assert budget.notes(["a", "b"]) == (
         always,
-        "no time was left for a and b",
+        "no time was left to evaluate a and b",
         "the run took 12 s more than minutes allows",
     )
 

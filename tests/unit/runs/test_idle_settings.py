@@ -1,0 +1,29 @@
+"""A setting that changes nothing beside the others is named, with the reason."""
+
+from typing import Any
+
+import pytest
+
+from greater_fast.config import Config
+from greater_fast.runs.idle_settings import idle_settings
+
+CASES: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, []),
+    ({"gradient": "both", "reasoning_weight": 2.0, "num_reasonings": 6}, []),
+    ({"gradient": "reasoning", "reasonings": "sampled"}, []),
+    ({"reasonings": "sampled", "num_reasonings": 6}, ["num_reasonings and reasonings"]),
+    ({"gradient": "reasoning", "reasoning_weight": 2.0}, ["reasoning_weight"]),
+    ({"gradient": "both", "shortlist": "random"}, ["gradient"]),
+    (
+        {"gradient": "both", "shortlist": "random", "num_reasonings": 6},
+        ["gradient", "num_reasonings"],
+    ),
+    ({"objective": "loss", "metric": "exact"}, ["metric"]),
+    ({"objective": "error", "metric": "exact"}, []),
+]
+
+
+@pytest.mark.parametrize(("settings", "named"), CASES)
+def test_idle_settings_are_named(settings: dict[str, Any], named: list[str]) -> None:
+    notes = idle_settings(Config(**settings))
+    assert [note.split(": without effect on the search, as ")[0] for note in notes] == named
