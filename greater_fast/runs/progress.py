@@ -67,6 +67,7 @@ class _Lines(Teller):
         _print(
             f"step {step.step + 1} of {self._num_steps}: objective {step.objective:.4f}, "
             f"{f'{num_dropped} dropped, ' if num_dropped else ''}"
+            f"{'by the answer alone, ' if step.num_contrasted == 0 else ''}"
             f"{'' if step.changed else 'unchanged '}{shortened(step.prompt)!r}"
         )
 

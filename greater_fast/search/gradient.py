@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -33,6 +34,19 @@ from greater_fast.search.reasonings import (
 from greater_fast.search.state import LoopState
 
 
+class StepGradient(NamedTuple):
+    """What a step ranks its candidates by.
+
+    Attributes:
+        vector: [D], types as of `prompt_gradient`.
+        num_contrasted: training rows with a right and a wrong reasoning, of which the reasoning's
+            gradient is made; None where there is no such gradient.
+    """
+
+    vector: torch.Tensor
+    num_contrasted: int | None = None
+
+
 def step_gradient(
     engine: Engine,
     layouts: Layouts,
@@ -40,28 +54,30 @@ def step_gradient(
     position: Position,
     config: Config,
     loss: AnswerLoss | None = None,
-) -> torch.Tensor:
-    """The gradient [D] that a step ranks its candidates by, as `config.gradient` says.
+) -> StepGradient:
+    """The gradient that a step ranks its candidates by, as `config.gradient` says.
 
     `both` is the answer's plus `reasoning_weight` times the reasoning's, each summed over the rows
     and divided by its length first: of one that is zero, nothing. While no row has both a right and
     a wrong reasoning, `reasoning` is the answer's too. A random shortlist needs the answer's alone.
 
-    Types and errors are those of `prompt_gradient`, which gives the answer's.
+    Errors are those of `prompt_gradient`, which gives the answer's.
     """
     answer = partial(
         prompt_gradient, engine, layouts, state.incumbent.rollouts, position, config, loss
     )
     if not config.asks_for_reasonings:
-        return answer()
+        return StepGradient(answer())
     if config.draws_reasonings:
         reasonings = draw_reasonings(engine, layouts, position, config)
     else:
         reasonings = state.reasonings.chosen(state.incumbent.rollouts, config.num_reasonings)
+    num_contrasted = sum(len({r.is_right for r in row}) == 2 for row in reasonings)
     reasoning = _summed(reasoning_gradients(engine, layouts, reasonings, position, config), config)
     if config.gradient == "reasoning" and reasoning.any():
-        return reasoning
-    return _unit(answer()) + config.reasoning_weight * _unit(reasoning)
+        return StepGradient(reasoning, num_contrasted)
+    both = _unit(answer()) + config.reasoning_weight * _unit(reasoning)
+    return StepGradient(both, num_contrasted)
 
 
 def prompt_gradient(

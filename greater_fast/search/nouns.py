@@ -135,6 +135,9 @@ class Trial:
 class Step:
     """One finished step, as it is logged: no field is a bound or a guess.
 
+    `num_contrasted` counts the training rows with a right and a wrong reasoning, of which a
+    gradient of reasonings was made: of 0, the answer's stood alone; None where none was asked for.
+
     All fields but `WORK_FIELDS` follow from settings, rows and model, and are the same each time.
     """
 
@@ -149,6 +152,7 @@ class Step:
     candidate_top_k: int
     trials: tuple[Trial, ...]
     changed: bool
+    num_contrasted: int | None = None
     num_generated_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0

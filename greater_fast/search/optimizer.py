@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.search.ensemble import Models, by_model, members
-from greater_fast.search.gradient import step_gradient
+from greater_fast.search.gradient import StepGradient, step_gradient
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import Candidates, Position, Step, Trial
 from greater_fast.search.propose import propose
@@ -57,11 +57,12 @@ def run(
             ]
         with meter("score"):
             lms = [own.lm for own in members(models)]
-            shortlist = score(gradients, lms, layouts, candidates, position, config)
+            vectors = [gradient.vector for gradient in gradients]
+            shortlist = score(vectors, lms, layouts, candidates, position, config)
         with meter("select"):
             selection = select(models, layouts, shortlist, position, state, config)
         state.accept(selection.winner)
-        step = _record(layouts, position, candidates, selection, config)
+        step = _record(layouts, position, candidates, gradients, selection, config)
         stop = on_step(dataclasses.replace(step, **meter.readings()))
         warned = warned or _warn_if_flat(state, selection, layouts, config)
         if stop:
@@ -80,6 +81,7 @@ def _record(
     layouts: Layouts,
     position: Position,
     candidates: Candidates,
+    gradients: Sequence[StepGradient],
     selection: Selection,
     config: Config,
 ) -> Step:
@@ -110,7 +112,14 @@ def _record(
         candidate_top_k=candidates.top_k,
         trials=trials,
         changed=winner.prompt_ids != position.prompt_ids,
+        num_contrasted=_total([gradient.num_contrasted for gradient in gradients]),
     )
+
+
+def _total(numbers: Sequence[int | None]) -> int | None:
+    """Their sum, over several models; None where they are not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _warn_if_flat(state: LoopState, selection: Selection, layouts: Layouts, config: Config) -> bool:

@@ -21,6 +21,7 @@ import torch
 
 from greater_fast import Example, evaluate, optimize, ranks
 from greater_fast.search import optimizer
+from greater_fast.search.gradient import StepGradient
 from greater_fast.search.nouns import Step
 from tests.cases import tiny_lm
 from tests.tiny import PROMPT, boolean_rows
@@ -155,7 +156,7 @@ def in_second_step(act: Callable[[], object]) -> Iterator[None]:
     """Let the last rank do something before the second step's gradient."""
     plain, calls = optimizer.step_gradient, []
 
-    def gradient(*arguments: Any) -> torch.Tensor:
+    def gradient(*arguments: Any) -> StepGradient:
         calls.append(1)
         if RANK == LAST and len(calls) == 2:
             act()

@@ -82,7 +82,7 @@ def find(lm: LM) -> Found:
 
     packed = gradients(paged)
     proposed = Candidates(tuple(range(100, 400)), (0.0,) * 300, 10)
-    shortlist = score(packed.sum(0), lm, layouts, proposed, position, config)
+    shortlist = score([packed.sum(0)], [lm], layouts, proposed, position, config)
     numbers = {
         "logits": paged.next_logits(contexts),
         "generate's logits": plain.next_logits(contexts),

@@ -11,7 +11,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.search import optimizer
-from greater_fast.search.gradient import step_gradient
+from greater_fast.search.gradient import StepGradient, step_gradient
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
@@ -47,6 +47,7 @@ class Loop:
         self.steps: list[Step] = []
         self.shortlist = {6: -2.0, 5: -1.0}
         self.candidates = Candidates((5, 6, 7), (-3.0, -2.0, -1.0), 10)
+        self.num_contrasted: int | None = None
         monkeypatch.setattr(optimizer, "propose", self.propose)
         monkeypatch.setattr(optimizer, "step_gradient", self.gradient)
         monkeypatch.setattr(optimizer, "score", lambda *_: dict(self.shortlist))
@@ -58,10 +59,10 @@ class Loop:
 
     def gradient(
         self, _lm: Any, _layouts: Any, state: LoopState, position: Position, *_: Any
-    ) -> torch.Tensor:
+    ) -> StepGradient:
         assert state is self.state
         self.gradients_at.append(position)
-        return torch.zeros(4)
+        return StepGradient(torch.zeros(4), self.num_contrasted)
 
     def run(self, on_step: Callable[[Step], bool | str | None] | None = None) -> str:
         """Run to the end, keeping the steps."""
@@ -142,6 +143,16 @@ def test_an_error_of_on_step_leaves_a_finished_state(monkeypatch: pytest.MonkeyP
         loop.run(interrupt)
     assert loop.state.step == 2
     assert loop.state.incumbent.prompt_ids == (6, 6, 99)
+
+
+@pytest.mark.parametrize("number", [None, 0, 2])
+def test_a_step_says_how_many_rows_its_gradient_contrasts(
+    monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    loop = Loop(monkeypatch, sixes_are_better, steps=1)
+    loop.num_contrasted = number
+    loop.run()
+    assert [step.num_contrasted for step in loop.steps] == [number]
 
 
 def test_an_error_in_a_stage_leaves_the_step_undone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +304,7 @@ def test_the_loop_with_a_model_runs_no_placeholder(monkeypatch: pytest.MonkeyPat
         run_prompts.extend(r.prompt_ids[slice(*r.prompt_span)] for r in requests)
         return own_run(self, requests, on_finished)
 
-    def gradient(*args: Any) -> torch.Tensor:
+    def gradient(*args: Any) -> StepGradient:
         gradients_at.append(args[3])
         return step_gradient(*args)
 

@@ -67,7 +67,7 @@ def reasoning(engine: RolloutEngine, **settings: Any) -> torch.Tensor:
 def test_each_part_and_both(engine: RolloutEngine, norm: str) -> None:
     def found(**settings: Any) -> torch.Tensor:
         given = config(gradient_norm=norm, **settings)
-        return step_gradient(engine, LAYOUTS, state_of(given), PLACE, given)
+        return step_gradient(engine, LAYOUTS, state_of(given), PLACE, given).vector
 
     ours, theirs = answer(engine, gradient_norm=norm), reasoning(engine, gradient_norm=norm)
     assert torch.equal(found(), ours)
@@ -80,7 +80,7 @@ def test_a_random_shortlist_takes_the_answers_alone(engine: RolloutEngine) -> No
     given = config(gradient="both", shortlist="random")
     state = state_of(given)
     assert state.reasonings.rows == []
-    assert torch.equal(step_gradient(engine, LAYOUTS, state, PLACE, given), answer(engine))
+    assert torch.equal(step_gradient(engine, LAYOUTS, state, PLACE, given).vector, answer(engine))
 
 
 def test_while_no_row_has_both_outcomes_the_answers_stands_alone(engine: RolloutEngine) -> None:
@@ -88,7 +88,8 @@ def test_while_no_row_has_both_outcomes_the_answers_stands_alone(engine: Rollout
     for kind in ("reasoning", "both"):
         given = config(gradient=kind)
         found = step_gradient(engine, LAYOUTS, state_of(given, OWN), PLACE, given)
-        torch.testing.assert_close(found, ours / ours.norm())
+        torch.testing.assert_close(found.vector, ours / ours.norm())
+        assert found.num_contrasted == 0
 
 
 def test_a_rows_reasonings_are_added_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +132,8 @@ def test_a_state_from_json_gives_the_same_bits(engine: RolloutEngine) -> None:
     state = state_of(given)
     read = LoopState.from_dict(state.to_dict())
     found = [step_gradient(engine, LAYOUTS, s, PLACE, given) for s in (state, read)]
-    assert torch.equal(*found)
+    assert torch.equal(*(one.vector for one in found))
+    assert [one.num_contrasted for one in found] == [2, 2]  # as many rows have a gradient
 
 
 def test_draws_are_those_of_the_step_and_the_prompt(engine: RolloutEngine) -> None:
@@ -169,6 +171,8 @@ def test_a_step_draws_where_that_is_asked_for(engine: RolloutEngine) -> None:
     assert reasoning_gradients(engine, LAYOUTS, marked, PLACE, given).any()
     expected = reasoning_gradients(engine, LAYOUTS, drawn, PLACE, given).sum(0)
     found = step_gradient(engine, LAYOUTS, state, PLACE, given)
+    num_contrasted = sum(len({r.is_right for r in row}) == 2 for row in drawn)
+    assert found.num_contrasted == num_contrasted
     if not expected.any():  # no draw of the tiny model is right
         expected = answer(engine) / answer(engine).norm()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.vector, expected)
