@@ -1,8 +1,9 @@
-"""Errors of input, told apart from errors inside by their class; functions that a user gives."""
+"""Errors of input, told apart from errors inside by their class; what a user gives, and in vain."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,3 +80,20 @@ def metric_note(layouts: Layouts) -> tuple[str, ...]:
     """A line that names what measures answers, if anything does."""
     name = name_of_metric(layouts.metric)
     return () if name is None else (f"answers are measured by: {name}",)
+
+
+def idle_settings(config: Config) -> tuple[str, ...]:
+    """Settings that are not the defaults and change nothing, with the reason, a line each."""
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    of_reasonings = {"reasonings", "num_reasonings", "reasoning_weight"}
+    cases = (
+        (config.shortlist == "random", {"gradient"}, "a random shortlist is ranked by none"),
+        (not config.asks_for_reasonings, of_reasonings, "no gradient of reasonings is taken"),
+        (config.gradient == "reasoning", {"reasoning_weight"}, "there is no other gradient"),
+        (config.objective == "loss", {"metric"}, "objective 'loss' selects; evaluation takes it"),
+    )
+    return tuple(
+        f"{' and '.join(sorted(idle))}: without effect on the search, as {why}"
+        for applies, names, why in cases
+        if applies and (idle := names & changed)
+    )

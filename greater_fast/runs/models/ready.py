@@ -19,7 +19,7 @@ from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
-from greater_fast.runs.idle_settings import idle_settings
+from greater_fast.runs.input import idle_settings
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.prepare import Prepared, check_placements, is_loaded, refuse_or_warn
 from greater_fast.runs.progress import Teller

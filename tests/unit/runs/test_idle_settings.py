@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from greater_fast.config import Config
-from greater_fast.runs.idle_settings import idle_settings
+from greater_fast.runs.input import idle_settings
 
 CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, []),
