@@ -74,15 +74,9 @@ def contains(predicted: str, gold: str) -> float:
     Case, width, dashes and thousands commas are no matter. 18 is not in "180", "18.5" or "-18", nor
     "art" in "start"; in scripts without spaces, such as Chinese, there are no words to tell apart.
     """
-    wanted = _without_commas(normalise_answer(gold))
-    if not wanted:
-        return False
-    found = re.search(
-        f"{_boundary(wanted[0], before=True)}{re.escape(wanted)}"
-        f"{_boundary(wanted[-1], before=False)}",
-        _without_commas(in_plain_characters(predicted)),
-    )
-    return found is not None
+    text = _without_commas(in_plain_characters(predicted))
+    forms = {normalise_answer(gold), in_plain_characters(gold).strip()}  # "0" and "00"
+    return any(_stands_in(text, _without_commas(form)) for form in forms if form)
 
 
 @_of_any_gold
@@ -175,6 +169,11 @@ def _exactly(digits: str) -> Fraction:
 
 def _without_commas(text: str) -> str:
     return _THOUSANDS.sub("", text)
+
+
+def _stands_in(text: str, wanted: str) -> bool:
+    before, after = _boundary(wanted[0], before=True), _boundary(wanted[-1], before=False)
+    return re.search(f"{before}{re.escape(wanted)}{after}", text) is not None
 
 
 def _boundary(edge: str, *, before: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example as hypothesis_example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -239,6 +240,7 @@ def test_exact_is_what_evaluation_does_without_a_metric(predicted: str, gold: st
 
 
 @given(TEXTS.filter(str.strip), st.sampled_from(["{}", "so {}", "{} it is", "well, {}, yes"]))
+@hypothesis_example("00", "so {}")
 def test_what_is_written_out_is_contained(gold: str, around: str) -> None:
     """Of golds that are a word: the others lose marks, or are joined by what stands beside them."""
     if gold.isalnum() and gold.isascii():
