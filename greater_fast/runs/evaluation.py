@@ -142,7 +142,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     if [r.question for r in first.rows] != [r.question for r in second.rows]:
         raise ValueError("the two evaluations are of different rows: a paired test needs the same")
     if first.is_graded or second.is_graded:
-        return _compare_graded(first, second)
+        return compare_values(first, second)
     pairs = [(a.correct, b.correct) for a, b in zip(first.rows, second.rows, strict=True)]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     both, neither = pairs.count((True, True)), pairs.count((False, False))
@@ -155,8 +155,8 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     )
 
 
-def _compare_graded(first: Evaluation, second: Evaluation) -> Comparison:
-    """Paired comparison of values in [0, 1]: their differences row by row."""
+def compare_values(first: Evaluation, second: Evaluation) -> Comparison:
+    """Paired comparison by values in [0, 1], row by row: sign flips, and their mean's interval."""
     differences = [a - b for a, b in zip(first.values, second.values, strict=True)]
     low, high = mean_interval([(1 + d) / 2 for d in differences])
     return Comparison(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from greater_fast.config import Config
@@ -15,11 +15,12 @@ from greater_fast.runs.evaluation import (
     Evaluation,
     RowRecord,
     compare,
+    compare_values,
     evaluate_prompt,
     record_rollouts,
 )
 from greater_fast.runs.models.alike import names_of
-from greater_fast.runs.statistics import mean_interval, sign_flip_test
+from greater_fast.runs.statistics import mean_interval
 from greater_fast.search.ensemble import Models, members
 
 # Called with each finished row, and with what names its model where there are several.
@@ -72,7 +73,6 @@ class MeanComparison(Comparison):
     is that of the two-sided test by sign flips, `interval` that of the mean of differences.
     """
 
-    test: str = "sign flips"
     by_model: Mapping[str, Comparison] = field(default_factory=dict)
 
 
@@ -145,13 +145,6 @@ def compare_models(first: Evaluation, second: Evaluation) -> Comparison:
     if list(first.by_model) != list(second.by_model):
         raise ValueError("the two evaluations are of different models: a pair needs the same")
     by_model = {name: compare(own, second.by_model[name]) for name, own in first.by_model.items()}
-    differences = [a - b for a, b in zip(first.values, second.values, strict=True)]
-    low, high = mean_interval([(1 + d) / 2 for d in differences])
-    return MeanComparison(
-        sum(d > 0 for d in differences),
-        sum(d < 0 for d in differences),
-        p_value=sign_flip_test(differences),
-        difference=math.fsum(differences) / len(differences),
-        interval=(2 * low - 1, 2 * high - 1),
-        by_model=by_model,
-    )
+    mean = compare_values(first, second)
+    values = {f.name: getattr(mean, f.name) for f in fields(mean)}
+    return MeanComparison(**values, by_model=by_model)
