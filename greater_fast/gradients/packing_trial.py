@@ -106,8 +106,8 @@ def _different(lm: LM, found: _Pair, own: _Pair, shaken: _Pair | None = None) ->
     rounding = rounding_step(own[0]) * math.sqrt(num_layers(lm) + 2)
     for number, (name, steps) in enumerate((("forward", _STATES), ("backward", _GRADIENTS))):
         allowed = max(_EXACT, steps * rounding)
-        if shaken:
-            allowed = max(allowed, _SHAKEN * _distance(shaken[number], own[number]))
+        if shaken and math.isfinite(explained := _distance(shaken[number], own[number])):
+            allowed = max(allowed, _SHAKEN * explained)
         distance = _distance(found[number], own[number])
         if distance > allowed:
             return (

@@ -159,7 +159,13 @@ def test_a_model_that_makes_more_of_rounding_is_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(packing_trial, "_STATES", 0.1)
     monkeypatch.setattr(packing_trial, "_GRADIENTS", 0.1)
     assert why_not(lm) is None
-    monkeypatch.setattr(packing_trial, "_SHAKEN", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(packing_trial, "_SHAKEN", 0.1)
+        assert "a packed forward pass differs from its own: by" in str(why_not(lm))
+    own = packing_trial._shaken
+    monkeypatch.setattr(
+        packing_trial, "_shaken", lambda *given: [x * torch.nan for x in own(*given)]
+    )
     assert "a packed forward pass differs from its own: by" in str(why_not(lm))
 
 
