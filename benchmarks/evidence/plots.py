@@ -122,7 +122,7 @@ def _save(
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_title(title, loc="left")
+        figure.suptitle(title, x=0.01, horizontalalignment="left")  # as wide as the figure
         if has_legend:
             figure.legend(loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
