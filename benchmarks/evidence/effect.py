@@ -5,7 +5,8 @@
 
 Every seed draws its own training, development and test rows of each task. A search ends when its
 budget is spent, in generated tokens or in seconds of an idle machine, the same one for all arms:
-docs/evidence.md says what counts. Cells are written down as they are done, and never done again.
+docs/evidence/effect.md says what counts. Cells are written down as they are done, and never done
+again.
 """
 
 import argparse

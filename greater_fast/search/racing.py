@@ -14,7 +14,8 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.search.nouns import Scored
 
-BET = 0.75  # share of the wealth; of the rules compared it takes fewest rows (docs/evidence.md)
+# Share of the wealth: of the rules compared it takes fewest rows (docs/evidence/racing.md).
+BET = 0.75
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,10 +105,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 def test_docs_show_what_was_found():
     found = json.loads((ROOT / "benchmarks/results/racing.json").read_text())
-    docs = (ROOT / "docs/evidence.md").read_text()
+    docs = (ROOT / "docs/evidence/racing.md").read_text()
     for line in racing.tables(found).splitlines():
         assert line in docs
-    assert re.search(r"\(figures/racing\.svg\)", docs)
+    assert re.search(r"\(\.\./figures/racing\.svg\)", docs)
     assert (ROOT / "docs/figures/racing.svg").is_file()
 
 
