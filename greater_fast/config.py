@@ -83,7 +83,8 @@ class Config:
         True, "a whole sweep of the prompt without a change ends the search"
     )
     shortlist: str = _setting(
-        "gradient", "gradient: lowest scores first; random: the control without gradients"
+        "gradient",
+        "gradient: lowest scores first; random: drawn, without any gradient (the control)",
     )
     gradient: str = _setting(
         "answer",
@@ -230,9 +231,14 @@ class Config:
         object.__setattr__(self, "chat_template_kwargs", dict(self.chat_template_kwargs))
 
     @property
+    def takes_gradients(self) -> bool:
+        """Whether candidates are ranked by gradients: a random shortlist needs none."""
+        return self.shortlist == "gradient"
+
+    @property
     def asks_for_reasonings(self) -> bool:
         """Whether candidates are ranked by a gradient that has the reasoning's part in it."""
-        return self.gradient != "answer" and self.shortlist == "gradient"
+        return self.takes_gradients and self.gradient != "answer"
 
     @property
     def draws_reasonings(self) -> bool:

@@ -27,10 +27,10 @@ _SPENT = "budget spent"
 
 
 class Meter:
-    """What was spent since it was made; `free_seconds` of it are not counted."""
+    """What was spent since it was made."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self.free_seconds = engine, 0.0
+        self._engine = engine
         self._before, self._begun = self._tokens(), self._now()
 
     def cost(self) -> Cost:
@@ -39,7 +39,7 @@ class Meter:
         return Cost(
             tokens=tokens - tokens_before,
             forward_tokens=forward - forward_before,
-            seconds=self._now() - self._begun - self.free_seconds,
+            seconds=self._now() - self._begun,
         )
 
     def is_over(self, budget: Budget) -> bool:
@@ -74,8 +74,7 @@ class Found:
 def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: Budget) -> Found:
     """Search on the training rows until the budget is spent: no step begins after that.
 
-    The initial prompt's training rows are a part of the cost. The control with a random shortlist
-    needs no gradient, and is not charged the seconds of the one that the loop takes for its log.
+    The initial prompt's training rows are a part of the cost.
     """
     meter = Meter(engine)
     state = start(engine, layouts, config)
@@ -88,8 +87,6 @@ def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: B
         nonlocal num_steps, num_idle
         num_steps += 1
         num_idle = 0 if step.num_generated_tokens else num_idle + 1
-        if config.shortlist == "random":
-            meter.free_seconds += step.seconds["gradient"]
         if meter.is_over(budget):
             return _SPENT
         return "nothing new is proposed" if num_idle >= _MOST_IDLE_STEPS else None

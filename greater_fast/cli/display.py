@@ -21,7 +21,7 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
     table.add_column("seconds", justify="right", overflow="fold")
     for step in steps:
         tried = "\n".join(
-            f"{t['token'].strip() or t['token']!r} {t['score']:+.3f} -> {_outcome_of(t)}"
+            f"{t['token'].strip() or t['token']!r} {_score_of(t)} -> {_outcome_of(t)}"
             for t in step["trials"]
         )
         cells = (
@@ -35,6 +35,11 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
         )
         _add(table, cells)
     return table
+
+
+def _score_of(trial: dict[str, Any]) -> str:
+    """The score of what was tried, or that it was drawn without one."""
+    return "drawn" if trial["score"] is None else f"{trial['score']:+.3f}"
 
 
 def _outcome_of(trial: dict[str, Any]) -> str:

@@ -162,6 +162,8 @@ class Workload:
     @property
     def gradient_tokens(self) -> int:
         """Tokens of a gradient micro-batch at most; one example always goes through whole."""
+        if not self.config.takes_gradients:
+            return 0
         lengths, given = self.lengths, self.config.gradient_batch_tokens
         most = given or (GPU_TOKENS if self.device_type == "cuda" else EFFICIENT_TOKENS)
         return max(
@@ -181,6 +183,8 @@ class Workload:
 
     def gradient_bytes(self, num_tokens: int, *, checkpointing: bool) -> int:
         """What the gradient of so many tokens takes, as `plan_pass` will count it."""
+        if not num_tokens:
+            return 0
         kept = self.shapes.activation_bytes(num_tokens, checkpointing=checkpointing)
         return math.ceil(kept / GPU_SHARE) if self.device_type == "cuda" else kept
 
@@ -191,9 +195,11 @@ def budget(load: Workload) -> MemoryPlan:
     Raises:
         ValueError: `kv_cache_bytes` is set, and too small for one sequence.
     """
-    ways = {"off": (False,), "on": (True,), "auto": (False, True)}[
+    ways: tuple[bool, ...] = {"off": (False,), "on": (True,), "auto": (False, True)}[
         load.config.gradient_checkpointing
     ]
+    if not load.config.takes_gradients:
+        ways = (False,)
     plans = [_budget(load, checkpointing=way) for way in ways]
     first, last = plans[0], plans[-1]
     return last if not first.fits or _gains_sequences(load, first, last) else first
@@ -238,10 +244,11 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     spare = ", and for the way back" if load.device_type == "cuda" else ""
     # Of a token they take next to nothing more: a last state and its gradient, beside all layers'.
     more = f"; reasonings too, up to {load.num_passed} of a row" if load.num_passed > 1 else ""
+    how = f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}{more}"
     gradient = Need(
         "gradient",
         load.gradient_bytes(tokens, checkpointing=checkpointing),
-        f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}{more}",
+        how if tokens else "none: the shortlist is random",
     )
     left -= gradient.num_bytes
     cache, pool_bytes = _pool(load, left) if load.has_pool else _generate_cache(load)
@@ -255,9 +262,9 @@ def _gradient_tokens(load: Workload, left: int, *, checkpointing: bool) -> int:
     A pool that is still to be sized gains more by what is left: where it holds few sequences at a
     time, weights are read more often. So the gradient has a third of it.
     """
-    if load.device_type != "cuda" or load.config.gradient_batch_tokens:
-        return load.gradient_tokens
     most = load.gradient_tokens
+    if load.device_type != "cuda" or load.config.gradient_batch_tokens or not most:
+        return most
     if not load.has_pool:
         room = left - _generate_cache(load)[0].num_bytes
     elif load.config.kv_cache_bytes:

@@ -86,8 +86,9 @@ def idle_settings(config: Config) -> tuple[str, ...]:
     """Settings that are not the defaults and change nothing, with the reason, a line each."""
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
     of_reasonings = {"reasonings", "num_reasonings", "reasoning_weight"}
+    of_gradients = {"gradient", "gradient_norm", "gradient_batch_tokens", "gradient_checkpointing"}
     cases = (
-        (config.shortlist == "random", {"gradient"}, "a random shortlist is ranked by none"),
+        (not config.takes_gradients, of_gradients, "a random shortlist takes none"),
         (not config.asks_for_reasonings, of_reasonings, "no gradient of reasonings is taken"),
         (config.gradient == "reasoning", {"reasoning_weight"}, "there is no other gradient"),
         (config.objective == "loss", {"metric"}, "objective 'loss' selects; evaluation takes it"),

@@ -1,10 +1,12 @@
 """What changing a token does to the loss, to first order: of some tokens, or the lowest of all.
 
-GREATER, step 2: the score of a token is `<embed(v), gradient>`, lower is better.
+GREATER, step 2: the score of a token is `<embed(v), gradient>`, lower is better. The control draws
+tokens instead.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -17,14 +19,14 @@ from greater_fast.model.lm import LM
 from greater_fast.model.parallel.lockstep import lockstep
 from greater_fast.model.parallel.sizes import is_part
 
-Scores = list[tuple[float, int]]  # score and token id
+Scores = list[tuple[float | None, int]]  # score, None of what was drawn, and token id
 
 
-class FirstOrder(Protocol):
-    """Scores of tokens at a place."""
+class Ranking(Protocol):
+    """Tokens at a place, those first that are to be tried first."""
 
-    def of(self, ids: Sequence[int]) -> Scores:
-        """Those of tokens, in their order."""
+    def ranked(self, ids: Sequence[int]) -> Scores:
+        """Tokens, lowest score first; ties to the lower id."""
 
     def lowest(self, allowed: torch.Tensor, number: int) -> Scores:
         """So many of the allowed ids [V] bool at most, lowest score first; ties to the lower id."""
@@ -32,7 +34,7 @@ class FirstOrder(Protocol):
 
 def first_order(
     gradients: Sequence[torch.Tensor], lms: Sequence[LM], mask: torch.Tensor, config: Config
-) -> FirstOrder:
+) -> Ranking:
     """The scores of one model by its gradient [D], or of several by the gradient of each.
 
     `mask` [V] bool are the ids that a prompt may be changed to.
@@ -48,10 +50,10 @@ class _Single:
         self._gradient, self._lm, self._kernels = gradient, lm, config.kernels
 
     @torch.no_grad()
-    def of(self, ids: Sequence[int]) -> Scores:
+    def ranked(self, ids: Sequence[int]) -> Scores:
         if not ids:
             return []
-        return list(zip(self.values(torch.tensor(ids)).tolist(), ids, strict=True))
+        return _sorted(self.values(torch.tensor(ids)).tolist(), ids)
 
     @torch.no_grad()
     def lowest(self, allowed: torch.Tensor, number: int) -> Scores:
@@ -82,8 +84,8 @@ class _Summed:
     def __init__(self, models: Sequence[_Single], mask: torch.Tensor) -> None:
         self._models, self._mask = models, mask
 
-    def of(self, ids: Sequence[int]) -> Scores:
-        return list(zip(self._values[list(ids)].tolist(), ids, strict=True))
+    def ranked(self, ids: Sequence[int]) -> Scores:
+        return _sorted(self._values[list(ids)].tolist(), ids)
 
     def lowest(self, allowed: torch.Tensor, number: int) -> Scores:
         ids = allowed.nonzero().flatten()
@@ -103,6 +105,29 @@ class _Summed:
             if spread > 0:
                 total[ids] += values / spread
         return total
+
+
+class Drawn:
+    """The control: tokens in a random order, that of the search's seed and step, without scores."""
+
+    def __init__(self, seed: int, step: int) -> None:
+        self._source = random.Random(f"{seed}/shortlist/{step}")
+
+    def ranked(self, ids: Sequence[int]) -> Scores:
+        """Tokens in a drawn order."""
+        return self._draw(ids, len(ids))
+
+    def lowest(self, allowed: torch.Tensor, number: int) -> Scores:
+        """So many of the allowed ids [V] bool at most, drawn."""
+        ids = allowed.nonzero().flatten().tolist()
+        return self._draw(ids, min(number, len(ids)))
+
+    def _draw(self, ids: Sequence[int], number: int) -> Scores:
+        return [(None, token_id) for token_id in self._source.sample(ids, number)]
+
+
+def _sorted(values: Sequence[float], ids: Sequence[int]) -> Scores:
+    return [*sorted(zip(values, ids, strict=True))]
 
 
 def _embeddings(lm: LM, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -59,7 +59,7 @@ def step_gradient(
 
     `both` is the answer's plus `reasoning_weight` times the reasoning's, each summed over the rows
     and divided by its length first: of one that is zero, nothing. While no row has both a right and
-    a wrong reasoning, `reasoning` is the answer's too. A random shortlist needs the answer's alone.
+    a wrong reasoning, `reasoning` is the answer's too.
 
     Errors are those of `prompt_gradient`, which gives the answer's.
     """

@@ -117,7 +117,7 @@ def objective_of(rollouts: Sequence[Rollout], num_rows: int) -> Objective:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One shortlisted candidate of a step.
+    """One shortlisted candidate of a step; its `score` is None where it was drawn at random.
 
     `objective` and `error_rate` are None where it was given up: worse than the best value that was
     known when the step began. So they are where a race dropped it, after so many rows.
@@ -125,7 +125,7 @@ class Trial:
 
     token_id: int
     token: str
-    score: float
+    score: float | None
     objective: float | None
     error_rate: float | None
     dropped_after: int | None = None

@@ -54,6 +54,7 @@ def run(
             gradients = [
                 step_gradient(own, layouts, seen, place, config, loss)
                 for own, seen in by_model(models, state)
+                if config.takes_gradients
             ]
         with meter("score"):
             lms = [own.lm for own in members(models)]

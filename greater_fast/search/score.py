@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -12,7 +11,7 @@ from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.kernels.dispatch import MAX_K
 from greater_fast.model.lm import LM
-from greater_fast.search.first_order import FirstOrder, Scores, first_order
+from greater_fast.search.first_order import Drawn, Ranking, Scores, first_order
 from greater_fast.search.nouns import Candidates, Position
 
 _MAX_ROUNDS = 16  # of tokens that may not survive their text
@@ -25,7 +24,7 @@ def score(
     candidates: Candidates,
     position: Position,
     config: Config,
-) -> dict[int, float]:
+) -> dict[int, float | None]:
     """Shortlist: the mu tokens with the lowest scores, as id -> score, lowest first.
 
     The score `<embed(v), gradient>` is the change of the loss to first order, by the gradient [D]
@@ -33,48 +32,35 @@ def score(
     own spread over the vocabulary. `candidates` are the proposals; `config.candidates` says whether
     the mu come of these, of the whole vocabulary, or of both by turns: the proposals are part of
     the vocabulary, whose lowest would else be all of them. With `shortlist="random"` (the control)
-    the mu are drawn instead, and keep their scores.
+    the mu are drawn instead: there are no gradients then, and no scores (None).
     """
-    scores = first_order(gradients, lms, layouts.candidate_mask, config)
+    ranking: Ranking = Drawn(config.seed, position.step)
+    if config.takes_gradients:
+        ranking = first_order(gradients, lms, layouts.candidate_mask, config)
     proposed: Scores = []
     found: Scores = []
     if config.candidates != "vocabulary":
-        proposed = _proposed(scores, candidates, position, config)
+        proposed = ranking.ranked(candidates.ids)[: config.shortlist_size]
     if config.candidates != "lm":
-        found = _found(scores, layouts, position, config)
+        found = _found(ranking, layouts, position, config)
     by_turns = [pair for turn in zip_longest(proposed, found) for pair in turn if pair]
-    shortlist: dict[int, float] = {}
+    shortlist: dict[int, float | None] = {}
     for value, token_id in by_turns:
         if len(shortlist) < config.shortlist_size:
             shortlist.setdefault(token_id, value)
-    return {token_id: value for value, token_id in sorted((v, i) for i, v in shortlist.items())}
+    return dict(sorted(shortlist.items(), key=lambda pair: (pair[1] or 0.0, pair[0])))
 
 
-def _proposed(
-    scores: FirstOrder, candidates: Candidates, position: Position, config: Config
-) -> Scores:
-    """The mu proposals with the lowest scores, or drawn."""
-    ranked = sorted(scores.of(candidates.ids))
-    if config.shortlist == "random":
-        ranked = _source(position, config).sample(ranked, min(config.shortlist_size, len(ranked)))
-    return ranked[: config.shortlist_size]
-
-
-def _found(scores: FirstOrder, layouts: Layouts, position: Position, config: Config) -> Scores:
-    """The mu tokens of the vocabulary with the lowest scores, or drawn, that survive their text.
+def _found(ranking: Ranking, layouts: Layouts, position: Position, config: Config) -> Scores:
+    """The first mu tokens of the vocabulary that survive their text.
 
     Fewer come out where nearly none of the first hundreds survive.
     """
     allowed = position.allowed(layouts.candidate_mask, layouts.words)
-    source = _source(position, config)
     number = min(MAX_K, 4 * config.shortlist_size)  # at a time: most of them survive
     found: Scores = []
     for _ in range(_MAX_ROUNDS):
-        if config.shortlist == "random":
-            ids = allowed.nonzero().flatten().tolist()
-            tried = scores.of(source.sample(ids, min(number, len(ids))))
-        else:
-            tried = scores.lowest(allowed, number)
+        tried = ranking.lowest(allowed, number)
         if not tried:
             break
         allowed[[token_id for _, token_id in tried]] = False
@@ -84,7 +70,3 @@ def _found(scores: FirstOrder, layouts: Layouts, position: Position, config: Con
             break
         number = min(MAX_K, 2 * number)
     return found[: config.shortlist_size]
-
-
-def _source(position: Position, config: Config) -> random.Random:
-    return random.Random(f"{config.seed}/shortlist/{position.step}")

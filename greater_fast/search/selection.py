@@ -25,12 +25,12 @@ from greater_fast.search.state import LoopState
 class Selection:
     """The winner of a step, and what each shortlisted token came to (None: given up, or dropped).
 
-    `shortlist` maps token ids to their first-order scores, `scored` follows its order; `dropped`
+    `shortlist` maps token ids to their scores (None: drawn), `scored` follows its order; `dropped`
     has the rows that a race took until it dropped a token, in this step or in an earlier one.
     """
 
     winner: Scored
-    shortlist: Mapping[int, float]
+    shortlist: Mapping[int, float | None]
     scored: tuple[Scored | None, ...]
     dropped: Mapping[int, int] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class Selection:
 def select(
     models: Models,
     layouts: Layouts,
-    shortlist: Mapping[int, float],
+    shortlist: Mapping[int, float | None],
     position: Position,
     state: LoopState,
     config: Config,

@@ -51,15 +51,19 @@ def make_ready(
             for number, lm in enumerate(lms)
         ]
     )
-    with memory_errors_explained(lms[0].device):
-        found = [check_gradient(own, config.kernels) for own in members(models)]
+    found: list[tuple[str, ...]] = []
+    if config.takes_gradients:
+        with memory_errors_explained(lms[0].device):
+            found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
     notes = (
         *(*notes_of(models), *prepared.notes, *idle_settings(config)),
         *(memory.verdict, engine_note, *gradient_notes),
     )
     if loss is not None:
-        notes += (f"gradient of: {getattr(loss, '__name__', type(loss).__name__)}",)
+        name = getattr(loss, "__name__", type(loss).__name__)
+        is_idle = "" if config.takes_gradients else ", without effect: the shortlist is random"
+        notes += (f"gradient of: {name}{is_idle}",)
     for note in notes:
         teller.note(note)
     return models, memory, notes

@@ -18,7 +18,7 @@ def num_finalists(num_scored: int, config: Config) -> int:
 def gradients_of_a_row(config: Config) -> int:
     """How often a row goes forward and back in a step, at most: once, or for each reasoning."""
     if not config.asks_for_reasonings:
-        return 1
+        return int(config.takes_gradients)
     return config.num_reasonings + (config.gradient == "both")
 
 

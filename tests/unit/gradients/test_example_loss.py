@@ -1,15 +1,18 @@
 """Losses from states, in chunks of rows; losses of a user's own; examples weighed alike."""
 
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from greater_fast import optimize
+from greater_fast.cli.display import steps_table
 from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import Terms, losses_and_gradient, try_loss
@@ -270,6 +273,19 @@ def test_a_search_with_a_loss_of_its_own(
     assert own.baseline.objective == given.baseline.objective
     assert "gradient of: margin" in given.notes
     assert not any(note.startswith("gradient of") for note in own.notes)
+
+
+@pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+def test_a_loss_is_of_no_use_to_a_random_shortlist(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {**settings, "shortlist": "random"}
+    result = optimize(lm, rows, config=given, prompt=PROMPT, run_dir=tmp_path / "run", loss=margin)
+    assert "gradient of: margin, without effect: the shortlist is random" in result.notes
+    assert {trial.score for step in result.steps for trial in step.trials} == {None}
+    shown = StringIO()
+    Console(file=shown, width=200).print(steps_table([step.to_dict() for step in result.steps]))
+    assert " drawn -> " in shown.getvalue()
 
 
 def test_low_precision_logits_are_float32() -> None:

@@ -80,8 +80,20 @@ def test_what_the_reasonings_gradient_takes() -> None:
     drawn = plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB)
     assert drawn.pool_bytes == 300 * 38 * 16 * 131_072
     assert sizes(drawn)["logits"] == 4 * 128 * MIB
-    control = dataclasses.replace(config, shortlist="random")
-    assert plan_memory(LLAMA_3_8B, ROWS, control, 80 * GIB) == paper
+
+
+def test_a_random_shortlist_leaves_the_gradients_memory_to_the_pool() -> None:
+    taking = plan_memory(LLAMA_3_8B, ROWS, Config(), 24 * GIB)
+    config = Config(shortlist="random", gradient="both", gradient_checkpointing="on")
+    control = plan_memory(LLAMA_3_8B, ROWS, config, 24 * GIB)
+    assert sizes(control)["gradient"] == control.gradient_tokens == 0
+    assert control.needs[1].how == "none: the shortlist is random"
+    assert not control.checkpointing
+    assert control.pool_bytes > taking.pool_bytes
+    assert control.needed_bytes <= control.total_bytes
+    for device in ("cpu", "mps"):
+        on_other = plan_memory(LLAMA_3_8B, ROWS, config, 80 * GIB, device_type=device)
+        assert sizes(on_other)["gradient"] == 0
 
 
 def test_few_rows_fill_a_micro_batch_with_their_reasonings() -> None:

@@ -15,6 +15,10 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({"gradient": "reasoning", "reasoning_weight": 2.0}, ["reasoning_weight"]),
     ({"gradient": "both", "shortlist": "random"}, ["gradient"]),
     (
+        {"shortlist": "random", "gradient_norm": "example", "gradient_batch_tokens": 9},
+        ["gradient_batch_tokens and gradient_norm"],
+    ),
+    (
         {"gradient": "both", "shortlist": "random", "num_reasonings": 6},
         ["gradient", "num_reasonings"],
     ),

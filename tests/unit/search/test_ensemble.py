@@ -167,14 +167,14 @@ def test_scores_of_several_models_are_sums_in_units_of_their_spread() -> None:
         total += own / (own[30:700] - own[30:700].mean()).square().mean().sqrt()
     scores = first_order(gradients, lms, mask, Config())
     ids = [40, 31, 699]
-    found = scores.of(ids)
-    assert [token_id for _, token_id in found] == ids
-    assert [value for value, _ in found] == pytest.approx(total[ids].tolist(), rel=1e-5)
+    found = {token_id: value for value, token_id in scores.ranked(ids)}
+    assert list(found) == sorted(ids, key=total.tolist().__getitem__)
+    assert found == {i: pytest.approx(total[i].item(), rel=1e-5) for i in ids}
     allowed = mask.clone()
     allowed[total.argmin()] = False
     expected = [i for i in total.argsort().tolist() if allowed[i]][:7]
     assert [token_id for _, token_id in scores.lowest(allowed, 7)] == expected
-    assert scores.of([]) == []
+    assert scores.ranked([]) == []
 
 
 def test_no_model_outweighs_another() -> None:
@@ -183,19 +183,19 @@ def test_no_model_outweighs_another() -> None:
         directions(0, 1),
         torch.ones(800, dtype=torch.bool),
     )
-    plain = first_order([first, second], lms, mask, Config()).of(range(800))
-    scaled = first_order([first, 1e4 * second], lms, mask, Config()).of(range(800))
+    plain = first_order([first, second], lms, mask, Config()).ranked(range(800))
+    scaled = first_order([first, 1e4 * second], lms, mask, Config()).ranked(range(800))
     assert [v for v, _ in scaled] == pytest.approx([v for v, _ in plain], rel=1e-4, abs=1e-4)
 
 
 def test_a_model_without_a_gradient_has_no_say() -> None:
     (gradient,), mask = directions(0), torch.ones(800, dtype=torch.bool)
     lms, config = [tiny_lm()] * 2, Config()
-    ranked = sorted(first_order([gradient, torch.zeros(48)], lms, mask, config).of(range(800)))
-    alone = sorted(first_order([gradient], lms[:1], mask, config).of(range(800)))
+    ranked = first_order([gradient, torch.zeros(48)], lms, mask, config).ranked(range(800))
+    alone = first_order([gradient], lms[:1], mask, config).ranked(range(800))
     assert [i for _, i in ranked] == [i for _, i in alone]
     nothing = first_order([torch.zeros(48)] * 2, lms, mask, config)
-    assert nothing.of([5, 4]) == [(0.0, 5), (0.0, 4)]
+    assert nothing.ranked([5, 4]) == [(0.0, 4), (0.0, 5)]
     assert nothing.lowest(mask, 3) == [(0.0, 0), (0.0, 1), (0.0, 2)]
 
 

@@ -45,7 +45,7 @@ class Loop:
         self.places: list[Position] = []
         self.gradients_at: list[Position] = []
         self.steps: list[Step] = []
-        self.shortlist = {6: -2.0, 5: -1.0}
+        self.shortlist: dict[int, float | None] = {6: -2.0, 5: -1.0}
         self.candidates = Candidates((5, 6, 7), (-3.0, -2.0, -1.0), 10)
         self.num_contrasted: int | None = None
         monkeypatch.setattr(optimizer, "propose", self.propose)
@@ -153,6 +153,15 @@ def test_a_step_says_how_many_rows_its_gradient_contrasts(
     loop.num_contrasted = number
     loop.run()
     assert [step.num_contrasted for step in loop.steps] == [number]
+
+
+def test_a_random_shortlist_takes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, never_better, steps=2, shortlist="random", gradient="both")
+    loop.shortlist = {5: None, 6: None}
+    loop.run()
+    assert loop.gradients_at == []
+    assert [trial.score for step in loop.steps for trial in step.trials] == [None] * 4
+    assert {step.num_contrasted for step in loop.steps} == {None}
 
 
 def test_an_error_in_a_stage_leaves_the_step_undone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def score(
     position: Position,
     config: Config,
     survives: Callable[[Sequence[int]], bool] = lambda _: True,
-) -> dict[int, float]:
+) -> dict[int, float | None]:
     """The stage, with a layout in which the prompts that survive are made up."""
     layouts: Any = SimpleNamespace(
         round_trips=lambda prompts: [survives(ids) for ids in prompts],
@@ -107,11 +107,11 @@ def test_a_float64_gradient_is_scored_in_float64() -> None:
 
 def random_shortlist(
     step: int = 0, ids: range = range(60, 160), **settings: int
-) -> dict[int, float]:
+) -> dict[int, float | None]:
     config = small_config(shortlist="random", **settings)
-    return score(
-        direction(), tiny_lm(), candidates(*ids), Position(step, 1, POSITION.prompt_ids), config
-    )
+    layouts: Any = SimpleNamespace()
+    position = Position(step, 1, POSITION.prompt_ids)
+    return stage.score([], [], layouts, candidates(*ids), position, config)
 
 
 def test_the_random_control_is_seeded_by_seed_and_step() -> None:
@@ -121,13 +121,12 @@ def test_the_random_control_is_seeded_by_seed_and_step() -> None:
     assert set(random_shortlist(seed=1)) != set(first) != set(random_shortlist(step=1))
 
 
-def test_the_random_control_has_the_same_size_and_true_scores() -> None:
-    expected = float64_scores("llama", range(60, 160), direction())
+def test_the_random_control_has_the_same_size_and_no_scores() -> None:
     for size in (1, 3, 7):
         found = random_shortlist(shortlist_size=size)
         assert len(found) == size
-        assert list(found.values()) == sorted(found.values())
-        assert found == {i: pytest.approx(expected[i], rel=1e-4, abs=1e-4) for i in found}
+        assert list(found) == sorted(found)
+        assert set(found.values()) == {None}
     assert set(random_shortlist(ids=range(60, 62))) == {60, 61}
 
 
@@ -219,7 +218,8 @@ def test_the_random_control_draws_from_the_vocabulary(source: str) -> None:
         assert found == score(
             direction(), tiny_lm(), candidates(*order[:3]), position, config, lambda p: p[1] % 2 > 0
         )
-        assert list(found.values()) == sorted(found.values())
+        assert set(found.values()) == {None}
+        assert len(found) == config.shortlist_size
         drawn += [i for i in found if i not in order[:3]]
     assert all(i in order and i % 2 for i in drawn)
     ranks = [order.index(i) / len(order) for i in drawn]

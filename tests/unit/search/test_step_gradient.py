@@ -76,13 +76,6 @@ def test_each_part_and_both(engine: RolloutEngine, norm: str) -> None:
     torch.testing.assert_close(found(gradient="both", reasoning_weight=0.3), expected)
 
 
-def test_a_random_shortlist_takes_the_answers_alone(engine: RolloutEngine) -> None:
-    given = config(gradient="both", shortlist="random")
-    state = state_of(given)
-    assert state.reasonings.rows == []
-    assert torch.equal(step_gradient(engine, LAYOUTS, state, PLACE, given).vector, answer(engine))
-
-
 def test_while_no_row_has_both_outcomes_the_answers_stands_alone(engine: RolloutEngine) -> None:
     ours = answer(engine)
     for kind in ("reasoning", "both"):

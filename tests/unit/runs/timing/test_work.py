@@ -18,14 +18,14 @@ def counted(sizes: dict[str, int], config: Config, measures: bool = False) -> Wo
     of the training rows.
     """
     searched = gradients = evaluated = tokens = 0
-    kind = config.gradient if config.shortlist == "gradient" else "answer"
+    kind = config.gradient if config.shortlist == "gradient" else None
     prompts = ["initial"]
     for _ in range(sizes["train"]):
         searched, tokens = searched + 1, tokens + config.max_new_tokens
     for step in range(config.steps):
         for _ in range(sizes["train"]):
             gradients += kind in ("answer", "both")
-            for _reasoning in range(config.num_reasonings * (kind != "answer")):
+            for _reasoning in range(config.num_reasonings * (kind in ("reasoning", "both"))):
                 gradients += 1
                 if config.reasonings == "sampled":
                     searched, tokens = searched + 1, tokens + config.max_new_tokens
