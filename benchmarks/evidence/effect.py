@@ -31,13 +31,17 @@ from benchmarks.evidence.effect_cells import (
     arms_first_to_last,
     kinds_of_device,
 )
-from benchmarks.evidence.effect_table import budgets_of, estimates, report
+from benchmarks.evidence.effect_table import budgets_of, estimates, gains, report
 from benchmarks.evidence.plots import forest_plot
 from benchmarks.gpu.main import commit
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
 DEFAULT_TOKENS = 150_000  # a pass over the default prompt takes our search about so many
+X_LABELS = {
+    "effect": "points of test accuracy, 95% over seeds",
+    "gain": "points of test accuracy over the initial prompt, 95% over seeds",
+}
 
 
 def run_cells(
@@ -129,13 +133,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw(log: Log, tasks: Sequence[str], title: str, folder: Path) -> None:
-    """A figure of the differences for each budget, where there are intervals to draw."""
+    """Figures for each budget, of what was gained and of all differences, where there are any."""
     for budget in budgets_of(log.outcomes):
-        if found := estimates(log.outcomes, tasks, budget):
-            path = folder / f"effect-{log.device}-{budget.kind}-{budget.amount:.0f}.svg"
-            head = f"{title}, {budget}"
-            forest_plot(path, found, title=head, x_label="points of test accuracy, 95% over seeds")
-            print(path)
+        for name, make in (("effect", estimates), ("gain", gains)):
+            if found := make(log.outcomes, tasks, budget):
+                path = folder / f"{name}-{log.device}-{budget.kind}-{budget.amount:.0f}.svg"
+                forest_plot(path, found, title=f"{title}, {budget}", x_label=X_LABELS[name])
+                print(path)
 
 
 def kind_of_device() -> str:

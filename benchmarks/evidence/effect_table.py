@@ -51,6 +51,19 @@ def estimates(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[
     return found
 
 
+def gains(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[Estimate]:
+    """What each arm gained over the initial prompt, in points: ours, and its random control."""
+    found = []
+    for arm in _TESTED:
+        groups = {task: differences(outcomes, task, (arm, "initial"), budget) for task in tasks}
+        named = {task: [group] for task, group in groups.items()} | {"all": list(groups.values())}
+        for name, own in named.items():
+            if (interval := pooled_interval(own)) is not None:
+                ends = (100 * interval.mean, 100 * interval.low, 100 * interval.high)
+                found.append(Estimate(name, *ends, ARMS[arm]))
+    return found
+
+
 def report(outcomes: Outcomes, tasks: Sequence[str], title: str) -> str:
     """All tables, a part for each budget."""
     parts = [_part(outcomes, tasks, title, budget) for budget in budgets_of(outcomes)]

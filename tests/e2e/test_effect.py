@@ -206,7 +206,8 @@ def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
     told = capsys.readouterr().out
     assert (told.count(f"{TASK}, seed 0"), told.count(f"{TASK}, seed 1")) == (0, 2)
     effect.main([*command, "--minutes", "0", "--plots", str(tmp_path / "figures")])
-    assert (tmp_path / "figures" / "effect-cpu-tokens-100.svg").stat().st_size > 0
+    for name in ("effect", "gain"):
+        assert (tmp_path / "figures" / f"{name}-cpu-tokens-100.svg").stat().st_size > 0
     told = capsys.readouterr().out
     assert "tiny-llama, cpu, 100 generated tokens a search" in told
     assert str(model_folder.parent) not in "".join(p.read_text() for p in tmp_path.glob("*.jsonl"))

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Outcome
-from benchmarks.evidence.effect_table import budgets_of, differences, estimates, report
+from benchmarks.evidence.effect_table import budgets_of, differences, estimates, gains, report
 
 TASKS = ("counting", "logic")
 TOKENS, SECONDS = Budget("tokens", 1000.0), Budget("seconds", 60.0)
@@ -78,6 +78,15 @@ def test_a_figure_has_the_differences_of_the_table_in_points():
     assert estimates(FOUND, TASKS, SECONDS) == []
 
 
+def test_gains_are_over_the_initial_prompt_by_task_and_the_control_has_its_own():
+    found = {(e.name, e.series): e for e in gains(FOUND, TASKS, TOKENS)}
+    assert found.keys() == {(n, ARMS[a]) for n in (*TASKS, "all") for a in ("ours", "random")}
+    whole = found["all", ARMS["ours"]]
+    assert (whole.mean, whole.low, whole.high) == pytest.approx((13.3, -15.4, 42.0), abs=0.05)
+    assert found["counting", ARMS["random"]].mean == pytest.approx(5.0)  # 10 and 0 points
+    assert gains(FOUND, TASKS, SECONDS) == []
+
+
 def test_costs_are_means_of_cells():
     assert line_of(part(report(FOUND, TASKS, "title"), TOKENS).split("mean of")[1], "ours") == [
         "ours",
@@ -91,11 +100,11 @@ def test_costs_are_means_of_cells():
     ]
 
 
-@pytest.mark.parametrize(("gains", "resolved"), [((0, 1, 2), "yes"), ((0, 20, 40), "no")])
-def test_five_points_are_resolved_by_a_half_width_under_them(gains, resolved):
+@pytest.mark.parametrize(("gained", "resolved"), [((0, 1, 2), "yes"), ((0, 20, 40), "no")])
+def test_five_points_are_resolved_by_a_half_width_under_them(gained, resolved):
     found = {}
     for arm in ("initial", "ours"):
-        for seed, gain in enumerate(gains):
+        for seed, gain in enumerate(gained):
             own = Budget() if arm == "initial" else TOKENS
             right = 50 + (gain if arm == "ours" else 0)
             found[Cell(task="logic", seed=seed, arm=arm, budget=own)] = outcome(right, 100)
