@@ -8,15 +8,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
-SOURCES := greater_fast kernels benchmarks tests setup.py
+SOURCES := greater_fast kernels benchmarks docs tests setup.py
 
-.PHONY: help venv demo test fuzz lint format bench clean
+.PHONY: help venv demo test fuzz lint docs format bench clean
 
 help:
 	@echo 'make demo    install, then optimise a prompt for a real model on the CPU'
 	@echo 'make test    install, then run all tests; fails under 90% coverage'
 	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
+	@echo 'make docs    install, then build the documentation as a site, site/index.html'
 	@echo 'make format  rewrite the sources in the house format'
 	@echo 'make bench   install, then run the benchmarks; figures in bench.json'
 	@echo 'make venv    install for development into $(VENV)'
@@ -67,6 +68,10 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
+# Strict: a link, an anchor or a name that is not there is an error.
+docs: $(VENV)/dev.stamp
+	$(BIN)/mkdocs build --strict --quiet
+
 format: venv
 	$(BIN)/ruff check --fix-only $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -76,6 +81,6 @@ bench: venv
 	$(BIN)/pytest benchmarks/ --benchmark-only --benchmark-json=bench.json
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache htmlcov
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
-"""Figures from benchmarks into results/<device>.json, and from there into the README.
+"""Figures from benchmarks into results/<device>.json, and from there into docs/performance.md.
 
 pytest benchmarks/ --benchmark-only --benchmark-json=bench.json
 python -m benchmarks.report --collect bench.json    # the newest figure of each benchmark stays
-python -m benchmarks.report                         # writes the README's tables
+python -m benchmarks.report                         # writes the page's tables
 python -m benchmarks.report --check                 # fails where they differ
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "performance.md"
 START, STOP = "<!-- figures -->", "<!-- /figures -->"
 Work = Mapping[str, Any]
 
@@ -224,16 +224,16 @@ def _when(figure: Mapping[str, Any]) -> str:
     return f"{figure['date']}, {figure['commit'][:7]}"
 
 
-def with_tables(readme: str, tables: str) -> str:
-    """A README with these tables between its markers.
+def with_tables(page: str, tables: str) -> str:
+    """A page with these tables between its markers.
 
     Raises:
         ValueError: the markers are not there, or not once each.
     """
-    if readme.count(START) != 1 or readme.count(STOP) != 1:
-        raise ValueError(f"expected {START} and {STOP} once each in the README")
-    before, _, rest = readme.partition(START)
-    return f"{before}{START}\n{tables}\n{STOP}{rest.partition(STOP)[2]}"
+    if page.count(START) != 1 or page.count(STOP) != 1:
+        raise ValueError(f"expected {START} and {STOP} once each in the page")
+    before, _, rest = page.partition(START)
+    return f"{before}{START}\n\n{tables}\n\n{STOP}{rest.partition(STOP)[2]}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -245,13 +245,15 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.collect:
         for path in sorted(set(collect(asked.collect))):
             print(f"wrote {path.relative_to(ROOT)}")
-    readme = README.read_text(encoding="utf-8")
-    wanted = with_tables(readme, render())
-    if asked.check and wanted != readme:
-        print("README.md differs from benchmarks/results: run python -m benchmarks.report")
+    page = PAGE.read_text(encoding="utf-8")
+    wanted = with_tables(page, render())
+    if asked.check and wanted != page:
+        print(
+            "docs/performance.md differs from benchmarks/results: run python -m benchmarks.report"
+        )
         return 1
     if not asked.check:
-        README.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(wanted, encoding="utf-8")
     return 0
 
 

@@ -28,7 +28,7 @@ def written(tmp_path, smoke=False, ratio=5.0):
     return path
 
 
-def test_the_readme_shows_what_was_measured():
+def test_the_page_shows_what_was_measured():
     assert report.main(["--check"]) == 0
 
 
@@ -74,19 +74,19 @@ def test_a_table_a_device_with_a_row_a_figure(tmp_path):
 
 
 def test_tables_go_between_the_markers():
-    readme = f"before {report.START} old {report.STOP} after"
-    new = report.with_tables(readme, "| new |")
-    assert new == f"before {report.START}\n| new |\n{report.STOP} after"
+    page = f"before {report.START} old {report.STOP} after"
+    new = report.with_tables(page, "| new |")
+    assert new == f"before {report.START}\n\n| new |\n\n{report.STOP} after"
     assert report.with_tables(new, "| new |") == new
     with pytest.raises(ValueError, match="once each"):
         report.with_tables("no markers", "| new |")
 
 
 def test_a_difference_is_found(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{report.START}\nstale\n{report.STOP}")
-    monkeypatch.setattr(report, "README", readme)
+    page = tmp_path / "performance.md"
+    page.write_text(f"{report.START}\nstale\n{report.STOP}")
+    monkeypatch.setattr(report, "PAGE", page)
     assert report.main(["--check"]) == 1
-    assert "stale" in readme.read_text()
+    assert "stale" in page.read_text()
     assert report.main([]) == 0
     assert report.main(["--check"]) == 0
