@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Fences of other kinds show data, output and equations, and are no code.
 SHOWN = {"text", "jsonl", "csv"}
 COMMANDS = {"bash", "greater-fast", "make", "pip", "pytest", "python", "torchrun"}
@@ -38,8 +38,14 @@ class Block(NamedTuple):
         return f"{self.page}:{self.line}"
 
 
+def name_of(path: Path) -> str:
+    """A page's name: its path in docs, or that of the README."""
+    return str(path.relative_to(ROOT)).removeprefix("docs/")
+
+
 def blocks(path: Path) -> Iterator[Block]:
     """All blocks of a page, in order."""
+    page = name_of(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     number, reason = 0, None
     while number < len(lines):
@@ -51,13 +57,13 @@ def blocks(path: Path) -> Iterator[Block]:
             first = number
             while lines[number] != "```":
                 number += 1
-            yield Block(path.name, begin, line[3:], "\n".join(lines[first:number]), reason)
+            yield Block(page, begin, line[3:], "\n".join(lines[first:number]), reason)
         elif line.startswith("    ") and not lines[number - 1].strip():
             first = number
             while number + 1 < len(lines) and _goes_on(lines, number + 1):
                 number += 1
             text = "\n".join(each[4:] for each in lines[first : number + 1])
-            yield Block(path.name, begin, "", text, reason)
+            yield Block(page, begin, "", text, reason)
         if line.strip() and not found:
             reason = None
         number += 1

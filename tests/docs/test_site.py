@@ -11,7 +11,7 @@ import pytest
 
 import greater_fast
 from greater_fast import Config
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import PAGES, ROOT, name_of
 
 BUILD = """
 import socket, sys
@@ -65,11 +65,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[str, Page]:
-    return {path.stem: Page(path) for path in site.glob("*.html")}
+    return {str(path.relative_to(site)): Page(path) for path in site.rglob("*.html")}
 
 
 def test_every_page_is_there(pages: dict[str, Page]) -> None:
-    assert {page.stem for page in PAGES} - {"README"} == pages.keys() - {"404"}
+    written = {name_of(page) for page in PAGES} - {"README.md"}
+    assert {name.replace(".md", ".html") for name in written} == pages.keys() - {"404.html"}
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) -> None:
@@ -79,7 +80,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) ->
     assert styles
     assert not any(re.search(r"url\(['\"]?(https?:)?//|@import", style) for style in styles)
     # What the theme fetches for diagrams: there are none.
-    assert not any("mermaid" in path.read_text(encoding="utf-8") for path in site.glob("*.html"))
+    assert not any("mermaid" in path.read_text(encoding="utf-8") for path in site.rglob("*.html"))
 
 
 def test_tables_and_lists_are_such(pages: dict[str, Page]) -> None:
@@ -95,7 +96,7 @@ def test_all_public_names_and_settings_are_told(site: Path, pages: dict[str, Pag
     assert len(homes) > 3
     for name in greater_fast.__all__:
         home = getattr(greater_fast, name).__module__
-        assert {f"greater_fast.{name}", f"{home}.{name}"} & pages["api"].ids, name
+        assert {f"greater_fast.{name}", f"{home}.{name}"} & pages["api.html"].ids, name
     for field in dataclasses.fields(Config):
         assert f"<td><code>{field.name}</code></td>" in told, field.name
     assert "next tokens proposed by an example (k of the paper)" in told
