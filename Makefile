@@ -70,7 +70,7 @@ lint: venv
 
 # Strict: a link, an anchor or a name that is not there is an error.
 docs: $(VENV)/dev.stamp
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: venv
 	$(BIN)/ruff check --fix-only $(SOURCES)

@@ -15,7 +15,7 @@ from tests.tiny import boolean_rows
 FILES = {"train.jsonl": (0, 60), "dev.jsonl": (60, 90), "test.jsonl": (90, 120)}
 MODELS = (
     *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
-    *("model-a", "model-b"),
+    *("model-a", "model-b", "MODEL"),
 )
 
 
@@ -58,6 +58,7 @@ def place(
         (tmp_path / name).symlink_to(model_folder)
     monkeypatch.setattr("greater_fast.model.lm.smollm2_folder", lambda: str(model_folder))
     monkeypatch.setattr("greater_fast.memory.outline.smollm2_source", lambda: str(model_folder))
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rows on which the tiny model is wrong throughout

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Fences of other kinds show data, output and equations, and are no code.
 SHOWN = {"text", "jsonl", "csv"}
-COMMANDS = {"bash", "greater-fast", "make", "pip", "pytest", "python", "torchrun"}
+COMMANDS = {"bash", "greater-fast", "make", "pip", "python", "tensorboard", "torchrun"}
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
 
