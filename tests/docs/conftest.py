@@ -14,7 +14,7 @@ from tests.tiny import boolean_rows
 
 FILES = {"train.jsonl": (0, 60), "dev.jsonl": (60, 90), "test.jsonl": (90, 120)}
 MODELS = (
-    *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+    *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-4B"),
     *("model-a", "model-b", "MODEL"),
 )
 
@@ -45,14 +45,13 @@ def place(
     monkeypatch: pytest.MonkeyPatch,
     short_runs: None,
     model_folder: Path,
-    finished_run: Path,
 ) -> Iterator[Path]:
-    """A working folder with files of rows, a finished run, and a folder for each model's name."""
+    """A working folder with files of rows, and a folder for each model's name."""
     for name in FILES:
         text = "".join(json.dumps(row) + "\n" for row in _rows(name))
         (tmp_path / name).write_text(text, encoding="utf-8")
-    shutil.copyfile(tmp_path / "train.jsonl", tmp_path / "rows.jsonl")
-    shutil.copytree(finished_run, tmp_path / "runs" / "first")
+    for name in ("rows.jsonl", "train.csv"):  # what is in a file says of which kind it is
+        shutil.copyfile(tmp_path / "train.jsonl", tmp_path / name)
     for name in MODELS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(model_folder)

@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Fences of other kinds show data, output and equations, and are no code.
 SHOWN = {"text", "jsonl", "csv"}
-COMMANDS = {"bash", "greater-fast", "make", "pip", "python", "tensorboard", "torchrun"}
+SHELL = {"sh", "bash"}
+COMMANDS = {
+    *("bash", "greater-fast", "make", "pip", "python", "torchrun"),
+    *("ssh", "tensorboard"),
+}
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
 
@@ -26,12 +30,12 @@ class Block(NamedTuple):
     @property
     def commands(self) -> list[list[str]]:
         """The words of each command, settings of the environment left out; none of what is text."""
-        if self.kind not in ("", "sh"):
+        if self.kind not in ("", *SHELL):
             return []
         lines = self.text.replace("\\\n", " ").splitlines()
         split = [_words(line) for line in lines]
         found = [words for words in split if words]
-        is_shell = self.kind == "sh" or bool(found and found[0][0] in COMMANDS)
+        is_shell = self.kind in SHELL or bool(found and found[0][0] in COMMANDS)
         return found if is_shell else []
 
     def __str__(self) -> str:

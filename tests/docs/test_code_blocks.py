@@ -15,10 +15,10 @@ import pytest
 from greater_fast.cli import main as cli
 from greater_fast.cli.commands import parser
 from greater_fast.examples.data import load_examples
-from tests.docs.pages import ALL_BLOCKS, COMMANDS, ROOT, SHOWN, Block
+from tests.docs.pages import ALL_BLOCKS, COMMANDS, ROOT, SHELL, SHOWN, Block
 
 PYTHON = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.kind == "python"))
-SHELL = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.commands))
+COMMAND_LINES = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.commands))
 NOT_RUN = {str(block): block.not_run for block in ALL_BLOCKS if block.not_run}
 NUM_NOT_RUN = 0  # blocks that say why they are not run; one more is to be meant
 SERVES = {"ui"}  # commands that do not end by themselves: they are parsed alone
@@ -29,9 +29,10 @@ def of_page(page: str) -> list[Block]:
 
 
 def test_there_are_blocks_of_all_kinds() -> None:
-    assert {block.kind for block in ALL_BLOCKS} == {"", "python", "sh", *SHOWN}
+    kinds = {block.kind for block in ALL_BLOCKS}
+    assert {"", "python", "sh", *SHOWN} <= kinds <= {"", "python", *SHELL, *SHOWN}
     assert len(PYTHON) >= 6
-    assert len(SHELL) >= 10
+    assert len(COMMAND_LINES) >= 10
 
 
 def test_what_is_not_run_says_why() -> None:
@@ -50,11 +51,11 @@ def test_what_is_shown_is_no_code(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_python(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python(
+    page: str, place: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Blocks of a page run in order, each seeing the names before; comments say what is printed."""
     add_files_shown(page, place)
-    if any('run_dir="runs/first"' in block.text for block in of_page(page)):
-        shutil.rmtree(place / "runs")  # the page makes it itself
     names: dict[str, Any] = {
         "__name__": page,
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -63,6 +64,8 @@ def test_python(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> N
     for block in of_page(page):
         if block.kind != "python":
             continue
+        made = set(re.findall(r'run_dir="(runs/[\w-]+)"', block.text))
+        add_runs(set(re.findall(r'"(runs/[\w-]+)"', block.text)) - made, finished_run)
         capsys.readouterr()
         exec(compile(block.text, str(block), "exec"), names)
         expected = re.findall(r"# prints: (.*)", block.text)
@@ -76,18 +79,34 @@ def test_python_is_written_as_ours_is(block: Block) -> None:
     assert max(map(len, block.text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("page", SHELL)
+@pytest.mark.parametrize("page", COMMAND_LINES)
 def test_shell(
-    page: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    place: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Commands of a page run in order; of what it does not make itself there is a finished run."""
     add_files_shown(page, place)
     for words in [words for block in of_page(page) for words in block.commands]:
         CHECKS[words[0]](words[1:], monkeypatch)
         if words[0] == "greater-fast" and words[1] not in SERVES:
-            if words[1] == "optimize" and "--run-dir" in words and "--resume" not in words:
-                shutil.rmtree(words[words.index("--run-dir") + 1], ignore_errors=True)
+            if words[1] == "optimize":  # which makes a run, and may have been shown before
+                shutil.rmtree(place / "runs", ignore_errors=True)
+            else:
+                add_runs(
+                    {word for word in words if re.fullmatch(r"runs/[\w-]+", word)}, finished_run
+                )
             status = cli.main(words[1:])
             assert status == 0, (words, capsys.readouterr().err)
+
+
+def add_runs(names: set[str], finished_run: Path) -> None:
+    """Runs that are named, and not there yet."""
+    for name in names:
+        if not Path(name).exists():
+            shutil.copytree(finished_run, name)
 
 
 def add_files_shown(page: str, place: Path) -> None:
@@ -164,9 +183,8 @@ def check_bash(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert {word for word in words[1:] if word.startswith("--")} <= options
 
 
-def check_tool_of_an_extra(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of somebody else, which is not run: that an extra brings it is checked by pip's."""
-    assert words
+def check_nothing(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of somebody else, which does not end by itself."""
 
 
 CHECKS = {
@@ -176,5 +194,6 @@ CHECKS = {
     "make": check_make,
     "pip": check_pip,
     "bash": check_bash,
-    "tensorboard": check_tool_of_an_extra,
+    "ssh": check_nothing,
+    "tensorboard": check_nothing,
 }
