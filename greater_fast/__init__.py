@@ -7,9 +7,19 @@ if TYPE_CHECKING:
     from greater_fast.api import evaluate, optimize, plan
     from greater_fast.config import Config
     from greater_fast.examples.data import Example, load_examples
+    from greater_fast.resuming import resume
     from greater_fast.runs.result import Result
 
-__all__ = ["Config", "Example", "Result", "evaluate", "load_examples", "optimize", "plan"]
+__all__ = [
+    "Config",
+    "Example",
+    "Result",
+    "evaluate",
+    "load_examples",
+    "optimize",
+    "plan",
+    "resume",
+]
 
 _HOMES = {
     "Config": "greater_fast.config",
@@ -19,6 +29,7 @@ _HOMES = {
     "load_examples": "greater_fast.examples.data",
     "optimize": "greater_fast.api",
     "plan": "greater_fast.api",
+    "resume": "greater_fast.resuming",
 }
 
 

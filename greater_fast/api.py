@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import build_layouts
-from greater_fast.examples.metrics import Metric, name_of_metric
+from greater_fast.examples.metrics import Metric
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, join
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import cut_off_notes
 from greater_fast.runs.input import (
-    check_callable,
     checking_input,
     measured_by,
     metric_note,
@@ -28,11 +27,12 @@ from greater_fast.runs.input import (
 )
 from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
-from greater_fast.runs.models.ready import described, load_models, make_models, make_ready, notes_of
+from greater_fast.runs.models.ready import load_models, make_models, make_ready, notes_of
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
     as_config,
     check_prompt,
+    checked_config,
     choose_extractor,
     prepare,
     read_splits,
@@ -40,9 +40,8 @@ from greater_fast.runs.prepare import (
 from greater_fast.runs.progress import told
 from greater_fast.runs.records import Records, row_writer
 from greater_fast.runs.result import Report, Result
-from greater_fast.runs.run import Run
+from greater_fast.runs.saved.sitting import Asked, Functions, sit
 from greater_fast.runs.timing.run_plan import RunPlan, check_measure, measured
-from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.runs.timing.work import Work
 from greater_fast.search.optimizer import OnStep
 
@@ -65,6 +64,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     loss: AnswerLoss | None = None,
     metric: Metric | str | None = None,
     progress: bool = True,
+    resume: bool = False,
 ) -> Result:
     """Optimise a prompt for a model on examples (GReaTer).
 
@@ -87,6 +87,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             generates answers too, and counts 1 - metric; by objective loss it does not.
         progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
             line a step elsewhere.
+        resume: go on with the run that `run_dir` holds, if it holds one, with the same arguments;
+            `config.steps` may be more than before (see `resume`).
 
     Returns:
         The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`;
@@ -107,51 +109,19 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     """
     begun = time.monotonic()
     ranks = join()
+    functions = Functions(on_step, loss, metric)
     with checking_input():
         sources = as_models(model, ranks)
-        given = config = ranks.from_first(with_metric(as_config(config), metric))
+        given = ranks.from_first(with_metric(checked_config(config), metric))
         check_prompt(prompt)
-        if on_step is not None:
-            check_callable("on_step", on_step, ("a step",))
-        if loss is not None:
-            check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))
-            if config.gradient == "reasoning":
-                raise ValueError(
-                    "loss: got a function with gradient 'reasoning', which is of no answer's loss: "
-                    "expected gradient 'answer' or 'both'"
-                )
-        directory = RunDirectory(run_dir) if ranks.is_first else NoDirectory()
-    with directory, told(progress and ranks.is_first, num_steps=config.steps) as teller:
-        if ranks.size > 1 and not config.tensor_parallel:
-            teller.say(f"rows are dealt to {ranks.size} processes")
-        with checking_input():
-            splits = ranks.by_first(lambda: read_splits(train, dev, test, given))
-            config = placed(given, sources[0], ranks)
-            prepared = prepare(sources, splits, prompt, config).measured_by(metric)
-            models, memory, notes = make_ready(sources, prepared, config, loss, teller)
-        layouts = prepared.layouts
-        directory.begin(
-            {
-                **described(models),
-                "prompt": layouts["train"].prompt_text(layouts["train"].prompt_ids),
-                "extractor": prepared.extractor.in_config(),
-                "rendered_example": layouts["train"].rendered(0, layouts["train"].prompt_ids),
-                "config": given.to_dict(),
-                "metric": name_of_metric(layouts["train"].metric),
-                "seed": config.seed,
-                "num_ranks": ranks.size,
-                "memory_plan": memory.to_dict(),
-                "notes": notes,
-            },
-            [
-                {"split": name, **dataclasses.asdict(row.example)}
-                for name, rows in layouts.items()
-                for row in rows.rows
-            ],
-        )
-        run = Run(models, layouts, config, directory, notes, loss)
-        budget = TimeBudget(config.minutes, begun, ranks)
-        return run.result(on_step, teller, budget, ranks)
+        functions.check(given)
+        if resume and run_dir is None:
+            raise ValueError("run_dir: got none to go on in: name the folder of the run")
+        directory = RunDirectory(run_dir, resume=resume) if ranks.is_first else NoDirectory()
+    with directory:
+        splits = partial(read_splits, train, dev, test)
+        asked = Asked(sources, splits, prompt, given, functions, progress)
+        return sit(asked, directory, begun, ranks)
 
 
 def plan(  # noqa: PLR0913 (as optimize)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import torch
 
@@ -87,6 +87,16 @@ class Rollout:
         0 where none was scored.
         """
         return -math.fsum(self.answer_logprobs) / max(len(self.answer_logprobs), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `asdict` would copy id by id."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Rollout:
+        """The rollout that `to_dict` wrote; what older ones did not know of has its default."""
+        lists = ("reasoning_ids", "answer_logprobs", "answer_hits", "answer_ids")
+        return cls(**{**values, **{name: tuple(values.get(name, ())) for name in lists}})
 
 
 @dataclass(frozen=True, slots=True)

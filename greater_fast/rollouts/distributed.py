@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -45,19 +46,19 @@ class DistributedEngine:
 
     def __init__(self, local: Engine, ranks: Ranks, rows_together: int = 1) -> None:
         self.lm, self.ranks = local.lm, ranks
-        self._local, self._rows_together = local, rows_together
+        self.local, self._rows_together = local, rows_together
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
 
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes, on all ranks."""
-        return all(self.ranks.gathered(self._local.can_pack))
+        return all(self.ranks.gathered(self.local.can_pack))
 
     @property
     def layers(self) -> Layers:
         """What of the model's layers can run by our kernels on this rank."""
-        return self._local.layers
+        return self.local.layers
 
     @exclusive
     def run(
@@ -78,7 +79,7 @@ class DistributedEngine:
             return tuple(on_finished(own[number], rollout)) if on_finished else ()
 
         if own:
-            self._local.run([requests[number] for number in own], finished)
+            self.local.run([requests[number] for number in own], finished)
         rollouts: list[Rollout | None] = [None] * len(requests)
         for number, rollout in sorted(self._gathered(requests, done).items()):
             rollouts[number] = rollout
@@ -96,17 +97,17 @@ class DistributedEngine:
         pairs = zip(contexts, owners, strict=True)
         own = [context for context, owner in pairs if owner == self.ranks.rank]
         nothing = torch.empty(0, device=self.lm.device)
-        shares = self.ranks.gathered_rows(self._local.next_logits(own) if own else nothing)
+        shares = self.ranks.gathered_rows(self.local.next_logits(own) if own else nothing)
         rows = [iter(share) for share in shares]
         return torch.stack([next(rows[owner]) for owner in owners])
 
     def store(self, contexts: Sequence[Sequence[int]]) -> None:
         """Compute on this rank what `prefix_kv` is to find of the contexts."""
-        self._local.store(contexts)
+        self.local.store(contexts)
 
     def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
         """Keys and values of the longest prefix of `ids` that this rank has stored."""
-        return self._local.prefix_kv(ids)
+        return self.local.prefix_kv(ids)
 
     def _own_requests(self, requests: Sequence[RolloutRequest]) -> list[int]:
         """Numbers of the requests that this rank runs."""
@@ -124,7 +125,7 @@ class DistributedEngine:
 
     def _nearest(self, contexts: Sequence[Sequence[int]]) -> list[int]:
         """The rank of each context: the one that has most of it stored, else the one in turn."""
-        found = [self._local.prefix_kv(context) for context in contexts]
+        found = [self.local.prefix_kv(context) for context in contexts]
         lengths = self.ranks.gathered([kv.num_tokens if kv else 0 for kv in found])  # [ranks][C]
         return [
             max(
@@ -137,7 +138,7 @@ class DistributedEngine:
         self, requests: Sequence[RolloutRequest], done: dict[int, Rollout]
     ) -> dict[int, Rollout]:
         """All ranks' rollouts by their request's number; counts their work."""
-        local = self._local
+        local = self.local
         asked = hash(tuple(requests))
         shares = self.ranks.gathered(
             _Share(asked, done, local.num_generated_tokens, local.num_forward_tokens)
@@ -185,11 +186,22 @@ def make_engine_of(
 
 def _settled(config: Config, engine: Engine) -> Config:
     """Settings by which other ranks make the engine that one has made."""
-    if not isinstance(engine, RolloutEngine):
-        return replace(config, engine="generate")
-    return replace(
-        config,
-        engine="paged",
-        kv_cache_bytes=engine.kv_cache_bytes,
-        max_step_tokens=engine.max_tokens,
-    )
+    return replace(config, **choices_of(engine))
+
+
+def choices_of(engine: Engine) -> dict[str, Any]:
+    """Settings by which an engine is made again as it is, whatever is free or measured then."""
+    local = engine.local if isinstance(engine, DistributedEngine) else engine
+    if not isinstance(local, RolloutEngine):
+        return {"engine": "generate"}
+    return {
+        "engine": "paged",
+        "kv_cache_bytes": local.kv_cache_bytes,
+        "max_step_tokens": local.max_tokens,
+    }
+
+
+def is_batch_invariant(engine: Engine) -> bool:
+    """Whether a row's bits are its own, whatever is computed beside it."""
+    local = engine.local if isinstance(engine, DistributedEngine) else engine
+    return isinstance(local, RolloutEngine) and local.batch_invariant

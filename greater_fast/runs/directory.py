@@ -3,10 +3,16 @@
 run.json        settings, model, prompt, extractor, rows used, versions, seed, git commit
 examples.jsonl  the rows of each split
 steps.jsonl     one line a finished step, flushed
-state.json      the loop's state after the last finished step
+rollouts.jsonl  training rows with reasoning, as ids: one line a prompt that was scored to the end
+state.json      the loop's state after the last finished step, and why the search ended if it did
+clock.json      seconds that it took until then
 rows.jsonl      development and test rows with reasoning and answer, for each prompt tried
 result.json     the outcome
 traceback.txt   where an error ended the run
+.lock           held by the process that is at work there
+
+Of a step its rollouts are written first, then its line, then the state, each once the one before is
+on the disk: whenever a process is killed, what the state knows of is there.
 """
 
 from __future__ import annotations
@@ -16,37 +22,55 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from greater_fast.runs.own_folder import OwnFolder
 from greater_fast.runs.read import read_lines, read_object
+from greater_fast.runs.saved.own_folder import OwnFolder
+from greater_fast.runs.saved.saved_run import STATE_FORMAT, SavedRun
 from greater_fast.runs.visible import with_traceback
 from greater_fast.runs.writer import Writer
 from greater_fast.version import __version__
 
 _FILES = (
     *("run.json", "examples.jsonl", "steps.jsonl", "state.json", "rows.jsonl", "result.json"),
+    *("rollouts.jsonl", "clock.json"),
 )
 
 
 class RunDirectory:
     """Writes a run. Lines are appended and flushed, whole files replaced at once.
 
-    The folder is this run's alone from the start: `run.json` is made only where there is none. As a
-    context it is taken back where the run has not begun, and keeps the traceback of one that has.
-    A file that cannot be written is told of once, and the run goes on.
+    The folder is this run's alone from the start: `run.json` is made only where there is none, and
+    the folder is locked. With `resume`, a run that is there already is gone on with: `saved` is
+    what it came to, None for a new one. As a context the folder is taken back where the run has not
+    begun, and keeps the traceback of one that has. A file that cannot be written is told of once,
+    and the run goes on.
 
     Raises:
-        ValueError: the folder holds another run, or cannot be made.
+        ValueError: the folder holds another run, or cannot be made; with `resume`, another process
+            is at work on the run, or its files are damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    saved: SavedRun | None = None
+
+    def __init__(self, path: str | os.PathLike[str] | None, *, resume: bool = False) -> None:
         self._writer, self._begun = Writer(), False
-        self._folder = OwnFolder("runs" if path is None else path, _FILES, fresh=path is None)
+        fresh = path is None
+        self._folder = OwnFolder(
+            "runs" if path is None else path, _FILES, fresh=fresh, resume=resume
+        )
         self.path = self._folder.path
+        if self._folder.is_resumed:
+            try:
+                self.saved = SavedRun.of(self.path)
+            except ValueError:
+                self._folder.release()
+                raise
+            if self.saved is None:
+                self._folder.begin_anew()
 
     @property
     def problem(self) -> str | None:
@@ -62,31 +86,54 @@ class RunDirectory:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        if not self._begun:
+        if not self._begun and self.saved is None:
             self._folder.take_back()
-        elif isinstance(error, Exception):
+        elif self._begun and isinstance(error, Exception):
             with contextlib.suppress(OSError):
                 text = with_traceback(error)
                 (self.path / "traceback.txt").write_text(text, "utf-8", "backslashreplace")
                 error.add_note(
                     f"what the run wrote, and this error's traceback, are in {self.path}"
                 )
+        self._folder.release()
 
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:
-        """Write down what this run is."""
+        """Write down what this run is; `run.json` last, with which it has begun."""
         self._begun = True
-        self._writer.replace(self.path / "run.json", {**run, **_surroundings()})
-        for example in examples:
-            self._writer.append(self.path / "examples.jsonl", example)
+        self._writer.replace(self.path / "examples.jsonl", examples, indent=None)
+        self._writer.replace(self.path / "run.json", {**run, **surroundings()})
+
+    def go_on(self, changed: Mapping[str, Any]) -> None:
+        """Write down that the run is gone on with, and what of `run.json` changes by that."""
+        assert self.saved is not None
+        self._begun = True
+        run, around = self.saved.run, surroundings()
+        sittings = [*run.get("resumed", ()), {**around, "after_steps": len(self.saved.steps)}]
+        self._writer.replace(self.path / "run.json", {**run, **changed, "resumed": sittings})
+        for name in ("result.json", "traceback.txt"):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
+
+    def append_rollouts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
+        """The rollouts of prompts that were scored to the end, before the step that did so."""
+        for prompt in prompts:
+            self._writer.append(self.path / "rollouts.jsonl", prompt, durable=prompt is prompts[-1])
 
     def append_step(self, step: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """One finished step, and the state after it."""
-        self._writer.append(self.path / "steps.jsonl", step)
+        self._writer.append(self.path / "steps.jsonl", step, durable=True)
         self.write_state(state)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """The loop's state, in place of the one before."""
-        self._writer.replace(self.path / "state.json", state, indent=None)
+        """The loop's state, in place of the one before, once all that it knows of is written."""
+        self._writer.flush()
+        if self._writer.has_all_of(self.path / "rollouts.jsonl", self.path / "steps.jsonl"):
+            values = {"format": STATE_FORMAT, **state}
+            self._writer.replace(self.path / "state.json", values, indent=None)
+
+    def write_clock(self, seconds: Mapping[str, float]) -> None:
+        """How long the run took until now."""
+        self._writer.replace(self.path / "clock.json", seconds, indent=None, durable=False)
 
     def append_row(self, row: Mapping[str, Any]) -> None:
         """An evaluated row."""
@@ -138,8 +185,8 @@ def _failure(traceback: Path) -> str | None:
     return None
 
 
-def _surroundings() -> dict[str, Any]:
-    """Versions, machine and commit, for who wants to run it again."""
+def surroundings() -> dict[str, Any]:
+    """Time, versions, machine and commit, for who wants to run it again."""
     import torch
     import transformers
 

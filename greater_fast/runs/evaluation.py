@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,28 @@ class RowRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; without a metric, nothing is said of one."""
         return _without_none(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RowRecord:
+        """The row that `to_dict` wrote, whatever is written beside it."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+@dataclass(frozen=True, slots=True)
+class RowLog:
+    """Where an evaluation's rows go as they end, and those that were there before it began.
+
+    `write` gets the number of each row that ends, the row, and what names its model where there are
+    several. `known` has rows that are not run again, by model ("" of one alone) and number.
+    """
+
+    write: Callable[[int, RowRecord, Mapping[str, str]], object]
+    known: Mapping[str, Mapping[int, RowRecord]] = field(default_factory=dict)
+
+    def of_model(self, name: str) -> RowLog:
+        """The log for one of several models."""
+        known = {"": self.known.get(name, {})}
+        return RowLog(lambda number, row, _: self.write(number, row, {"model": name}), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +207,19 @@ def evaluate_prompt(
     prompt_ids: Sequence[int],
     config: Config,
     max_answer_tokens: int | None = None,
-    on_row: Callable[[RowRecord], object] | None = None,
+    log: RowLog | None = None,
 ) -> Evaluation:
     """Generate each row's reasoning, then its answer behind the extractor, and compare with gold.
 
-    Where the rows have a metric, that is called with each answer, once, in place of comparing.
-    `max_answer_tokens` is the longest answer expected, by default the longest of these rows; 8
-    tokens more are allowed. `on_row` is called with each row as soon as it and all before it are
-    there, and where something ends the evaluation, with the others that are.
+    Where rows have a metric, that is called with each answer, once, in place of comparing. 8 tokens
+    more are allowed than the longest answer expected, by default that of these rows. The `log` gets
+    a row as soon as it and all before it are there, and where something ends the evaluation, the
+    others that are; rows that it knows are taken from it.
     """
     longest = layouts.longest_answer if max_answer_tokens is None else max_answer_tokens
+    found = dict(log.known.get("", {})) if log else {}
+    rows = [row for row in range(len(layouts)) if row not in found]
+    waiting = list(rows)  # to be told, in their order
     requests = [
         RolloutRequest(
             prompt_ids=layouts.context_ids(row, prompt_ids),
@@ -205,29 +230,30 @@ def evaluate_prompt(
             sample_key=row,
             measure=partial(layouts.measured, row) if layouts.metric else None,
         )
-        for row in range(len(layouts))
+        for row in rows
     ]
-    found: dict[int, RowRecord] = {}
-    told: list[RowRecord] = []
+
+    def tell(row: int) -> None:
+        waiting.remove(row)
+        if log:
+            log.write(row, found[row], {})
 
     def finished(number: int, rollout: Rollout | None) -> tuple[int, ...]:
-        found[number] = _record(layouts, number, rollout, config.max_new_tokens)
-        while on_row and len(told) in found:
-            told.append(found[len(told)])
-            on_row(told[-1])
+        row = rows[number]
+        found[row] = _record(layouts, row, rollout, config.max_new_tokens)
+        while waiting and waiting[0] in found:
+            tell(waiting[0])
         return ()
 
     try:
-        rollouts = engine.run(requests, finished) if on_row else engine.run(requests)
+        rollouts = engine.run(requests, *([finished] if log else [])) if requests else []
     except BaseException:
-        for number in sorted(found)[len(told) :]:
-            if on_row:
-                on_row(found[number])
+        for row in [row for row in waiting if row in found]:
+            tell(row)
         raise
-    for number, rollout in enumerate(rollouts):
-        if number not in found:
-            finished(number, rollout)
-    return _evaluation(layouts, prompt_ids, [found[number] for number in range(len(layouts))])
+    for number in [n for n, row in enumerate(rows) if row not in found]:
+        finished(number, rollouts[number])
+    return _evaluation(layouts, prompt_ids, [found[row] for row in range(len(layouts))])
 
 
 def record_rollouts(

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -69,6 +69,15 @@ class NoDirectory(RunDirectory):
     def __exit__(self, *_: object) -> None: ...
 
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing."""
+
+    def go_on(self, changed: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def append_rollouts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing."""
+
+    def write_clock(self, seconds: Mapping[str, float]) -> None:
         """Nothing."""
 
     def append_step(self, step: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -158,14 +158,24 @@ def _check_readings(sets: Mapping[str, Sequence[str]]) -> None:
 
 def as_config(config: Config | Mapping[str, Any] | None) -> Config:
     """Settings from what a user passes: none, some, or all; the day of templates is settled."""
+    return dated(checked_config(config))
+
+
+def checked_config(config: Config | Mapping[str, Any] | None) -> Config:
+    """Settings from what a user passes: none, some, or all."""
     if config is None or isinstance(config, Mapping):
         config = Config.from_mapping(config or {})
     if not isinstance(config, Config):
         raise ValueError(f"config: got {type(config).__name__}, expected a Config or a mapping")
     if config.system_prompt is not None:
         check_no_placeholder("system_prompt", config.system_prompt, "write it out")
-    today = datetime.date.today().isoformat()
-    return dataclasses.replace(config, template_date=config.template_date or today)
+    return config
+
+
+def dated(config: Config, day: str | None = None) -> Config:
+    """Settings with the day of templates: theirs, else a day, else today's."""
+    day = config.template_date or day or datetime.date.today().isoformat()
+    return dataclasses.replace(config, template_date=day)
 
 
 def check_prompt(prompt: object) -> None:

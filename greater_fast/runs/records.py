@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from greater_fast.runs.evaluation import RowRecord
-from greater_fast.runs.models.mean_evaluation import OnRow
+from greater_fast.runs.evaluation import RowLog, RowRecord
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.writer import Writer, make_folders, new_path
 
@@ -61,12 +60,12 @@ class Records:
         self._writer.append(self._path, row)
 
 
-def row_writer(prompt: str, file: Records | None, teller: Teller) -> OnRow:
+def row_writer(prompt: str, file: Records | None, teller: Teller) -> RowLog:
     """What an evaluation does with each finished row."""
 
-    def write(row: RowRecord, model: Mapping[str, str]) -> None:
+    def write(number: int, row: RowRecord, model: Mapping[str, str]) -> None:
         teller.row()
         if file is not None:
             file.append({"prompt": prompt, **model, **row.to_dict()})
 
-    return write
+    return RowLog(write)

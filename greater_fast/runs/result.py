@@ -60,7 +60,9 @@ class Result:
     `best` is the prompt with the highest development accuracy, `baseline` the initial one;
     `finalists` holds both and the others that were tried there. `dev_comparison` and
     `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended,
-    in a few words: "all steps done", "out of time", "interrupted", ...
+    in a few words: "all steps done", "out of time", "interrupted", ... `test_seen_after` is set
+    where the search went on, after so many steps, when the test rows had been evaluated already:
+    whoever saw that result could choose to go on for it.
     """
 
     best: PromptResult
@@ -73,6 +75,7 @@ class Result:
     run_dir: Path
     dev_comparison: Comparison | None = None
     test_comparison: Comparison | None = None
+    test_seen_after: int | None = None
 
     @property
     def prompt(self) -> str:
@@ -99,7 +102,7 @@ class Result:
                 "initial prompt were measured on rows that the search had not seen."
             )
         if new.prompt_ids == initial.prompt_ids:
-            where = "rows never seen" if initial.test else "development rows"
+            where = self._test_rows if initial.test else "development rows"
             measured = initial.test or initial.dev
             so_far = "" if all(finalist.dev for finalist in self.finalists) else " so far"
             return (
@@ -108,7 +111,7 @@ class Result:
             )
         if new.test and initial.test and self.test_comparison:
             return (
-                f"On {new.test.num_rows} rows never seen, the new prompt "
+                f"On {new.test.num_rows} {self._test_rows}, the new prompt "
                 f"{_is_right_on(new.test, initial.test)}: {gain_text(self.test_comparison)}."
             )
         assert self.dev_comparison is not None  # both were measured
@@ -117,6 +120,13 @@ class Result:
             f"{_is_right_on(new.dev, initial.dev)}: {gain_text(self.dev_comparison)}; on rows "
             "never seen, neither was tried."
         )
+
+    @property
+    def _test_rows(self) -> str:
+        """What the test rows are, in words."""
+        if self.test_seen_after is None:
+            return "rows never seen"
+        return f"rows tested on once before, after {self.test_seen_after} steps"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the steps stand in the run directory's step log."""
@@ -135,6 +145,7 @@ class Result:
             "finalists": [f.to_dict() for f in self.finalists],
             "dev_comparison": self.dev_comparison.to_dict() if self.dev_comparison else None,
             "test_comparison": self.test_comparison.to_dict() if self.test_comparison else None,
+            "test_seen_after": self.test_seen_after,
         }
 
 

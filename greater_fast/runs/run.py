@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
@@ -11,11 +10,12 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Comparison, Evaluation, RowRecord, cut_off_notes
+from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
 from greater_fast.runs.interrupts import Terminated, one_interrupt
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models, recorded
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
+from greater_fast.runs.saved.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
@@ -43,7 +43,7 @@ class Run:
         self._directory, self._notes, self._loss = directory, notes, loss
         self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
-        self._steps: list[Step] = []
+        self._journal = Journal(directory, config.steps)
         self._pace = Pace(layouts, config)
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
@@ -53,21 +53,19 @@ class Run:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
-        the best prompt in it. SIGTERM ends the process then. No step is begun behind which finals
-        and test would not end in time. Of several ranks the first decides.
+        the best prompt in it. SIGTERM ends the process then. A step that is cut off is dropped. No
+        step is begun behind which finals and test would not end in time. Of several ranks the first
+        decides. A run that was interrupted goes on where it was.
         """
         with one_interrupt() as signals:
             rows = self._layouts["train"]
-            teller.say(f"scoring the initial prompt on {len(rows)} rows")
             budget.lap()
-            with memory_errors_explained(self._models.lm.device):
-                state = start(self._models, rows, self._config)
-            self._pace.add_score(state.incumbent, budget.lap())
+            state = self._begin(teller, budget)
             budget.begin_search()
 
             def why_end() -> str | None:
                 """Why no step is begun any more, where another one was to come."""
-                if len(self._steps) in _ESTIMATED_AFTER and state.step < self._config.steps:
+                if state.step in _ESTIMATED_AFTER and state.step < self._config.steps:
                     teller.keep(self._estimate(state, budget))
                 finals = self._pace.finals(state, num_steps=1).within(budget.for_finals)
                 if budget.has_room_for(self._pace.next_step() + finals):
@@ -75,31 +73,57 @@ class Run:
                 return OUT_OF_TIME if state.next_position(rows, self._config) else None
 
             def log_step(step: Step) -> bool | str | None:
-                self._steps.append(step)
-                self._directory.append_step(step.to_dict(), state.to_dict())
+                self._journal.finish(state, step)
+                self._write_clock(budget)
                 teller.step(step)
                 stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
                 signals.listen()  # it may have taken a Ctrl-C for itself
                 self._pace.add_step(step, budget.lap())
                 return stop or why_end()
 
+            ended = self._journal.saved.ended_before(self._config.steps)
             try:
                 explained = memory_errors_explained(self._models.lm.device)
                 with signals.heard(), ranks.together(), explained:
-                    stopped = why_end() or run(
-                        self._models, rows, self._config, state, log_step, self._loss
+                    stopped = (
+                        ended
+                        or why_end()
+                        or run(self._models, rows, self._config, state, log_step, self._loss)
                     )
+                    ended = stopped
+                    self._journal.write_state(ended)
                     self._measure(state, teller, budget)
             except KeyboardInterrupt:
                 stopped = "interrupted"
             except Terminated:
-                self._written(state, "terminated")
+                self._written("terminated", ended)
                 raise
             except BaseException as error:
-                found = self._written(state, f"failed: {described(error)}")
+                found = self._written(f"failed: {described(error)}", ended)
                 error.add_note(f"the best prompt until then: {visible(found.prompt)}")
                 raise
-            return self._written(state, stopped)
+            return self._written(stopped, None if stopped == ended else ended)
+
+    def _begin(self, teller: Teller, budget: TimeBudget) -> LoopState:
+        """The state before the first step, or where the run was when it was interrupted."""
+        saved = self._journal.saved
+        if saved.state is not None:
+            teller.say(f"going on after step {saved.state.step} of {self._config.steps}")
+            initial = saved.state.scored[self._initial_ids]
+            self._pace.go_on(initial, saved.steps, saved.clock.get("score_seconds", 0.0))
+            return saved.state
+        rows = self._layouts["train"]
+        teller.say(f"scoring the initial prompt on {len(rows)} rows")
+        with memory_errors_explained(self._models.lm.device):
+            state = start(self._models, rows, self._config)
+        self._pace.add_score(state.incumbent, budget.lap())
+        self._journal.finish(state)
+        self._write_clock(budget)
+        return state
+
+    def _write_clock(self, budget: TimeBudget) -> None:
+        seconds = {"seconds": budget.elapsed(), "score_seconds": self._pace.score_seconds}
+        self._directory.write_clock(seconds)
 
     def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
         """A line on how long the run will take, and how much of it there is time for."""
@@ -187,20 +211,24 @@ class Run:
 
     def _evaluate(self, split: str, scored: Scored, budget: TimeBudget) -> None:
         layouts, prompt_ids = self._layouts[split], scored.prompt_ids
-        prompt = layouts.prompt_text(prompt_ids)
-
-        def write(row: RowRecord, model: Mapping[str, str]) -> None:
-            self._directory.append_row({"split": split, "prompt": prompt, **model, **row.to_dict()})
-
+        log = self._journal.row_log(split, layouts.prompt_text(prompt_ids), layouts)
         given = (self._models, layouts, prompt_ids, self._config)
-        found = recorded(*given, scored.rollouts, write) if split == "train" else None
+        found = recorded(*given, scored.rollouts, log) if split == "train" else None
         if found is None:
-            found = evaluate_models(*given, self._max_answer_tokens, write)
-            self._pace.add_evaluation(split, scored, budget.lap())
+            found = evaluate_models(*given, self._max_answer_tokens, log)
+            seconds = budget.lap()
+            if not any(log.known.values()):  # else it says nothing of how long one takes
+                self._pace.add_evaluation(split, scored, seconds)
+        self._write_clock(budget)
         self._evaluations[split, prompt_ids] = found
 
-    def _written(self, state: LoopState, stopped: str) -> Result:
-        """The result of what is known, written down; what was left undone stays None."""
+    def _written(self, stopped: str, ended: str | None) -> Result:
+        """The result of what is known, written down; what was left undone stays None.
+
+        `ended` is why the search ended, where finals wait to be gone on with.
+        """
+        journal = self._journal
+        state, seen_after = journal.state, journal.test_seen_after
         finalists = tuple(self._prompt_result(scored) for scored in self._finalists(state))
         best = self._best(list(finalists))
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
@@ -208,23 +236,34 @@ class Run:
             best=best,
             baseline=baseline,
             finalists=finalists,
-            steps=tuple(self._steps),
+            steps=journal.steps,
             stopped=stopped,
             extractor=self._layouts["train"].extractor.in_config(),
             notes=(
                 *self._notes,
+                *_test_note(seen_after),
                 *_gap(baseline),
                 *self._cut_off_notes(best, baseline),
             ),
             run_dir=self._directory.path,
             dev_comparison=_comparison(best.dev, baseline.dev),
             test_comparison=_comparison(best.test, baseline.test),
+            test_seen_after=seen_after,
         )
-        self._directory.write_state(state.to_dict())
-        self._directory.write_result(result.to_dict())
+        journal.write_result(result, ended)
         if problem := self._directory.problem:
             return dataclasses.replace(result, notes=(*result.notes, problem))
         return result
+
+
+def _test_note(seen_after: int | None) -> tuple[str, ...]:
+    """A line where the test rows are not as new as they should be."""
+    if seen_after is None:
+        return ()
+    return (
+        f"the test rows were evaluated before, after {seen_after} steps, and then the search went "
+        "on: who went on for what they showed has chosen on them",
+    )
 
 
 def _gap(prompt: PromptResult) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,53 @@ class Writer:
         self.problem: str | None = None
         self._unwritten: dict[Path, bytes] = {}
 
-    def append(self, path: Path, line: Mapping[str, Any]) -> None:
-        """Write a line of JSON behind those of a file: a whole line, or nothing for now."""
+    def append(self, path: Path, line: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Write a line of JSON behind those of a file: a whole line, or nothing for now.
+
+        What is `durable` is on the disk when this returns, and outlives a loss of power.
+        """
         self._unwritten[path] = self._unwritten.get(path, b"") + _encoded(line)
-        self._write_lines(path)
+        self._write_lines(path, durable)
+
+    def has_all_of(self, *paths: Path) -> bool:
+        """Whether all lines of these files are written."""
+        return not any(path in self._unwritten for path in paths)
 
     def flush(self) -> None:
         """Try once more to write what a disk did not take."""
         for path in list(self._unwritten):
             self._write_lines(path)
 
-    def replace(self, path: Path, values: Mapping[str, Any], indent: int | None = 2) -> None:
-        """Put values, as JSON, in a file's place, all at once."""
-        content = _encoded(values, indent)
+    def replace(
+        self,
+        path: Path,
+        values: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        indent: int | None = 2,
+        *,
+        durable: bool = True,
+    ) -> None:
+        """Put values, as JSON, in a file's place, all at once; several, a line each."""
+        objects = [values] if isinstance(values, Mapping) else list(values)
+        content = b"".join(_encoded(value, indent) for value in objects)
         unfinished = path.with_name(f".{path.name}")
         with self._telling(path):
             try:
-                unfinished.write_bytes(content)
+                with unfinished.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    if durable:
+                        os.fsync(file.fileno())
                 unfinished.replace(path)
+                if durable:
+                    _sync_folder(path.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     unfinished.unlink(missing_ok=True)
                 raise
 
-    def _write_lines(self, path: Path) -> None:
+    def _write_lines(self, path: Path, durable: bool = False) -> None:
         with self._telling(path):
-            _append(path, self._unwritten[path])
+            _append(path, self._unwritten[path], durable)
             del self._unwritten[path]
 
     @contextlib.contextmanager
@@ -97,7 +118,17 @@ def _encoded(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _append(path: Path, content: bytes) -> None:
+def _sync_folder(folder: Path) -> None:
+    """Make sure that a name in a folder outlives a loss of power, where the file system can."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _append(path: Path, content: bytes, durable: bool) -> None:
     """Add all of the content to a file, or, with an error, none of it."""
     with path.open("ab", buffering=0) as file:
         size = file.tell()
@@ -105,6 +136,8 @@ def _append(path: Path, content: bytes) -> None:
             written = 0
             while written < len(content):  # a disk that fills up takes a part first
                 written += file.write(content[written:]) or 0
+            if durable:
+                os.fsync(file.fileno())
         except OSError:
             file.truncate(size)
             raise

@@ -160,3 +160,9 @@ class Step:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Step:
+        """The step that `to_dict` wrote."""
+        ids = {name: tuple(values[name]) for name in ("prompt_ids", "candidate_ids")}
+        return cls(**{**values, **ids, "trials": tuple(Trial(**t) for t in values["trials"])})

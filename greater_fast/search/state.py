@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -84,14 +85,27 @@ class LoopState:
         """The best prompts by objective, of equals the one scored first."""
         return sorted(self.scored.values(), key=lambda s: s.objective.value(config))[:number]
 
+    def copy(self) -> LoopState:
+        """The state as it is now: what changes the original later does not change it."""
+        return replace(
+            self,
+            scored=dict(self.scored),
+            given_up=dict(self.given_up),
+            dropped=dict(self.dropped),
+            reasonings=ReasoningStore(list(self.reasonings.rows)),
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the incumbent's rollouts, all objectives, stored reasonings."""
+        """Plain values for JSON: the incumbent's rollouts, all objectives, stored reasonings.
+
+        Rollouts of other prompts would make it long: `rollouts_of` has them, prompt by prompt.
+        """
         return {
             "step": self.step,
             "index": self.index,
             "changed_in_sweep": self.changed_in_sweep,
             "incumbent_ids": self.incumbent.prompt_ids,
-            "incumbent_rollouts": [asdict(r) for r in self.incumbent.rollouts],
+            "incumbent_rollouts": [r.to_dict() for r in self.incumbent.rollouts],
             "scored": [
                 {"prompt_ids": s.prompt_ids, "objective": asdict(s.objective)}
                 for s in self.scored.values()
@@ -106,26 +120,23 @@ class LoopState:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> LoopState:
-        """The state that `to_dict` wrote; rollouts of prompts other than the incumbent are gone."""
+    def from_dict(
+        cls, values: dict[str, Any], rollouts: Iterable[dict[str, Any]] = ()
+    ) -> LoopState:
+        """The state that `to_dict` wrote; `rollouts` are what `rollouts_of` gave of each prompt.
+
+        Prompts other than the incumbent that are not among them have none.
+        """
+        known = {
+            tuple(of["prompt_ids"]): tuple(map(Rollout.from_dict, of["rollouts"]))
+            for of in rollouts
+        }
         incumbent_ids = tuple(values["incumbent_ids"])
-        rollouts = tuple(
-            Rollout(
-                reasoning_ids=tuple(r["reasoning_ids"]),
-                answer_logprobs=tuple(r["answer_logprobs"]),
-                answer_hits=tuple(r["answer_hits"]),
-                prompt_nll=r["prompt_nll"],
-                end_id=r.get("end_id"),
-                answer_ids=tuple(r.get("answer_ids", ())),
-                metric=r.get("metric"),
-            )
-            for r in values["incumbent_rollouts"]
-        )
+        known[incumbent_ids] = tuple(map(Rollout.from_dict, values["incumbent_rollouts"]))
         scored = {}
         for entry in values["scored"]:
             ids = tuple(entry["prompt_ids"])
-            own = rollouts if ids == incumbent_ids else ()
-            scored[ids] = Scored(ids, Objective(**entry["objective"]), own)
+            scored[ids] = Scored(ids, Objective(**entry["objective"]), known.get(ids, ()))
         return cls(
             incumbent=scored[incumbent_ids],
             step=values["step"],
@@ -136,3 +147,11 @@ class LoopState:
             dropped={tuple(d["prompt_ids"]): d["num_rows"] for d in values.get("dropped", ())},
             reasonings=ReasoningStore.from_list(values.get("reasonings", ())),
         )
+
+
+def rollouts_of(scored: Scored) -> dict[str, Any]:
+    """A prompt's rollouts as plain values for JSON."""
+    return {
+        "prompt_ids": scored.prompt_ids,
+        "rollouts": [rollout.to_dict() for rollout in scored.rollouts],
+    }

@@ -145,8 +145,11 @@ def test_what_a_run_returns_and_leaves(
     )
     assert sum(step.num_generated_tokens for step in seen) > 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "clock.json",
         "examples.jsonl",
         "result.json",
+        "rollouts.jsonl",
         "rows.jsonl",
         "run.json",
         "state.json",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.runs.evaluation import (
     Comparison,
     Evaluation,
-    RowRecord,
+    RowLog,
     compare,
     compare_values,
     evaluate_prompt,
@@ -22,9 +22,6 @@ from greater_fast.runs.evaluation import (
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.statistics import mean_interval
 from greater_fast.search.ensemble import Models, members
-
-# Called with each finished row, and with what names its model where there are several.
-OnRow = Callable[[RowRecord, Mapping[str, str]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +79,16 @@ def evaluate_models(
     prompt_ids: Sequence[int],
     config: Config,
     max_answer_tokens: int | None = None,
-    on_row: OnRow | None = None,
+    log: RowLog | None = None,
 ) -> Evaluation:
     """Evaluate a prompt with one model, or with each of several; as `evaluate_prompt` does."""
     engines = members(models)
     names = names_of([own.lm for own in engines])
     by_model: dict[str, Evaluation] = {}
+    given = (layouts, prompt_ids, config, max_answer_tokens)
     for name, own in zip(names, engines, strict=True):
-        told: Mapping[str, str] = {"model": name} if len(engines) > 1 else {}
-
-        def write(row: RowRecord, told: Mapping[str, str] = told) -> None:
-            if on_row:
-                on_row(row, told)
-
-        by_model[name] = evaluate_prompt(
-            own, layouts, prompt_ids, config, max_answer_tokens, write if on_row else None
-        )
+        told = log.of_model(name) if log and len(names) > 1 else log
+        by_model[name] = evaluate_prompt(own, *given, told)
     return _mean(by_model)
 
 
@@ -107,7 +98,7 @@ def recorded(
     prompt_ids: Sequence[int],
     config: Config,
     rollouts: Sequence[Rollout],
-    on_row: OnRow,
+    log: RowLog,
 ) -> Evaluation | None:
     """The evaluation that a search's rollouts are, those of each model in turn.
 
@@ -120,8 +111,10 @@ def recorded(
     for number, name in enumerate(names):
         own = rollouts[number * len(layouts) : (number + 1) * len(layouts)]
         by_model[name] = record_rollouts(layouts, prompt_ids, own, config)
-        for row in by_model[name].rows:
-            on_row(row, {"model": name} if len(names) > 1 else {})
+        told = log.of_model(name) if len(names) > 1 else log
+        for row, record in enumerate(by_model[name].rows):
+            if row not in told.known.get("", {}):
+                told.write(row, record, {})
     return _mean(by_model)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +32,12 @@ def make_ready(
     config: Config,
     loss: AnswerLoss | None,
     teller: Teller,
+    held: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Models, MemoryPlan, tuple[str, ...]]:
-    """The engines of a run with their models loaded, the plan of memory, and notes for the user."""
+    """The engines of a run with their models loaded, the plan of memory, and notes for the user.
+
+    `held` are what the engines of a run that is gone on with were made with (`choices_of`).
+    """
     layouts, ranks = prepared.layouts, join()
     memory = ranks.from_first(prepared.memory(config))
     refuse_or_warn(memory, prepared.device)
@@ -47,8 +51,9 @@ def make_ready(
     most = lengths.num_sequences(config)
     models, engine_note = _together(
         [
-            make_engine_of(ranks, lm, memory.settled(config, number), lengths.longest, most)
-            for number, lm in enumerate(lms)
+            make_engine_of(ranks, lm, replace(settled, **own), lengths.longest, most)
+            for number, (lm, own) in enumerate(zip(lms, held or [{}] * len(lms), strict=True))
+            for settled in [memory.settled(config, number)]
         ]
     )
     found: list[tuple[str, ...]] = []

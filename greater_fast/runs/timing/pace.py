@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -49,6 +49,17 @@ class Pace:
         self._score_seconds = seconds
         self._reasoning_lens = tuple(len(r.reasoning_ids) for r in initial.rollouts)
         self._measured = self._rows("train", initial, num_answer_tokens=0), seconds
+
+    def go_on(self, initial: Scored, steps: Sequence[Step], seconds: float) -> None:
+        """The initial prompt was scored, and steps were done, before the run was interrupted."""
+        self.add_score(initial, seconds)
+        for step in steps[-_RECENT:]:
+            self.add_step(step, sum(step.seconds.values()))
+
+    @property
+    def score_seconds(self) -> float:
+        """Seconds that the initial prompt's score took."""
+        return self._score_seconds
 
     def add_step(self, step: Step, seconds: float) -> None:
         """A step was done; with whatever was done about it, it took so many seconds."""

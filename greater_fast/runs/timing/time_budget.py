@@ -31,6 +31,10 @@ class TimeBudget:
         self._begun = self._lap_begun = clock() if begun is None else begun
         self.for_finals = math.inf
 
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return self._clock() - self._begun
+
     def lap(self) -> float:
         """Seconds since this was last asked."""
         before, self._lap_begun = self._lap_begun, self._clock()

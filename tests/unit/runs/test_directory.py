@@ -101,8 +101,9 @@ def test_steps_are_flushed_line_by_line(tmp_path: Path) -> None:
         lines = (tmp_path / "steps.jsonl").read_bytes()
         assert lines.endswith(b"\n")
         assert [json.loads(line)["step"] for line in lines.splitlines()] == [*range(number + 1)]
-        assert json.loads((tmp_path / "state.json").read_text()) == {"step": number + 1}
+        assert json.loads((tmp_path / "state.json").read_text())["step"] == number + 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
         "examples.jsonl",
         "run.json",
         "state.json",

@@ -2,12 +2,14 @@ import json
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.examples.layout import Layouts
 from greater_fast.search.nouns import Objective, Scored
-from greater_fast.search.state import LoopState
+from greater_fast.search.state import LoopState, rollouts_of
 
 WORDS = {1: "think", 2: "well", 3: ".", 4: "now", 5: "!", 6: "?", 7: ",", 8: "\ufffd", 9: "。"}
 
@@ -201,3 +203,59 @@ def test_a_place_inside_a_character_is_passed_over(
 def test_a_sweep_after_a_change_passes_over_it_again() -> None:
     state = LoopState(scored(8, 1, 3))
     assert visited(state, Config(), {0: scored(8, 2, 3)}) == [(1, False), (2, False)] * 2
+
+
+logprobs = st.floats(allow_nan=False, allow_infinity=False, width=32)
+token_ids = st.lists(st.integers(0, 200_000), max_size=3).map(tuple)
+rollouts = st.builds(
+    Rollout,
+    token_ids,
+    st.lists(logprobs, max_size=2).map(tuple),
+    st.lists(st.booleans(), max_size=2).map(tuple),
+    st.floats(0, 1e300),
+    token_ids,
+    st.none() | st.integers(0, 9),
+    st.none() | st.floats(0, 1),
+)
+objectives = st.builds(
+    Objective, st.integers(0, 9) | st.floats(0, 9), st.just(9), st.floats(0, 1e9), st.floats(0, 1e9)
+)
+prompts = st.builds(
+    Scored, token_ids, objectives, st.lists(rollouts, min_size=2, max_size=2).map(tuple)
+)
+configs = st.sampled_from([Config(), Config(gradient="both", num_reasonings=2)])
+
+
+@given(
+    st.lists(prompts, min_size=1, max_size=5, unique_by=lambda found: found.prompt_ids),
+    st.dictionaries(token_ids, st.floats(0, 1e9), max_size=3),
+    st.dictionaries(token_ids, st.integers(0, 99), max_size=3),
+    configs,
+    st.data(),
+)
+def test_any_state_comes_back_as_it_was(
+    found: list[Scored], given_up: Any, dropped: Any, config: Config, data: st.DataObject
+) -> None:
+    state = LoopState(found[0], step=3, index=7, changed_in_sweep=True, dropped=dropped)
+    for prompt in found:
+        state.add(prompt, config)
+    state.given_up = given_up
+    state.incumbent = data.draw(st.sampled_from(found))
+    written = json.dumps([state.to_dict(), list(map(rollouts_of, state.scored.values()))])
+    read = LoopState.from_dict(*json.loads(written))
+    assert read == state
+    assert list(read.scored) == list(state.scored)
+    assert repr(read) == repr(state)  # types too: a whole number stays one
+
+
+def test_a_copy_does_not_change_with_the_original() -> None:
+    config = Config(gradient="both")
+    state = LoopState(scored(1, 2, 3))
+    state.add(state.incumbent, config)
+    copy, before = state.copy(), repr(state)
+    assert copy == state
+    state.add(scored(4, 2, 3, num_wrong=0), config)
+    state.accept(scored(4, 2, 3))
+    state.given_up[5, 5], state.dropped[6, 6] = 1.0, 2
+    state.next_position(LAYOUTS, Config())
+    assert repr(copy) == before

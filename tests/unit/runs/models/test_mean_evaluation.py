@@ -6,7 +6,14 @@ import pytest
 
 from greater_fast.config import Config
 from greater_fast.rollouts.plain import PlainRolloutEngine
-from greater_fast.runs.evaluation import Comparison, Evaluation, RowRecord, compare, evaluate_prompt
+from greater_fast.runs.evaluation import (
+    Comparison,
+    Evaluation,
+    RowLog,
+    RowRecord,
+    compare,
+    evaluate_prompt,
+)
 from greater_fast.runs.models.mean_evaluation import (
     MeanComparison,
     MeanEvaluation,
@@ -94,7 +101,7 @@ def test_each_model_is_evaluated_by_itself(number: int) -> None:
         layouts,
         layouts.prompt_ids,
         config,
-        on_row=lambda row, model: told.append((row.predicted, model.get("model", ""))),
+        log=RowLog(lambda _, row, model: told.append((row.predicted, model.get("model", "")))),
     )
     assert [predicted for predicted, _ in told] == [r.predicted for e in own for r in e.rows]
     if number == 1:

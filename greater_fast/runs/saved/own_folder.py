@@ -1,4 +1,4 @@
-"""A folder that is one run's alone, from the start and whoever else begins one."""
+"""A folder that is one run's alone, whoever else begins one there or goes on with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from greater_fast.runs.saved.lock import FolderLock, holder
 from greater_fast.runs.writer import make_folders, new_path
 
 
@@ -17,16 +18,25 @@ class OwnFolder:
     """The folder `path`, or with `fresh` a new one in it that is named by the time.
 
     Its own is the run that makes the first of `files`, which one process alone can. Other files may
-    lie there. `path` is absolute from here on.
+    lie there. With `resume` a run that is there may be gone on with (`is_resumed`). Either way the
+    folder is locked until `release`. `path` is absolute from here on.
 
     Raises:
-        ValueError: one of `files` is there already, or nothing can be written.
+        ValueError: one of `files` is there already, another process is at work there, or nothing
+            can be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], files: Sequence[str], fresh: bool) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        files: Sequence[str],
+        *,
+        fresh: bool = False,
+        resume: bool = False,
+    ) -> None:
         self.path = new_path("run_dir", path)
         self._claim_file = files[0]
-        self._is_claimed = False
+        self._is_claimed = self.is_resumed = False
         try:
             with _refusing(self.path):
                 self._made = make_folders(self.path)
@@ -34,15 +44,38 @@ class OwnFolder:
             raise ValueError(f"run_dir {self.path} is a file: name a folder") from error
         if fresh:
             self._make_inside()
-        self._claim(files)
+        held = [name for name in files if os.path.lexists(self.path / name)]
+        if held and not resume:
+            raise self._is_anothers(held)
+        try:
+            with _refusing(self.path):
+                self._lock = FolderLock(self.path)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"run_dir {self.path}: {holder(self.path)} is at work on the run there; wait for "
+                "it to end, or stop it"
+            ) from error
+        self.is_resumed = resume and os.path.lexists(self.path / self._claim_file)
+        if not self.is_resumed:
+            self._claim(files)
+
+    def begin_anew(self) -> None:
+        """Take a claim over that came to nothing: its process ended before the run began."""
+        self._is_claimed, self.is_resumed = True, False
+
+    def release(self) -> None:
+        """Let other processes have the folder; what lies in it stays."""
+        self._lock.release()
 
     def take_back(self) -> None:
         """Remove what was made, as far as it is empty."""
         with contextlib.suppress(OSError):
             if self._is_claimed:  # else it is another run's
                 (self.path / self._claim_file).unlink(missing_ok=True)
+                self._lock.release(remove=True)
             for folder in self._made:
                 folder.rmdir()
+        self._lock.release()
 
     def _make_inside(self) -> None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -69,10 +102,14 @@ class OwnFolder:
                 self.take_back()
                 raise
         if held:
-            raise ValueError(
-                f"run_dir {self.path} holds another run ({', '.join(held)}): name another folder, "
-                "or remove that one"
-            )
+            self._lock.release()
+            raise self._is_anothers(held)
+
+    def _is_anothers(self, held: Sequence[str]) -> ValueError:
+        return ValueError(
+            f"run_dir {self.path} holds another run ({', '.join(held)}): name another folder, "
+            "remove that one, or go on with that run (resume)"
+        )
 
 
 @contextlib.contextmanager
@@ -80,7 +117,7 @@ def _refusing(folder: Path) -> Iterator[None]:
     """Turn what a file system says into a ValueError; that something is there already is none."""
     try:
         yield
-    except FileExistsError:
+    except (FileExistsError, BlockingIOError):
         raise
     except OSError as error:
         raise ValueError(

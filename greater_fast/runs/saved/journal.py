@@ -1,0 +1,85 @@
+"""What of a run is finished, in memory and in its folder, and so is there whatever happens next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from greater_fast.ctrl_c import interrupts_later
+from greater_fast.examples.layout import Layouts
+from greater_fast.runs.directory import RunDirectory
+from greater_fast.runs.evaluation import RowLog, RowRecord
+from greater_fast.runs.result import Result
+from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.search.nouns import Step
+from greater_fast.search.state import LoopState, rollouts_of
+
+
+class _Finished(NamedTuple):
+    """The state after the last finished step, which nothing changes any more, and all steps."""
+
+    state: LoopState
+    steps: tuple[Step, ...]
+
+
+class Journal:
+    """The finished part of a run of so many planned steps; `saved` is that of earlier sittings.
+
+    A step that is cut off in its middle may have changed the loop's state: here it has not.
+    """
+
+    def __init__(self, directory: RunDirectory, num_steps: int) -> None:
+        self._directory, self._num_planned = directory, num_steps
+        self.saved = directory.saved or SavedRun({}, [])
+        self._finished: _Finished | None = None
+        if self.saved.state is not None:
+            self._finished = _Finished(self.saved.state.copy(), self.saved.steps)
+
+    @property
+    def state(self) -> LoopState:
+        """The state after the last finished step; not to be changed."""
+        assert self._finished is not None  # no run is told of before its initial prompt is scored
+        return self._finished.state
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All finished steps."""
+        return self._finished.steps if self._finished else ()
+
+    @property
+    def test_seen_after(self) -> int | None:
+        """After how many steps, fewer than now, test rows were evaluated; None for never."""
+        return self.saved.test_seen_before(len(self.steps))
+
+    def finish(self, state: LoopState, step: Step | None = None) -> None:
+        """Write down a finished step, or the state before the first."""
+        num_written = len(self._finished.state.scored) if self._finished else 0
+        new = list(state.scored.values())[num_written:]
+        with interrupts_later():
+            self._directory.append_rollouts([rollouts_of(scored) for scored in new])
+            if step is None:
+                self._directory.write_state(state.to_dict())
+            else:
+                self._directory.append_step(step.to_dict(), state.to_dict())
+            done = () if step is None else (step,)
+            self._finished = _Finished(state.copy(), (*self.steps, *done))
+
+    def write_state(self, ended: str | None) -> None:
+        """The state, and why the search ended where finals and test wait to be done."""
+        waiting = {"ended": {"why": ended, "steps": self._num_planned}} if ended else {}
+        self._directory.write_state({**self.state.to_dict(), **waiting})
+
+    def write_result(self, result: Result, ended: str | None) -> None:
+        """The outcome; `ended` as of `write_state`, where something of finals or test is left."""
+        self._directory.write_result(result.to_dict())
+        self.write_state(ended)
+
+    def row_log(self, split: str, prompt: str, layouts: Layouts) -> RowLog:
+        """Where rows of a prompt on a set go as they end, and those that are there already."""
+        num_steps = len(self.steps)
+
+        def write(number: int, row: RowRecord, model: Mapping[str, str]) -> None:
+            of = {"split": split, "prompt": prompt, **model, "row": number, "num_steps": num_steps}
+            self._directory.append_row({**of, **row.to_dict()})
+
+        return RowLog(write, self.saved.rows_of(split, prompt, layouts))

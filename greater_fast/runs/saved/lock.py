@@ -1,0 +1,65 @@
+"""One process at a time in a run directory: a lock that the system takes back from a dead one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+LOCK_FILE = ".lock"
+
+
+class FolderLock:
+    """The lock of a folder, held until `release` or the process's end.
+
+    It lies on an open file (`flock`): whoever is killed holds none. The file itself may stay, with
+    the holder's number in it. On a file system without such locks none is held.
+
+    Raises:
+        BlockingIOError: another process holds it, or another run of this one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        while True:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                self._lock()
+                # One that its holder has removed meanwhile is nobody's: another may be there now.
+                if os.path.samestat(os.fstat(self._file), self._path.stat()):
+                    break
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(self._file)
+                raise
+            os.close(self._file)
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.write(self._file, b"%d\n" % os.getpid())
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            return
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let others have the folder; with `remove`, without the lock's file."""
+        if self._file < 0:
+            return
+        if remove:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._file)
+        self._file = -1
+
+
+def holder(folder: Path) -> str:
+    """Who holds a folder's lock, for a message: "process 123", or "another process"."""
+    with contextlib.suppress(OSError, ValueError):
+        return f"process {int((folder / LOCK_FILE).read_bytes())}"
+    return "another process"

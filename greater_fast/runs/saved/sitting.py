@@ -1,0 +1,224 @@
+"""A run from its folder to its result: begun, or gone on with where an earlier sitting ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.examples.data import Example
+from greater_fast.examples.metrics import Metric, name_of_metric
+from greater_fast.examples.splits import SplitCounts, Splits
+from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.ranks import Ranks
+from greater_fast.rollouts.distributed import choices_of, is_batch_invariant
+from greater_fast.runs.directory import RunDirectory, surroundings
+from greater_fast.runs.input import check_callable, checking_input
+from greater_fast.runs.models.ready import described, make_ready
+from greater_fast.runs.on_ranks import placed
+from greater_fast.runs.prepare import Prepared, dated, prepare
+from greater_fast.runs.progress import told
+from greater_fast.runs.result import Result
+from greater_fast.runs.run import Run
+from greater_fast.runs.saved.differences import (
+    OF_MEMORY,
+    compare_examples,
+    compare_functions,
+    compare_identity,
+    compare_settings,
+    surroundings_notes,
+)
+from greater_fast.runs.saved.identity import layout_digest, weights_digest
+from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.search.ensemble import Models, members
+from greater_fast.search.optimizer import OnStep
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """Functions of the user's own, which no file holds; None for none."""
+
+    on_step: OnStep | None = None
+    loss: AnswerLoss | None = None
+    metric: Metric | str | None = None
+
+    def check(self, config: Config) -> None:
+        """Raise ValueError where one cannot be called, or goes with no such settings."""
+        if self.on_step is not None:
+            check_callable("on_step", self.on_step, ("a step",))
+        if self.loss is None:
+            return
+        check_callable("loss", self.loss, ("an answer's logits [A, V]", "its ids [A]"))
+        if config.gradient == "reasoning":
+            raise ValueError(
+                "loss: got a function with gradient 'reasoning', which is of no answer's loss: "
+                "expected gradient 'answer' or 'both'"
+            )
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """The names by which a run that is gone on with asks for them again.
+
+        An `on_step` that says of itself that it `only_watches` decides nothing, and is not missed.
+        """
+        on_step = None if getattr(self.on_step, "only_watches", False) else self.on_step
+        return {
+            "on_step": _name_of(on_step),
+            "loss": _name_of(self.loss),
+            "metric": name_of_metric(self.metric) if callable(self.metric) else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run is asked for: `splits` reads the rows, by settings; `config` may have no day."""
+
+    sources: Sequence[Any]
+    splits: Callable[[Config], Splits]
+    prompt: str
+    config: Config
+    functions: Functions
+    progress: bool
+
+
+def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Result:
+    """Run what is asked for in an open folder, from where the run that it holds has come to.
+
+    `begun` is when it was asked for, by the monotonic clock.
+
+    Raises:
+        ValueError: as of `optimize`, and where something that decides the result is not as it was.
+    """
+    saved = directory.saved = ranks.from_first(directory.saved)
+    given, functions, notes = asked.config, asked.functions, tuple[str, ...]()
+    with told(asked.progress and ranks.is_first, num_steps=given.steps) as teller:
+        if ranks.size > 1 and not given.tensor_parallel:
+            teller.say(f"rows are dealt to {ranks.size} processes")
+        with checking_input():
+            given = dated(given, saved.run["config"]["template_date"] if saved else None)
+            if saved:
+                notes = compare_settings(saved.run, given)
+                compare_functions(saved.run, functions.names)
+            splits = ranks.by_first(lambda: asked.splits(given))
+            config = placed(given, asked.sources[0], ranks)
+            if saved:
+                config = replace(config, extractor=saved.run["extractor"])
+            prepared = prepare(asked.sources, splits, asked.prompt, config)
+            prepared = prepared.measured_by(functions.metric)
+            examples = _examples(prepared)
+            if saved:
+                compare_examples(saved.examples, examples)
+            held = _held(saved, given)
+            models, memory, own_notes = make_ready(
+                asked.sources, prepared, config, functions.loss, teller, held
+            )
+            identity = _identity(models, prepared, ranks)
+            if saved:
+                compare_identity(saved.run, identity)
+                notes += _resumed_notes(saved, identity, models)
+        run = {
+            "config": given.to_dict(),
+            "source": [_path_or_name(source) for source in asked.sources],
+            "engines": [choices_of(own) for own in members(models)],
+        }
+        if saved:
+            notes = tuple(dict.fromkeys((*saved.run["notes"], *notes)))
+            directory.go_on({**run, "notes": notes})
+        else:
+            notes = own_notes
+            layouts = prepared.layouts["train"]
+            directory.begin(
+                {
+                    **identity,
+                    **functions.names,
+                    **run,
+                    "extractor": prepared.extractor.in_config(),
+                    "rendered_example": layouts.rendered(0, layouts.prompt_ids),
+                    "metric": name_of_metric(layouts.metric),
+                    "seed": given.seed,
+                    "memory_plan": memory.to_dict(),
+                    "notes": notes,
+                },
+                examples,
+            )
+        seconds = saved.clock.get("seconds", 0.0) if saved else 0.0
+        budget = TimeBudget(config.minutes, begun - seconds, ranks)
+        job = Run(models, prepared.layouts, config, directory, notes, functions.loss)
+        return job.result(functions.on_step, teller, budget, ranks)
+
+
+def saved_splits(saved: SavedRun) -> Splits:
+    """The rows of a run as it wrote them down."""
+    sets: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
+    for values in saved.examples:
+        others = tuple(values["other_answers"])
+        sets[values["split"]].append(Example(values["question"], values["answer"], others))
+    train, dev, test = map(tuple, sets.values())
+    unknown = SplitCounts()  # what was dropped to get there stands in the run's notes
+    return Splits(train, dev, test, unknown, unknown, unknown, ())
+
+
+def _examples(prepared: Prepared) -> list[dict[str, Any]]:
+    """All rows as they are written down."""
+    return [
+        {
+            "split": name,
+            "question": row.example.question,
+            "answer": row.example.answer,
+            "other_answers": list(row.example.other_answers),
+        }
+        for name, rows in prepared.layouts.items()
+        for row in rows.rows
+    ]
+
+
+def _held(saved: SavedRun | None, given: Config) -> list[dict[str, Any]]:
+    """What the engines of a run were made with, but for settings that are others now."""
+    if saved is None:
+        return []
+    changed = {name for name in OF_MEMORY if getattr(given, name) != saved.run["config"][name]}
+    return [
+        {name: value for name, value in choices.items() if name not in changed}
+        for choices in saved.run["engines"]
+    ]
+
+
+def _identity(models: Models, prepared: Prepared, ranks: Ranks) -> dict[str, Any]:
+    """What a run is known by: its model, its prompt and its rows, and how many processes it has."""
+    train = prepared.layouts["train"]
+    return {
+        **described(models),
+        "prompt": train.prompt_text(train.prompt_ids),
+        "weights": ranks.by_first(lambda: [weights_digest(own.lm) for own in members(models)]),
+        "layout": layout_digest(prepared.layouts),
+        "num_ranks": ranks.size,
+    }
+
+
+def _resumed_notes(saved: SavedRun, identity: dict[str, Any], models: Models) -> tuple[str, ...]:
+    """Lines on why a run that was interrupted may not come to the bits of one that was not."""
+    notes = surroundings_notes(saved.run, {**identity, **surroundings()})
+    if saved.state is not None and not all(map(is_batch_invariant, members(models))):
+        notes += (
+            "resumed, with an engine by which a row's bits depend on what is computed beside it: "
+            "where two tokens are nearly as likely, the result may be another than in one go",
+        )
+    return notes
+
+
+def _path_or_name(source: Any) -> str | None:
+    """Where a model is found again, wherever one is then; None of a loaded one."""
+    if not isinstance(source, str | Path):
+        return None
+    try:
+        path = Path(source).expanduser()
+        return str(path.absolute()) if path.exists() else str(source)
+    except (OSError, RuntimeError):
+        return str(source)
+
+
+def _name_of(function: Any) -> str | None:
+    return None if function is None else str(getattr(function, "__name__", type(function).__name__))

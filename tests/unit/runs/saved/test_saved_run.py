@@ -1,0 +1,197 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greater_fast.engine import Rollout
+from greater_fast.runs.directory import RunDirectory
+from greater_fast.runs.evaluation import RowRecord
+from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.search.nouns import Objective, Scored, Step, Trial
+from greater_fast.search.state import LoopState, rollouts_of
+
+RUN = {"model": "m", "versions": {"greater_fast": "0"}}
+FILES = ("steps.jsonl", "rollouts.jsonl")
+
+
+def scored(*ids: int) -> Scored:
+    return Scored(ids, Objective(1, 2, 0.5, 0.1 + 0.2), (Rollout(ids, (-0.1,), (True,)),) * 2)
+
+
+def step(number: int) -> Step:
+    trial = Trial(4, " a", -0.5, None, None, 3)
+    return Step(number, 0, False, "p", (1, 2), 0.1 + 0.2, 0.5, (4, 5), 10, (trial,), True)
+
+
+def finished(folder: Path, num_steps: int) -> LoopState:
+    """The files of a run that has finished so many steps."""
+    state = LoopState(scored(0, 0))
+    with RunDirectory(folder) as directory:
+        directory.begin(RUN, [{"split": "train", "question": "q"}])
+        directory.append_rollouts([rollouts_of(state.incumbent)])
+        directory.write_state(state.to_dict())
+        for number in range(num_steps):
+            new = [scored(number, place) for place in (1, 2)]
+            state.scored |= {found.prompt_ids: found for found in new}
+            state.accept(new[1])
+            directory.append_rollouts(list(map(rollouts_of, new)))
+            directory.append_step(step(number).to_dict(), state.to_dict())
+    return state
+
+
+def read(folder: Path) -> SavedRun:
+    saved = SavedRun.of(folder)
+    assert saved is not None
+    return saved
+
+
+def test_what_was_finished_is_read(tmp_path: Path) -> None:
+    state = finished(tmp_path, 3)
+    saved = read(tmp_path)
+    assert saved.run["model"] == "m"
+    assert saved.examples == [{"split": "train", "question": "q"}]
+    assert saved.state == state
+    assert saved.steps == tuple(map(step, range(3)))
+    assert (saved.rows, saved.ended, saved.clock) == ({}, None, {})
+
+
+@pytest.mark.parametrize("num_bytes", [1, 5, 60, 400, 10_000])
+@pytest.mark.parametrize("name", FILES)
+def test_a_step_that_was_cut_off_at_any_byte(tmp_path: Path, name: str, num_bytes: int) -> None:
+    """Its rollouts, then its line are written before the state: any part of them may be there."""
+    state = finished(tmp_path / "two", 2)
+    finished(tmp_path / "three", 3)
+    names = FILES if name == "steps.jsonl" else ("rollouts.jsonl",)
+    whole = {name: (tmp_path / "two" / name).read_bytes() for name in FILES}
+    for other in names:
+        longer = (tmp_path / "three" / other).read_bytes()
+        end = len(whole[name]) + num_bytes if other == name else len(longer)
+        (tmp_path / "two" / other).write_bytes(longer[:end])
+    saved = read(tmp_path / "two")
+    assert saved.state == state
+    assert len(saved.steps) == 2
+    assert {name: (tmp_path / "two" / name).read_bytes() for name in FILES} == whole
+
+
+def test_before_the_initial_prompt_was_scored(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.begin(RUN, [])
+        directory.append_rollouts([rollouts_of(scored(1))])
+    saved = read(tmp_path)
+    assert (saved.state, saved.steps) == (None, ())
+    assert (tmp_path / "rollouts.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("claim", [b"", b'{"claimed": "20', b'{"claimed": "now", "process": 1}\n'])
+def test_a_claim_that_came_to_nothing(tmp_path: Path, claim: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(claim)
+    assert SavedRun.of(tmp_path) is None
+    with pytest.raises(ValueError, match="holds another run"):
+        RunDirectory(tmp_path)
+    with RunDirectory(tmp_path, resume=True) as directory:
+        directory.begin(RUN, [{"split": "dev"}])
+    assert read(tmp_path).examples == [{"split": "dev"}]
+
+
+def lose_a_line(path: Path) -> None:
+    path.write_bytes(path.read_bytes().split(b"\n", 1)[1])
+
+
+def damage_a_line(path: Path) -> None:
+    path.write_bytes(b"{" + path.read_bytes())
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "message"),
+    [
+        ("steps.jsonl", lose_a_line, r"steps\.jsonl has 1 of the 2 lines"),
+        ("steps.jsonl", damage_a_line, "1 of 2 lines are damaged"),
+        ("steps.jsonl", cut_short, r"steps\.jsonl has 1 of the 2 lines"),
+        ("rollouts.jsonl", lose_a_line, r"rollouts\.jsonl has 4 of the 5 lines"),
+        ("state.json", cut_short, r"state\.json cannot be read"),
+        ("run.json", cut_short, r"run\.json cannot be read"),
+        ("examples.jsonl", damage_a_line, "1 of 1 lines are damaged"),
+        ("steps.jsonl", Path.unlink, r"steps\.jsonl has 0 of the 2 lines"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(
+    tmp_path: Path, name: str, harm: Callable[[Path], object], message: str
+) -> None:
+    finished(tmp_path, 2)
+    harm(tmp_path / name)
+    with pytest.raises(ValueError, match=f"cannot be gone on with: .*{message}"):
+        SavedRun.of(tmp_path)
+
+
+def test_a_state_of_another_version(tmp_path: Path) -> None:
+    finished(tmp_path, 1)
+    values = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps({**values, "format": 0}))
+    with pytest.raises(ValueError, match="written by another version of greater_fast"):
+        SavedRun.of(tmp_path)
+
+
+def row(number: int, **values: Any) -> dict[str, Any]:
+    record = RowRecord(f"q{number}", "g", "p", True, "r", metric=None)
+    of = {"split": "dev", "prompt": "think", "row": number, "num_steps": 2}
+    return {**of, **record.to_dict(), **values}
+
+
+def test_rows_that_were_evaluated(tmp_path: Path) -> None:
+    finished(tmp_path, 2)
+    lines = [
+        row(0),
+        row(2),
+        row(0, predicted="another"),
+        row(0, model="b", predicted="x"),
+        row(1, split="test", num_steps=1),
+    ]
+    whole = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "rows.jsonl").write_text(whole + json.dumps(row(5))[:-3])
+    saved = read(tmp_path)
+    of_dev = saved.rows["dev", "think", ""]
+    assert {number: record.predicted for number, record in of_dev.items()} == {0: "p", 2: "p"}
+    assert saved.rows["dev", "think", "b"][0].predicted == "x"
+    assert [saved.test_seen_before(n) for n in (1, 2, 3)] == [None, 1, 1]
+    assert (tmp_path / "rows.jsonl").read_text() == whole
+
+
+def test_a_damaged_row_is_evaluated_again(tmp_path: Path) -> None:
+    finished(tmp_path, 0)
+    other = {"split": "dev", "prompt": "think", "row": 3}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row(0))}\n{{\n{json.dumps(other)}\n")
+    assert list(read(tmp_path).rows["dev", "think", ""]) == [0]
+
+
+def test_why_the_search_ended_counts_while_no_steps_are_added(tmp_path: Path) -> None:
+    state = finished(tmp_path, 2)
+    with RunDirectory(tmp_path, resume=True) as directory:
+        ended = {"why": "stopped by on_step", "steps": 7}
+        directory.write_state({**state.to_dict(), "ended": ended})
+    assert read(tmp_path).ended_before(7) == "stopped by on_step"
+    assert read(tmp_path).ended_before(8) is None
+
+
+def test_a_state_waits_for_the_lines_that_it_knows_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes no line, but takes the state, must not lose the line with a kill."""
+    state = finished(tmp_path, 2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with RunDirectory(tmp_path, resume=True) as directory:
+        with monkeypatch.context() as patch:
+            patch.setattr("greater_fast.runs.writer._append", full)
+            with pytest.warns(RuntimeWarning, match="No space left"):
+                directory.append_step(step(2).to_dict(), {**state.to_dict(), "step": 3})
+        assert read(tmp_path).state == state
+        directory.write_state({**state.to_dict(), "step": 3})
+    assert [done.step for done in read(tmp_path).steps] == [0, 1, 2]
