@@ -1,9 +1,8 @@
-"""The commands: `greater-fast optimize | plan | evaluate | show`."""
+"""The commands: `greater-fast optimize | resume | plan | evaluate | show`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any, NoReturn
 
@@ -13,7 +12,6 @@ from rich.table import Table
 from greater_fast.api import evaluate, optimize, plan
 from greater_fast.cli import display
 from greater_fast.cli.evaluation_input import evaluation_input, prompt_of
-from greater_fast.cli.main import INTERRUPTED
 from greater_fast.cli.options import (
     DATA_HELP,
     SearchRows,
@@ -25,6 +23,8 @@ from greater_fast.cli.options import (
     search_rows,
     settings,
 )
+from greater_fast.cli.printing import print_json, print_parts, print_result
+from greater_fast.cli.resume import add_resume_command
 from greater_fast.config import Config
 from greater_fast.model.byte_sizes import parse_bytes
 from greater_fast.ranks import join
@@ -55,16 +55,23 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("optimize", help="search a better prompt for a model on rows")
     command.set_defaults(command=_optimize, before="the first score")
-    add_model_option(command, required=True)
+    add_model_option(command)
     add_search_options(command, "--train")
     command.add_argument("--run-dir", help="folder for the run (default: a new one under runs/)")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that --run-dir holds, if it holds one, with the same options; "
+        "--steps may be more than before",
+    )
     add_shared_options(command)
+    add_resume_command(commands)
 
     command = commands.add_parser(
         "plan", help="what optimize would take: of the memory, told without loading weights; time"
     )
     command.set_defaults(command=_plan, before="the plan was made")
-    add_model_option(command, required=True)
+    add_model_option(command)
     command.add_argument(
         "--gpu-memory",
         metavar="SIZE",
@@ -84,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", help="accuracy of a prompt on rows")
     command.set_defaults(command=_evaluate, before="the evaluation was done")
-    add_model_option(command, required=False)
+    add_model_option(command, "that of --run")
     command.add_argument("--data", required=True, help=f"rows: {DATA_HELP}")
     command.add_argument("--prompt", help="prompt to measure; the best of --run if left out")
     command.add_argument("--against", help="second prompt, compared on the same rows")
@@ -119,17 +126,9 @@ def _optimize(options: argparse.Namespace) -> int:
         test=test,
         config=config,
         run_dir=options.run_dir,
+        resume=options.resume,
     )
-    values = result.to_dict()
-    try:
-        if options.json:
-            _print_json(values)
-        else:
-            _print(*result.notes, *display.outcome(values))
-    except OSError as error:
-        error.add_note(f"the result is in {result.run_dir}")
-        raise
-    return INTERRUPTED if result.stopped == "interrupted" else 0
+    return print_result(result, as_json=options.json)
 
 
 def _search_input(options: argparse.Namespace) -> tuple[Config, SearchRows]:
@@ -153,12 +152,12 @@ def _plan(options: argparse.Namespace) -> int:
         measure=options.measure,
     )
     if options.json:
-        _print_json(memory.to_dict())
+        print_json(memory.to_dict())
     else:
         Console(highlight=False).print(display.plan_table(memory.to_dict()))
         notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
         how_long = memory.time.describe() if memory.time else "how long that takes: --measure 3"
-        _print(*notes, memory.verdict, *memory.advice, memory.work.describe(), how_long)
+        print_parts(*notes, memory.verdict, *memory.advice, memory.work.describe(), how_long)
     return 0 if memory.fits else 1
 
 
@@ -180,9 +179,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         given = join().by_first(lambda: evaluation_input(options))
     report = evaluate(**given, records=options.records)
     if options.json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print(*report.notes, *display.report_lines(report.to_dict()))
+        print_parts(*report.notes, *display.report_lines(report.to_dict()))
     return 0
 
 
@@ -191,12 +190,12 @@ def _show(options: argparse.Namespace) -> int:
         run = read_run(options.run)
     damage = run["damage"]
     if options.json:
-        _print_json({key: run[key] for key in ("run", "steps", "result")})
+        print_json({key: run[key] for key in ("run", "steps", "result")})
     else:
         parts = {"run.json": _origin, "steps.jsonl": _steps, "result.json": _outcome}
         for name, part in parts.items():
             try:
-                _print(*part(run))
+                print_parts(*part(run))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
                 damage = [*damage, f"{options.run}/{name} cannot be shown: {described(error)}"]
     for line in damage:
@@ -219,19 +218,3 @@ def _outcome(run: dict[str, Any]) -> list[str | Table]:
         failed = f"failed: {run['failure']}; " if run["failure"] else "unfinished; "
         return [f"{'' if run['damage'] else failed}last prompt: {prompt_of(run)}"]
     return [display.finalists_table(run["result"]), *display.outcome(run["result"])]
-
-
-def _print(*parts: str | Table) -> None:
-    """Print lines and tables, with nothing in them that steers a terminal."""
-    console = Console(highlight=False)
-    for part in parts:
-        if isinstance(part, str):
-            print(visible(part), flush=True)
-        else:
-            console.print(part)
-
-
-def _print_json(values: Any) -> None:
-    """Print JSON on one line, in letters that the output has."""
-    is_unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-    print(visible(json.dumps(values, ensure_ascii=not is_unicode)), flush=True)

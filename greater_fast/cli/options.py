@@ -29,15 +29,18 @@ DATA_HELP = (
 SearchRows = tuple[list[Example], list[Example] | None, list[Example] | None]
 
 
-def add_model_option(command: argparse.ArgumentParser, *, required: bool) -> None:
-    """The option that names a model, or several when it is given again."""
-    otherwise = "" if required else "; that of --run if left out"
+def add_model_option(command: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """The option that names a model, or several when it is given again.
+
+    `otherwise` is the model that is taken where it is left out; without one it is required.
+    """
     command.add_argument(
         "--model",
         action="extend",
         nargs="+",
-        required=required,
-        help=f"{_MODEL_HELP}; or several that share a tokenizer{otherwise}",
+        required=not otherwise,
+        help=f"{_MODEL_HELP}; or several that share a tokenizer"
+        + (f"; {otherwise} if left out" if otherwise else ""),
     )
 
 
@@ -83,12 +86,14 @@ def add_shared_options(command: argparse.ArgumentParser) -> None:
     add_debug_option(command)
     group = command.add_argument_group("settings")
     for setting in dataclasses.fields(Config):
-        _add_setting(group, setting)
+        is_none = setting.default is dataclasses.MISSING
+        add_setting(group, setting, "none" if is_none else str(setting.default))
 
 
-def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field[Any]) -> None:
+def add_setting(
+    group: argparse._ArgumentGroup, setting: dataclasses.Field[Any], default: str
+) -> None:
     """The option of a setting; what is on or off takes no value, and has a --no- beside it."""
-    default = "none" if setting.default is dataclasses.MISSING else setting.default
     shared: dict[str, Any] = {
         "dest": f"config.{setting.name}",
         "default": argparse.SUPPRESS,

@@ -1,0 +1,307 @@
+"""Runs that are stopped and gone on with come to the bits of those that are not."""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from greater_fast import optimize, resume
+from greater_fast.cli.main import main
+from greater_fast.model.kv_cache import block_bytes
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.runs.directory import RunDirectory, read_run
+from greater_fast.runs.result import Result
+from greater_fast.search.nouns import WORK_FIELDS, Step
+from greater_fast.search.state import LoopState
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+
+
+class StopError(Exception):
+    """What ends a sitting."""
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def left_by(result: Result) -> dict[str, Any]:
+    """All that a run leaves, but for times and for what says where it lies."""
+    run = result.run_dir
+    steps = lines(run / "steps.jsonl")
+    for step in steps:
+        for name in WORK_FIELDS:
+            del step[name]
+    values = result.to_dict()
+    del values["run_dir"]
+    return {
+        "result": json.loads(json.dumps(values)),
+        "steps": steps,
+        "rows": lines(run / "rows.jsonl"),
+        "rollouts": lines(run / "rollouts.jsonl"),
+        "state": json.loads((run / "state.json").read_text()),
+    }
+
+
+def stop_by_return(step: Step) -> bool:
+    return True
+
+
+def stop_by_error(*_: object) -> None:
+    raise StopError
+
+
+def stop_by_ctrl_c(step: Step) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+STOPS = (stop_by_return, stop_by_error, stop_by_ctrl_c)
+SEARCHES: dict[str, dict[str, Any]] = {
+    "an earlier prompt may win again": {"accept": "best", "top_k": 1, "steps": 5},
+    "race": {"race": 0.5, "num_train": 6},
+    "stored reasonings": {"gradient": "both"},
+    "sampled reasonings": {"gradient": "both", "reasonings": "sampled"},
+    "sampling": {"sampling_temperature": 0.8, "accept": "best"},
+    "loss": {"objective": "loss", "gradient": "reasoning"},
+    "metric": {"metric": "exact"},
+    "few blocks": {"accept": "best", "kv_cache_bytes": 0},
+    "one batch after another": {"engine": "generate", "batch_size": 3},
+}
+
+
+@pytest.fixture
+def begin(lm: LM, rows: list[Any], settings: dict[str, Any]) -> Callable[..., Result]:
+    def call(run: Path, given: dict[str, Any] | None = None, **others: Any) -> Result:
+        config = {**settings, "steps": 3, "num_finalists": 1, **(given or {})}
+        given_rows = {"prompt": "think step", "config": config, "run_dir": run, **others}
+        return optimize(lm, rows[:10], progress=False, **given_rows)
+
+    return call
+
+
+def stopped_and_resumed(run: Path, num_steps: int, begin: Any, **others: Any) -> Result:
+    """A run that is stopped after every step, in one way after another, and gone on with."""
+    stops = itertools.cycle(STOPS)
+    with contextlib.suppress(StopError):
+        begin(on_step=next(stops))
+    while len(lines(run / "steps.jsonl")) < num_steps:
+        with contextlib.suppress(StopError):
+            resume(run, on_step=next(stops), progress=False, **others)
+    return resume(run, on_step=lambda step: None, progress=False, **others)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_run_that_is_stopped_after_every_step(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, name: str
+) -> None:
+    given = dict(SEARCHES[name])
+    if "kv_cache_bytes" in given:  # of one sequence, and a block more
+        given["kv_cache_bytes"] = 9 * block_bytes(lm)
+    whole = left_by(begin(tmp_path / "whole", given))
+    assert len(whole["steps"]) == given.get("steps", 3)
+    run = tmp_path / "run"
+    start = functools.partial(begin, run, given)
+    left = left_by(stopped_and_resumed(run, len(whole["steps"]), start, model=lm))
+    rows = left.pop("rows"), whole.pop("rows")
+    notes = left["result"]["notes"]
+    more = [note for note in notes if note not in whole["result"]["notes"]]
+    assert ["a row's bits depend on" in note for note in more] == (
+        [True] if given.get("engine") == "generate" else []
+    )
+    left["result"]["notes"] = [note for note in notes if note not in more]
+    assert left == whole
+    found, expected = (
+        {
+            (row["split"], row["prompt"], row["row"]): (row["predicted"], row["reasoning"])
+            for row in own
+        }
+        for own in rows
+    )
+    assert len(found) == len(rows[0])  # none twice
+    assert expected.items() <= found.items()
+
+
+def test_several_models(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path, tokenizer: Any
+) -> None:
+    other = load_lm((tiny_model("qwen2", len(tokenizer)), tokenizer))
+    config = {**settings, "num_finalists": 1, "accept": "best"}
+    given = {"prompt": "think step", "config": config, "progress": False}
+    whole = left_by(optimize([lm, other], rows[:8], run_dir=tmp_path / "whole", **given))
+    start = functools.partial(optimize, [lm, other], rows[:8], run_dir=tmp_path / "run", **given)
+    left = left_by(stopped_and_resumed(tmp_path / "run", 2, start, model=[lm, other]))
+    del left["rows"], whole["rows"]
+    assert left == whole
+    with pytest.raises(ValueError, match="model: its weights are not those"):
+        resume(tmp_path / "run", model=[other, lm], on_step=print, progress=False)
+
+
+def test_a_stop_at_any_row_of_finals_and_test(
+    begin: Callable[..., Result],
+    lm: LM,
+    rows: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = left_by(begin(tmp_path / "whole", {"steps": 1}, test=rows[10:]))
+    run, plain = tmp_path / "run", RunDirectory.append_row
+    left: list[int] = []
+
+    def append(self: RunDirectory, row: Any) -> None:
+        if not left:
+            raise StopError
+        left.pop()
+        plain(self, row)
+
+    monkeypatch.setattr(RunDirectory, "append_row", append)
+    with pytest.raises(StopError):
+        begin(run, {"steps": 1}, test=rows[10:])
+    for number in (0, 3, 5, 4):
+        left += range(number)
+        with pytest.raises(StopError):
+            resume(run, model=lm, progress=False)
+    left += range(99)
+    assert left_by(resume(run, model=lm, progress=False)) == whole
+
+
+def test_a_step_that_is_cut_off_in_its_middle_is_dropped(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some of its candidates stand in the state already."""
+    whole = left_by(begin(tmp_path / "whole"))
+    plain, added = LoopState.add, []
+
+    def add(self: LoopState, *given: Any) -> None:
+        plain(self, *given)
+        added.append(self.step)
+        if added.count(1) == 1 and self.step == 1:
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopState, "add", add)
+        with pytest.raises(StopError):
+            begin(tmp_path / "run")
+    held = read_run(tmp_path / "run")
+    assert (held["result"]["num_steps"], len(held["steps"])) == (1, 1)
+    assert left_by(resume(tmp_path / "run", model=lm, progress=False)) == whole
+
+
+def test_more_steps_than_were_planned(
+    begin: Callable[..., Result], lm: LM, rows: list[Any], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", test=rows[10:])
+    run = tmp_path / "run"
+    first = begin(run, {"steps": 1}, test=rows[10:])
+    assert first.test_seen_after is None
+    assert left_by(resume(run, model=lm, progress=False))["result"] == left_by(first)["result"]
+    more = resume(run, model=lm, steps=3, progress=False)
+    assert read_run(run)["run"]["config"]["steps"] == 3
+    assert len(read_run(run)["run"]["resumed"]) == 2
+    assert more.finalists == whole.finalists
+    assert (more.best, more.stopped) == (whole.best, whole.stopped)
+    assert (whole.test_seen_after, more.test_seen_after) == (None, 1)
+    assert set(more.notes) - set(whole.notes) == {n for n in more.notes if "after 1 steps" in n}
+    assert "rows never seen" not in more.summary
+    with pytest.raises(ValueError, match="steps: got 2, the run was planned for 3"):
+        resume(run, model=lm, steps=2)
+
+
+def test_before_there_is_anything_to_go_on_from(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run begins where the folder holds none, or one that was ended before its first score."""
+    with monkeypatch.context() as patch:
+        patch.setattr("greater_fast.runs.run.start", stop_by_error)
+        with pytest.raises(StopError):
+            begin(tmp_path / "run", {"steps": 1}, resume=True)
+    result = begin(tmp_path / "run", {"steps": 1}, resume=True)
+    assert left_by(result) == left_by(begin(tmp_path / "whole", {"steps": 1}))
+    with pytest.raises(ValueError, match="run_dir: got none to go on in"):
+        begin(None, resume=True)  # type: ignore[arg-type]
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match="holds no run"):
+            resume(folder, model=lm)
+    assert not (tmp_path / "none").exists()
+
+
+def loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, ids)
+
+
+def watch(step: Step) -> None: ...
+
+
+def metric(predicted: str, example: Any) -> float:
+    return 0.5
+
+
+def test_what_decides_a_run_must_be_as_it_was(
+    begin: Callable[..., Result], lm: LM, rows: list[Any], tmp_path: Path, tokenizer: Any
+) -> None:
+    run = tmp_path / "run"
+    functions: dict[str, Any] = {"on_step": watch, "loss": loss, "metric": metric}
+    first = left_by(begin(run, {"steps": 1}, **functions))
+
+    def refused(message: str, **given: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            begin(run, **{"given": {"steps": 1}, "resume": True, **functions, **given})
+
+    refused("other settings \\(top_k 10, now 9, seed 0, now 1\\)", given={"top_k": 9, "seed": 1})
+    refused("prompt: got 'step think', the run was begun with 'think step'", prompt="step think")
+    refused(r"train, dev or test: \d of 8 rows are not those", dev=rows[10:])
+    for name in functions:
+        refused(f"{name}: the run was begun with the function .*: give it again", **{name: None})
+    for name in ("loss", "metric"):
+        refused(f"{name}: got '<lambda>', the run was begun", **{name: lambda a, b: loss(a, b)})
+    with pytest.raises(ValueError, match="model: the run was begun with a loaded model"):
+        resume(run, **functions)
+    other = load_lm((tiny_model("llama", len(tokenizer), seed=1), tokenizer))
+    with pytest.raises(ValueError, match="model: its weights are not those"):
+        resume(run, model=other, **functions)
+    assert left_by(begin(run, {"steps": 1}, resume=True, **functions)) == first
+
+
+def test_settings_of_memory_may_change(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    begin(run, {"steps": 1})
+    held = read_run(run)["run"]["engines"]
+    assert held[0]["max_step_tokens"] == 256
+    result = resume(run, model=lm, config={"max_step_tokens": 64}, steps=2, progress=False)
+    assert any("resumed with max_step_tokens None, now 64" in note for note in result.notes)
+    assert read_run(run)["run"]["engines"] == [{**held[0], "max_step_tokens": 64}]
+
+
+def test_from_the_command_line(
+    model_folder: Path,
+    settings: dict[str, Any],
+    rows: list[Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows[:8]))
+    limits = [
+        s for name, value in settings.items() for s in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    begun = ["optimize", "--model", str(model_folder), "--train", str(data), *limits]
+    begun += ["--prompt", "think step", "--run-dir", str(run), "--resume"]
+    assert main([*begun, "--steps", "1"]) == 0
+    assert main([*begun, "--steps", "2"]) == 0
+    assert len(read_run(run)["steps"]) == 2
+    assert main(["resume", str(run), "--steps", "3", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert shown == read_run(run)["result"]
+    assert len(read_run(run)["steps"]) == 3
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
