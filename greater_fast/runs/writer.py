@@ -22,6 +22,7 @@ class Writer:
     def __init__(self) -> None:
         self.problem: str | None = None
         self._unwritten: dict[Path, bytes] = {}
+        self._unreplaced: dict[Path, bytes] = {}
 
     def append(self, path: Path, line: Mapping[str, Any], *, durable: bool = False) -> None:
         """Write a line of JSON behind those of a file: a whole line, or nothing for now.
@@ -39,6 +40,8 @@ class Writer:
         """Try once more to write what a disk did not take."""
         for path in list(self._unwritten):
             self._write_lines(path)
+        for path in list(self._unreplaced):
+            self._replace(path)
 
     def replace(
         self,
@@ -50,22 +53,26 @@ class Writer:
     ) -> None:
         """Put values, as JSON, in a file's place, all at once; several, a line each."""
         objects = [values] if isinstance(values, Mapping) else list(values)
-        content = b"".join(_encoded(value, indent) for value in objects)
+        self._unreplaced[path] = b"".join(_encoded(value, indent) for value in objects)
+        self._replace(path, durable)
+
+    def _replace(self, path: Path, durable: bool = True) -> None:
         unfinished = path.with_name(f".{path.name}")
         with self._telling(path):
             try:
                 with unfinished.open("wb") as file:
-                    file.write(content)
+                    file.write(self._unreplaced[path])
                     file.flush()
                     if durable:
                         os.fsync(file.fileno())
                 unfinished.replace(path)
-                if durable:
-                    _sync_folder(path.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     unfinished.unlink(missing_ok=True)
                 raise
+            del self._unreplaced[path]
+            if durable:
+                _sync_folder(path.parent)
 
     def _write_lines(self, path: Path, durable: bool = False) -> None:
         with self._telling(path):

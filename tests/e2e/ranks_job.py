@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from greater_fast import Example, evaluate, optimize, ranks
+from greater_fast import Example, evaluate, optimize, ranks, resume
 from greater_fast.search import optimizer
 from greater_fast.search.gradient import StepGradient
 from greater_fast.search.nouns import Step
@@ -139,6 +139,14 @@ def limited(folder: Path) -> dict[str, Any]:
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() - (1e9 if RANK else 0))
     with mock.patch("greater_fast.api.time", clock):
         return search(folder, minutes=1e6)
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """Stopped after its first step, and gone on with by what rank 0 alone reads."""
+    search(folder, "llama", on_step=lambda step: True, steps=2, num_dev=2)
+    lm = tiny_lm("llama", "llama3")
+    on_step = (lambda step: False) if RANK == 0 else None
+    return resume(folder, model=lm, on_step=on_step, progress=False).to_dict()
 
 
 def raising(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.directory import RunDirectory, read_run
 from greater_fast.runs.result import Result
-from greater_fast.search.nouns import WORK_FIELDS, Step
+from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
 from tests.tiny import tiny_model
 
@@ -66,7 +66,6 @@ def stop_by_ctrl_c(step: Step) -> None:
 
 STOPS = (stop_by_return, stop_by_error, stop_by_ctrl_c)
 SEARCHES: dict[str, dict[str, Any]] = {
-    "an earlier prompt may win again": {"accept": "best", "top_k": 1, "steps": 5},
     "race": {"race": 0.5, "num_train": 6},
     "stored reasonings": {"gradient": "both"},
     "sampled reasonings": {"gradient": "both", "reasonings": "sampled"},
@@ -128,6 +127,28 @@ def test_a_run_that_is_stopped_after_every_step(
     )
     assert len(found) == len(rows[0])  # none twice
     assert expected.items() <= found.items()
+
+
+def test_an_earlier_prompt_that_wins_again(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tokens take turns in one place: behind the first step no prompt there is a new one."""
+    three = [lm.vocabulary.ids(word)[0] for word in (" think", " read", " count")]
+
+    def propose(_: Any, __: Any, position: Position, ___: Any) -> Candidates:
+        others = sorted(i for i in three if i != position.incumbent_id and position.index == 0)
+        return Candidates(tuple(others), (0.0,) * len(others), 3)
+
+    monkeypatch.setattr("greater_fast.search.optimizer.propose", propose)
+    given = {"accept": "best", "stop_unchanged": False, "steps": 6, "max_prompt_tokens": 2}
+    whole = left_by(begin(tmp_path / "whole", given))
+    tried = [tuple(step["prompt_ids"]) for step in whole["steps"] if step["index"] == 0]
+    assert len(whole["rollouts"]) <= 4  # the initial prompt, and one for each token
+    assert len(tried) == 3 > len(set(tried))
+    start = functools.partial(begin, tmp_path / "run", given)
+    left = left_by(stopped_and_resumed(tmp_path / "run", 6, start, model=lm))
+    del left["rows"], whole["rows"]
+    assert left == whole
 
 
 def test_several_models(
@@ -233,11 +254,11 @@ def test_before_there_is_anything_to_go_on_from(
     assert not (tmp_path / "none").exists()
 
 
+def watch(step: Step) -> None: ...
+
+
 def loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, ids)
-
-
-def watch(step: Step) -> None: ...
 
 
 def metric(predicted: str, example: Any) -> float:
@@ -280,6 +301,35 @@ def test_settings_of_memory_may_change(
     result = resume(run, model=lm, config={"max_step_tokens": 64}, steps=2, progress=False)
     assert any("resumed with max_step_tokens None, now 64" in note for note in result.notes)
     assert read_run(run)["run"]["engines"] == [{**held[0], "max_step_tokens": 64}]
+
+
+def test_an_engine_is_made_as_it_was(begin: Callable[..., Result], lm: LM, tmp_path: Path) -> None:
+    """Also where sizes were measured, or followed from memory that was free then."""
+    run = tmp_path / "run"
+    begin(run, {"steps": 0})
+    values = json.loads((run / "run.json").read_text())
+    measured = {
+        **values["engines"][0],
+        "max_step_tokens": 48,
+        "kv_cache_bytes": 40 * block_bytes(lm),
+    }
+    (run / "run.json").write_text(json.dumps({**values, "engines": [measured]}))
+    result = resume(run, model=lm, steps=1, progress=False)
+    assert read_run(run)["run"]["engines"] == [measured]
+    assert not [note for note in result.notes if "resumed" in note]
+
+
+def test_minutes_count_all_sittings(begin: Callable[..., Result], lm: LM, tmp_path: Path) -> None:
+    run, given = tmp_path / "run", {"steps": 2, "minutes": 1e6}
+    with contextlib.suppress(StopError):
+        begin(run, given, on_step=stop_by_error)
+    clock = json.loads((run / "clock.json").read_text())
+    assert clock["seconds"] > clock["score_seconds"] > 0
+    (run / "clock.json").write_text(json.dumps({**clock, "seconds": 6e7}))
+    result = resume(run, model=lm, on_step=watch, progress=False)
+    assert (result.stopped, len(result.steps)) == ("out of time", 1)
+    result = resume(run, model=lm, on_step=watch, config={"minutes": 2e6}, progress=False)
+    assert (result.stopped, len(result.steps)) == ("all steps done", 2)
 
 
 def test_from_the_command_line(

@@ -37,6 +37,7 @@ class OwnFolder:
         self.path = new_path("run_dir", path)
         self._claim_file = files[0]
         self._is_claimed = self.is_resumed = False
+        self._lock: FolderLock | None = None
         try:
             with _refusing(self.path):
                 self._made = make_folders(self.path)
@@ -55,6 +56,9 @@ class OwnFolder:
                 f"run_dir {self.path}: {holder(self.path)} is at work on the run there; wait for "
                 "it to end, or stop it"
             ) from error
+        except ValueError:
+            self.take_back()
+            raise
         self.is_resumed = resume and os.path.lexists(self.path / self._claim_file)
         if not self.is_resumed:
             self._claim(files)
@@ -65,17 +69,19 @@ class OwnFolder:
 
     def release(self) -> None:
         """Let other processes have the folder; what lies in it stays."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def take_back(self) -> None:
         """Remove what was made, as far as it is empty."""
         with contextlib.suppress(OSError):
             if self._is_claimed:  # else it is another run's
                 (self.path / self._claim_file).unlink(missing_ok=True)
-                self._lock.release(remove=True)
+                if self._lock is not None:
+                    self._lock.release(remove=True)
             for folder in self._made:
                 folder.rmdir()
-        self._lock.release()
+        self.release()
 
     def _make_inside(self) -> None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -102,7 +108,7 @@ class OwnFolder:
                 self.take_back()
                 raise
         if held:
-            self._lock.release()
+            self.release()
             raise self._is_anothers(held)
 
     def _is_anothers(self, held: Sequence[str]) -> ValueError:

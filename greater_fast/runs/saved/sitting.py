@@ -94,6 +94,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
     """
     saved = directory.saved = ranks.from_first(directory.saved)
     given, functions, notes = asked.config, asked.functions, tuple[str, ...]()
+    names = ranks.from_first(functions.names)
     with told(asked.progress and ranks.is_first, num_steps=given.steps) as teller:
         if ranks.size > 1 and not given.tensor_parallel:
             teller.say(f"rows are dealt to {ranks.size} processes")
@@ -101,7 +102,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             given = dated(given, saved.run["config"]["template_date"] if saved else None)
             if saved:
                 notes = compare_settings(saved.run, given)
-                compare_functions(saved.run, functions.names)
+                compare_functions(saved.run, names)
             splits = ranks.by_first(lambda: asked.splits(given))
             config = placed(given, asked.sources[0], ranks)
             if saved:
@@ -133,7 +134,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             directory.begin(
                 {
                     **identity,
-                    **functions.names,
+                    **names,
                     **run,
                     "extractor": prepared.extractor.in_config(),
                     "rendered_example": layouts.rendered(0, layouts.prompt_ids),

@@ -66,6 +66,36 @@ def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
 
 
+def test_a_file_that_did_not_fit_is_tried_again(tmp_path: Path) -> None:
+    writer, path = Writer(), tmp_path / "run.json"
+    with pytest.warns(RuntimeWarning, match=r"run\.json could not be written"), disk_of(20):
+        writer.replace(path, {"text": "x" * 40})
+    writer.flush()
+    assert json.loads(path.read_text()) == {"text": "x" * 40}
+    path.unlink()
+    writer.flush()
+    assert not path.exists()
+
+
+def test_several_values_are_a_line_each(tmp_path: Path) -> None:
+    writer, path = Writer(), tmp_path / "lines.jsonl"
+    writer.append(path, {"n": 9}, durable=True)
+    writer.replace(path, ({"n": n} for n in range(3)), indent=None)
+    assert lines(path) == [{"n": n} for n in range(3)]
+    writer.replace(path, [], indent=None)
+    assert path.read_bytes() == b""
+
+
+def test_who_waits_for_lines_knows_whether_they_are_there(tmp_path: Path) -> None:
+    writer, path = Writer(), tmp_path / "lines.jsonl"
+    with pytest.warns(RuntimeWarning, match="could not be written"), disk_of(5):
+        writer.append(path, {"text": "x" * 40})
+    assert not writer.has_all_of(tmp_path / "other", path)
+    assert writer.has_all_of(tmp_path / "other")
+    writer.flush()
+    assert writer.has_all_of(path)
+
+
 def test_a_folder_that_is_gone_is_told_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
