@@ -194,6 +194,21 @@ def test_a_stop_at_any_row_of_finals_and_test(
     assert left_by(resume(run, model=lm, progress=False)) == whole
 
 
+def test_a_search_that_had_ended_is_not_gone_on_with_before_its_finals(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = left_by(begin(tmp_path / "whole", on_step=stop_by_return))
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_row", stop_by_error)
+        with pytest.raises(StopError):
+            begin(run, on_step=stop_by_return)
+    assert left_by(resume(run, model=lm, on_step=watch, progress=False)) == whole
+    assert whole["result"]["stopped"] == "stopped by on_step"
+    result = resume(run, model=lm, on_step=watch, progress=False)
+    assert (result.stopped, len(result.steps)) == ("all steps done", 3)
+
+
 def test_a_step_that_is_cut_off_in_its_middle_is_dropped(
     begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
