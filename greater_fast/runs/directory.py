@@ -29,7 +29,7 @@ from typing import Any, Self
 
 from greater_fast.runs.read import read_lines, read_object
 from greater_fast.runs.saved.own_folder import OwnFolder
-from greater_fast.runs.saved.saved_run import STATE_FORMAT, SavedRun
+from greater_fast.runs.saved.saved_run import RUN_FORMAT, SavedRun
 from greater_fast.runs.visible import with_traceback
 from greater_fast.runs.writer import Writer
 from greater_fast.version import __version__
@@ -101,7 +101,8 @@ class RunDirectory:
         """Write down what this run is; `run.json` last, with which it has begun."""
         self._begun = True
         self._writer.replace(self.path / "examples.jsonl", examples, indent=None)
-        self._writer.replace(self.path / "run.json", {**run, **surroundings()})
+        values = {"format": RUN_FORMAT, **run, **surroundings()}
+        self._writer.replace(self.path / "run.json", values)
 
     def go_on(self, changed: Mapping[str, Any]) -> None:
         """Write down that the run is gone on with, and what of `run.json` changes by that."""
@@ -128,8 +129,7 @@ class RunDirectory:
         """The loop's state, in place of the one before, once all that it knows of is written."""
         self._writer.flush()
         if self._writer.has_all_of(self.path / "rollouts.jsonl", self.path / "steps.jsonl"):
-            values = {"format": STATE_FORMAT, **state}
-            self._writer.replace(self.path / "state.json", values, indent=None)
+            self._writer.replace(self.path / "state.json", state, indent=None)
 
     def write_clock(self, seconds: Mapping[str, float]) -> None:
         """How long the run took until now."""

@@ -18,7 +18,7 @@ from greater_fast.runs.read import read_lines, read_object
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
 
-STATE_FORMAT = 1
+RUN_FORMAT = 1  # of the files of a run, all together
 
 Rows = dict[str, dict[int, RowRecord]]
 
@@ -97,6 +97,9 @@ class SavedRun:
         _refuse(folder, damage)
         if run is None or "claimed" in run:
             return None
+        if run.get("format") != RUN_FORMAT:
+            version = run.get("versions", {}).get("greater_fast", "unknown")
+            raise _damaged(folder, f"another version of greater_fast ({version}) wrote its files")
         examples = read_lines(folder / "examples.jsonl", damage)
         values = read_object(folder / "state.json", damage)
         _refuse(folder, damage)
@@ -106,12 +109,6 @@ class SavedRun:
             for name in ("steps.jsonl", "rollouts.jsonl"):
                 _cut_lines(folder / name, 0)
             return found
-        if values.get("format") != STATE_FORMAT:
-            raise ValueError(
-                f"the run in {folder} was written by another version of greater_fast "
-                f"({run.get('versions', {}).get('greater_fast', 'an older one')}), and cannot be "
-                "gone on with: begin it anew in another folder"
-            )
         try:
             state, steps = _read_search(folder, values)
             clock = read_object(folder / "clock.json", []) or {}

@@ -99,7 +99,8 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
         if ranks.size > 1 and not given.tensor_parallel:
             teller.say(f"rows are dealt to {ranks.size} processes")
         with checking_input():
-            given = dated(given, saved.run["config"]["template_date"] if saved else None)
+            day = saved.run["config"]["template_date"] if saved else None
+            given = ranks.from_first(dated(given, day))
             if saved:
                 notes = compare_settings(saved.run, given)
                 compare_functions(saved.run, names)

@@ -129,11 +129,17 @@ def test_a_file_that_is_damaged_is_named(
         SavedRun.of(tmp_path)
 
 
-def test_a_state_of_another_version(tmp_path: Path) -> None:
-    finished(tmp_path, 1)
-    values = json.loads((tmp_path / "state.json").read_text())
-    (tmp_path / "state.json").write_text(json.dumps({**values, "format": 0}))
-    with pytest.raises(ValueError, match="written by another version of greater_fast"):
+@pytest.mark.parametrize("num_steps", [None, 1])
+def test_a_run_of_another_version(tmp_path: Path, num_steps: int | None) -> None:
+    if num_steps is None:
+        with RunDirectory(tmp_path) as directory:
+            directory.begin(RUN, [])
+    else:
+        finished(tmp_path, num_steps)
+    values = json.loads((tmp_path / "run.json").read_text())
+    del values["format"]
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"another version of greater_fast \(.*\) wrote its files"):
         SavedRun.of(tmp_path)
 
 
