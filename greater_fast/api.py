@@ -77,7 +77,8 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         test: rows for a last comparison of the chosen with the initial prompt; never searched on.
         config: settings, or a mapping of some of them.
         run_dir: folder for the run, by default a new one under `runs`; it must hold no other run.
-        on_step: called with every finished `Step`; a true value from it ends the search.
+        on_step: called with every finished `Step`; a true value from it ends the search. One of
+            `greater_fast.trackers` shows the run elsewhere.
         loss: what the gradient is of, in place of the answer's cross-entropy: a function of the
             logits [A, V] (at least float32) that predict an answer's tokens, and of their ids [A],
             to a scalar. It shapes the shortlist alone: prompts are chosen by `config.objective`.

@@ -12,6 +12,7 @@ from rich.table import Table
 from greater_fast.api import evaluate, optimize, plan
 from greater_fast.cli import display
 from greater_fast.cli.evaluation_input import evaluation_input, prompt_of
+from greater_fast.cli.log_option import add_log_option, trackers
 from greater_fast.cli.options import (
     DATA_HELP,
     SearchRows,
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="go on with the run that --run-dir holds, if it holds one, with the same options; "
         "--steps may be more than before",
     )
+    add_log_option(command)
     add_shared_options(command)
     add_resume_command(commands)
 
@@ -118,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
 def _optimize(options: argparse.Namespace) -> int:
     with checking_input():
         config, (train, dev, test) = join().by_first(lambda: _search_input(options))
+        on_step = trackers(options)
     result = optimize(
         one_or_all(options.model),
         train,
@@ -127,6 +130,7 @@ def _optimize(options: argparse.Namespace) -> int:
         config=config,
         run_dir=options.run_dir,
         resume=options.resume,
+        on_step=on_step,
     )
     return print_result(result, as_json=options.json)
 

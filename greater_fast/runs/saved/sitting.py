@@ -15,6 +15,7 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import Ranks
 from greater_fast.rollouts.distributed import choices_of, is_batch_invariant
 from greater_fast.runs.directory import RunDirectory, surroundings
+from greater_fast.runs.followers import followed
 from greater_fast.runs.input import check_callable, checking_input
 from greater_fast.runs.models.ready import described, make_ready
 from greater_fast.runs.on_ranks import placed
@@ -149,7 +150,11 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
         seconds = saved.clock.get("seconds", 0.0) if saved else 0.0
         budget = TimeBudget(config.minutes, begun - seconds, ranks)
         job = Run(models, prepared.layouts, config, directory, notes, functions.loss)
-        return job.result(functions.on_step, teller, budget, ranks)
+        return followed(
+            functions.on_step if ranks.is_first else None,
+            directory.path,
+            lambda: job.result(functions.on_step, teller, budget, ranks),
+        )
 
 
 def saved_splits(saved: SavedRun) -> Splits:

@@ -1,0 +1,66 @@
+"""Weights & Biases: a run of the project `greater_fast`, kept in its folder under `wandb/`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from greater_fast.trackers.tracker import Tracker
+
+_LAST_UPLOAD = 60.0  # seconds that a run waits for it at its end
+
+
+class WandB(Tracker):
+    """An `on_step` that logs to Weights & Biases, as its own variables say.
+
+    `WANDB_MODE=offline` keeps everything in the folder, for `wandb sync` later; `WANDB_PROJECT`
+    names another project. What the run prints, its code and what the machine is are not recorded.
+    A run that is resumed goes on as the same one there.
+    """
+
+    name, package = "wandb", "wandb"
+
+    def open(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
+        """Begin a run, or go on with the one that the folder names."""
+        import wandb
+
+        quiet = wandb.Settings(
+            console="off",
+            disable_git=True,
+            finish_timeout=_LAST_UPLOAD,
+            save_code=False,
+            silent=True,
+            x_disable_meta=True,
+        )
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or "greater_fast",
+            name=run_dir.name,
+            dir=str(run_dir),
+            id=_own_id(run_dir),
+            resume="allow",
+            config=dict(settings),
+            settings=quiet,
+        )
+
+    def show(self, number: int, figures: Mapping[str, float], prompt: str) -> None:
+        """A row of history for each step."""
+        self._run.log({**figures, "prompt": prompt}, step=number)
+
+    def close(self, outcome: Mapping[str, float | str] | None) -> None:
+        """The outcome as the run's summary; without one the run counts as failed."""
+        self._run.summary.update({f"result/{tag}": value for tag, value in (outcome or {}).items()})
+        self._run.finish(exit_code=0 if outcome else 1)
+
+
+def _own_id(run_dir: Path) -> str:
+    """The run's name on the server: drawn once, and kept in its folder."""
+    file = run_dir / "wandb.id"
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        drawn = secrets.token_hex(8)
+        file.write_text(f"{drawn}\n", encoding="utf-8")
+        return drawn
