@@ -56,8 +56,9 @@ class Extractor:
 
     def in_config(self) -> str:
         """The text that makes this extractor again."""
-        if self.text.endswith("{") and self.closing == f"{self.separator}}}":
-            # "{{answer}}" would be read as a template's placeholder.
+        mark = _CLOSING.get(self.text[-1], "")
+        if mark in ("}", "$") and self.closing == f"{self.separator}{mark}":
+            # "{{answer}}" and "${answer}" would be read as a template's placeholder.
             return f"{self.text}{self.separator}"
         return f"{self.text}{self.separator}{ANSWER}{self.closing}"
 

@@ -86,10 +86,12 @@ def test_the_answers_place_is_understood(text: str, filled: str) -> None:
     assert again.reads_back("42")
 
 
-@pytest.mark.parametrize("mark", ["{", "{ ", "\\boxed{"])
-def test_an_opening_brace_survives_a_config(mark: str) -> None:
+@pytest.mark.parametrize(
+    ("mark", "closing"), [("{", "}"), ("{ ", "}"), ("\\boxed{", "}"), ("$", "$"), ("$ ", "$")]
+)
+def test_an_opening_mark_survives_a_config(mark: str, closing: str) -> None:
     extractor = given_extractor(f"It is {mark}")
-    assert extractor.closing.strip() == "}"
+    assert extractor.closing.strip() == closing
     assert given_extractor(extractor.in_config()) == extractor
 
 
