@@ -1,4 +1,4 @@
-"""The commands: `greater-fast optimize | resume | plan | evaluate | show`."""
+"""The commands: `greater-fast optimize | plan | evaluate | show`, and those in files beside."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from greater_fast.api import evaluate, optimize, plan
 from greater_fast.cli import display
 from greater_fast.cli.evaluation_input import evaluation_input, prompt_of
+from greater_fast.cli.export import add_export
 from greater_fast.cli.log_option import add_log_option, trackers
 from greater_fast.cli.options import (
     DATA_HELP,
@@ -113,6 +114,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run directory")
     command.add_argument("--json", action="store_true", help="print JSON instead")
     add_debug_option(command)
+
+    add_export(commands)
     return parser
 
 

@@ -1,0 +1,162 @@
+"""The formats: a text to read, a conversation as JSON, a script for vLLM.
+
+Texts stand in them as Python or JSON write them: nothing in a prompt can end a string.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from greater_fast.examples.extractor import Extractor
+from greater_fast.export.rendering import Rendering
+from greater_fast.version import __version__
+
+_LINE = "-" * 72
+_FULL_STOP = r"[.．](?=\s|$)|[。｡]|\n"  # not a decimal point
+
+
+def as_text(rendering: Rendering) -> str:
+    """The message and the extractor to read, then the same in Python, by transformers."""
+    notes = "".join(f"note: {note}\n" for note in rendering.notes)
+    return (
+        f"The message as {rendering.files.name!r} reads it; {{question}} is a row's question.\n"
+        f"{notes}{_LINE}\n{rendering.before}{{question}}{rendering.after}\n{_LINE}\n"
+        f"Behind the reasoning stands, and asks for the answer:\n"
+        f"{_LINE}\n{rendering.extractor_text}\n{_LINE}\n"
+        f"In Python, exactly:\n{_LINE}\n"
+        f"{_constants(rendering)}{_TRANSFORMERS}"
+    )
+
+
+def as_vllm(rendering: Rendering) -> str:
+    """A script that asks questions by vLLM: all reasonings in one batch, then all answers."""
+    notes = "".join(f"# note: {' '.join(note.split())}\n" for note in rendering.notes)
+    return f"{notes}{_constants(rendering)}{_VLLM}"
+
+
+def as_chat_json(rendering: Rendering) -> str:
+    """The conversation for a server with the model's own chat template, and what stands behind.
+
+    Raises:
+        ValueError: the model has no chat template.
+    """
+    config = rendering.config
+    if rendering.messages is None:
+        raise ValueError(
+            f"{rendering.files.name} has no chat template, so there are no messages: export --to "
+            "text or vllm"
+        )
+    values = {
+        "made_by": f"greater_fast {__version__}",
+        "model": rendering.files.name,
+        "messages": list(rendering.messages),
+        "chat_template_kwargs": dict(config.chat_template_kwargs),
+        "template_date": config.template_date,
+        "temperature": config.sampling_temperature,
+        "max_tokens": config.max_new_tokens,
+        "stop_token_ids": list(rendering.end_ids),
+        "rendered": {"before": rendering.before, "after": rendering.after},
+        "extractor": {
+            "text": rendering.extractor_text,
+            "ids": list(rendering.extractor_ids),
+            "closing": rendering.extractor.closing.strip(),
+            "max_tokens": rendering.max_answer_tokens,
+        },
+        "use": [
+            "1. Put a question in the place of {question}, its outer white space aside, and send "
+            "messages with chat_template_kwargs, temperature, max_tokens and stop_token_ids.",
+            "2. Put the reply and extractor.text behind the messages as one assistant message, and "
+            "send them with continue_final_message true, add_generation_prompt false and "
+            "extractor.max_tokens.",
+            "3. The answer is what comes, up to extractor.closing.",
+        ],
+        "notes": list(rendering.notes),
+    }
+    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+
+
+def answer_ends(extractor: Extractor) -> str:
+    """A regular expression for what ends an answer, as the run reads one (`cutting.py`)."""
+    closing = extractor.closing.strip()
+    if closing == ".":
+        return _FULL_STOP
+    if len(closing) > 1:  # it is looked for beyond the line
+        return re.escape(closing)
+    return "|".join(filter(None, (re.escape(closing), r"\n")))
+
+
+def _constants(rendering: Rendering) -> str:
+    """What both scripts begin with."""
+    files = rendering.files
+    values = {
+        "MODEL": files.path,
+        "FILES": files.options,
+        "BEFORE": rendering.before,
+        "AFTER": rendering.after,
+        "EXTRACTOR": list(rendering.extractor_ids),
+        "ENDS": list(rendering.end_ids),
+        "ANSWER_ENDS": answer_ends(rendering.extractor),
+        "TEMPERATURE": rendering.config.sampling_temperature,
+        "REASONING_TOKENS": rendering.config.max_new_tokens,
+        "ANSWER_TOKENS": rendering.max_answer_tokens,
+    }
+    lines = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    ids = f"tokenizer(text, add_special_tokens={rendering.special_tokens})['input_ids']"
+    cut = f"[:-{rendering.num_behind}]" if rendering.num_behind else ""
+    return (
+        f"# A prompt found by greater_fast {__version__}; EXTRACTOR is the ids of\n"
+        f"# {rendering.extractor_text!r}\n"
+        f"import re\n\nfrom transformers import AutoTokenizer\n\n{lines}"
+        "tokenizer = AutoTokenizer.from_pretrained(MODEL, **FILES)\n\n\n"
+        "def message(question):\n"
+        "    text = BEFORE + question.strip() + AFTER\n"
+        f"    return {ids}{cut}\n\n\n"
+        "def without_end(ids):\n"
+        "    return next((ids[:n] for n, i in enumerate(ids) if i in ENDS), ids)\n\n\n"
+        "def answer_in(ids):\n"
+        "    text = tokenizer.decode(without_end(ids)).strip()\n"
+        "    return re.split(ANSWER_ENDS, text, maxsplit=1)[0].strip()\n\n\n"
+    )
+
+
+_TRANSFORMERS = """\
+import torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto", **FILES)
+
+
+def go_on(ids, max_new_tokens):
+    sampling = {"do_sample": True, "temperature": TEMPERATURE} if TEMPERATURE else {}
+    given = torch.tensor([ids])
+    settings = {"max_new_tokens": max_new_tokens, "eos_token_id": ENDS, "do_sample": False}
+    return model.generate(given, **{**settings, **sampling})[0, len(ids) :].tolist()
+
+
+def ask(question):
+    ids = message(question)
+    ids = ids + without_end(go_on(ids, REASONING_TOKENS)) + EXTRACTOR
+    return answer_in(go_on(ids, ANSWER_TOKENS))
+"""
+
+_VLLM = """\
+from vllm import LLM, SamplingParams
+
+llm = LLM(model=MODEL)
+
+
+def go_on(prompts, max_tokens):
+    sampling = SamplingParams(
+        temperature=TEMPERATURE, max_tokens=max_tokens, stop_token_ids=ENDS
+    )
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def ask(questions):
+    prompts = [message(question) for question in questions]
+    reasonings = go_on(prompts, REASONING_TOKENS)
+    asked = [p + without_end(r) + EXTRACTOR for p, r in zip(prompts, reasonings)]
+    return [answer_in(ids) for ids in go_on(asked, ANSWER_TOKENS)]
+"""

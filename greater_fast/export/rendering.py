@@ -1,0 +1,195 @@
+"""A run's message around any question, held against the ids that the run used, row by row."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.examples.data import Example
+from greater_fast.examples.extractor import Extractor, given_extractor
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts, build_layouts
+from greater_fast.examples.rendering import Renderer, joint_of
+from greater_fast.examples.targets import lay_out_targets
+from greater_fast.memory.outline import outline_lm
+from greater_fast.model.files import ModelFiles, locate
+from greater_fast.model.lm import LM
+from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
+from greater_fast.model.text.chat_template import has_template
+from greater_fast.model.text.turn_end import end_ids
+from greater_fast.wording import quoted
+
+_QUESTION = "\ue001question\ue001"
+_ANSWER_TOKENS = 32  # where no row says how long answers are
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A row as text: `before`, its question without outer white space, `after`.
+
+    It is tokenised with the tokenizer's own `special_tokens` or without; `num_behind` of the ids
+    are taken off its end. `messages` are what the chat template makes that of, with {question} in
+    its place; None for a model without one. `extractor_ids` follow the reasoning, which any
+    of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer.
+    """
+
+    files: ModelFiles
+    config: Config
+    prompt: str
+    before: str
+    after: str
+    messages: tuple[dict[str, str], ...] | None
+    special_tokens: bool
+    num_behind: int
+    extractor: Extractor
+    extractor_ids: tuple[int, ...]
+    extractor_text: str
+    end_ids: tuple[int, ...]
+    max_answer_tokens: int
+    notes: tuple[str, ...]
+
+
+def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
+    """The rendering of a run's best prompt, or of the last one of a run without a result.
+
+    Raises:
+        ValueError: no model is named, or several are; a file of the run is damaged; the tokenizer
+            makes other ids of a row than the run had.
+    """
+    try:
+        prompt = _prompt_of(run)
+        settings = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+        extractor = given_extractor(run["run"]["extractor"])
+        rows = [_example(row) for row in run["examples"]]
+        named = run["run"]["model"] if model is None else model
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
+    if not isinstance(named, str):
+        raise ValueError(f"the run is of several models: name one of {', '.join(named)} (--model)")
+    config = Config.from_mapping(settings)
+    files = locate(named, smollm2_source() if named == SMOLLM2 else named)
+    lm = _outline(named, files, config)
+    joint = joint_of(prompt, config.prompt_placement == "before")
+    before, after = _around(lm, config, prompt, joint)
+    targets = lay_out_targets(lm, (), extractor, config)
+    rendering = Rendering(
+        files=files,
+        config=config,
+        prompt=prompt,
+        before=before,
+        after=after,
+        messages=_messages(config, prompt, joint) if has_template(lm.tokenizer) else None,
+        special_tokens=not has_template(lm.tokenizer),
+        num_behind=0,
+        extractor=targets.extractor,
+        extractor_ids=targets.extractor_ids,
+        extractor_text=lm.vocabulary.text(targets.extractor_ids),
+        end_ids=tuple(sorted(end_ids(lm.model, lm.vocabulary) | targets.end_ids)),
+        max_answer_tokens=_ANSWER_TOKENS,
+        notes=tuple(run["damage"]),
+    )
+    return _checked(rendering, lm, rows, run["result"])
+
+
+def _prompt_of(run: Mapping[str, Any]) -> str:
+    if run["result"] is not None:
+        return str(run["result"]["prompt"])
+    return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    return Example(row["question"], row["answer"], tuple(row.get("other_answers", ())))
+
+
+def _outline(model: str, files: ModelFiles, config: Config) -> LM:
+    """The model without its weights, but with its generation settings: they name what ends a turn.
+
+    Raises:
+        ValueError: it cannot be found by this name.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        lm = outline_lm(model, config.device or "cpu", config.dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"the tokenizer of the run's model is needed: {error}; where the model is found by "
+            "another name, give that (--model)"
+        ) from error
+    with contextlib.suppress(OSError):  # there are none
+        lm.model.generation_config = GenerationConfig.from_pretrained(files.path)
+    return lm
+
+
+def _around(lm: LM, config: Config, prompt: str, joint: str) -> tuple[str, str]:
+    """A row's whole text before and after the question."""
+    before, after = Renderer(lm, config, literal=False).around(_QUESTION, joint)
+    placed = f"{prompt}{joint}" if config.prompt_placement == "before" else f"{joint}{prompt}"
+    start, _, end = f"{before}{placed}{after}".partition(_QUESTION)
+    return start, end
+
+
+def _messages(config: Config, prompt: str, joint: str) -> tuple[dict[str, str], ...]:
+    """The conversation that the template is given."""
+    first = config.prompt_placement == "before"
+    content = f"{prompt}{joint}{{question}}" if first else f"{{question}}{joint}{prompt}"
+    user = {"role": "user", "content": content}
+    if config.system_prompt is None:
+        return (user,)
+    return ({"role": "system", "content": config.system_prompt}, user)
+
+
+def _checked(
+    rendering: Rendering, lm: LM, rows: list[Example], result: Mapping[str, Any] | None
+) -> Rendering:
+    """The rendering, once the tokenizer makes of it what the run had on all rows.
+
+    Raises:
+        ValueError: it does not, on a row that names no special token, or of the prompt.
+    """
+    if not rows:
+        return replace(
+            rendering, notes=(*rendering.notes, "no rows were found to hold the rendering against")
+        )
+    plain = [row for row in rows if not lm.vocabulary.names_special(row.question)]
+    notes = list(rendering.notes)
+    if len(plain) < len(rows):
+        notes.append(
+            f"{len(rows) - len(plain)} of {len(rows)} rows name special tokens, which the run read "
+            "as text: a plain tokenizer does not"
+        )
+    longest = _ANSWER_TOKENS
+    if plain:
+        extractor = given_extractor(rendering.extractor.in_config())
+        layouts = build_layouts(lm, plain, rendering.prompt, extractor, rendering.config)
+        used = result["best"]["prompt_ids"] if result else list(layouts.prompt_ids)
+        if list(layouts.prompt_ids) != used:
+            raise ValueError(
+                f"the tokenizer of {rendering.files.name} makes other ids of the prompt "
+                f"{quoted(rendering.prompt)} than the run had: is it the run's model?"
+            )
+        rendering = replace(rendering, num_behind=_compared(rendering, lm, layouts))
+        longest = layouts.longest_answer + SPARE_ANSWER_TOKENS
+    return replace(rendering, notes=tuple(notes), max_answer_tokens=longest)
+
+
+def _compared(rendering: Rendering, lm: LM, layouts: Layouts) -> int:
+    """How many tokens the tokenizer adds behind each row's ids, which all come first.
+
+    Raises:
+        ValueError: they do not.
+    """
+    added = set()
+    for number, row in enumerate(layouts.rows):
+        text = f"{rendering.before}{row.example.question.strip()}{rendering.after}"
+        ids = lm.tokenizer(text, add_special_tokens=rendering.special_tokens)["input_ids"]
+        wanted = layouts.context_ids(number, layouts.prompt_ids)
+        added.add(len(ids) - len(wanted))
+        if tuple(ids[: len(wanted)]) != wanted or len(added) > 1:
+            raise ValueError(
+                f"row {number} ({quoted(row.example.question, 50)}) has other ids in the "
+                "rendering than in the run: it cannot be exported exactly"
+            )
+    return added.pop()

@@ -1,0 +1,255 @@
+"""What is exported tokenises to the ids that the run used, row by row, by whoever reads it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from greater_fast import optimize
+from greater_fast.engine import RolloutRequest
+from greater_fast.examples.extractor import make_extractor
+from greater_fast.export import export_run
+from greater_fast.model.lm import load_lm
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.runs.directory import read_run
+from tests.tiny import GEMMA_TEMPLATE, PROMPT, tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + GEMMA_TEMPLATE
+)
+THINKING = (
+    "{{ '<|begin_of_text|>' }}{% for turn in messages %}{{ '<|start_header_id|>' + turn.role + "
+    "'<|end_header_id|>\n\n' + turn.content + '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n<think>\n' }}"
+    "{% if mood is defined %}{{ mood }}{% endif %}"
+)
+DATED = "{{ '<bos>' + strftime_now('%d %B %Y') + '\n' }}" + GEMMA_TEMPLATE
+# kind of tokenizer, template (None: a base model, "": its own), settings
+KINDS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "template": ("llama3", "", {}),
+    "template, prompt first": ("llama3", "", {"prompt_placement": "before"}),
+    "system": ("llama3", "", {"system_prompt": "Be brief."}),
+    "no system role": ("sentencepiece", NO_SYSTEM, {}),
+    "open thought": ("llama3", THINKING, {"chat_template_kwargs": {"mood": "Well"}}),
+    "a date": ("sentencepiece", DATED, {"template_date": "2024-02-29"}),
+    "base": ("llama3", None, {}),
+    "base, prompt first": ("llama3", None, {"prompt_placement": "before"}),
+    "base, sentencepiece": ("sentencepiece", None, {}),
+    "base that closes texts": ("llama3", None, {"max_new_tokens": 5}),
+}
+ODD_ROWS = [
+    {"question": "  Is\n\n( True ) 'so'? \\n {question} ", "answer": "True"},
+    {"question": 'It says """no""": Übung 思考, is that False?', "answer": "False"},
+]
+
+
+def closing_texts(tokenizer: Any) -> None:
+    """The tokenizer adds a token behind a text, too, as some base models' do."""
+    from tokenizers import processors
+
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>",
+        special_tokens=[("<|begin_of_text|>", 0), ("<|eot_id|>", 1)],
+    )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[dict[str, str]],
+    settings: dict[str, Any],
+) -> Any:
+    """A run of a model in a folder, with the ids of all of its requests."""
+    kind, template, more = KINDS[request.param]
+    folder = tmp_path_factory.mktemp("export")
+    tokenizer = tiny_tokenizer(kind, chat_template=template is not None)
+    if template:
+        tokenizer.chat_template = template
+    if "closes" in request.param:
+        closing_texts(tokenizer)
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    asked: list[RolloutRequest] = []
+    plain = RolloutEngine.run
+
+    def watched(self: Any, requests: Sequence[RolloutRequest], *rest: Any) -> Any:
+        asked.extend(requests)
+        return plain(self, requests, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RolloutEngine, "run", watched)
+        optimize(
+            str(folder / "model"),
+            [*rows, *ODD_ROWS],
+            prompt=PROMPT,
+            config={**settings, "extractor": "The answer is $", "num_dev": 10, **more},
+            run_dir=folder / "run",
+            progress=False,
+        )
+    return SimpleNamespace(folder=folder / "run", model=folder / "model", asked=asked)
+
+
+def questions(run: Any) -> dict[str, str]:
+    """Every question of the run, with the set that it is in."""
+    return {row["question"]: row["split"] for row in read_run(run.folder)["examples"]}
+
+
+def check_ids(run: Any, message: Any) -> None:
+    """All messages of the best prompt are among what the run asked its engine, ids for ids."""
+    asked = {request.prompt_ids for request in run.asked}
+    prompt = read_run(run.folder)["result"]["best"]["prompt_ids"]
+    for question in questions(run):
+        ids = tuple(message(question))
+        assert ids in asked
+        assert any(list(ids[n : n + len(prompt)]) == prompt for n in range(len(ids)))
+
+
+def script(run: Any, to: str) -> dict[str, Any]:
+    """The names that the exported script defines."""
+    code = export_run(run.folder, to)
+    if to == "text":
+        code = code.rpartition("In Python, exactly:\n")[2].partition("\n")[2]
+    names: dict[str, Any] = {}
+    exec(compile(code, to, "exec"), names)
+    return names
+
+
+class FakeLLM:
+    """vLLM's calls, answered by transformers' greedy generation."""
+
+    def __init__(self, model: str) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self._model = AutoModelForCausalLM.from_pretrained(model)
+        self.asked: list[list[int]] = []
+
+    def generate(self, prompts: list[dict[str, list[int]]], sampling: Any) -> list[Any]:
+        import torch
+
+        assert sampling.temperature == 0
+        self.asked += [prompt["prompt_token_ids"] for prompt in prompts]
+        found = []
+        for ids in (prompt["prompt_token_ids"] for prompt in prompts):
+            out = self._model.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=sampling.stop_token_ids,
+                do_sample=False,
+            )
+            found.append(SimpleNamespace(outputs=[SimpleNamespace(token_ids=out[0, len(ids) :])]))
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(token_ids=o.outputs[0].token_ids.tolist())])
+            for o in found
+        ]
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ModuleType("vllm")
+    fake.LLM = FakeLLM  # type: ignore[attr-defined]
+    fake.SamplingParams = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+
+
+def measured(run: Any) -> dict[str, dict[str, Any]]:
+    """What the run wrote down of the best prompt on development rows, by question."""
+    best = read_run(run.folder)["result"]["prompt"]
+    lines = (run.folder / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {r["question"]: r for r in rows if r["split"] == "dev" and r["prompt"] == best}
+
+
+def test_the_text_tokenises_to_the_ids_of_the_run(run: Any) -> None:
+    names = script(run, "text")
+    check_ids(run, names["message"])
+    dev = [request for request in run.asked if request.max_answer_tokens]
+    assert {request.target_ids for request in dev} == {tuple(names["EXTRACTOR"])}
+    assert {request.end_ids for request in dev} == {frozenset(names["ENDS"])}
+    assert {request.max_new_tokens for request in dev} == {names["REASONING_TOKENS"]}
+
+
+def test_a_script_for_vllm_does_what_the_run_did(run: Any, vllm: None) -> None:
+    names, found = script(run, "vllm"), measured(run)
+    check_ids(run, names["message"])
+    answers = names["ask"](list(found))
+    lm = load_lm(str(run.model))
+    for number, row in enumerate(found.values()):
+        begun, asked = names["llm"].asked[number], names["llm"].asked[len(found) + number]
+        reasoning = asked[len(begun) : len(asked) - len(names["EXTRACTOR"])]
+        assert lm.vocabulary.plain_text(reasoning) == row["reasoning"]
+        assert asked[len(asked) - len(names["EXTRACTOR"]) :] == names["EXTRACTOR"]
+    assert len(answers) == len(found)
+
+
+def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    if tokenizer.chat_template is None:
+        with pytest.raises(ValueError, match="has no chat template, so there are no messages"):
+            export_run(run.folder, "chat-json")
+        return
+    values = json.loads(export_run(run.folder, "chat-json"))
+    template = tokenizer.chat_template.replace(
+        "strftime_now('%d %B %Y')",
+        "'29 February 2024'",  # the day of the run
+    )
+
+    def message(question: str) -> list[int]:
+        turns = [
+            {**turn, "content": turn["content"].replace("{question}", question.strip(), 1)}
+            for turn in values["messages"]
+        ]
+        text = tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+            **values["chat_template_kwargs"],
+        )
+        whole = values["rendered"]["before"] + question.strip() + values["rendered"]["after"]
+        assert text == whole
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    check_ids(run, message)
+    names = script(run, "text")
+    assert values["extractor"]["ids"] == names["EXTRACTOR"]
+    assert values["stop_token_ids"] == names["ENDS"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("The answer is $", " 18$ and 19$"),
+        ("So it is {answer}.", " 1.5. Or more."),
+        ("It is <answer> {answer} </answer>", " two\nlines </answer> more"),
+        ("The answer is", " yes\nno"),
+        ('It is "', ' a b" c'),
+    ],
+)
+def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
+    from greater_fast.export.formats import answer_ends
+
+    extractor = make_extractor(text)
+    import re
+
+    assert re.split(answer_ends(extractor), written.strip(), maxsplit=1)[0].strip() == (
+        extractor.cut(written)
+    )
+
+
+def test_a_run_of_another_tokenizer_is_refused(run: Any, tmp_path: Path) -> None:
+    other = tiny_tokenizer("llama3", more=["reasoning prompts differ" * 9] * 900)
+    tiny_model("llama", len(other)).save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"makes other ids of the prompt|leaves out|no argument"):
+        export_run(run.folder, "text", str(tmp_path))
