@@ -8,6 +8,8 @@ from typing import Any
 
 from greater_fast.runs.evaluation import Comparison, Evaluation
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation
+from greater_fast.runs.notebook import result_html
+from greater_fast.runs.visible import visible
 from greater_fast.search.nouns import Step
 
 
@@ -53,7 +55,7 @@ class PromptResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """The outcome of `optimize`.
 
@@ -62,7 +64,8 @@ class Result:
     `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended,
     in a few words: "all steps done", "out of time", "interrupted", ... `test_seen_after` is set
     where the search went on, after so many steps, when the test rows had been evaluated already:
-    whoever saw that result could choose to go on for it.
+    whoever saw that result could choose to go on for it. A notebook shows it as a table with the
+    curve of the search, a terminal as a few lines.
     """
 
     best: PromptResult
@@ -127,6 +130,13 @@ class Result:
         if self.test_seen_after is None:
             return "rows never seen"
         return f"rows tested on once before, after {self.test_seen_after} steps"
+
+    def __repr__(self) -> str:
+        lines = (self.summary, f"best prompt: {self.prompt}", f"run directory: {self.run_dir}")
+        return visible("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return result_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the steps stand in the run directory's step log."""
