@@ -10,7 +10,7 @@ CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
 SOURCES := greater_fast kernels benchmarks docs tests setup.py
 
-.PHONY: help venv demo test fuzz lint docs format bench clean
+.PHONY: help venv demo test fuzz lint docs format bench wheels audit clean
 
 help:
 	@echo 'make demo    install, then optimise a prompt for a real model on the CPU'
@@ -20,6 +20,8 @@ help:
 	@echo 'make docs    install, then build the documentation as a site, site/index.html'
 	@echo 'make format  rewrite the sources in the house format'
 	@echo 'make bench   install, then run the benchmarks; figures in bench.json'
+	@echo 'make wheels  manylinux wheels into dist/, by each Python 3.11 to 3.13 that is here'
+	@echo 'make audit   known vulnerabilities of the tested versions; asks the network'
 	@echo 'make venv    install for development into $(VENV)'
 	@echo 'make clean   remove $(VENV), builds and caches'
 
@@ -79,6 +81,15 @@ format: venv
 
 bench: venv
 	$(BIN)/pytest benchmarks/ --benchmark-only --benchmark-json=bench.json
+
+wheels: venv
+	VENV=$(VENV) bash .ci/wheels dist
+
+# Its own environment: what audits is no part of what is audited.
+audit: $(VENV)/python.stamp
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache

@@ -163,6 +163,38 @@ def test_a_copied_environment_is_made_anew(tmp_path: Path, place: str, is_copied
     assert (f"-m venv {stamp.parent}\n" in made) == is_copied
 
 
+def test_the_extension_shares_torchs_openmp() -> None:
+    """A second one would have threads of its own, which fight for the same cores."""
+    code = """
+import greater_fast.model.cpu.extension, pathlib, torch
+maps = pathlib.Path("/proc/self/maps").read_text().splitlines()
+(loaded,) = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line}
+assert pathlib.Path(loaded).is_relative_to(pathlib.Path(torch.__file__).parent), loaded
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="an sdist has no .ci/")
+def test_wheels_are_not_made_for_a_python_that_is_not_here(tmp_path: Path) -> None:
+    """Each missing one is named; without any there is no wheel, and that is a failure."""
+    (tmp_path / "bin").mkdir()
+    for name, script in {"python": 'touch "$5/a.tar.gz"', "auditwheel": "exit 9"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / ".ci/wheels"), str(tmp_path), "2.9", "/no/python"],
+        env={**os.environ, "VENV": str(tmp_path), "PYENV_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    told = [f"no Python {wanted} here: no wheel for it" for wanted in ("2.9", "/no/python")]
+    assert done.stderr.splitlines() == told
+
+
 def test_installed_version_is_the_source_version() -> None:
     try:
         installed = importlib.metadata.version("greater-fast")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch  # noqa: F401 (it brings the OpenMP library that the extension shares with it)
+
 try:
     from greater_fast._core import (
         Scheduler,
