@@ -8,9 +8,7 @@ import os
 import signal
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from greater_fast.ranks import is_first
@@ -40,12 +38,11 @@ def _main(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     with _ending_at_once():
         from greater_fast.cli.commands import parser
+        from greater_fast.cli.libraries import heard_in_words
         from greater_fast.runs.input import InputError
     options = parser().parse_args(arguments)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _plain_warnings(warnings.showwarning)
-            _quiet_transformers()
+        with heard_in_words():
             status: int = options.command(options)
     except InputError as error:
         return _failed(error, 2, options.debug)
@@ -93,13 +90,6 @@ def _ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _quiet_transformers() -> None:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-
-
 def _close_output() -> None:
     """Let nothing be written any more to a standard output that may be full, or closed."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -107,19 +97,3 @@ def _close_output() -> None:
         return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _plain_warnings(show: Callable[..., None]) -> Callable[..., None]:
-    """Show the package's own warnings as one line without source code, all others as before."""
-    package = Path(__file__).parents[1]
-
-    def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        from greater_fast.runs.visible import visible
-
-        if Path(filename).is_relative_to(package):
-            text = visible(" ".join(str(message).split()))
-            print(f"greater-fast: warning: {text}", file=sys.stderr)
-        else:
-            show(message, category, filename, *rest)
-
-    return shown

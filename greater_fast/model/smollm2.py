@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 SMOLLM2 = "smollm2-135m"
@@ -24,8 +24,8 @@ def smollm2_folder(cache: Path | None = None) -> Path:
     if (folder / _WEIGHTS).is_file():
         return folder
     source = smollm2_gguf()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{SMOLLM2}-", dir=folder.parent))
+    unfinished = folder.with_name(f"{SMOLLM2}-{secrets.token_hex(4)}")
+    unfinished.mkdir(parents=True)
     try:
         _convert(source, unfinished)
         if not folder.exists():
