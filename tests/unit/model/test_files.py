@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from greater_fast import evaluate, optimize
 from greater_fast.api import plan
+from greater_fast.examples.data import load_examples
 from greater_fast.model.files import locate, read_config, weights_dtype
 from greater_fast.model.lm import load_lm
 from tests.tiny import PROMPT, tiny_model
@@ -99,6 +101,35 @@ def test_pickles_are_refused_before_anything_is_read(folder: Path, rows: list[An
     weights.unlink()
     with pytest.raises(ValueError, match=r"are pickles \(pytorch_model-00001.* any code; if you"):
         plan(folder, rows, prompt=PROMPT)
+
+
+class Booby:
+    """Makes a file when its pickle is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self._mark,))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
+def test_no_pickle_is_ever_read(folder: Path, rows: list[Any], tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "ran"
+    written = pickle.dumps(Booby(mark))
+    for other in (name, "training_args.bin", "optimizer.pt", "tokenizer.pkl", "adapter_model.bin"):
+        (folder / other).write_bytes(written)
+    load_lm(folder, device="cpu")  # there are safetensors beside them
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="safetensors"):
+        load_lm(folder, device="cpu")
+    data = tmp_path / "rows.pkl"
+    data.write_bytes(pickle.dumps([*rows, Booby(mark)]))
+    with pytest.raises(ValueError, match=r"not UTF-8|binary content"):
+        load_examples(data)
+    assert not mark.exists()
+    pickle.loads(written)
+    assert mark.exists()  # the trap works
 
 
 def test_other_weights_than_safetensors(folder: Path) -> None:
