@@ -25,6 +25,7 @@ from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.forwards import rounding_step, rounds_coarsely
 from greater_fast.model.kv_cache import num_layers
 from greater_fast.model.lm import LM
+from greater_fast.wording import printable
 
 _log = logging.getLogger("greater_fast")
 _Pair = tuple[torch.Tensor, torch.Tensor]  # states and gradients
@@ -45,7 +46,7 @@ def can_pack(
     """Whether a model runs over packed suffixes; where it does not, the reason is logged."""
     reason = why_not(lm, longest, kernels, layers)
     if reason is not None:
-        _log.warning("gradient: whole sequences, which takes longer (%s)", reason)
+        _log.warning("gradient: whole sequences, which takes longer (%s)", printable(reason))
     return reason is None
 
 

@@ -15,6 +15,7 @@ from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from greater_fast.rollouts.steps.step_size import GIVEN_TOKENS
+from greater_fast.wording import printable
 
 _log = logging.getLogger("greater_fast")
 
@@ -79,7 +80,7 @@ def _make_engine(
         if config.engine != "auto":
             raise
         plain, note = _plain(lm, config, longest_sequence, f" ({error})")
-        _log.warning("%s", note)  # now: it takes several times as long
+        _log.warning("%s", printable(note))  # now: it takes several times as long
         return plain, note
     if longest_sequence and longest_sequence > paged.max_sequence_tokens:
         needed = -(-longest_sequence // paged.block_size) * paged.block_bytes

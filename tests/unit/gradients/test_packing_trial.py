@@ -178,6 +178,14 @@ def test_memory_that_ends_is_no_property_of_the_model(monkeypatch: pytest.Monkey
         why_not(tiny_lm())
 
 
+def test_a_reason_of_a_models_own_words_is_logged_fit_to_be_seen(
+    lm: LM, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing_trial, "why_not", lambda *_: "it said \x1b[2J")
+    assert not can_pack(lm)
+    assert caplog.messages == ["gradient: whole sequences, which takes longer (it said \\x1b[2J)"]
+
+
 def test_the_reason_is_logged(own_lm: LM, caplog: pytest.LogCaptureFixture) -> None:
     assert can_pack(own_lm)
     assert not caplog.messages

@@ -12,8 +12,9 @@ import torch
 from greater_fast import optimize
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
+from greater_fast.model.checks import UnsupportedModelError
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.rollouts import attention_backends, paged
+from greater_fast.rollouts import attention_backends, choose, paged
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.paged import why_not
@@ -62,6 +63,18 @@ def test_the_fallback_is_said_before_it_runs(
     assert not caplog.records
     _, note = make_engine(half(tokenizer), Config())
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", note)]
+
+
+def test_a_fallback_in_a_models_own_words_is_logged_fit_to_be_seen(
+    lm: LM, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UnsupportedModelError("it said \x1b[2J")
+
+    monkeypatch.setattr(choose, "RolloutEngine", refuse)
+    make_engine(lm, Config())
+    (line,) = caplog.messages
+    assert "it said \\x1b[2J" in line
 
 
 @pytest.mark.parametrize("engine", ["auto", "paged"])
