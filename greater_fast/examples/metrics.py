@@ -23,12 +23,14 @@ Metric = Callable[[str, Example], float]
 
 _FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_IN_GROUPS = r"(?=\d{3}(?!\d)|\d+\s?/)"  # behind digits and a space: "10 000", "1 1/2"
 # A sign touches the number or its currency sign, or begins the text; behind a bracket it is a dash.
-# What goes on like a date, a version, a power or a decimal comma is no number.
+# What goes on like a date, a time, a range, a version, a power or a decimal comma is no number.
 _NUMBER = re.compile(
-    r"(?<![\w./^])(?<!\d,)(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
+    rf"(?<![\w./^])(?<!\d[,:-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
+    r"(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
     rf"(?P<top>{_DIGITS})(?:e(?P<power>[-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<bottom>{_DIGITS}))?"
-    r"(?!\d|[.,/]\d|\s?\^)"
+    rf"(?!\d|[.,/:-]\d|\s?\^| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MENTIONED = re.compile(
@@ -37,6 +39,13 @@ _MENTIONED = re.compile(
 )
 _AT_THE_START = re.compile(r"[a-z](?=[,;] )|[b-hj](?= )")  # "a" and "I" are words too
 _ALONE = re.compile(r"\b[b-hj]\b")
+_DENIED = re.compile(  # "B, not A", "not (A) but (B)"
+    r"(?:^|[,;]? )(?:(?:and |but )?not|rather than|instead of) (?:option |choice |answer )?"
+    r"(?:\([a-j]\)|\[[a-j]\]|[a-j])(?:,? but(?= )|(?=\s*(?:[.,;:!?]|$)))"
+)
+_JUDGED = re.compile(  # "A: incorrect" denies A, unless that is what the option says
+    r"\(?(?P<letter>[a-z])[).:!]* (?P<how>incorrect|wrong|false|not (?:correct|right|true))[.!]*"
+)
 
 
 def _of_any_gold(compare: Callable[[str, str], float]) -> Metric:
@@ -61,7 +70,9 @@ def numeric(predicted: str, gold: str) -> float:
 
     It is the first number of the text, or the first behind its last equals sign ("3 x 6 = 18").
     Fractions and powers of ten are read ("1/2" is 0.5, "1.5e3" is 1500), and equality is exact.
-    Units count for nothing, and a percent sign is one: "50%" is 50, not 0.5.
+    Units count for nothing, and a percent sign is one: "50%" is 50, not 0.5. Digits that are joined
+    by dashes or colons ("2024-01-02", "3-4", "12:30", "555-1234") are no number, nor are groups
+    with a space between ("10 000", "1 1/2").
     """
     number = _number(predicted)
     return number is not None and number == _number(gold)
@@ -71,22 +82,24 @@ def numeric(predicted: str, gold: str) -> float:
 def contains(predicted: str, gold: str) -> float:
     """1 where the gold answer stands in the prediction as words of its own.
 
-    Case, width, dashes and thousands commas are no matter. 18 is not in "180", "18.5" or "-18", nor
-    "art" in "start"; in scripts without spaces, such as Chinese, there are no words to tell apart.
+    Case, width, dashes and thousands commas are no matter. 18 is not in "180", "18.5", "-18" or
+    "18:30", nor "art" in "start"; in scripts without spaces, such as Chinese, no words are told
+    apart.
     """
     text = _without_commas(in_plain_characters(predicted))
     forms = {normalise_answer(gold), in_plain_characters(gold).strip()}  # "0" and "00"
     return any(_stands_in(text, _without_commas(form)) for form in forms if form)
 
 
-@_of_any_gold
-def choice(predicted: str, gold: str) -> float:
+def choice(predicted: str, example: Example) -> float:
     """1 where both choose the same letter: "(B)", "b.", "B) Paris", "I think that (B) is right".
 
-    A prediction that names several, or denies the one it names, chooses none.
+    Letters that are denied do not count: "B, not A" is B. A prediction that names several others,
+    or none, chooses none. "A: incorrect" denies A, unless the question has an option of that text.
     """
-    letter = _letter(predicted)
-    return letter is not None and letter == _letter(gold)
+    letter = _letter(predicted, example.question)
+    golds = (_letter(gold, example.question) for gold in example.answers)
+    return float(letter is not None and letter in golds)
 
 
 METRICS: dict[str, Metric] = {
@@ -181,17 +194,27 @@ def _boundary(edge: str, *, before: bool) -> str:
     if not re.match(r"\w", edge) or written_together(edge):
         return ""
     if before:
-        return r"(?<![\w.-])(?<!\d,)" if edge.isdigit() else r"(?<!\w)"
-    return r"(?!\w|[.,]\d)" if edge.isdigit() else r"(?!\w)"
+        return r"(?<![\w.-])(?<!\d[,:/])" if edge.isdigit() else r"(?<!\w)"
+    return r"(?!\w|[.,:/-]\d)" if edge.isdigit() else r"(?!\w)"
 
 
-def _letter(text: str) -> str | None:
+def _letter(text: str, question: str) -> str | None:
     """The one letter that a text chooses; None for none, or several."""
-    letter = chosen_letter(normalise_answer(text))
+    plain = _DENIED.sub("", in_plain_characters(text))
+    normal = normalise_answer(plain)
+    judged = _JUDGED.fullmatch(normal)
+    if judged and not _is_option(judged["letter"], judged["how"], question):
+        return None
+    letter = chosen_letter(normal)
     if letter is None:
-        plain = in_plain_characters(text)
         named = {first or second for first, second in _MENTIONED.findall(plain)}
         if start := _AT_THE_START.match(plain):
             named |= {start[0], *_ALONE.findall(plain)}
         letter = named.pop() if len(named) == 1 else None
     return letter or None
+
+
+def _is_option(letter: str, text: str, question: str) -> bool:
+    """Whether a question has an option with that letter and text: "(A) incorrect"."""
+    option = rf"(?<!\w){letter}[).:\]]+\s*{text}\b"
+    return re.search(option, in_plain_characters(question)) is not None

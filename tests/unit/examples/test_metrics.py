@@ -53,7 +53,13 @@ def test_the_settings_name_them_all() -> None:
         ("3 * 6 = 18", "18"),
         ("3 * 6 = 18 = the answer", "18"),
         ("10 - 4", "10"),
-        ("10-4", "10"),
+        ("10-4 = 6", "6"),
+        ("a 10-pound bag", "10"),
+        ("5, not 6", "5"),
+        ("on 2024-01-02 it was 7", "7"),
+        ("Answer:5", "5"),
+        ("12 3", "12"),
+        ("24/7", "24/7"),
         ("50%", "50"),
         ("50 percent", "50%"),
         (r"50\%", "50"),
@@ -89,6 +95,18 @@ def test_the_same_number(predicted: str, gold: str) -> None:
         ("1,8", "1"),
         ("1,0000", "10000"),
         ("12.05.2020", "12"),
+        *(("2024-01-02", gold) for gold in ("2024", "1", "2", "-1", "-2", "24")),
+        *(("2024–01–02", gold) for gold in ("2024", "1", "2")),
+        *(("02/01/2024", gold) for gold in ("2", "1", "2024")),
+        *(("3-4", gold) for gold in ("3", "4", "-4", "-1")),
+        *(("12:30", gold) for gold in ("12", "30")),
+        *(("3:30 pm", gold) for gold in ("3", "30", "3.5")),
+        *(("555-1234", gold) for gold in ("555", "1234", "-1234")),
+        *(("555 123 4567", gold) for gold in ("555", "123", "4567")),
+        *(("10 000", gold) for gold in ("10", "0", "10000")),
+        *(("1 1/2", gold) for gold in ("1", "0.5", "1.5")),
+        *(("1.2.3", gold) for gold in ("1.2", "2.3", "1", "3")),
+        ("10-4", "10"),
         ("1/2/2020", "0.5"),
         ("2^10", "2"),
         ("H2O", "2"),
@@ -141,6 +159,16 @@ def test_numbers_are_read_in_every_notation(number: Decimal, around: str, commas
         ("not (A), it is (B)", "B"),
         ("So (B): (B) it is", "B"),
         (r"\text{B}", "B"),
+        ("B, not A", "B"),
+        ("A, not B", "A"),
+        ("(B), not (A).", "B"),
+        ("A) not B", "A"),
+        ("not A but B", "B"),
+        ("not (A), but (B)", "B"),
+        ("B rather than A", "B"),
+        ("option B instead of option A", "B"),
+        ("(C) Not enough info", "C"),
+        ("A: correct", "A"),
     ],
 )
 def test_the_same_choice(predicted: str, gold: str) -> None:
@@ -163,10 +191,32 @@ def test_the_same_choice(predicted: str, gold: str) -> None:
         "(A) is wrong",
         "option A is not it",
         "AB",
+        "A: incorrect",
+        "(A) Wrong.",
+        "A) is incorrect",
+        "A. not correct",
+        "not A",
+        "B, not A",
+        "neither A nor B",
+        "A, not B, C",
     ],
 )
 def test_another_choice_or_none(predicted: str) -> None:
     assert choice(predicted, example("A")) == 0.0
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Is it?\n(A) Incorrect\n(B) Correct",
+        "Is it?\nA. incorrect\nB. correct",
+        "Is it? A: incorrect, B: correct",
+    ],
+)
+def test_what_an_option_says_is_no_judgement_of_it(question: str) -> None:
+    assert choice("A: incorrect", Example(question, "A")) == 1.0
+    assert choice("B: incorrect", Example(question, "B")) == 0.0
+    assert choice("(B) Correct", Example(question, "B")) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -210,6 +260,12 @@ def test_the_gold_answer_stands_in_it(predicted: str, gold: str) -> None:
         ("-18", "18"),
         ("18,000", "18"),
         ("1,18", "18"),
+        ("2024-01-02", "2024"),
+        ("2024-01-02", "02"),
+        ("12:30", "12"),
+        ("12:30", "30"),
+        ("3/4", "3"),
+        ("3/4", "4"),
         ("cafés", "café"),
         ("cafe", "café"),
         ("Pari s", "Paris"),
