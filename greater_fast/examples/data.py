@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -24,12 +24,15 @@ _NUM_ROWS_NAMED = 5
 class Example:
     """One row: the question as the model reads it, and the gold answer, which the search scores.
 
-    An answer in `other_answers` is as right as the gold one where answers are compared.
+    An answer in `other_answers` is as right as the gold one where answers are compared. `source`
+    says where a row comes from that was read from a file or a hub dataset, as "row 17 of
+    rows.jsonl" (the first is 1); nothing depends on it.
     """
 
     question: str
     answer: str
     other_answers: tuple[str, ...] = ()
+    source: str = field(default="", compare=False, repr=False)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -75,16 +78,19 @@ def load_examples(
     if columns is not None:
         _check_columns_argument(columns)
     name = source_name(source)
-    given, are_examples = _without_examples(source, columns or {}, name)
+    given, sources = _without_examples(source, columns or {}, name)
     rows = flat_rows(read_rows(given), name)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
-    template = None if are_examples else template
+    template = None if sources else template
     found = find_columns(names, columns or {}, template)
     questions, golds, notes, readings = read_questions(rows, names, found, template)
     _check_not_empty(questions, f"questions (column {quoted(found.question)})", name)
     _check_not_empty(golds, f"answers (column {quoted(found.answer)})", name)
+    if isinstance(source, str | PathLike):
+        sources = [f"row {number} of {name}" for number, _ in enumerate(questions, start=1)]
+    triples = zip(questions, golds, sources or [""] * len(questions), strict=True)
     return Examples(
-        (Example(text, gold[0], gold[1:]) for text, gold in zip(questions, golds, strict=True)),
+        (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
         (*getattr(source, "notes", ()), *notes),
         (*getattr(source, "readings", ()), *readings),
     )
@@ -100,19 +106,22 @@ def _check_columns_argument(columns: Mapping[str, str]) -> None:
         )
 
 
-def _without_examples(source: Source, columns: Mapping[str, str], name: str) -> tuple[Source, bool]:
-    """Turn each Example among the rows into a row; whether all rows were examples."""
+def _without_examples(
+    source: Source, columns: Mapping[str, str], name: str
+) -> tuple[Source, list[str]]:
+    """Turn each Example among the rows into a row; their sources if all rows were examples."""
     if isinstance(source, str) or not isinstance(source, Sequence | Iterator):
-        return source, False
+        return source, []
     rows = take_rows(source, name)
     question, answer = (columns.get(key, key) for key in ("question", "answer"))
     num_examples = sum(isinstance(row, Example) for row in rows)
     if num_examples == 0:
-        return rows, False
+        return rows, []
+    sources = [row.source for row in rows] if num_examples == len(rows) else []
     return [
         {question: row.question, answer: list(row.answers)} if isinstance(row, Example) else row
         for row in rows
-    ], num_examples == len(rows)
+    ], sources
 
 
 def _check_not_empty(values: Sequence[Sequence[str]], what: str, name: str) -> None:

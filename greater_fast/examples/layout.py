@@ -176,8 +176,8 @@ def build_layouts(
     for number, (head, middle, _) in enumerate(spans):
         if middle != prompt_ids:
             raise ValueError(
-                f"the prompt has other tokens on {name_of(examples, number)} than on row 0: "
-                "it merges with the text around it"
+                f"the prompt has other tokens on {name_of(examples, number)} than on "
+                f"{name_of(examples, 0)}: it merges with the text around it"
             )
         if not head:
             raise ValueError(

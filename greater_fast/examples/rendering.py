@@ -98,14 +98,19 @@ def check_texts(
     _check_text(config.system_prompt or "", "system_prompt")
     _check_text(json.dumps(config.chat_template_kwargs, ensure_ascii=False), "chat_template_kwargs")
     for number, example in enumerate(examples):
-        _check_text(example.question, f"the question of row {number}")
+        _check_text(example.question, f"the question of {place_of(example, number)}")
         _check_text(example.answer, f"the answer of {name_of(examples, number)}")
 
 
 def name_of(examples: Sequence[Example], number: int) -> str:
-    """A row for a reader: its place in the set, from 0, and how its question begins."""
+    """A row for a reader: where it stands, and how its question begins."""
     beginning = " ".join(examples[number].question[:200].split())
-    return f"row {number} ({quoted(beginning, 50)})"
+    return f"{place_of(examples[number], number)} ({quoted(beginning, 50)})"
+
+
+def place_of(example: Example, number: int) -> str:
+    """Where a row stands: in its file, or else by its number in the set that was drawn, from 0."""
+    return example.source or f"row {number}"
 
 
 def _check_text(text: str, what: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
+from greater_fast.examples.rendering import place_of
 from greater_fast.model.lm import LM
 from greater_fast.ranks import Ranks
 from greater_fast.wording import listed, quoted
@@ -143,9 +144,10 @@ def _check_alike(first: LM, layouts: Layouts, second: LM, others: Layouts) -> No
             own.rendered(place, own.prompt_ids)
             for own, place in ((layouts, number), (others, other))
         ]
+        row = place_of(layouts.rows[number].example, number)
         if texts[0] == texts[1]:
             raise ValueError(
-                f"{first.name} and {second.name} cut row {number} into different tokens, though "
+                f"{first.name} and {second.name} cut {row} into different tokens, though "
                 f"its text is the same: they do not share a tokenizer; {_ALONE}"
             )
         part = next(
@@ -154,7 +156,7 @@ def _check_alike(first: LM, layouts: Layouts, second: LM, others: Layouts) -> No
         )
         around = [quoted(text[max(0, part - 20) : part + 40]) for text in texts]
         raise ValueError(
-            f"the chat templates of {first.name} and {second.name} differ: on row {number} one "
+            f"the chat templates of {first.name} and {second.name} differ: on {row} one "
             f"reads {around[0]}, the other {around[1]}; give both the same template, or {_ALONE}"
         )
     same = (

@@ -1,4 +1,5 @@
 import csv
+import json
 import subprocess
 import sys
 from decimal import Decimal
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.golds import in_one_form, spellings
+from greater_fast.examples.rendering import name_of, place_of
+from greater_fast.examples.splits import make_splits
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "Größe, “x”\n?", "answer": "drei; 3"}]
@@ -265,3 +269,22 @@ def test_bbh_questions_equal_those_of_the_csv_module():
     with path.open(encoding="utf-8", newline="") as file:
         expected = [row["goal"].strip() for row in csv.DictReader(file)]
     assert [example.question for example in load_examples(path)] == expected
+
+
+def test_rows_of_a_file_know_where_they_stand(tmp_path):
+    """Through the drawing of sets and spellings, and where the rows are read again."""
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"question": f"q{n}", "answer": f"{n}.0"}) for n in range(1, 31)]
+    path.write_text("\n".join(lines))
+    rows = load_examples(str(path))
+    assert [row.source for row in rows] == [f"row {n} of {path}" for n in range(1, 31)]
+    assert [row.source for row in load_examples(rows)] == [row.source for row in rows]
+    splits = make_splits(rows, num_train=5, num_dev=5, seed=0)
+    spelled = in_one_form(splits.dev, spellings(row.answer for row in rows))
+    for number, row in enumerate((*splits.train, *spelled)):
+        place = f"row {row.question[1:]} of {path}"
+        assert place_of(row, number) == place
+        assert name_of([row], 0) == f"{place} ('{row.question}')"
+    assert rows[0] == Example("q1", "1.0")
+    listed = load_examples([{"question": "q", "answer": "a"}])
+    assert (listed[0].source, place_of(listed[0], 7)) == ("", "row 7")
