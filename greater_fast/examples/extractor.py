@@ -25,6 +25,7 @@ _IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."
 # that it finds open, and seldom a tag.
 _ENCLOSED = (("$", "$"), ('"', '"'), ("`", "`"), ("<answer>", "</answer>"))
 _NUM_NAMED = 3
+_DERIVED = "derived"
 _OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[).:])\s+\S", re.MULTILINE)
 _CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
 
@@ -42,6 +43,11 @@ class Extractor:
     closing: str
     origin: str
     lead: str = ""
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it was made for the answers, and not given."""
+        return self.origin.startswith(_DERIVED)
 
     def in_place(self) -> str:
         """The text as it follows the reasoning; a space before it belongs to its first token."""
@@ -154,7 +160,7 @@ def derive_extractor(
     else:
         asked, origin = [_IN_A_SENTENCE, *_enclosures(golds)], "short text"
     for text in asked:
-        extractor = make_extractor(text, f"derived: {origin}")
+        extractor = make_extractor(text, f"{_DERIVED}: {origin}")
         if all(map(extractor.reads_back, golds)):
             return extractor
     raise ValueError(

@@ -27,6 +27,10 @@ _QUESTION_PLACE = re.compile(
 )
 
 
+# "\boxed{}" is LaTeX's; the braces of "{{}}" are a template's way to write braces
+_EMPTY_PLACE = re.compile(r"(?<![\\\w^}\]{])\{\s*\}(?!\})|(?<![\w%])%[sd]\b")
+
+
 def with_answer_place(text: str) -> str:
     r"""An extractor with every spelling of the answer's place written as `{answer}`.
 
@@ -45,6 +49,23 @@ def with_answer_place(text: str) -> str:
 def has_placeholder(text: str) -> bool:
     """Whether a part of the text would be taken for a placeholder."""
     return bool(_ANSWER_PLACE.search(text) or _QUESTION_PLACE.search(text))
+
+
+def empty_places(text: str) -> tuple[str, ...]:
+    """Places of a format without a name, "{}" or "%s", which may be meant as they are written."""
+    found = ("".join(place.split()) for place in _EMPTY_PLACE.findall(text))
+    return tuple(dict.fromkeys(found))
+
+
+def empty_place_notes(name: str, text: str, instead: str) -> tuple[str, ...]:
+    """A line on such places in a text; none if there are none. `instead` says what to do."""
+    places = empty_places(text)
+    if not places:
+        return ()
+    return (
+        f"{name}: {' and '.join(places)} stays in it as it is written, and nothing is put in its "
+        f"place: {instead}",
+    )
 
 
 def check_no_placeholder(name: str, text: str, instead: str) -> None:

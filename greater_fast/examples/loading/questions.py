@@ -24,6 +24,7 @@ from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
 from greater_fast.examples.loading.solutions import best_scored, final_answer
 from greater_fast.examples.loading.template import OPTIONS_FIELD, default_template, parse_template
+from greater_fast.examples.placeholders import empty_place_notes
 from greater_fast.wording import listed, quoted
 
 QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...], tuple[str, ...]]
@@ -55,6 +56,8 @@ def read_questions(
     readings: tuple[str, ...] = ()
     if template is None and text != "{question}":
         notes.append(f"each question is put together as {text!r} (see template)")
+    if template is not None:
+        notes += empty_place_notes("template", template, "write {name} for a column's text")
     if options:
         golds, readings = _as_letters(rows, columns, golds, options, names.source)
         doubt = f" ({readings[1]} would fit too)" if readings[1:] else ""

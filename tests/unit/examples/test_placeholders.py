@@ -3,6 +3,7 @@ import pytest
 from greater_fast.examples.extractor import given_extractor
 from greater_fast.examples.placeholders import (
     check_no_placeholder,
+    empty_place_notes,
     has_placeholder,
     with_answer_place,
 )
@@ -55,6 +56,26 @@ def test_a_placeholder_in_a_prompt_is_refused(text: str) -> None:
 )
 def test_other_braces_and_marks_are_plain_text(text: str) -> None:
     check_no_placeholder("prompt", text, "leave it out")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Q: {}\nThink.", "{}"),
+        ("Q: { } Think.", "{}"),
+        ("Question: %s", "%s"),
+        ("%s and %d, {} and {}", "%s and %d and {}"),
+        ("Answer with {} if nothing fits.", "{}"),
+        ("Put it in \\boxed{}.", ""),
+        ("x^{} and {{}}", ""),
+        ("100%s, 5%discount, %%s", ""),
+        ("{question}", ""),
+    ],
+)
+def test_places_without_a_name_are_told(text: str, named: str) -> None:
+    notes = empty_place_notes("prompt", text, "leave it out")
+    assert len(notes) == bool(named)
+    assert all(note.startswith(f"prompt: {named} stays in it as it is written") for note in notes)
 
 
 @pytest.mark.parametrize(

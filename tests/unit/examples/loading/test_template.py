@@ -42,6 +42,16 @@ def test_a_paragraph_whose_columns_are_all_empty_is_left_out():
     assert question_of(template, passage=None) == "Q: Is it open? \n\nAnswer."
 
 
+def test_places_without_a_name_stay_and_are_told():
+    examples = load_examples([ROW], template="{question} {} %s \\boxed{}")
+    assert examples[0].question == "Is it open? {} %s \\boxed{}"
+    (note,) = [note for note in examples.notes if note.startswith("template: ")]
+    assert note.startswith("template: {} and %s stays in it as it is written")
+    assert not any(
+        "template: " in n for n in load_examples([ROW], template="{question} {{}}").notes
+    )
+
+
 def test_a_question_named_by_the_user_is_the_templates_question():
     rows = [{"Frage": "f", "question": "no", "passage": "p", "answer": "a"}]
     columns = {"question": "Frage"}
