@@ -12,6 +12,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
+from greater_fast.examples.languages import language_note
 from greater_fast.examples.layout import build_layouts
 from greater_fast.examples.metrics import Metric
 from greater_fast.gradients.example_loss import AnswerLoss
@@ -21,8 +22,10 @@ from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import cut_off_notes
 from greater_fast.runs.input import (
     checking_input,
+    for_evaluation,
     measured_by,
     metric_note,
+    unfilled_notes,
     with_metric,
 )
 from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
@@ -133,6 +136,7 @@ def plan(  # noqa: PLR0913 (as optimize)
     prompt: str = DEFAULT_PROMPT,
     test: Any = None,
     config: Config | Mapping[str, Any] | None = None,
+    metric: Metric | str | None = None,
     gpu_memory: int | None = None,
     measure: int = 0,
 ) -> RunPlan:
@@ -140,30 +144,34 @@ def plan(  # noqa: PLR0913 (as optimize)
 
     `gpu_memory` is that of a GPU in bytes, be there one or not; without it, it is planned for the
     device that the run would take. No weights are loaded, unless the first `measure` steps are to
-    be taken to tell the time; where the memory is not enough, they are not.
+    be taken to tell the time, and what `config.minutes` leaves for the search; where the memory is
+    not enough, they are not. A `metric` is called for the answers of these steps alone.
 
     Raises:
         ValueError: input that cannot work, as of `optimize`; the device is no GPU.
     """
+    begun = time.monotonic()
     with checking_input():
-        config = as_config(config)
+        config = with_metric(as_config(config), metric)
         check_prompt(prompt)
         if gpu_memory is not None and config.device == "cpu":
             raise ValueError("gpu_memory: a run on device cpu takes none: leave one of the two out")
         check_measure(measure, gpu_memory)
         device = None if gpu_memory is None else "cuda"
         splits, sources = read_splits(train, dev, test, config), as_models(model, ALONE)
-        prepared = prepare(sources, splits, prompt, config, device)
+        prepared = prepare(sources, splits, prompt, config, device).measured_by(metric)
         memory = prepared.memory(config, gpu_memory)
     work = Work.of(prepared.layouts, config).of_models(len(sources))
-    estimate = None
+    estimate = shares = None
     if measure and memory.fits:
         with told(True, num_steps=measure) as teller:
             with checking_input():
                 models, memory, _ = make_ready(sources, prepared, config, None, teller)
             with memory_errors_explained(models.lm.device):
-                estimate = measured(models, prepared.layouts, config, measure, teller.step)
-    return RunPlan.of(memory, work, estimate)
+                watch = TimeBudget(config.minutes, begun)
+                given = (models, prepared.layouts, config, measure)
+                estimate, shares = measured(*given, teller.step, watch)
+    return RunPlan.of(memory, work, estimate, shares)
 
 
 @on_all_ranks
@@ -185,7 +193,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         data: what `load_examples` takes.
         prompt: the prompt to measure.
         against: a second prompt for a paired comparison.
-        config: settings; reasoning limit, placement, extractor, template and batch size matter.
+        config: settings; those of a search, `minutes` among them, are ignored, which a note says.
         records: a new JSONL file for question, gold, prediction and reasoning of each row, written
             as rows end. What cannot be written is warned of, and does not end the evaluation.
         metric: what an answer is worth, as of `optimize`; the accuracy is then its mean.
@@ -202,7 +210,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     with contextlib.ExitStack() as stack:
         with checking_input():
             sources = as_models(model, ranks)
-            given = config = ranks.from_first(with_metric(as_config(config), metric))
+            given, idle = for_evaluation(ranks.from_first(with_metric(as_config(config), metric)))
             prompts = [prompt] if against is None else [prompt, against]
             for text in prompts:
                 check_prompt(text)
@@ -240,10 +248,13 @@ def evaluate(  # noqa: PLR0913 (as optimize)
                 )
     asked = laid_out[0].extractor
     notes = (
+        *idle,
         *rows.notes,
         *notes_of(models),
+        *unfilled_notes(prompts, given),
         *describe_changes(rows, examples),
         *((asked.describe(),) if asked.lead else ()),
+        *language_note(asked, examples),
         *laid_out[0].notes,
         *metric_note(laid_out[0]),
         note,

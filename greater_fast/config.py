@@ -198,7 +198,7 @@ class Config:
         None,
         "minutes that a run may take in all, from loading to the test: the search ends in time for "
         "finals and test; no limit if unset",
-        0.0,
+        1e-3,
     )
     device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
     dtype: str | None = _setting(

@@ -163,7 +163,7 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         Console(highlight=False).print(display.plan_table(memory.to_dict()))
         notes = [note for rows in (train, dev, test) for note in getattr(rows, "notes", ())]
-        how_long = memory.time.describe() if memory.time else "how long that takes: --measure 3"
+        how_long = memory.describe_time(config.minutes)
         print_parts(*notes, memory.verdict, *memory.advice, memory.work.describe(), how_long)
     return 0 if memory.fits else 1
 
@@ -183,8 +183,9 @@ def _gpu_memory(size: str | None) -> int | None:
 @on_all_ranks
 def _evaluate(options: argparse.Namespace) -> int:
     with checking_input():
-        given = join().by_first(lambda: evaluation_input(options))
-    report = evaluate(**given, records=options.records)
+        asked = join().by_first(lambda: evaluation_input(options))
+    with asked.explained():
+        report = evaluate(**asked.given, records=options.records)
     if options.json:
         print_json(report.to_dict())
     else:

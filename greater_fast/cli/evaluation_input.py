@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from greater_fast.cli.options import load_rows, one_or_all, settings
+from greater_fast.config import Config
 from greater_fast.examples.data import Examples
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.input import OF_EVALUATION, InputError, checking_input
 from greater_fast.runs.visible import visible
 
 
-def evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
-    """What `evaluate` is given, by its names.
+class EvaluationInput(NamedTuple):
+    """What `evaluate` is given, by its names, and which of its settings are those of the run."""
+
+    given: dict[str, Any]
+    taken: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within, an error that names a setting of the run says whose that is."""
+        try:
+            yield
+        except InputError as error:
+            for name in self.taken:
+                if re.search(rf"\b{name}\b", str(error)):
+                    option = f"--{name.replace('_', '-')}"
+                    error.add_note(f"the {name} is that of the run: {option} gives another one")
+            raise
+
+
+def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
+    """What `evaluate` is given by the options, and by the run that they name.
 
     Raises:
         ValueError: something is missing, a file of the run is damaged, or no row is unseen.
@@ -22,14 +46,17 @@ def evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
     base: dict[str, Any] = {}
     against = options.against
     if run is not None:
-        base = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+        own = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
+        base = {name: value for name, value in own.items() if name in OF_EVALUATION}
         if run["result"] is not None and options.prompt is None and against is None:
             initial = run["result"]["baseline"]["prompt"]
             against = initial if initial != run["result"]["prompt"] else None
     model = one_or_all(options.model) if options.model else run["run"]["model"] if run else ""
     prompt = options.prompt or (prompt_of(run) if run else "")
     config = settings(options, base)
-    rows = load_rows(options.data, options.columns, config.template) or Examples([])
+    taken = _taken(options, base, config)
+    with EvaluationInput({}, taken).explained(), checking_input():
+        rows = load_rows(options.data, options.columns, config.template) or Examples([])
     if run is not None:
         if run["result"] is None:
             why = f"it failed: {run['failure']}" if run["failure"] else "it was cut off, or goes on"
@@ -38,18 +65,33 @@ def evaluation_input(options: argparse.Namespace) -> dict[str, Any]:
         if config.template != run["run"]["config"].get("template"):
             warning = "the template is not the run's: rows that the run has seen cannot be told"
             print(f"greater-fast: warning: {warning}", file=sys.stderr)
-        own = run["run"].get("metric")
-        if own not in (None, run["run"]["config"].get("metric")) and config.metric is None:
+        measured = run["run"].get("metric")
+        if measured not in (None, run["run"]["config"].get("metric")) and config.metric is None:
             warning = (
-                f"the run measured answers by {own}, a function that is not known here: they are "
-                "compared with the gold ones, unless --metric says otherwise (in Python, metric=)"
+                f"the run measured answers by {measured}, a function that is not known here: they "
+                "are compared with the gold ones, unless --metric (in Python, metric=) says "
+                "otherwise"
             )
             print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
         rows = _unseen(rows, run["examples"])
+        if "metric" in taken:
+            rows = Examples(rows, (*rows.notes, f"the metric {config.metric} is that of the run"))
     given = (("--model", model), ("--prompt", prompt))
     if missing := [name for name, value in given if not value]:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")
-    return {"model": model, "data": rows, "prompt": prompt, "against": against, "config": config}
+    named = {"model": model, "data": rows, "prompt": prompt, "against": against, "config": config}
+    return EvaluationInput(named, taken)
+
+
+def _taken(options: argparse.Namespace, base: dict[str, Any], config: Config) -> tuple[str, ...]:
+    """Settings that are those of the run, for nothing else was said, and not the defaults."""
+    unsaid = settings(options, {})
+    default = Config()
+    return tuple(
+        name
+        for name in base
+        if getattr(unsaid, name) == getattr(default, name) != getattr(config, name)
+    )
 
 
 def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.metrics import Metric, name_of_metric
+from greater_fast.examples.placeholders import empty_place_notes
 from greater_fast.wording import quoted
 
 
@@ -80,6 +81,39 @@ def metric_note(layouts: Layouts) -> tuple[str, ...]:
     """A line that names what measures answers, if anything does."""
     name = name_of_metric(layouts.metric)
     return () if name is None else (f"answers are measured by: {name}",)
+
+
+def unfilled_notes(prompts: Iterable[str], config: Config) -> tuple[str, ...]:
+    """Lines on "{}" and the like in what is sent as it is written."""
+    texts = [("prompt", prompt) for prompt in prompts]
+    texts.append(("system_prompt", config.system_prompt or ""))
+    instead = "the question is put beside the prompt (prompt_placement says where)"
+    notes = (note for name, text in texts for note in empty_place_notes(name, text, instead))
+    return tuple(dict.fromkeys(notes))
+
+
+# What an evaluation reads of the settings.
+OF_EVALUATION = frozenset(
+    {
+        *("max_new_tokens", "max_prompt_tokens", "sampling_temperature", "seed", "on_long"),
+        *("prompt_placement", "extractor", "template", "system_prompt", "chat_template_kwargs"),
+        *("template_date", "metric", "engine", "kernels", "kv_cache_bytes", "max_step_tokens"),
+        *("draft_tokens", "batch_size", "device", "dtype", "tensor_parallel"),
+    }
+)
+
+
+def for_evaluation(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """The settings with those of a search at their defaults, and a line on those that were not."""
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config)}
+    idle = {
+        name: default
+        for name, default in defaults.items()
+        if name not in OF_EVALUATION and getattr(config, name) != default
+    }
+    if not idle:
+        return config, ()
+    return replace(config, **idle), (f"{' and '.join(idle)}: without effect on an evaluation",)
 
 
 def idle_settings(config: Config) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from greater_fast.examples.extractor import (
     option_letters,
 )
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
+from greater_fast.examples.languages import language_note
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.metrics import Metric
 from greater_fast.examples.placeholders import check_no_placeholder
@@ -64,7 +65,9 @@ class Prepared:
         """What a user should know of the rows and the extractor."""
         dropped = [f"{name}: {note}" for name, rows in self.layouts.items() for note in rows.notes]
         measuring = metric_note(self.layouts["train"])
-        return (*self.splits.report, *dropped, self.extractor.describe(), *measuring)
+        language = language_note(self.extractor, self.splits.train)
+        extractor = (self.extractor.describe(), *language)
+        return (*self.splits.report, *dropped, *extractor, *measuring)
 
     def measured_by(self, metric: Metric | str | None) -> Prepared:
         """The same, with a metric of a user's own where one is given."""

@@ -12,7 +12,12 @@ from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
 from greater_fast.runs.interrupts import Terminated, one_interrupt
-from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models, recorded
+from greater_fast.runs.models.mean_evaluation import (
+    compare_models,
+    evaluate_models,
+    recorded,
+    was_measured,
+)
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.runs.saved.journal import Journal
@@ -21,7 +26,7 @@ from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.ensemble import Models
 from greater_fast.search.nouns import Scored, Step
-from greater_fast.search.optimizer import OnStep, run, start
+from greater_fast.search.optimizer import OnStep, flat_note, run, start
 from greater_fast.search.state import LoopState
 
 _ESTIMATED_AFTER = (0, 1, 3)  # steps: then a run says how long it will take
@@ -114,6 +119,8 @@ class Run:
             return saved.state
         rows = self._layouts["train"]
         teller.say(f"scoring the initial prompt on {len(rows)} rows")
+        if over := budget.spent():
+            teller.keep(over)
         with memory_errors_explained(self._models.lm.device):
             state = start(self._models, rows, self._config)
         self._pace.add_score(state.incumbent, budget.lap())
@@ -141,7 +148,8 @@ class Run:
         left_out = self._compare(finalists, sure, teller, budget)
         seconds = self._pace.evaluation
         if budget.has_room_for(seconds("train", initial) + seconds("test", *sure)):
-            teller.say("training rows, the initial prompt")
+            if not was_measured(initial.rollouts):  # else nothing is done now
+                teller.say("training rows, the initial prompt")
             self._evaluate("train", initial, budget)
         else:
             left_out.append("the initial prompt on the training rows")
@@ -242,6 +250,7 @@ class Run:
             notes=(
                 *self._notes,
                 *_test_note(seen_after),
+                *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
                 *_gap(baseline),
                 *self._cut_off_notes(best, baseline),
             ),

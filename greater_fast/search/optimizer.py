@@ -65,7 +65,9 @@ def run(
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, gradients, selection, config)
         stop = on_step(dataclasses.replace(step, **meter.readings()))
-        warned = warned or _warn_if_flat(state, selection, layouts, config)
+        if not warned and (note := flat_note(state, len(layouts), config)):
+            warnings.warn(note, RuntimeWarning, stacklevel=2)
+            warned = True
         if stop:
             return stop if isinstance(stop, str) else "stopped by on_step"
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
@@ -123,21 +125,19 @@ def _total(numbers: Sequence[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _warn_if_flat(state: LoopState, selection: Selection, layouts: Layouts, config: Config) -> bool:
-    """Warn where the error rate cannot tell prompts apart; whether it did."""
+def flat_note(state: LoopState, num_rows: int, config: Config) -> str | None:
+    """A line where the error rate told none of the prompts apart that were tried; else None."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
-    num_rows = state.incumbent.objective.num_rows
-    if config.objective != "error" or not selection.scored or counts not in ({0}, {num_rows}):
-        return False
+    num_tried = len({*state.scored, *state.given_up, *state.dropped})
+    all_wrong = {state.incumbent.objective.num_rows}  # of all models together
+    if config.objective != "error" or num_tried < 2 or counts not in ({0}, all_wrong):
+        return None
     found = "right" if counts == {0} else "wrong"
     lengths = [len(r.reasoning_ids) for r in state.incumbent.rollouts]
     are_cut_off = min(lengths) >= config.max_new_tokens
-    warnings.warn(
-        f"all {len(layouts)} training rows are {found} for every prompt that was scored, so "
+    return (
+        f"all {num_rows} training rows are {found} for every prompt that was scored, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
         "extractor, or objective 'loss'"
-        + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else ""),
-        RuntimeWarning,
-        stacklevel=3,
+        + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else "")
     )
-    return True

@@ -18,10 +18,14 @@ import pytest
 from greater_fast import Config, Example, optimize
 from greater_fast.cli.main import main
 from greater_fast.examples.extractor import make_extractor
+from greater_fast.gradients import packing_trial
 from greater_fast.model.lm import LM
 from greater_fast.model.text.scripts import ASCII
 from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.runs import run
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.search import optimizer
 from greater_fast.search.nouns import WORK_FIELDS, Step
 from greater_fast.search.state import LoopState
 from tests.tiny import PROMPT, boolean_rows
@@ -277,11 +281,17 @@ def test_no_steps_at_all(lm: LM, rows: list[Any], settings: dict[str, Any], tmp_
     assert (result.stopped, result.steps) == ("all steps done", ())
 
 
-def test_no_time_at_all(lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+def test_no_time_at_all(
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No step is begun, and the initial prompt is measured on the other rows all the same."""
-    result = optimize(
-        lm, rows[:8], test=rows[8:], config={**settings, "minutes": 0}, run_dir=tmp_path
-    )
+    config = {**settings, "minutes": 0.001}
+    monkeypatch.setattr(TimeBudget, "has_room_for", lambda *_: False)  # however fast the machine
+    result = optimize(lm, rows[:8], test=rows[8:], config=config, run_dir=tmp_path)
     assert (result.stopped, result.steps) == ("out of time", ())
     assert result.best == result.baseline == result.finalists[0]
     assert result.dev_accuracy is not None
@@ -290,7 +300,31 @@ def test_no_time_at_all(lm: LM, rows: list[Any], settings: dict[str, Any], tmp_p
     held = read_run(tmp_path)
     assert held["result"] == json.loads(json.dumps(result.to_dict()))
     assert not held["damage"]
-    assert any(note.startswith("minutes=0: how far a run comes") for note in result.notes)
+    assert any(note.startswith("minutes=0.001: how far a run comes") for note in result.notes)
+
+
+def test_packing_is_tried_once_and_before_the_first_score(
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that no step's seconds have the trial in them."""
+    order: list[str] = []
+    why_not, begin = packing_trial.why_not, optimizer.start
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            order.append(name)
+            return call(*given)
+
+        return called
+
+    monkeypatch.setattr(packing_trial, "why_not", noted("try", why_not))
+    monkeypatch.setattr(run, "start", noted("score", begin))
+    optimize(lm, rows, config={**settings, "steps": 1}, run_dir=tmp_path)
+    assert order == ["try", "score"]
 
 
 def test_time_enough_changes_nothing(
@@ -357,9 +391,28 @@ def test_rows_without_a_signal_are_told(
     lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.warns(RuntimeWarning, match="all 4 training rows are wrong for every prompt") as w:
-        optimize(lm, rows, config={**settings, "steps": 3}, run_dir=tmp_path)
+        result = optimize(lm, rows, config={**settings, "steps": 3}, run_dir=tmp_path)
     assert len(w) == 1
     assert "objective 'loss'" in str(w[0].message)
+    assert str(w[0].message) in result.notes
+    assert str(w[0].message) in read_run(tmp_path)["result"]["notes"]
+
+
+def test_rows_that_told_prompts_apart_later_are_not_flat(
+    lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Warned of after the first step, and no more true at the end: so no note says it."""
+    calls = []
+
+    def late(predicted: str, example: Example) -> float:
+        calls.append(predicted)
+        return 0.25 * (len(calls) > 4 * (1 + 3))  # behind the first prompt and the first step
+
+    config = {**settings, "steps": 3, "stop_unchanged": False}
+    with pytest.warns(RuntimeWarning, match="all 4 training rows are wrong"):
+        result = optimize(lm, rows, config=config, metric=late, run_dir=tmp_path)
+    assert len(result.steps) > 1
+    assert not any("training rows are wrong" in note for note in result.notes)
 
 
 KILLED = """

@@ -38,7 +38,8 @@ OUT_OF_RANGE = [
     ("sampling_temperature", 1001.0, "expected at most 1000.0"),
     ("race", -0.01, "expected at least 0.0"),
     ("race", 0.6, "expected at most 0.5"),
-    ("minutes", -0.5, "expected at least 0.0"),
+    ("minutes", -0.5, "expected at least 0.001"),
+    ("minutes", 0, "expected at least 0.001"),
 ]
 WRONG_KIND = [
     ("steps", 2.0, "expected a whole number"),

@@ -30,7 +30,8 @@ class MeanEvaluation(Evaluation):
 
     `rows` are those of each model in turn, `by_model` its evaluation by its name. The models
     answer the same questions, so that there is one value a question: the share of the models that
-    are right, or the mean of their metric. Interval and tests are over questions, not over answers.
+    are right, or the mean of their metric. Interval and tests are over questions, not over answers;
+    `num_correct` and `num_cut_off` count answers, of which there are `len(rows)`.
     """
 
     by_model: Mapping[str, Evaluation] = field(default_factory=dict)
@@ -57,9 +58,14 @@ class MeanEvaluation(Evaluation):
         return mean_interval(self.values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures of the mean and of each model; answers are counted over all models."""
+        """The figures of the mean and of each model.
+
+        `num_correct` and `num_cut_off` are of `num_answers`: each model's to each of `num_rows`
+        questions.
+        """
         by_model = {name: own.to_dict() for name, own in self.by_model.items()}
-        return {**Evaluation.to_dict(self), "by_model": by_model}
+        counts = {"num_answers": len(self.rows), "by_model": by_model}
+        return {**Evaluation.to_dict(self), **counts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def recorded(
 
     None where their answers were not measured, or are not there any more.
     """
-    if not rollouts or any(rollout.metric is None for rollout in rollouts):
+    if not was_measured(rollouts):
         return None
     names = names_of([own.lm for own in members(models)])
     by_model: dict[str, Evaluation] = {}
@@ -116,6 +122,11 @@ def recorded(
             if row not in told.known.get("", {}):
                 told.write(row, record, {})
     return _mean(by_model)
+
+
+def was_measured(rollouts: Sequence[Rollout]) -> bool:
+    """Whether a search measured the answers of a prompt's rollouts, and they are still there."""
+    return bool(rollouts) and all(rollout.metric is not None for rollout in rollouts)
 
 
 def _mean(by_model: Mapping[str, Evaluation]) -> Evaluation:

@@ -19,7 +19,7 @@ from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
-from greater_fast.runs.input import idle_settings
+from greater_fast.runs.input import idle_settings, unfilled_notes
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.prepare import Prepared, check_placements, is_loaded, refuse_or_warn
 from greater_fast.runs.progress import Teller
@@ -61,8 +61,10 @@ def make_ready(
         with memory_errors_explained(lms[0].device):
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
+    prompt = layouts["train"].prompt_text(layouts["train"].prompt_ids)
     notes = (
         *(*notes_of(models), *prepared.notes, *idle_settings(config)),
+        *unfilled_notes([prompt], config),
         *(memory.verdict, engine_note, *gradient_notes),
     )
     if loss is not None:

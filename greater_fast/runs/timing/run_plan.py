@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.memory.budget import MemoryPlan
 from greater_fast.runs.timing.estimate import Estimate
 from greater_fast.runs.timing.pace import Pace
-from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.runs.timing.time_budget import Shares, TimeBudget
 from greater_fast.runs.timing.work import Work
 from greater_fast.search.ensemble import Models
 from greater_fast.search.nouns import Step
@@ -23,21 +22,43 @@ from greater_fast.wording import quoted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan(MemoryPlan):
-    """A plan of the memory, with the work of the run; `time` is None where nothing was measured."""
+    """A plan of the memory, with the work of the run; `time` is None where nothing was measured.
+
+    `shares` is what a limit of minutes leaves behind the first score, where there is one and time
+    was measured.
+    """
 
     work: Work
     time: Estimate | None = None
+    shares: Shares | None = None
 
     @classmethod
-    def of(cls, memory: MemoryPlan, work: Work, estimate: Estimate | None) -> RunPlan:
+    def of(
+        cls,
+        memory: MemoryPlan,
+        work: Work,
+        estimate: Estimate | None = None,
+        shares: Shares | None = None,
+    ) -> RunPlan:
         """The plan of a run from its parts."""
         parts = {f.name: getattr(memory, f.name) for f in dataclasses.fields(MemoryPlan)}
-        return cls(**parts, work=work, time=estimate)
+        return cls(**parts, work=work, time=estimate, shares=shares)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
         estimate = self.time.to_dict() if self.time else None
-        return {**super(RunPlan, self).to_dict(), "time": estimate}
+        shares = self.shares.to_dict() if self.shares else None
+        return {**super(RunPlan, self).to_dict(), "time": estimate, "shares": shares}
+
+    def describe_time(self, minutes: float | None) -> str:
+        """How long the run takes, and what so many minutes leave; or how these can be known."""
+        if self.time is None:
+            left = (
+                "" if minutes is None else f", and what minutes={minutes:g} leaves for the search"
+            )
+            return f"how long that takes{left}: --measure 3"
+        behind = f"; {self.shares.describe()}" if self.shares else ""
+        return f"{self.time.describe()}{behind}"
 
 
 def check_measure(num_steps: object, gpu_memory: int | None) -> None:
@@ -60,16 +81,22 @@ def measured(
     config: Config,
     num_steps: int,
     on_step: Callable[[Step], object],
-    clock: Callable[[], float] = time.monotonic,
-) -> Estimate:
-    """How long a run takes, from its first steps: these are taken, and then forgotten."""
-    rows, pace, watch = layouts["train"], Pace(layouts, config), TimeBudget(clock=clock)
+    watch: TimeBudget,
+) -> tuple[Estimate, Shares | None]:
+    """How long a run takes, from its first steps: these are taken, and then forgotten.
+
+    With it comes what the limit of `watch` leaves.
+    """
+    rows, pace = layouts["train"], Pace(layouts, config)
+    watch.lap()
     state = start(models, rows, config)
     pace.add_score(state.incumbent, watch.lap())
+    watch.begin_search()
 
     def add(step: Step) -> None:
         pace.add_step(step, watch.lap())
         on_step(step)
 
     run(models, rows, dataclasses.replace(config, steps=num_steps), state, add)
-    return pace.estimate(state, config.steps)
+    estimate = pace.estimate(state, config.steps)
+    return estimate, watch.shares(estimate, from_first=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.timing.estimate import Estimate, duration
@@ -12,6 +14,45 @@ from greater_fast.runs.timing.estimate import Estimate, duration
 OUT_OF_TIME = "out of time"
 MARGIN = 1.2  # what is to come may take so many times as long as it is thought to
 _FOR_FINALS = 0.5  # of the time that the search begins with, or there would be none for it
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What a limit of minutes leaves from some moment on, in seconds, and for what.
+
+    `finals` are kept for finals and test, with the margin, and `search` is what they leave: time
+    for `num_steps`. `least` is what finals and test take at least.
+    """
+
+    minutes: float
+    left: float
+    finals: float
+    search: float
+    num_steps: int
+    least: float
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether the run is thought to end in time."""
+        return self.least <= self.left
+
+    def describe(self) -> str:
+        """The shares in one line, or that they do not come out."""
+        if not self.can_be_kept:
+            return (
+                f"minutes={self.minutes:g} cannot be kept: it leaves {duration(self.left)}, and "
+                f"finals and test take about {duration(self.least)} at least: allow more, or give "
+                "fewer development and test rows"
+            )
+        return (
+            f"minutes={self.minutes:g} leaves {duration(self.left)}: {duration(self.finals)} for "
+            f"finals and test, {duration(self.search)} for the search, which is time for "
+            f"{self.num_steps} of these steps"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "can_be_kept": self.can_be_kept}
 
 
 class TimeBudget:
@@ -29,7 +70,7 @@ class TimeBudget:
     ) -> None:
         self._clock, self._ranks, self.minutes = clock, ranks, minutes
         self._begun = self._lap_begun = clock() if begun is None else begun
-        self.for_finals = math.inf
+        self.for_finals = self._for_search = math.inf
 
     def elapsed(self) -> float:
         """Seconds since the beginning."""
@@ -42,7 +83,8 @@ class TimeBudget:
 
     def begin_search(self) -> None:
         """Set what finals and test may take of the time that is left now: `for_finals`, seconds."""
-        self.for_finals = _FOR_FINALS * self._left()
+        self._for_search = self._left()
+        self.for_finals = _FOR_FINALS * self._for_search
 
     def has_room_for(self, seconds: float) -> bool:
         """Whether what is thought to take so long ends in time, if it begins now."""
@@ -50,12 +92,32 @@ class TimeBudget:
             return True
         return self._ranks.by_first(lambda: MARGIN * seconds <= self._left())
 
-    def describe(self, estimate: Estimate) -> str:
-        """How many of the steps to come there is time for; nothing without a limit."""
+    def shares(self, estimate: Estimate, *, from_first: bool = False) -> Shares | None:
+        """What the limit leaves for the estimate's steps and finals; None without a limit.
+
+        It is what is left now, or was `from_first` step on, when the search began.
+        """
         if self.minutes is None:
-            return ""
-        num_steps = estimate.steps_within(self._left() / MARGIN, self.for_finals)
-        return f"; minutes={self.minutes:g} leaves time for {num_steps} of these steps"
+            return None
+        left = max(0.0, self._for_search if from_first else self._left())
+        finals = MARGIN * estimate.finals.within(self.for_finals)
+        num_steps = estimate.steps_within(left / MARGIN, self.for_finals)
+        search, least = max(0.0, left - finals), estimate.finals.least
+        return Shares(self.minutes, left, finals, search, num_steps, least)
+
+    def describe(self, estimate: Estimate) -> str:
+        """What the limit leaves now, behind an estimate; nothing without a limit."""
+        shares = self.shares(estimate)
+        return f"; {shares.describe()}" if shares else ""
+
+    def spent(self) -> str | None:
+        """A line where the time is over already; else None."""
+        if self.has_room_for(0.0):
+            return None
+        return (
+            f"minutes={self.minutes:g} is over before the first score: the initial prompt alone is "
+            "measured, which takes longer"
+        )
 
     def notes(self, left_out: Sequence[str]) -> tuple[str, ...]:
         """What there was no time for, and that it depends on the machine; none without a limit."""

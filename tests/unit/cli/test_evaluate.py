@@ -97,6 +97,36 @@ def test_a_metric_by_name(command: Any, model_folder: Path, data: Path, limits: 
     assert "metric: numeric is not for answers such as 'False'" in refused.err
 
 
+def test_settings_of_a_run_are_named_as_the_runs(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path
+) -> None:
+    """In the report, and in errors: that of an option names no run."""
+    copy, words = tmp_path / "copy", tmp_path / "words.jsonl"
+    shutil.copytree(finished, copy)
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(
+        json.dumps({**run, "config": {**run["config"], "metric": "numeric"}, "metric": "numeric"})
+    )
+    refused = command("evaluate", "--run", copy, "--data", fresh)
+    assert refused.status == 2
+    assert "metric: numeric is not for answers such as" in refused.err
+    assert "; the metric is that of the run: --metric gives another one" in refused.err
+    named = command("evaluate", "--run", copy, "--data", fresh, "--metric", "numeric")
+    assert "is not for answers" in named.err
+    assert "of the run" not in named.err
+    words.write_text('{"question": "Which?", "answer": "1$"}\n')
+    refused = command("evaluate", "--run", copy, "--data", words, "--metric", "exact")
+    assert refused.status == 2
+    assert "the extractor is that of the run: --extractor gives another one" in refused.err
+    assert "metric is that" not in refused.err
+    (copy / "run.json").write_text(
+        json.dumps({**run, "config": {**run["config"], "metric": "contains"}, "metric": "contains"})
+    )
+    notes = command("evaluate", "--run", copy, "--data", fresh, "--json").values["notes"]
+    assert "the metric contains is that of the run" in notes
+    assert not any("without effect" in note for note in notes)  # nobody asked for a search
+
+
 def test_a_function_of_a_run_is_not_known_later(
     command: Any, finished: Path, fresh: Path, tmp_path: Path
 ) -> None:

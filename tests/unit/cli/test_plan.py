@@ -15,6 +15,7 @@ from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.prepare import Prepared
+from greater_fast.runs.timing.time_budget import MARGIN
 from tests.tiny import PROMPT
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -77,7 +78,11 @@ def test_the_work_is_told_without_weights(
     assert out.endswith("\nhow long that takes: --measure 3\n")
     values = command(*arguments, "--device", "cpu", "--json").values
     assert values["work"]["searched_rows"] == 28
-    assert values["time"] is None
+    assert (values["time"], values["shares"]) == (None, None)
+    out = command(*arguments, "--device", "cpu", "--minutes", 5).out
+    assert out.endswith(
+        "\nhow long that takes, and what minutes=5 leaves for the search: --measure 3\n"
+    )
 
 
 def test_the_time_is_measured(
@@ -100,6 +105,48 @@ def test_the_time_is_measured(
     assert time["seconds"] == pytest.approx(
         90 * sum(time["step"].values()) + 3 * finals["dev"] + finals["train"] + 2 * finals["test"]
     )
+
+
+def test_what_minutes_leave_is_told(
+    model_folder: Path, rows: list[Any], settings: dict[str, Any]
+) -> None:
+    """Finals and test have their part, with a margin, and the search has what is left of it."""
+    config = {**settings, "steps": 90, "minutes": 60}
+    planned = plan(model_folder, rows, prompt=PROMPT, config=config, measure=1)
+    shares, estimate = planned.shares, planned.time
+    assert shares is not None
+    assert estimate is not None
+    assert 0 < shares.left < 3600
+    assert shares.finals == pytest.approx(MARGIN * estimate.finals.seconds)
+    assert shares.search == pytest.approx(shares.left - shares.finals)
+    assert shares.num_steps == 90
+    assert planned.to_dict()["shares"]["num_steps"] == 90
+    assert "; minutes=60 leaves " in planned.describe_time(60)
+    short = plan(model_folder, rows, prompt=PROMPT, config={**config, "minutes": 0.001}, measure=1)
+    assert "; minutes=0.001 cannot be kept: it leaves " in short.describe_time(0.001)
+
+
+def test_a_plan_takes_a_metric(
+    model_folder: Path, rows: list[Any], settings: dict[str, Any]
+) -> None:
+    """The work is that of answers that are generated, and it is called for those of the steps."""
+    answers: list[str] = []
+
+    def measure(predicted: str, example: Any) -> float:
+        answers.append(predicted)
+        return float(predicted == example.answer)
+
+    given = {"prompt": PROMPT, "config": settings}
+    without, named = (
+        plan(model_folder, rows, **given),
+        plan(model_folder, rows, **given, metric="exact"),
+    )
+    planned = plan(model_folder, rows, **given, metric=measure, measure=1)
+    assert planned.work == named.work != without.work
+    assert planned.needs == named.needs
+    assert len(answers) >= 4
+    with pytest.raises(ValueError, match="metric: got 3, expected a function"):
+        plan(model_folder, rows, **given, metric=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("no_weights")

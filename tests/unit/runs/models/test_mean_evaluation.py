@@ -49,6 +49,10 @@ def test_figures_of_a_mean() -> None:
     values = found.to_dict()
     assert values["by_model"]["m0"] == evaluation("xx-x").to_dict()
     assert values["accuracy"] == 0.5
+    each = [own["num_correct"] for own in values["by_model"].values()]
+    assert (values["num_correct"], each) == (4, [3, 1])
+    assert (values["num_answers"], values["num_rows"]) == (8, 4)
+    assert "num_answers" not in values["by_model"]["m0"]
     assert accuracy_text(found).endswith("(mean of m0 75.0%, m1 25.0%)")
 
 

@@ -106,7 +106,7 @@ def test_the_least_of_finals_may_take_more_than_half() -> None:
     assert Machine().run((end - 1e-6) / 60, **LONG).steps == ()
 
 
-@pytest.mark.parametrize("minutes", [0.0, 0.3])
+@pytest.mark.parametrize("minutes", [0.001, 0.3])
 @pytest.mark.parametrize("num_test", [20, 0])
 def test_no_time_for_a_step(minutes: float, num_test: int) -> None:
     machine = Machine(sizes={"train": 5, "dev": 10, "test": num_test})
@@ -117,8 +117,17 @@ def test_no_time_for_a_step(minutes: float, num_test: int) -> None:
     assert (result.best.test is not None) is bool(num_test)
     assert result.baseline.train is None
     assert result.notes[1] == "no time was left to evaluate the initial prompt on the training rows"
+    told = machine.told.kept
+    assert sum("cannot be kept" in line for line in told) == 1
+    assert not any("is over before the first score" in line for line in told)
     assert result.notes[2].startswith("the run took ")
     assert result.notes[2].endswith(" more than minutes allows")
+
+
+def test_time_that_is_over_before_the_first_score_is_told_then() -> None:
+    machine = Machine(time=100.0)
+    machine.run(1.0, **STEPS)
+    assert machine.told.kept[0].startswith("minutes=1 is over before the first score")
 
 
 def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None:
@@ -178,7 +187,7 @@ def test_a_search_that_ends_of_itself_is_not_out_of_time(on_step: object, stoppe
 
 
 @given(
-    limit=st.floats(0.0, 60.0),
+    limit=st.floats(0.001, 60.0),
     sizes=st.fixed_dictionaries(
         {"train": st.integers(2, 9), "dev": st.integers(1, 30), "test": st.integers(0, 30)}
     ),

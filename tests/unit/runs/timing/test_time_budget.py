@@ -58,7 +58,22 @@ def test_what_is_said() -> None:
     clock = Clock(0.0)
     budget = TimeBudget(1.5, 0.0, clock=clock)
     estimate = Estimate(9, {"select": 10.0}, 2, Finals(1, 20.0, 0.0, 0, 0.0))
-    assert budget.describe(estimate) == "; minutes=1.5 leaves time for 5 of these steps"
+    assert budget.describe(estimate) == (
+        "; minutes=1.5 leaves 1.5 min: 24 s for finals and test, 66 s for the search, which is "
+        "time for 5 of these steps"
+    )
+    shares = budget.shares(estimate)
+    assert shares is not None
+    assert shares.to_dict() == {
+        "minutes": 1.5,
+        "left": 90.0,
+        "finals": 24.0,
+        "search": 66.0,
+        "num_steps": 5,
+        "least": 20.0,
+        "can_be_kept": True,
+    }
+    assert budget.spent() is None
     always = (
         "minutes=1.5: how far a run comes in that time depends on the machine, and so does its "
         "result"
@@ -68,7 +83,14 @@ def test_what_is_said() -> None:
     budget.begin_search()
     assert budget.for_finals == 40.0
     clock.now = 90.0 + 12.4
-    assert budget.describe(estimate) == "; minutes=1.5 leaves time for 0 of these steps"
+    at_first = budget.shares(estimate, from_first=True)
+    assert at_first is not None
+    assert (at_first.left, at_first.num_steps, at_first.can_be_kept) == (80.0, 4, True)
+    assert str(budget.spent()).startswith("minutes=1.5 is over before the first score")
+    assert budget.describe(estimate) == (
+        "; minutes=1.5 cannot be kept: it leaves 0.0 s, and finals and test take about 20 s at "
+        "least: allow more, or give fewer development and test rows"
+    )
     assert budget.notes(["a", "b"]) == (
         always,
         "no time was left to evaluate a and b",
