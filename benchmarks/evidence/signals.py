@@ -80,7 +80,7 @@ def unfinished(
     left = {}
     for key, path in paths.items():
         chain = load(path) if path.exists() else None
-        if chain and chain.settings != asdict(settings):
+        if chain and not settings.made(chain):
             raise ValueError(f"{path} has other settings ({chain.settings}): name another --out")
         if chain is None or not settings.is_whole(chain):
             left[key] = path

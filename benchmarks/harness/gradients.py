@@ -20,6 +20,7 @@ from benchmarks.harness.measure import (
     reference_procedure,
 )
 from greater_fast.engine import Engine, Rollout, RolloutRequest
+from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.search.gradient import prompt_gradient, reasoning_gradients
 from greater_fast.search.nouns import Position
@@ -92,9 +93,10 @@ def by_reasonings_apart(inputs: StepInputs, reasonings: list[list[int]]) -> Scor
 
 
 def warm_engine(inputs: StepInputs) -> Engine:
-    """An engine that has run the prompts of all rows."""
+    """An engine that has run the prompts of all rows, and the trials that a run makes once."""
     lm, layouts = inputs.lm, inputs.layouts
     engine, _ = make_engine(lm, inputs.config)
+    check_gradient(engine, inputs.config.kernels)
     contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
     engine.run([RolloutRequest(context, 1, lm.end_ids) for context in contexts])
     return engine

@@ -29,6 +29,7 @@ from greater_fast.examples.data import load_examples
 from greater_fast.examples.extractor import derive_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.tasks import TASKS, generate
+from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.search import optimizer
@@ -195,6 +196,7 @@ def ours_step(inputs: StepInputs) -> Callable[[], StepOutcome]:
     lm, layouts, config = inputs.lm, inputs.layouts, replace(inputs.config, steps=1)
     num_rollouts = config.shortlist_size * len(layouts)
     engine, _ = make_engine(lm, config, layouts.longest_sequence(config), num_rollouts)
+    check_gradient(engine, config.kernels)  # the trials that a run makes once, before any step
     state = start(engine, layouts, config)
     state.index = inputs.position.index
     incumbent, tokens_before = state.incumbent, engine.num_forward_tokens

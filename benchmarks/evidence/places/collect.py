@@ -10,7 +10,13 @@ import numpy as np
 import torch
 
 from benchmarks.evidence.chains import Chain, Ids, Outcomes, Place
-from benchmarks.evidence.places.row_scores import first_order, reasoning_scores, rescored
+from benchmarks.evidence.places.row_scores import (
+    Reasonings,
+    first_order,
+    reasoning_scores,
+    rescored,
+    sampled_reasonings,
+)
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
@@ -23,7 +29,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.search.gradient import example_gradients
 from greater_fast.search.nouns import TIE, Candidates, Position
 from greater_fast.search.propose import propose
-from greater_fast.search.reasonings import ReasoningStore
+from greater_fast.search.reasonings import ReasoningStore, draw_reasonings
 from greater_fast.search.score import score
 from greater_fast.search.selection import score_prompts
 
@@ -43,7 +49,8 @@ class Settings:
     of any of them; the others are there for the truth. Candidates are `num_proposals` drawn from
     the model's proposals, so that no signal's range is cut, and the `num_lowest` of the vocabulary
     by the gradient. The first place of a chain has no reasonings of earlier prompts: it is there to
-    write some.
+    write some. Sampled reasonings have noise of their own at each place where `noise_by_place` is
+    1; with 0 they share one, as in chains that say nothing of it, which can be gone on with.
     """
 
     num_rows: int = 160
@@ -54,6 +61,7 @@ class Settings:
     num_lowest: int = 3
     max_new_tokens: int = 64
     num_reasonings: int = 4
+    noise_by_place: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.num_selection <= self.num_scored <= self.num_rows:
@@ -61,6 +69,12 @@ class Settings:
                 f"got {self.num_selection} rows of selection, {self.num_scored} with scores and "
                 f"{self.num_rows} in all, expected none of these to be more than the next"
             )
+        if not 0 <= self.noise_by_place <= 1:
+            raise ValueError(f"noise_by_place: got {self.noise_by_place}, expected 0 or 1")
+
+    def made(self, chain: Chain) -> bool:
+        """Whether a chain was collected with these."""
+        return {"noise_by_place": 0, **chain.settings} == asdict(self)
 
     def is_whole(self, chain: Chain) -> bool:
         """Whether a chain has all its places."""
@@ -177,8 +191,8 @@ class Collector:
         drafts = [rollout.reasoning_ids for rollout in rollouts]
         outcomes = _joined(state.outcomes, self._run(layouts, prompts, config, drafts))
         stored = state.store.chosen(own, config.num_reasonings)
-        engines = (self._engine, self._sampler)
-        by_gradient = reasoning_scores(engines, scored, stored, position, ids, config)
+        by_kind = {"stored": stored, "sampled": self._sampled(scored, position, config)}
+        by_gradient = reasoning_scores(self._engine, scored, by_kind, position, ids, config)
         read, num_effective = rescored(
             self._engine, scored, stored, [position.prompt_ids, *prompts], state.writers
         )
@@ -196,6 +210,11 @@ class Collector:
             num_effective=num_effective,
             winner=winner_of(outcomes, self._settings.num_selection, config),
         )
+
+    def _sampled(self, layouts: Layouts, position: Position, config: Config) -> Reasonings:
+        if self._settings.noise_by_place:
+            return draw_reasonings(self._sampler, layouts, position, config)
+        return sampled_reasonings(self._sampler, layouts, position.prompt_ids, config)
 
     def _candidates(
         self, layouts: Layouts, gradients: torch.Tensor, position: Position, config: Config

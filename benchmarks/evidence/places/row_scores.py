@@ -41,7 +41,11 @@ def first_order(
 def sampled_reasonings(
     sampler: Engine, layouts: Layouts, prompt_ids: Ids, config: Config
 ) -> list[list[Reasoning]]:
-    """`num_reasonings` reasonings of each row, drawn by an engine that samples."""
+    """`num_reasonings` reasonings of each row, drawn by an engine that samples.
+
+    The noise is that of the row and the draw, the same for all prompts and at all places:
+    `draw_reasonings` of the search has noise of its own at each.
+    """
     num_rows, number = len(layouts), config.num_reasonings
     again = replace(layouts, rows=layouts.rows * number)  # each draw is a row with its own noise
     (scored,) = score_prompts(sampler, again, [prompt_ids], config)
@@ -50,19 +54,17 @@ def sampled_reasonings(
 
 
 def reasoning_scores(
-    engines: tuple[Engine, Engine],
+    engine: Engine,
     layouts: Layouts,
-    stored: Reasonings,
+    by_kind: Mapping[str, Reasonings],
     position: Position,
     candidate_ids: Ids,
     config: Config,
 ) -> dict[str, Floats]:
-    """First-order scores [N, K] by the reasoning's gradient: of stored reasonings, and sampled.
+    """First-order scores [N, K] by the reasoning's gradient, of stored reasonings and of sampled.
 
-    `engines` are one that decodes greedily and one that samples.
+    `by_kind` are the reasonings by the value of `config.reasonings` that says which they are.
     """
-    engine, sampler = engines
-    sampled = sampled_reasonings(sampler, layouts, position.prompt_ids, config)
     return {
         name: first_order(
             engine,
@@ -72,7 +74,7 @@ def reasoning_scores(
             position,
             candidate_ids,
         )
-        for name, reasonings in (("stored", stored), ("sampled", sampled))
+        for name, reasonings in by_kind.items()
     }
 
 
