@@ -248,7 +248,6 @@ def evaluate(  # noqa: PLR0913 (as optimize)
                 )
     asked = laid_out[0].extractor
     notes = (
-        *idle,
         *rows.notes,
         *notes_of(models),
         *unfilled_notes(prompts, given),
@@ -257,6 +256,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *language_note(asked, examples),
         *laid_out[0].notes,
         *metric_note(laid_out[0]),
+        *idle,
         note,
         *(
             line

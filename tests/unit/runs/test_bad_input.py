@@ -1,5 +1,7 @@
 """Bad input is refused with a clear message, before any generation and with nothing written."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +270,28 @@ def test_gold_answers_that_an_extractor_cuts_are_refused(refused: Refused, rows:
     assert "leave it out to have one derived" in message
     with pytest.raises(ValueError, match="so 12 gold answers"):
         evaluate(NoModel(), own, prompt=PROMPT, config={"extractor": "It is {answer}."})
+
+
+def test_settings_of_a_search_are_ignored_by_an_evaluation_and_named_once(
+    lm: LM, rows: list[Any]
+) -> None:
+    given = {"max_new_tokens": 4, "max_prompt_tokens": 40}
+    idle = {"gradient": "both", "reasonings": "sampled", "minutes": 0.001}
+    plain = evaluate(lm, rows[:2], prompt=PROMPT, config=given)
+    report = evaluate(lm, rows[:2], prompt=PROMPT, config={**given, **idle})
+    assert report.evaluation == plain.evaluation
+    told = "gradient and reasonings and minutes: without effect on an evaluation"
+    assert report.notes.count(told) == 1
+    assert set(report.notes) - set(plain.notes) == {told}
+
+
+def test_rows_of_a_file_are_named_by_their_place_in_it(
+    lm: LM, rows: list[Any], tmp_path: Path
+) -> None:
+    """Whatever the draw made of them."""
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(row) for row in (*rows[:9], LONG_ROW)]
+    path.write_text("\n".join(lines))
+    config = {"num_train": 5, "num_dev": 5, "max_new_tokens": 6, "max_prompt_tokens": 40}
+    with pytest.raises(ValueError, match=re.escape(f"reasoning tokens: row 10 of {path} (")):
+        optimize(lm, path, prompt=PROMPT, config=config, run_dir=tmp_path / "run")
