@@ -13,7 +13,7 @@ SOURCES := greater_fast kernels benchmarks docs tests setup.py
 .PHONY: help venv demo test fuzz lint docs format bench wheels audit clean
 
 help:
-	@echo 'make demo    install, then optimise a prompt for a real model on the CPU'
+	@echo 'make demo    install, then optimise a prompt for a real model on the CPU; ends in a report'
 	@echo 'make test    install, then run all tests; fails under 90% coverage'
 	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
@@ -53,9 +53,11 @@ $(VENV)/model.stamp: constraints.txt $(AGAIN) | $(VENV)/python.stamp
 	@touch $@
 
 demo: $(VENV)/demo.stamp $(VENV)/model.stamp
+	run=$(RUNS)/demo-$$(date +%Y%m%d-%H%M%S) && \
 	$(BIN)/greater-fast optimize --model smollm2-135m --task multistep_arithmetic \
 		--num-train 16 --num-dev 32 --num-test 100 --num-finalists 4 --steps 8 --max-new-tokens 64 \
-		--run-dir $(RUNS)/demo-$$(date +%Y%m%d-%H%M%S)
+		--run-dir $$run && \
+	$(BIN)/greater-fast report $$run -o $$run/report.html
 
 test: venv
 	$(BIN)/pytest --cov --cov-report=term

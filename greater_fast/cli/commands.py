@@ -26,6 +26,7 @@ from greater_fast.cli.options import (
     settings,
 )
 from greater_fast.cli.printing import print_json, print_parts, print_result
+from greater_fast.cli.report import add_report_command
 from greater_fast.cli.resume import add_resume_command
 from greater_fast.config import Config
 from greater_fast.model.byte_sizes import parse_bytes
@@ -116,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add_debug_option(command)
 
     add_export(commands)
+    add_report_command(commands)
     return parser
 
 

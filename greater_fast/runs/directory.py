@@ -173,11 +173,11 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
         "examples": read_lines(folder / "examples.jsonl", damage),
         "result": read_object(folder / "result.json", damage),
         "damage": damage,
-        "failure": _failure(folder / "traceback.txt"),
+        "failure": failure_of(folder / "traceback.txt"),
     }
 
 
-def _failure(traceback: Path) -> str | None:
+def failure_of(traceback: Path) -> str | None:
     """The line of a traceback that names the error: notes may follow it."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         frames = traceback.read_text(encoding="utf-8").rpartition("Traceback (most recent")[2]

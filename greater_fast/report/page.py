@@ -1,0 +1,225 @@
+"""The page: what the templates are given, and the page that they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from greater_fast.model.byte_sizes import format_bytes
+from greater_fast.report import candidates, figures, prompt_diff, repeat, rows, wording
+from greater_fast.report.run_view import SPLITS, Prompt, RunView, Step
+from greater_fast.report.verdict import Verdict, ending, gain, significance, verdict
+from greater_fast.version import __version__
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_SPLIT_NAMES = {"test": "test", "dev": "development", "train": "training"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a run is shown; the page says what is left out.
+
+    `rows` of a group of rows, `characters` of a text, `steps` and accepted `changes` in tables.
+    """
+
+    rows: int = 60
+    characters: int = 2400
+    steps: int = 400
+    changes: int = 200
+
+    def halved(self) -> Limits:
+        """Half of everything, but something of it."""
+        return Limits(
+            max(1, self.rows // 2),
+            max(120, self.characters // 2),
+            max(5, self.steps // 2),
+            max(5, self.changes // 2),
+        )
+
+    @property
+    def is_least(self) -> bool:
+        """Whether no less can be shown."""
+        return self.halved() == self
+
+
+def render(views: Sequence[RunView], limits: Limits) -> str:
+    """The page of some runs: HTML with all that it needs inside.
+
+    Raises:
+        ModuleNotFoundError: without jinja2, or matplotlib.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": format_bytes,
+        "cut": partial(wording.cut, most=limits.characters),
+        "duration": wording.duration,
+        "interval": wording.interval,
+        "json": lambda value: wording.cut(wording.as_json(value), limits.characters),
+        "line": wording.line,
+        "many": wording.many,
+        "number": wording.number,
+        "percent": wording.percent,
+        "points": wording.points,
+        "signed": wording.signed,
+        "whole": partial(wording.cut, most=20_000),
+        "significance": significance,
+    }
+    pages = [_run_page(view, limits) for view in views]
+    return environment.get_template("report.html").render(
+        runs=pages,
+        overview=_overview(pages) if len(pages) > 1 else None,
+        version=__version__,
+        split_names=_SPLIT_NAMES,
+        prefix=wording.line(views[0].name) if len(views) == 1 else f"{len(views)} runs",
+    )
+
+
+def _run_page(view: RunView, limits: Limits) -> dict[str, Any]:
+    """What the templates know of a run."""
+    found = verdict(view)
+    tried = candidates.outcomes(view)
+    steps = view.steps[: limits.steps]
+    return {
+        "view": view,
+        "id": f"run-{view.number + 1}",
+        "verdict": found,
+        "gain": gain(found.compared) if found.compared and not view.is_same else None,
+        "ending": ending(view),
+        "facts": _facts(view),
+        "figures": {
+            "accuracies": figures.accuracies(view),
+            "objective": figures.course([view], "objective"),
+            "error": figures.course([view], "error"),
+            "scatter": figures.scatter(view, tried),
+            "seconds": figures.seconds(view),
+        },
+        "diff": _diff(view.initial, view.new, limits),
+        "changes": _changes(view)[: limits.changes],
+        "ranking": candidates.in_words(tried),
+        "num_given_up": candidates.num_given_up(view),
+        "steps": [(step, _trials(step)) for step in steps],
+        "num_steps_left_out": len(view.steps) - len(steps),
+        "row_sets": _row_sets(view, limits),
+        "cost": _cost(view),
+        "settings": repeat.all_settings(view),
+        "changed_settings": repeat.changed_settings(view),
+        "commands": repeat.commands(view),
+        "notes": view.result.texts("notes") or view.run.texts("notes"),
+    }
+
+
+def _facts(view: RunView) -> list[tuple[str, str]]:
+    """Names and values that tell a run from others, at a glance."""
+    counts = [(s, view.num_examples(s)) for s in reversed(SPLITS) if view.num_examples(s)]
+    planned = view.run.object("config").count("steps")
+    of = f" of {planned}" if planned is not None else ""
+    spent = sum(figures.total_seconds(view.steps).values())
+    facts = [
+        ("Models" if len(view.models) > 1 else "Model", " and ".join(view.models)),
+        ("Rows", ", ".join(f"{number} {_SPLIT_NAMES[split]}" for split, number in counts)),
+        ("Steps", f"{len(view.steps)}{of}" if view.steps or planned is not None else ""),
+        ("Accepted changes", str(len(view.accepted)) if view.steps else ""),
+        ("Time of the search", wording.duration(spent) if spent else ""),
+        ("Started", (view.run.text("started") or "").replace("T", " ").replace("+00:00", " UTC")),
+    ]
+    return [(name, wording.cut(value, 300)) for name, value in facts if value]
+
+
+def _diff(before: Prompt | None, after: Prompt | None, limits: Limits) -> dict[str, Any] | None:
+    """The prompt before and after, in marked stretches."""
+    if before is None or after is None:
+        return None
+    pieces, most = prompt_diff.changes(before.text, after.text), limits.characters
+    return {
+        "before": prompt_diff.shown(pieces, without="added", most=most),
+        "after": prompt_diff.shown(pieces, without="removed", most=most),
+    }
+
+
+def _changes(view: RunView) -> list[dict[str, Any]]:
+    """Each accepted change in its context, with the objective before and after."""
+    found = []
+    before = view.initial.text if view.initial else None
+    value = view.initial.objective if view.initial and view.result else None
+    for step in view.steps:
+        if step.changed and before is not None:
+            pieces = prompt_diff.in_context(prompt_diff.changes(before, step.prompt))
+            found.append({"step": step, "pieces": pieces, "before": value})
+        before, value = step.prompt, step.objective
+    return found
+
+
+def _trials(step: Step) -> list[tuple[Any, str]]:
+    """The candidates of a step, and what became of each."""
+
+    def outcome(trial: Any) -> str:
+        if candidates.is_winner(step, trial):
+            return "accepted"
+        if trial.dropped_after is not None:
+            return f"dropped by the race after {wording.many(trial.dropped_after, 'row')}"
+        return "given up early" if trial.objective is None else "not accepted"
+
+    return [(trial, outcome(trial)) for trial in step.trials]
+
+
+def _row_sets(view: RunView, limits: Limits) -> list[tuple[str, list[rows.Group]]]:
+    """Rows of each set of which there are some, in groups by what became of them."""
+    if view.initial is None or view.new is None:
+        return []
+    prompts = (view.initial.text, view.new.text)
+    pairs = {
+        split: rows.paired(view.rows, split, prompts, view.num_examples(split))
+        for split in ("test", "dev")
+    }
+    return [(split, rows.grouped(own, limits.rows)) for split, own in pairs.items() if own]
+
+
+def _cost(view: RunView) -> dict[str, Any]:
+    """Where time and memory went."""
+    totals = figures.total_seconds(view.steps)
+    needs = [
+        (need.text("name") or "", need.number("num_bytes") or 0.0, need.text("how") or "")
+        for need in view.run.object("memory_plan").objects("needs")
+    ]
+    return {
+        "seconds": totals,
+        "total": sum(totals.values()),
+        "num_tokens": sum(step.num_tokens or 0 for step in view.steps),
+        "peak_bytes": max((step.peak_bytes or 0 for step in view.steps), default=0),
+        "needs": needs,
+        "largest": max((size for _, size, _ in needs), default=0.0),
+        "planned_bytes": int(sum(size for _, size, _ in needs)),
+    }
+
+
+def _overview(pages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several runs side by side: their gains, their courses, and where their settings differ."""
+    views: list[RunView] = [page["view"] for page in pages]
+    verdicts: list[Verdict] = [page["verdict"] for page in pages]
+    every = [repeat.all_settings(view) for view in views]
+    names = dict.fromkeys(name for settings in every for name in settings)
+    missing = object()
+    differing = [
+        (name, [settings.get(name, "") for settings in every])
+        for name in names
+        if any(settings.get(name, missing) != every[0].get(name, missing) for settings in every)
+    ]
+    better = sum(found.tone == "good" for found in verdicts)
+    return {
+        "gains": figures.gains(views, [found.compared for found in verdicts]),
+        "objective": figures.course(views, "objective"),
+        "error": figures.course(views, "error"),
+        "differing": differing,
+        "headline": f"{len(views)} runs side by side: {better or 'none'} with a gain beyond chance",
+    }

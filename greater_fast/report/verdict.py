@@ -1,0 +1,94 @@
+"""What a run found, in words: a headline, what to make of it, and how the run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from greater_fast.report.run_view import Compared, RunView
+from greater_fast.report.wording import many, points
+
+_SURE = 0.05  # p below which a difference is not called chance, as in `runs.result`
+_AS_PLANNED = ("all steps done", "a whole sweep without a change")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`tone` is good, bad, calm or open (not known); `split` has the rows that it is about."""
+
+    headline: str
+    tone: str
+    explanation: str
+    split: str | None = None
+    compared: Compared | None = None
+
+
+def verdict(view: RunView) -> Verdict:
+    """What is to be said first of a run."""
+    known = {s: c for s, c in view.comparisons.items() if view.initial and view.new}
+    summary = view.result.text("summary") or _unknown(view)
+    if not known:
+        failed = view.failure is not None and not view.result
+        headline = "The run failed before anything was measured" if failed else "Not known yet"
+        return Verdict(headline, "bad" if failed else "open", summary)
+    split = "test" if "test" in known else "dev"
+    compared = known[split]
+    if view.is_same:
+        return Verdict("Nothing was gained", "calm", summary, split, compared)
+    headline, tone = _headline(compared, split)
+    return Verdict(headline, tone, summary, split, compared)
+
+
+def _headline(compared: Compared, split: str) -> tuple[str, str]:
+    is_sure = compared.p_value is not None and compared.p_value < _SURE
+    if compared.difference <= 0:
+        worse = is_sure and compared.difference < 0
+        return ("The new prompt is worse", "bad") if worse else ("Nothing was gained", "calm")
+    if split == "dev":
+        return ("A gain on the rows it was chosen by, not tried on others", "open")
+    return (
+        ("The new prompt is better", "good") if is_sure else ("A gain that may be chance", "open")
+    )
+
+
+def _unknown(view: RunView) -> str:
+    """For a run without a summary."""
+    if view.run.values.get("claimed"):
+        return "The run has not begun: it loads its model still, or was ended before that."
+    if view.failure:
+        return "The run failed before its result was written; this is what its files have."
+    return (
+        "The run has no result: it goes on still, or was cut off before the new and the initial "
+        "prompt were measured on rows that the search had not seen."
+    )
+
+
+def ending(view: RunView) -> str | None:
+    """Where a run did not end as planned: how it did, in a sentence; None where it did."""
+    stopped = view.result.text("stopped")
+    if stopped is None or stopped in _AS_PLANNED:
+        return None
+    planned = view.run.object("config").count("steps")
+    steps = f"{len(view.steps)} of {planned}" if planned is not None else str(len(view.steps))
+    return f"The run ended early, after {steps} steps: {stopped}."
+
+
+def significance(compared: Compared) -> str:
+    """The test's p and its name, and how many rows differ."""
+    parts = []
+    if compared.p_value is not None:
+        p = "p < 0.001" if compared.p_value < 0.001 else f"p = {compared.p_value:.3f}"
+        parts.append(f"{p} ({compared.test})")
+    if compared.num_only_new is not None and compared.num_only_initial is not None:
+        what = "right with the new prompt alone" if compared.is_exact else "better with the new one"
+        parts.append(
+            f"{many(compared.num_only_new, 'row')} {what}, {compared.num_only_initial} with the "
+            "initial one"
+        )
+    return "; ".join(parts)
+
+
+def gain(compared: Compared) -> tuple[str, str]:
+    """The difference in points, and its 95% interval."""
+    interval = compared.interval
+    between = f"{points(interval[0])} to {points(interval[1])}" if interval else "not known"
+    return points(compared.difference), between

@@ -1,0 +1,48 @@
+import pytest
+
+from greater_fast.report.run_view import read_run_view
+from greater_fast.report.verdict import ending, verdict
+from tests.unit.report.made_up import change, compared, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("test", "dev", "headline", "tone"),
+    [
+        ((0.1, 0.01), (0.1, 0.5), "The new prompt is better", "good"),
+        ((0.1, 0.05), (0.1, 0.001), "A gain that may be chance", "open"),
+        ((0.0, 1.0), (0.1, 0.001), "Nothing was gained", "calm"),
+        ((-0.1, 0.3), (0.1, 0.001), "Nothing was gained", "calm"),
+        ((-0.1, 0.01), (0.1, 0.001), "The new prompt is worse", "bad"),
+        (None, (0.1, 0.001), "A gain on the rows it was chosen by, not tried on others", "open"),
+        (None, (0.0, 1.0), "Nothing was gained", "calm"),
+        (None, None, "Not known yet", "open"),
+    ],
+)
+def test_the_test_rows_decide_where_there_are_some(run, test, dev, headline, tone):
+    pairs = {"test_comparison": test, "dev_comparison": dev}
+    change(run / "result.json", **{k: compared(*v) if v else None for k, v in pairs.items()})
+    found = verdict(read_run_view(run, 0))
+    assert (found.headline, found.tone) == (headline, tone)
+    assert found.split == ("test" if test else "dev" if dev else None)
+
+
+def test_a_prompt_that_stayed_gained_nothing(tmp_path):
+    found = verdict(read_run_view(write_run(tmp_path / "run", changes=False), 0))
+    assert (found.headline, found.tone) == ("Nothing was gained", "calm")
+
+
+@pytest.mark.parametrize("stopped", ["all steps done", "a whole sweep without a change", ...])
+def test_a_run_that_ended_as_planned_has_no_other_ending(run, stopped):
+    change(run / "result.json", stopped=stopped)
+    assert ending(read_run_view(run, 0)) is None
+
+
+@pytest.mark.parametrize("stopped", ["interrupted", "out of time", "failed: MemoryError: no"])
+def test_a_run_that_ended_early_says_how(run, stopped):
+    change(run / "result.json", stopped=stopped)
+    assert ending(read_run_view(run, 0)) == f"The run ended early, after 4 of 4 steps: {stopped}."
