@@ -94,7 +94,7 @@ def in_words(tried: Sequence[Outcome]) -> str:
     elif ends[1] < 0:
         what = "the score ranks them the wrong way round"
     else:
-        what = "whether the score ranks them at all cannot be told from so few, or it does not"
+        what = "no ranking shows: score and objective rise together no more than by chance"
     figures = f"ρ = {number(rho, 2)}, 95% interval {number(ends[0], 2)} to {number(ends[1], 2)}"
     return f"Of {len(tried)} candidates that ran to the end, {what} (rank correlation {figures})."
 

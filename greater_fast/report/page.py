@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greater_fast.model.byte_sizes import format_bytes
 from greater_fast.report import candidates, figures, prompt_diff, repeat, rows, wording
 from greater_fast.report.run_view import SPLITS, Prompt, RunView, Step
 from greater_fast.report.verdict import Verdict, ending, gain, significance, verdict
 from greater_fast.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SPLIT_NAMES = {"test": "test", "dev": "development", "train": "training"}
@@ -45,12 +48,63 @@ class Limits:
         return self.halved() == self
 
 
-def render(views: Sequence[RunView], limits: Limits) -> str:
-    """The page of some runs: HTML with all that it needs inside.
+class ReportPage:
+    """The page of some runs: its figures are drawn once, its text as often as it is asked for.
 
     Raises:
         ModuleNotFoundError: without jinja2, or matplotlib.
     """
+
+    def __init__(self, views: Sequence[RunView]) -> None:
+        self._views, self._environment = views, _environment()
+        self._verdicts = [verdict(view) for view in views]
+        self._tried = [candidates.outcomes(view) for view in views]
+        self._figures = [_figures(v, tried) for v, tried in zip(views, self._tried, strict=True)]
+        self._overview = _overview(views, self._verdicts) if len(views) > 1 else None
+
+    def render(self, limits: Limits) -> str:
+        """HTML with all that it needs inside."""
+        self._environment.filters |= {
+            "cut": partial(wording.cut, most=limits.characters),
+            "json": lambda value: wording.cut(wording.as_json(value), limits.characters),
+        }
+        views = self._views
+        return self._environment.get_template("report.html").render(
+            runs=[self._run(view, limits) for view in views],
+            overview=self._overview,
+            version=__version__,
+            split_names=_SPLIT_NAMES,
+            prefix=wording.line(views[0].name) if len(views) == 1 else f"{len(views)} runs",
+        )
+
+    def _run(self, view: RunView, limits: Limits) -> dict[str, Any]:
+        """What the templates know of a run."""
+        found, steps = self._verdicts[view.number], view.steps[: limits.steps]
+        return {
+            "view": view,
+            "id": f"run-{view.number + 1}",
+            "verdict": found,
+            "gain": gain(found.compared) if found.compared and not view.is_same else None,
+            "ending": ending(view),
+            "facts": _facts(view),
+            "figures": self._figures[view.number],
+            "diff": _diff(view.initial, view.new, limits),
+            "changes": _changes(view, limits),
+            "ranking": candidates.in_words(self._tried[view.number]),
+            "num_given_up": candidates.num_given_up(view),
+            "steps": [(step, _trials(step)) for step in steps],
+            "num_steps_left_out": len(view.steps) - len(steps),
+            "row_sets": _row_sets(view, limits),
+            "cost": _cost(view),
+            "settings": repeat.all_settings(view),
+            "changed_settings": repeat.changed_settings(view),
+            "commands": repeat.commands(view),
+            "notes": view.result.texts("notes") or view.run.texts("notes"),
+        }
+
+
+def _environment() -> Environment:
+    """The templates, and how they show numbers and texts; whatever is put in is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,60 +116,27 @@ def render(views: Sequence[RunView], limits: Limits) -> str:
     )
     environment.filters |= {
         "bytes": format_bytes,
-        "cut": partial(wording.cut, most=limits.characters),
         "duration": wording.duration,
         "interval": wording.interval,
-        "json": lambda value: wording.cut(wording.as_json(value), limits.characters),
         "line": wording.line,
         "many": wording.many,
         "number": wording.number,
         "percent": wording.percent,
         "points": wording.points,
         "signed": wording.signed,
-        "whole": partial(wording.cut, most=20_000),
         "significance": significance,
+        "whole": partial(wording.cut, most=20_000),
     }
-    pages = [_run_page(view, limits) for view in views]
-    return environment.get_template("report.html").render(
-        runs=pages,
-        overview=_overview(pages) if len(pages) > 1 else None,
-        version=__version__,
-        split_names=_SPLIT_NAMES,
-        prefix=wording.line(views[0].name) if len(views) == 1 else f"{len(views)} runs",
-    )
+    return environment
 
 
-def _run_page(view: RunView, limits: Limits) -> dict[str, Any]:
-    """What the templates know of a run."""
-    found = verdict(view)
-    tried = candidates.outcomes(view)
-    steps = view.steps[: limits.steps]
+def _figures(view: RunView, tried: Sequence[candidates.Outcome]) -> dict[str, str]:
     return {
-        "view": view,
-        "id": f"run-{view.number + 1}",
-        "verdict": found,
-        "gain": gain(found.compared) if found.compared and not view.is_same else None,
-        "ending": ending(view),
-        "facts": _facts(view),
-        "figures": {
-            "accuracies": figures.accuracies(view),
-            "objective": figures.course([view], "objective"),
-            "error": figures.course([view], "error"),
-            "scatter": figures.scatter(view, tried),
-            "seconds": figures.seconds(view),
-        },
-        "diff": _diff(view.initial, view.new, limits),
-        "changes": _changes(view)[: limits.changes],
-        "ranking": candidates.in_words(tried),
-        "num_given_up": candidates.num_given_up(view),
-        "steps": [(step, _trials(step)) for step in steps],
-        "num_steps_left_out": len(view.steps) - len(steps),
-        "row_sets": _row_sets(view, limits),
-        "cost": _cost(view),
-        "settings": repeat.all_settings(view),
-        "changed_settings": repeat.changed_settings(view),
-        "commands": repeat.commands(view),
-        "notes": view.result.texts("notes") or view.run.texts("notes"),
+        "accuracies": figures.accuracies(view),
+        "objective": figures.course([view], "objective"),
+        "error": figures.course([view], "error"),
+        "scatter": figures.scatter(view, tried),
+        "seconds": figures.seconds(view),
     }
 
 
@@ -147,7 +168,7 @@ def _diff(before: Prompt | None, after: Prompt | None, limits: Limits) -> dict[s
     }
 
 
-def _changes(view: RunView) -> list[dict[str, Any]]:
+def _changes(view: RunView, limits: Limits) -> list[dict[str, Any]]:
     """Each accepted change in its context, with the objective before and after."""
     found = []
     before = view.initial.text if view.initial else None
@@ -157,6 +178,8 @@ def _changes(view: RunView) -> list[dict[str, Any]]:
             pieces = prompt_diff.in_context(prompt_diff.changes(before, step.prompt))
             found.append({"step": step, "pieces": pieces, "before": value})
         before, value = step.prompt, step.objective
+        if len(found) == limits.changes:
+            break
     return found
 
 
@@ -203,23 +226,20 @@ def _cost(view: RunView) -> dict[str, Any]:
     }
 
 
-def _overview(pages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _overview(views: Sequence[RunView], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Several runs side by side: their gains, their courses, and where their settings differ."""
-    views: list[RunView] = [page["view"] for page in pages]
-    verdicts: list[Verdict] = [page["verdict"] for page in pages]
     every = [repeat.all_settings(view) for view in views]
     names = dict.fromkeys(name for settings in every for name in settings)
-    missing = object()
-    differing = [
-        (name, [settings.get(name, "") for settings in every])
-        for name in names
-        if any(settings.get(name, missing) != every[0].get(name, missing) for settings in every)
-    ]
+    written = {name: [_written(settings, name) for settings in every] for name in names}
     better = sum(found.tone == "good" for found in verdicts)
     return {
         "gains": figures.gains(views, [found.compared for found in verdicts]),
         "objective": figures.course(views, "objective"),
         "error": figures.course(views, "error"),
-        "differing": differing,
+        "differing": [(name, own) for name, own in written.items() if len(set(own)) > 1],
         "headline": f"{len(views)} runs side by side: {better or 'none'} with a gain beyond chance",
     }
+
+
+def _written(settings: Mapping[str, Any], name: str) -> str:
+    return wording.as_json(settings[name]) if name in settings else wording.NONE

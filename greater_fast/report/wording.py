@@ -64,7 +64,7 @@ def cut(text: str, most: int) -> str:
         head, tail = 2 * most // 3, most // 3
         left_out = f" … [{len(text) - head - tail:,} characters left out] … "
         text = text[:head] + left_out + text[-tail:]
-    return visible(text)
+    return text if text.replace("\n", "").isprintable() else visible(text)  # which takes longer
 
 
 def line(text: str, most: int = 90) -> str:

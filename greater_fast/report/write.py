@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from greater_fast.report.page import Limits, render
+from greater_fast.report.page import Limits, ReportPage
 from greater_fast.report.run_view import read_run_view
 from greater_fast.runs.input import checking_input
 from greater_fast.runs.writer import new_path
@@ -38,11 +38,11 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
         _check_packages()
         path = _own_path(out)
         views = [read_run_view(Path(run), number) for number, run in enumerate(_checked(runs))]
-    limits = Limits()
-    page = render(views, limits).encode("utf-8", "backslashreplace")
+    report, limits = ReportPage(views), Limits()
+    page = report.render(limits).encode("utf-8")
     while len(page) > _MOST_BYTES and not limits.is_least:
         limits = limits.halved()
-        page = render(views, limits).encode("utf-8", "backslashreplace")
+        page = report.render(limits).encode("utf-8")
     unfinished = path.with_name(f".{path.name}")
     try:
         unfinished.write_bytes(page)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greater_fast.report.prompt_diff import changes, in_context, shown
@@ -25,6 +25,7 @@ def test_words_are_marked(before, after, expected):
     assert marked(before, after) == expected
 
 
+@settings(deadline=None)
 @given(st.text("ab .,\n思è", max_size=40), st.text("ab .,\n思è", max_size=40))
 def test_both_prompts_can_be_read_off(before, after):
     pieces = changes(before, after)

@@ -1,6 +1,6 @@
 import dataclasses
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greater_fast.report.rows import Row, grouped, paired
@@ -85,6 +85,7 @@ def test_of_rows_evaluated_again_the_last_count():
     assert [pair.either.is_correct for pair in pairs] == [True, False]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=12))
 def test_every_row_is_in_one_group_also_where_questions_repeat(asked):
     rows = [row("old", q, old) for q, old, _ in asked] + [row("new", q, new) for q, _, new in asked]
