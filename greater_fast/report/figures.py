@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from greater_fast.report.candidates import Outcome
 from greater_fast.report.run_view import Compared, Measured, RunView, Step
 from greater_fast.report.svg import SERIES, inline_svg, theme
-from greater_fast.report.wording import interval, many, number, percent, points
+from greater_fast.report.thinning import every_kth, mean_seconds, turns
+from greater_fast.report.wording import interval, line, many, number, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,11 +97,13 @@ def course(views: Sequence[RunView], what: str) -> str:
         for view, values in known:
             colour = _colour(view) if len(views) > 1 else theme("accent")
             style = "-" if view.number < len(SERIES) else "--"
+            drawn = turns(values)
             axes.plot(
-                list(values), list(values.values()), style, color=colour, drawstyle="steps-post"
+                list(drawn), list(drawn.values()), style, color=colour, drawstyle="steps-post"
             )
-            dots = {s.number: values[s.number] for s in view.accepted if s.number in values}
-            axes.plot(list(dots), list(dots.values()), "o", color=colour, markersize=4.5)
+            accepted = every_kth([s.number for s in view.accepted if s.number in values])
+            dots = [values[number] for number in accepted]
+            axes.plot(accepted, dots, "o", color=colour, markersize=4.5)
             start = _start(view, what)
             if len(views) == 1 and start is not None:
                 axes.axhline(start, color=theme("muted"), linewidth=0.9, linestyle=(0, (4, 3)))
@@ -158,7 +161,7 @@ def scatter(view: RunView, tried: Sequence[Outcome]) -> str:
     def draw(axes: Axes) -> None:
         axes.axhline(0, color=theme("muted"), linewidth=0.8)
         for is_accepted, marker, colour in ((False, "o", "muted"), (True, "D", "accent")):
-            own = [o for o in tried if o.is_accepted == is_accepted]
+            own = every_kth([o for o in tried if o.is_accepted == is_accepted])
             axes.plot(
                 [o.score for o in own],
                 [o.change for o in own],
@@ -169,6 +172,7 @@ def scatter(view: RunView, tried: Sequence[Outcome]) -> str:
             )
         axes.set_xlabel("score: the change that the gradient promises")
         axes.set_ylabel("change of objective")
+        axes.locator_params(axis="x", nbins=5)
         axes.grid()
 
     num_better = sum(o.change < 0 for o in tried)
@@ -183,19 +187,21 @@ def seconds(view: RunView) -> str:
         return ""
 
     def draw(axes: Axes) -> None:
-        places = [step.number for step in view.steps]
-        below = [0.0] * len(places)
-        for number_of, stage in enumerate(totals):
-            own = [step.seconds.get(stage, 0.0) for step in view.steps]
-            colour = theme(SERIES[number_of % len(SERIES)])
-            axes.bar(places, own, bottom=below, color=colour, width=0.8)
-            below = [a + b for a, b in zip(below, own, strict=True)]
+        size, means = mean_seconds(view.steps, list(totals))
+        starts = [step.number - 0.5 for step in view.steps[::size]]
+        edges = [*starts, view.steps[-1].number + 0.5]
+        below = [0.0] * len(starts)
+        for place, own in enumerate(means):
+            top = [a + b for a, b in zip(below, own, strict=True)]
+            colour = theme(SERIES[place % len(SERIES)])
+            axes.stairs(top, edges, baseline=below, fill=True, color=colour, linewidth=0)
+            below = top
         axes.set_xlabel("step")
-        axes.set_ylabel("seconds")
+        axes.set_ylabel("seconds" if size == 1 else f"seconds a step, means of {size}")
         _count_along(axes)
         axes.grid(axis="y")
 
-    told = ", ".join(f"{stage} {total:.1f}" for stage, total in totals.items())
+    told = ", ".join(f"{line(stage, 40)} {total:.1f}" for stage, total in totals.items())
     return inline_svg(f"seconds-{view.number}", f"Seconds of each step; in all: {told}", draw)
 
 

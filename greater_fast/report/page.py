@@ -94,6 +94,7 @@ class ReportPage:
             "num_given_up": candidates.num_given_up(view),
             "steps": [(step, _trials(step)) for step in steps],
             "num_steps_left_out": len(view.steps) - len(steps),
+            "finalists": view.finalists[: limits.rows],
             "row_sets": _row_sets(view, limits),
             "cost": _cost(view),
             "settings": repeat.all_settings(view),

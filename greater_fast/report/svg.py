@@ -89,10 +89,12 @@ def _in_page(svg: str, label: str) -> str:
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None
-    opening = f'<svg class="figure" role="img" aria-label="{escape(label)}" {view[0]}>'
-    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    return re.sub(
-        r"#ab([0-9a-f]{2})cd", lambda found: f"var(--{_THEME[int(found[1], 16)]})", svg
-    ).strip()
+    svg = re.sub(r" font-family: [^;\"]*;", "", svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
+    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is seen by nobody
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    svg = re.sub(r"#ab([0-9a-f]{2})cd", lambda found: f"var(--{_THEME[int(found[1], 16)]})", svg)
+    opening = f'<svg class="figure" role="img" aria-label="{escape(label)}" {view[0]}>'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip()

@@ -7,7 +7,9 @@ import warnings
 
 import pytest
 
-from greater_fast.report import write_report
+from greater_fast.report import figures, write_report
+from greater_fast.report.candidates import outcomes
+from greater_fast.report.run_view import read_run_view
 from greater_fast.runs.input import InputError
 from tests.unit.report.made_up import INITIAL, change, write_run
 
@@ -140,6 +142,21 @@ def test_of_what_is_never_small_less_is_shown_and_told(page, tmp_path):
     assert "later changes left out here" in found.words
 
 
+def test_long_runs_and_many_are_small_too(page, tmp_path):
+    runs = [write_run(tmp_path / "long", num_steps=3000, num_rows=50)]
+    runs += [write_run(tmp_path / str(n), num_steps=100, num_rows=50) for n in range(11)]
+    assert len(page(*runs).source.encode()) < 2_000_000
+
+
+def test_figures_of_a_long_run_are_small(tmp_path):
+    view = read_run_view(write_run(tmp_path / "long", num_steps=3000, num_rows=3), 0)
+    drawn = [figures.course([view], "objective"), figures.course([view], "error")]
+    drawn += [figures.scatter(view, outcomes(view)), figures.seconds(view)]
+    assert [len(svg) > 1000 for svg in drawn] == [True] * 4
+    assert sum(map(len, drawn)) < 250_000
+    assert all("font-family" not in svg for svg in drawn), "letters are the page's"
+
+
 def test_several_runs_stand_side_by_side(page, tmp_path):
     runs = [write_run(tmp_path / f"seed{n}", changes=n != 1) for n in range(3)]
     change(runs[2] / "run.json", config={"seed": 7, "steps": 4})
@@ -205,7 +222,7 @@ def test_a_file_of_anything_is_told_and_the_rest_is_shown(page, tmp_path, withou
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, "text", -1, 1e308, True, float("nan"), [[1]], 10**400]
+    "value", [None, [], {}, "text", -1, 1e308, 1e99, True, float("nan"), [[1]], 10**400]
 )
 def test_values_of_any_type_are_read(page, tmp_path, value):
     """Each value of each file in turn is something else."""
@@ -251,7 +268,7 @@ def test_what_is_no_run_is_refused(tmp_path):
     for runs, message in (
         ([tmp_path], "holds no run"),
         ([tmp_path / "nowhere"], "holds no run"),
-        ([], "expected 1 to 64"),
+        ([], "expected 1 to 12"),
     ):
         with pytest.raises(InputError, match=message):
             write_report(runs, tmp_path / "report.html")
