@@ -46,6 +46,10 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     @property
+    def num_bytes(self) -> int:
+        return len(self.source.encode())
+
+    @property
     def words(self) -> str:
         return " ".join(self.text.split())
 
