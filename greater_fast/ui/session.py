@@ -1,0 +1,177 @@
+"""The runs of a folder, one of which may go on at a time, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from greater_fast.runs.writer import make_folders, new_path
+from greater_fast.ui.form import Form
+from greater_fast.ui.story import LOG, Story, tell
+
+_FILES = ("run.json", LOG)  # what tells a run's folder from others
+_SECONDS_TO_STOP = 60.0
+# A run tells its progress by lines, whatever the page was started from.
+_OF_TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "JPY_PARENT_PID")
+
+
+class Session:
+    """Begins runs in folders within `folder`, stops them and goes on with them.
+
+    A run is a process of its own session: neither a browser that is closed ends it nor a Ctrl-C
+    that was meant for the page. Whoever asks, from whatever page, is told of the same run.
+
+    Raises:
+        ValueError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = new_path("runs", folder)
+        self.uploads = self.folder / "uploads"
+        try:
+            make_folders(self.uploads)
+        except OSError as error:
+            raise ValueError(
+                f"runs {self.folder}: {error.strerror}: name another folder"
+            ) from error
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run: Path | None = None
+
+    @property
+    def running(self) -> Path | None:
+        """The folder of the run that goes on; None where none does."""
+        with self._lock:
+            return self._going_on()
+
+    def runs(self) -> list[Path]:
+        """The folders of all runs, the newest first."""
+        begun = []
+        for folder in self.folder.iterdir():
+            for file in _FILES:
+                with contextlib.suppress(OSError):
+                    begun.append((folder.joinpath(file).stat().st_mtime_ns, folder))
+                    break
+        return [folder for _, folder in sorted(begun, reverse=True)]
+
+    def find(self, name: str | None) -> Path:
+        """The folder of the run of that name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for run in self.runs():
+            if run.name == name:
+                return run
+        raise ValueError("no such run: choose one of the list")
+
+    def story(self, run: Path) -> Story:
+        """What is known of a run so far."""
+        return tell(run, goes_on=self.running == run)
+
+    def start(self, form: Form) -> Path:
+        """Begin a run; its folder.
+
+        Raises:
+            ValueError: a run goes on, the form cannot work, or no process can be started.
+        """
+        for file in (form.data, form.test):
+            if file is not None and not Path(file).resolve().is_relative_to(self.uploads.resolve()):
+                raise ValueError("the rows were not dropped on this page: drop the file again")
+        with self._lock:
+            self._check_free()
+            form.check()
+            run = self._new_folder()
+            try:
+                self._begin(run, form.arguments(run))
+            except ValueError:
+                run.joinpath(LOG).unlink(missing_ok=True)
+                run.rmdir()
+                raise
+        return run
+
+    def resume(self, run: Path, steps: int | None = None) -> None:
+        """Go on with a run, up to `steps` in all where that is given.
+
+        Raises:
+            ValueError: a run goes on, or no process can be started.
+        """
+        more = [] if steps is None else [f"--steps={steps}"]
+        with self._lock:
+            self._check_free()
+            self._begin(run, ["resume", str(run), *more])
+
+    def stop(self) -> None:
+        """Ask the run that goes on to end, as Ctrl-C does: it writes what it has found."""
+        with self._lock:
+            if self._going_on() is not None and self._process is not None:
+                self._process.send_signal(signal.SIGINT)
+
+    def close(self, seconds: float = _SECONDS_TO_STOP) -> Path | None:
+        """Stop the run that goes on and wait for its end; its folder, None where there is none.
+
+        A run that does not end in time is left to itself.
+        """
+        run = self.running
+        self.stop()
+        if run is not None and self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        return run
+
+    def _going_on(self) -> Path | None:
+        """The run that goes on; of one that was killed its log says so."""
+        if self._process is None:
+            return None
+        status = self._process.poll()
+        if status is None:
+            return self._run
+        if status < 0 and self._run is not None:
+            name = signal.Signals(-status).name
+            with contextlib.suppress(OSError), self._run.joinpath(LOG).open("a") as log:
+                log.write(
+                    f"greater-fast: the process was ended by {name}, as the system does where "
+                    "memory runs out; the run can go on\n"
+                )
+        self._process = None
+        return None
+
+    def _check_free(self) -> None:
+        if (running := self._going_on()) is not None:
+            raise ValueError(f"the run {running.name} goes on: stop it first, or wait for its end")
+
+    def _new_folder(self) -> Path:
+        """A new folder, named by the time."""
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        for number in itertools.count(1):
+            run = self.folder / (stamp if number == 1 else f"{stamp}-{number}")
+            with contextlib.suppress(FileExistsError):
+                run.mkdir()
+                break
+        return run
+
+    def _begin(self, run: Path, arguments: Sequence[str]) -> None:
+        environment = {k: v for k, v in os.environ.items() if k not in _OF_TERMINALS}
+        # -P: what lies in the working directory is none of the program's modules
+        command = [sys.executable, "-P", "-m", "greater_fast", *arguments]
+        try:
+            with run.joinpath(LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ValueError(f"no run can be started: {error.strerror}") from error
+        self._run = run

@@ -1,0 +1,92 @@
+"""What a run's folder says of it so far, in the words of the page."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from greater_fast.runs.directory import read_run
+from greater_fast.runs.visible import brief, visible
+
+LOG = "log.txt"  # what the run's process says, in the run's folder
+_SPEAKER = "greater-fast: "
+_LOG_BYTES = 20_000  # of its end: more is not shown
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A run so far: `headline` in a line, `notes` what else is to be told.
+
+    `steps` are those of the step log, `prompt` is the last or, where there is a result, the best.
+    """
+
+    headline: str
+    notes: tuple[str, ...] = ()
+    steps: tuple[dict[str, Any], ...] = ()
+    initial: str = ""
+    prompt: str = ""
+    num_planned: int = 0
+    finished: bool = False
+
+
+def tell(run: Path, goes_on: bool) -> Story:
+    """The story of the run in that folder, which may be empty or damaged; `goes_on` says whether
+    a process works on it.
+    """  # noqa: D205 (one sentence)
+    said = _said(run / LOG)
+    last = said[-1] if said else ""
+    try:
+        known = read_run(run)
+        initial, planned = str(known["run"]["prompt"]), int(known["run"]["config"]["steps"])
+    except (KeyError, TypeError, ValueError):
+        headline = f"begins: {last or 'a process starts'}" if goes_on else last
+        return Story(headline or "this run has not begun: its process ended before")
+    steps, result = _whole(known["steps"]), known["result"]
+    prompt = str(steps[-1]["prompt"]) if steps else initial
+    notes = [visible(line) for line in known["damage"]]
+    if goes_on:
+        headline = f"runs, {len(steps)} of {planned} steps done: {last}"
+    elif result is not None:
+        prompt = str(result.get("prompt", prompt))
+        headline = f"{result.get('summary', 'done')} Ended: {result.get('stopped', 'unknown')}."
+        notes += [visible(note) for note in result.get("notes", ())]
+    else:
+        headline = f"ended after {len(steps)} steps, without a result: it can go on"
+        notes = [*([last] if last else []), *notes]
+    return Story(
+        headline=visible(headline),
+        notes=tuple(notes),
+        steps=tuple(steps),
+        initial=initial,
+        prompt=prompt,
+        num_planned=planned,
+        finished=result is not None and not goes_on,
+    )
+
+
+def _whole(steps: list[Any]) -> list[dict[str, Any]]:
+    """What the page shows of each step that has it: files of other versions may not."""
+    whole = []
+    for step in steps:
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+            figures = {name: float(step[name]) for name in ("objective", "error_rate")}
+            trials = [{"token": str(trial["token"])} for trial in step["trials"]]
+            shown = {"step": int(step["step"]), "prompt": str(step["prompt"]), "trials": trials}
+            if all(map(math.isfinite, figures.values())):
+                whole.append({**shown, **figures, "changed": bool(step["changed"])})
+    return whole
+
+
+def _said(log: Path) -> list[str]:
+    """What the process told, a line each; nothing of a library's, and no traceback."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [line for line in text.splitlines() if line.startswith(_SPEAKER)]
+    return [visible(brief(line.removeprefix(_SPEAKER), 1000)) for line in lines]

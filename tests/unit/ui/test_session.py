@@ -1,0 +1,157 @@
+"""One run at a time in a process of its own: begun, watched, stopped, and found again."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greater_fast.ui.form import Form
+from greater_fast.ui.session import Session
+
+pytestmark = pytest.mark.ui
+PROGRAM = """#!{python}
+import json, pathlib, signal, sys, time
+given = sys.argv[4:]
+print("greater-fast: loading", file=sys.stderr, flush=True)
+if "--model=bad" in given:
+    sys.exit("greater-fast: no such model: bad")
+def end(*_):
+    print("greater-fast: stopped", file=sys.stderr)
+    sys.exit(130)
+signal.signal(signal.SIGINT, end)
+pathlib.Path({ready!r}).write_text(json.dumps(given))
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """A program in place of Python: what was asked of it, as soon as it runs."""
+    ready, program = tmp_path / "ready", tmp_path / "program"
+    program.write_text(PROGRAM.format(python=sys.executable, ready=str(ready)))
+    program.chmod(0o755)
+    monkeypatch.setattr("greater_fast.ui.session.sys.executable", str(program))
+
+    def arguments() -> list[str]:
+        until(lambda: ready.exists() and ready.read_text() != "")
+        given: list[str] = json.loads(ready.read_text())
+        ready.unlink()
+        return given
+
+    return arguments
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session(tmp_path / "runs")
+    yield session
+    session.close()
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def form(session: Session, **changes: Any) -> Form:
+    data = session.uploads / "rows.jsonl"
+    data.write_text("")
+    return Form(**{"model": "tiny", "data": str(data), "prompt": "Think.", **changes})
+
+
+def test_a_run_is_begun_and_stopped(session: Session, started: Callable[[], list[str]]) -> None:
+    run = session.start(form(session, settings={"steps": 2}))
+    given = started()
+    assert given == form(session, settings={"steps": 2}).arguments(run)
+    assert session.running == run
+    assert session.runs() == [run]
+    assert session.story(run).headline == "begins: loading"
+    session.stop()
+    until(lambda: session.running is None)
+    assert session.story(run).headline == "stopped"
+    session.stop()  # which is nothing now
+
+
+def test_one_run_at_a_time(session: Session, started: Callable[[], list[str]]) -> None:
+    run = session.start(form(session))
+    started()
+    for begin in (lambda: session.start(form(session)), lambda: session.resume(run)):
+        with pytest.raises(ValueError, match="stop it first"):
+            begin()
+    assert session.runs() == [run]
+    session.close()
+    assert session.running is None
+    other = session.start(form(session))
+    assert other != run
+
+
+def test_it_goes_on_with_more_steps(session: Session, started: Callable[[], list[str]]) -> None:
+    run = session.start(form(session))
+    started()
+    session.close()
+    session.resume(run, 7)
+    assert started() == ["resume", str(run), "--steps=7"]
+    assert session.running == run
+
+
+def test_an_error_is_told_in_its_own_words(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    run = session.start(form(session, model="bad"))
+    until(lambda: session.running is None)
+    assert session.story(run).headline == "no such model: bad"
+
+
+def test_a_run_that_is_killed_says_so(session: Session, started: Callable[[], list[str]]) -> None:
+    run = session.start(form(session))
+    started()
+    assert session._process is not None
+    os.kill(session._process.pid, signal.SIGKILL)
+    until(lambda: session.running is None)
+    assert "SIGKILL" in session.story(run).headline
+
+
+def test_what_cannot_begin_leaves_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="no model"):
+        session.start(form(session, model=""))
+    monkeypatch.setattr("greater_fast.ui.session.sys.executable", "/no/such/program")
+    with pytest.raises(ValueError, match="no run can be started"):
+        session.start(form(session))
+    assert session.runs() == []
+    assert [path.name for path in session.folder.iterdir()] == ["uploads"]
+
+
+def test_files_from_elsewhere_are_no_rows(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (session.uploads / "link").symlink_to(tmp_path / "secret")
+    for path in ("/etc/passwd", f"{session.uploads}/../../secret", f"{session.uploads}/link"):
+        for role in ("data", "test"):
+            with pytest.raises(ValueError, match="not dropped on this page"):
+                session.start(form(session, **{role: path}))
+
+
+def test_runs_are_found_by_name_alone(session: Session, tmp_path: Path) -> None:
+    run = session.folder / "mine"
+    run.mkdir()
+    assert session.runs() == []
+    (run / "run.json").write_text("{}")
+    assert session.find("mine") == run
+    for name in (None, "", "..", "../runs/mine", str(run), "uploads"):
+        with pytest.raises(ValueError, match="no such run"):
+            session.find(name)
+
+
+def test_a_folder_that_cannot_be_had_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="another folder"):
+        Session(tmp_path / "file")
