@@ -17,6 +17,7 @@ from greater_fast.ui.form import DATA_ENDINGS, SETTINGS, Form
 from greater_fast.ui.models import models_here
 from greater_fast.ui.preview import preview_apart
 from greater_fast.ui.session import Session
+from greater_fast.wording import quoted
 
 _SECONDS = 1.0  # between two looks at a run
 _MINUTES = 30  # that a run takes at most, unless the user says otherwise
@@ -41,7 +42,7 @@ def page(session: Session) -> gr.Blocks:
                 with gr.Column(min_width=320):
                     seen = gr.HTML(markup.NOTHING_SEEN, elem_id="seen")
             with gr.Tab("Run", id="run"):
-                chosen, steps, stop, resume, refused, shown = _run()
+                chosen, more, stop, resume, refused, shown = _run()
             with gr.Tab("Report", id="report") as report_tab:
                 report = gr.HTML(elem_id="report")
         known = gr.State("")
@@ -53,9 +54,10 @@ def page(session: Session) -> gr.Blocks:
                 return [markup.problem(error), gr.skip(), gr.skip()]
             return ["", gr.Tabs(selected="run"), _choice(session, run.name)]
 
-        def resume_run(name: str | None, num_steps: str | None) -> str:
+        def resume_run(name: str | None, steps: str | None, minutes: str | None) -> str:
+            given = {"steps": steps, "minutes": minutes}
             try:
-                session.resume(session.find(name), _number_of(num_steps))
+                session.resume(session.find(name), _numbers(given))
             except ValueError as error:
                 return markup.problem(error)
             return ""
@@ -65,7 +67,7 @@ def page(session: Session) -> gr.Blocks:
         gr.on([look.click, data.upload], _look, form, seen, api_visibility="private")
         start.click(start_run, form, [problem, tabs, chosen], **_QUIET)
         stop.click(session.stop, **_QUIET)
-        resume.click(resume_run, [chosen, steps], refused, **_QUIET)
+        resume.click(resume_run, [chosen, *more], refused, **_QUIET)
         ticks = gr.Timer(_SECONDS).tick
         gr.on([ticks, chosen.change], watch, [chosen, known], watched, **_QUIET)
         gr.on([report_tab.select, chosen.change], _report, chosen, report, **_QUIET)
@@ -141,23 +143,26 @@ def _look(*values: Any) -> str:
     return markup.preview_html(preview_apart(_filled(*values)))
 
 
-def _run() -> tuple[gr.Dropdown, gr.Textbox, gr.Button, gr.Button, gr.HTML, list[gr.HTML]]:
+def _run() -> tuple[gr.Dropdown, list[gr.Textbox], gr.Button, gr.Button, gr.HTML, list[gr.HTML]]:
     """The run that is looked at, how it goes on, and what is shown in the order of `_watcher`."""
     with gr.Row():
         chosen = gr.Dropdown([], label="Run", elem_id="chosen", min_width=220)
-        steps = gr.Textbox(
-            label="Steps in all, when it goes on",
-            placeholder="as planned",
-            elem_id="more",
-            min_width=220,
-        )
+        more = [
+            gr.Textbox(
+                label=f"{what} in all, when it goes on",
+                placeholder="as planned",
+                elem_id=f"more-{what.lower()}",
+                min_width=220,
+            )
+            for what in ("Steps", "Minutes")
+        ]
     headline = gr.HTML(elem_id="headline")
     with gr.Row():
         stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=130)
         resume = gr.Button("Go on", interactive=False, elem_id="resume", min_width=130)
     refused = gr.HTML(elem_id="refused")
     shown = [headline, *(gr.HTML(elem_id=name) for name in ("curve", "best", "steps-done"))]
-    return chosen, steps, stop, resume, refused, shown
+    return chosen, more, stop, resume, refused, shown
 
 
 def _watcher(session: Session) -> Callable[[str | None, str], list[Any]]:
@@ -204,15 +209,17 @@ def _choice(session: Session, name: str | None) -> gr.Dropdown:
     return gr.Dropdown([run.name for run in session.runs()], value=name)
 
 
-def _number_of(num_steps: str | None) -> int | None:
-    """The steps that are asked for; None where the field is empty.
+def _numbers(given: dict[str, str | None]) -> dict[str, float]:
+    """The numbers of fields that are not empty.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: one is no number.
     """
-    given = (num_steps or "").strip()
-    if not given:
-        return None
-    if not given.isdecimal():
-        raise ValueError(f"steps in all: got {given[:40]!r}, expected a number")
-    return int(given)
+    numbers = {}
+    for name, value in given.items():
+        if value and value.strip():
+            try:
+                numbers[name] = float(value)
+            except ValueError:
+                raise ValueError(f"{name}: got {quoted(value)}, expected a number") from None
+    return numbers

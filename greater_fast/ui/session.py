@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from greater_fast.runs.writer import make_folders, new_path
 from greater_fast.ui.form import Form
 from greater_fast.ui.story import LOG, Story, tell
+from greater_fast.ui.workers import Worker, worker_among
+
+INTERRUPTED = 130  # exit status of a run that was stopped
 
 _FILES = ("run.json", LOG)  # what tells a run's folder from others
 _SECONDS_TO_STOP = 60.0
@@ -44,13 +47,15 @@ class Session:
             ) from error
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._run: Path | None = None
+        self._run: Path | None = None  # the one that it works on, or did at last
+        self._has_failed = False
 
     @property
     def running(self) -> Path | None:
         """The folder of the run that goes on; None where none does."""
         with self._lock:
-            return self._going_on()
+            worker = self._worker()
+            return worker.run if worker else None
 
     def runs(self) -> list[Path]:
         """The folders of all runs, the newest first."""
@@ -75,7 +80,8 @@ class Session:
 
     def story(self, run: Path) -> Story:
         """What is known of a run so far."""
-        return tell(run, goes_on=self.running == run)
+        goes_on = self.running == run
+        return tell(run, goes_on, has_failed=self._has_failed and self._run == run)
 
     def start(self, form: Form) -> Path:
         """Begin a run; its folder.
@@ -98,55 +104,62 @@ class Session:
                 raise
         return run
 
-    def resume(self, run: Path, steps: int | None = None) -> None:
-        """Go on with a run, up to `steps` in all where that is given.
+    def resume(self, run: Path, more: Mapping[str, float] | None = None) -> None:
+        """Go on with a run, with more `steps` or `minutes` in all where these are given.
 
         Raises:
             ValueError: a run goes on, or no process can be started.
         """
-        more = [] if steps is None else [f"--steps={steps}"]
+        options = [f"--{name}={number:.12g}" for name, number in (more or {}).items()]
         with self._lock:
             self._check_free()
-            self._begin(run, ["resume", str(run), *more])
+            self._begin(run, ["resume", str(run), *options])
 
     def stop(self) -> None:
         """Ask the run that goes on to end, as Ctrl-C does: it writes what it has found."""
         with self._lock:
-            if self._going_on() is not None and self._process is not None:
-                self._process.send_signal(signal.SIGINT)
+            if (worker := self._worker()) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process, signal.SIGINT)
 
     def close(self, seconds: float = _SECONDS_TO_STOP) -> Path | None:
-        """Stop the run that goes on and wait for its end; its folder, None where there is none.
+        """Stop the run that was begun here and wait for its end; its folder, None for none.
 
         A run that does not end in time is left to itself.
         """
-        run = self.running
-        self.stop()
-        if run is not None and self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
-        return run
-
-    def _going_on(self) -> Path | None:
-        """The run that goes on; of one that was killed its log says so."""
-        if self._process is None:
+        process = self._process
+        if process is None or process.poll() is not None:
             return None
-        status = self._process.poll()
-        if status is None:
-            return self._run
-        if status < 0 and self._run is not None:
-            name = signal.Signals(-status).name
-            with contextlib.suppress(OSError), self._run.joinpath(LOG).open("a") as log:
-                log.write(
-                    f"greater-fast: the process was ended by {name}, as the system does where "
-                    "memory runs out; the run can go on\n"
-                )
-        self._process = None
-        return None
+        self.stop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return self._run
+
+    def _worker(self) -> Worker | None:
+        """The process at work on a run: the one begun here, or another on a run of the folder."""
+        if self._process is not None and self._run is not None:
+            status = self._process.poll()
+            if status is None:
+                return Worker(self._run, self._process.pid)
+            self._process = None
+            self._has_failed = status not in (0, INTERRUPTED)
+            if status < 0:
+                self._tell_of_signal(self._run, -status)
+        return worker_among(self.runs())
+
+    def _tell_of_signal(self, run: Path, number: int) -> None:
+        """Write to a run's log what its process could not say itself."""
+        line = (
+            f"greater-fast: the process was ended by {signal.Signals(number).name}, as the system "
+            "does where memory runs out; the run can go on\n"
+        )
+        with contextlib.suppress(OSError), run.joinpath(LOG).open("a") as log:
+            log.write(line)
 
     def _check_free(self) -> None:
-        if (running := self._going_on()) is not None:
-            raise ValueError(f"the run {running.name} goes on: stop it first, or wait for its end")
+        if (worker := self._worker()) is not None:
+            name = worker.run.name
+            raise ValueError(f"the run {name} goes on: stop it first, or wait for its end")
 
     def _new_folder(self) -> Path:
         """A new folder, named by the time."""
@@ -174,4 +187,4 @@ class Session:
                 )
         except OSError as error:
             raise ValueError(f"no run can be started: {error.strerror}") from error
-        self._run = run
+        self._run, self._has_failed = run, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.runs.visible import brief, visible
 
 LOG = "log.txt"  # what the run's process says, in the run's folder
-_SPEAKER = "greater-fast: "
+_SPEAKER = re.compile(r"greater-fast(?: \w+)?: (?:error: )?")
 _LOG_BYTES = 20_000  # of its end: more is not shown
 
 
@@ -32,10 +33,12 @@ class Story:
     finished: bool = False
 
 
-def tell(run: Path, goes_on: bool) -> Story:
-    """The story of the run in that folder, which may be empty or damaged; `goes_on` says whether
-    a process works on it.
-    """  # noqa: D205 (one sentence)
+def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
+    """The story of the run in that folder, which may be empty or damaged.
+
+    `goes_on` says whether a process works on it, `has_failed` whether the last one has ended with
+    an error, which is its last word.
+    """
     said = _said(run / LOG)
     last = said[-1] if said else ""
     try:
@@ -53,6 +56,8 @@ def tell(run: Path, goes_on: bool) -> Story:
         prompt = str(result.get("prompt", prompt))
         headline = f"{result.get('summary', 'done')} Ended: {result.get('stopped', 'unknown')}."
         notes += [visible(note) for note in result.get("notes", ())]
+        if has_failed and last:
+            notes, headline = [headline, *notes], last
     else:
         headline = f"ended after {len(steps)} steps, without a result: it can go on"
         notes = [*([last] if last else []), *notes]
@@ -88,5 +93,5 @@ def _said(log: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    lines = [line for line in text.splitlines() if line.startswith(_SPEAKER)]
-    return [visible(brief(line.removeprefix(_SPEAKER), 1000)) for line in lines]
+    spoken = ((line, _SPEAKER.match(line)) for line in text.splitlines())
+    return [visible(brief(line[match.end() :], 1000)) for line, match in spoken if match]

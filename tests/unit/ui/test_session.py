@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from greater_fast.ui.form import Form
 from greater_fast.ui.session import Session
 
 pytestmark = pytest.mark.ui
+PYTHON = sys.executable
 PROGRAM = """#!{python}
 import json, pathlib, signal, sys, time
 given = sys.argv[4:]
@@ -97,8 +99,8 @@ def test_it_goes_on_with_more_steps(session: Session, started: Callable[[], list
     run = session.start(form(session))
     started()
     session.close()
-    session.resume(run, 7)
-    assert started() == ["resume", str(run), "--steps=7"]
+    session.resume(run, {"steps": 700000.0, "minutes": 1.5})
+    assert started() == ["resume", str(run), "--steps=700000", "--minutes=1.5"]
     assert session.running == run
 
 
@@ -108,6 +110,43 @@ def test_an_error_is_told_in_its_own_words(
     run = session.start(form(session, model="bad"))
     until(lambda: session.running is None)
     assert session.story(run).headline == "no such model: bad"
+
+
+def test_a_refusal_to_go_on_is_told_before_the_result(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    run = session.start(form(session, model="bad"))
+    (run / "run.json").write_text(json.dumps({"prompt": "a", "config": {"steps": 2}}))
+    (run / "result.json").write_text(json.dumps({"summary": "Gained.", "stopped": "all done"}))
+    until(lambda: session.running is None)
+    story = session.story(run)
+    assert story.headline == "no such model: bad"
+    assert story.notes[0].startswith("Gained.")
+
+
+def test_a_run_that_another_process_works_on_is_found_and_stopped(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    """As after a page's server was killed, or where a run was begun in a terminal."""
+    run = session.folder / "other"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / ".lock").write_text(f"{os.getpid()}\n")
+    assert session.running is None  # a file that was left behind is held by none
+    program = (
+        "import pathlib, sys, time; from greater_fast.runs.saved.lock import FolderLock\n"
+        "lock = FolderLock(pathlib.Path(sys.argv[1]))\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
+    )
+    other = subprocess.Popen([PYTHON, "-c", program, str(run)])
+    until(lambda: session.running == run)
+    with pytest.raises(ValueError, match="the run other goes on"):
+        session.start(form(session))
+    assert session.close() is None  # it is not this page's
+    assert session.running == run
+    session.stop()
+    assert other.wait() == 7
+    assert session.running is None
 
 
 def test_a_run_that_is_killed_says_so(session: Session, started: Callable[[], list[str]]) -> None:

@@ -61,6 +61,12 @@ def test_a_run_that_has_not_begun_says_what_its_process_says(tmp_path: Path, goe
     assert "Traceback" not in repr(story)
 
 
+def test_a_refused_option_is_told_as_well(tmp_path: Path) -> None:
+    usage = "usage: greater-fast resume [-h]\ngreater-fast resume: error: argument --steps: no\n"
+    (tmp_path / "log.txt").write_text(usage)
+    assert tell(tmp_path, goes_on=False).headline == "argument --steps: no"
+
+
 @pytest.mark.parametrize("name", ["run.json", "steps.jsonl", "result.json", "log.txt"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b"\xff\n", b"{}\n", b'{"step": "x"}\n'])
 def test_files_that_are_damaged_or_of_another_version_are_no_error(
