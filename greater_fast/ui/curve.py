@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 240, 52, 28, 12
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 480, 220, 48, 14, 26, 12
 _LINES = (("objective", "objective"), ("error", "error_rate"))  # class of CSS, field of a step
 _NUM_TICKS = 4
 
@@ -19,7 +19,7 @@ def curve(steps: Sequence[dict[str, Any]], num_planned: int) -> str:
         return ""
     first, last = steps[0]["step"] + 1, max(steps[-1]["step"] + 1, num_planned)
     top = max(float(step[field]) for step in steps for _, field in _LINES) or 1.0
-    across = (_WIDTH - _LEFT - 12) / max(1, last - first)
+    across = (_WIDTH - _LEFT - _RIGHT) / max(1, last - first)
 
     def place(number: int, value: float) -> tuple[str, str]:
         return f"{_LEFT + across * (number - first):.1f}", f"{_height(value / top):.1f}"
@@ -47,7 +47,7 @@ def _ticks(top: float) -> str:
     for number in range(_NUM_TICKS + 1):
         part = number / _NUM_TICKS
         value, y = top * part, _height(part)
-        parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - 12}' y1='{y:.1f}' y2='{y:.1f}'/>")
+        parts.append(f"<line x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
         parts.append(f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{value:.2f}</text>")
     return "".join(parts)
 

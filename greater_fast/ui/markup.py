@@ -11,6 +11,7 @@ from greater_fast.ui.preview import Preview
 from greater_fast.ui.story import Story
 
 _SHORT = 12  # characters
+_FEW = 3  # columns, which stand beside each other on a phone
 _TAGS = {"added": "ins", "removed": "del"}
 NOTHING_SEEN = "<p>Drop a data file: how its rows are understood stands here.</p>"
 
@@ -37,10 +38,13 @@ def table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -
     if not body:
         return ""
     kinds = [_kind(column) for column in zip(headers, *body, strict=True)]
-    head = _cells("th scope='col'", headers, kinds)
-    lines = "".join(f"<tr>{_cells('td', row, kinds)}</tr>" for row in body)
+    head = "".join(
+        f"<th scope='col'{kind}>{text(h)}</th>" for h, kind in zip(headers, kinds, strict=True)
+    )
+    lines = "".join(f"<tr>{_cells(headers, row, kinds)}</tr>" for row in body)
+    name = "plain many" if len(headers) > _FEW else "plain"
     return (
-        f"<table class='plain'><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<table class='{name}'><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{lines}</tbody></table>"
     )
 
@@ -101,9 +105,11 @@ def steps_html(story: Story) -> str:
     return table("Steps, the last one first", headers, rows)
 
 
-def _cells(tag: str, cells: Iterable[str], kinds: Iterable[str]) -> str:
+def _cells(headers: Sequence[str], row: Sequence[str], kinds: Sequence[str]) -> str:
+    """The cells of a row, each with its header: on a narrow page they stand one below the other."""
     return "".join(
-        f"<{tag}{kind}>{text(cell)}</{tag[:2]}>" for cell, kind in zip(cells, kinds, strict=True)
+        f"<td{kind} data-header='{text(header)}'>{text(cell)}</td>"
+        for header, cell, kind in zip(headers, row, kinds, strict=True)
     )
 
 

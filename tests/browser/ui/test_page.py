@@ -25,6 +25,12 @@ WIDTHS = (390, 768, 1280)
 _OF_GRADIO = "Method not implemented."
 _HOSTILE = "<img src=x onerror='document.title=1'>{{value}}${value}"
 
+_CUT_OFF = """
+return [...document.querySelectorAll(".html-container *")]
+    .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth)
+    .map(e => e.outerHTML.slice(0, 80));
+"""
+
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
@@ -97,6 +103,7 @@ def fits_every_width(page: "Browser") -> None:
     for width in WIDTHS:
         page.show_as(width, dark=width == 768)
         assert page.too_wide() == []
+        assert page.js(_CUT_OFF) == []
     page.show_as(1280)
 
 

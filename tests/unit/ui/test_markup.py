@@ -80,6 +80,8 @@ def test_tables_have_a_cell_for_each_value_and_none_for_nothing() -> None:
     page = markup.table("three", ("a", "b"), [("1", "2"), ("3", "a longer text that breaks")])
     assert (page.count("<tr>"), page.count("<td"), page.count("<th ")) == (3, 4, 2)
     assert page.count("class='short'") == 3  # the first column alone
+    assert "many" not in page
+    assert "data-header='d'" in markup.table("many", tuple("abcd"), ["1234"])
     assert markup.table("none", ("a", "b"), []) == ""
 
 
@@ -105,12 +107,13 @@ def test_points_of_the_curve_are_in_order_and_inside(
     ]
     drawing = curve(steps, num_planned)
     svg = ElementTree.fromstring(drawing[drawing.index("<svg") : -len("</figure>")])
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
     lines = [line.attrib["points"].split() for line in svg.iter("polyline")]
     for line, values in zip(lines, zip(*figures, strict=True), strict=True):
         points = [tuple(map(float, point.split(","))) for point in line]
         assert len(points) == len(values)
         assert [x for x, _ in points] == sorted({x for x, _ in points})
-        assert all(0 <= x <= 720 and 0 <= y <= 240 for x, y in points)
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
         by_height = sorted(zip(values, points, strict=True), key=lambda pair: pair[0])
         heights = [y for _, (_, y) in by_height]
         assert heights == sorted(heights, reverse=True)  # y grows downwards
