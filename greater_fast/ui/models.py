@@ -22,11 +22,11 @@ def _demonstration() -> list[str]:
 
 def _downloaded() -> list[str]:
     """Models in the hub's cache whose weights can be read."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
         return []
     return sorted(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import signal
 import socket
 import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,31 @@ def serve(session: Session, host: str, port: int, say: Callable[[str], None]) ->
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
-        number = listening.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        say(f"the page is at http://{shown}:{number}, its runs are in {session.folder}")
-        if host not in LOOPBACK:
-            say(
-                f"warning: whoever reaches {host} can use this page: load any model, read all runs "
-                "and take this machine's time; leave --host out to keep it to this machine"
-            )
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        with contextlib.suppress(KeyboardInterrupt):  # which is how a page is closed
-            uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        )
+        start, number = server.startup, listening.getsockname()[1]
+
+        async def start_and_say(sockets: Any = None) -> None:
+            await start(sockets)
+            for line in _reached_at(host, number):
+                say(line)
+
+        server.startup = start_and_say
+        # uvicorn listens for Ctrl-C a little later: raised in the midst of gradio, it may be lost.
+        before = signal.signal(signal.SIGINT, server.handle_exit)
+        try:
+            say(f"runs are in {session.folder}")
+            server.run(sockets=[listening])
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _reached_at(host: str, port: int) -> Iterator[str]:
+    """Where the page is, and who else can reach it."""
+    yield f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}"
+    if host not in LOOPBACK:
+        yield (
+            f"warning: whoever reaches {host} can use this page: load any model, read all runs and "
+            "take this machine's time; leave --host out to keep it to this machine"
+        )

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -138,12 +137,17 @@ def test_without_gradio_the_extra_is_named(
         application(session, "127.0.0.1", print)
 
 
+def command(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
+    program = [sys.executable, "-m", "greater_fast", "ui", "--port=0", f"--runs={tmp_path}/runs"]
+    return subprocess.Popen([*program, *options], stderr=subprocess.PIPE, text=True)
+
+
 def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "greater_fast", "ui", "--port=0", f"--runs={tmp_path}/r"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with command(tmp_path) as process:
         assert process.stderr is not None
+        assert process.stderr.readline() == f"greater-fast: runs are in {tmp_path}/runs\n"
         line = process.stderr.readline()
-        address = line.partition("the page is at ")[2].partition(",")[0]
+        address = line.partition("the page is at ")[2].strip()
         assert address.startswith("http://127.0.0.1:"), line
         assert asked(f"{address}/")[0] == 200
         process.send_signal(signal.SIGINT)
@@ -152,12 +156,18 @@ def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c(tmp_path: Path) -
 
 
 def test_an_open_page_is_warned_of(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "greater_fast", "ui", "--port=0", f"--runs={tmp_path}/r"]
-    with subprocess.Popen(
-        [*command, "--host=0.0.0.0"], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
+    with command(tmp_path, "--host=0.0.0.0") as process:
         assert process.stderr is not None
-        lines = [process.stderr.readline() for _ in range(2)]
+        lines = [process.stderr.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
         process.stderr.read()
-    assert "warning: whoever reaches 0.0.0.0" in lines[1]
+    assert "warning: whoever reaches 0.0.0.0" in lines[2]
+
+
+def test_ctrl_c_is_heard_while_the_server_starts(tmp_path: Path) -> None:
+    with command(tmp_path) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.returncode == 0
