@@ -24,6 +24,12 @@ _FILES = ("run.json", LOG)  # what tells a run's folder from others
 _SECONDS_TO_STOP = 60.0
 # A run tells its progress by lines, whatever the page was started from.
 _OF_TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "JPY_PARENT_PID")
+# As `python -m greater_fast`; but Ctrl-C is heard, though the page's own process, in the background
+# of a script, may have been told to ignore it.
+_PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from greater_fast.__main__ import main; sys.exit(main())"
+)
 
 
 class Session:
@@ -174,7 +180,7 @@ class Session:
     def _begin(self, run: Path, arguments: Sequence[str]) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in _OF_TERMINALS}
         # -P: what lies in the working directory is none of the program's modules
-        command = [sys.executable, "-P", "-m", "greater_fast", *arguments]
+        command = [sys.executable, "-P", "-c", _PROGRAM, *arguments]
         try:
             with run.joinpath(LOG).open("ab") as log:
                 self._process = subprocess.Popen(

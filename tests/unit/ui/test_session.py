@@ -91,8 +91,8 @@ def test_one_run_at_a_time(session: Session, started: Callable[[], list[str]]) -
     assert session.runs() == [run]
     session.close()
     assert session.running is None
-    other = session.start(form(session))
-    assert other != run
+    assert session.start(form(session)) != run
+    started()
 
 
 def test_it_goes_on_with_more_steps(session: Session, started: Callable[[], list[str]]) -> None:
@@ -134,7 +134,9 @@ def test_a_run_that_another_process_works_on_is_found_and_stopped(
     (run / ".lock").write_text(f"{os.getpid()}\n")
     assert session.running is None  # a file that was left behind is held by none
     program = (
-        "import pathlib, sys, time; from greater_fast.runs.saved.lock import FolderLock\n"
+        "import pathlib, signal, sys, time\n"
+        "from greater_fast.runs.saved.lock import FolderLock\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "lock = FolderLock(pathlib.Path(sys.argv[1]))\n"
         "try: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
     )
@@ -156,6 +158,27 @@ def test_a_run_that_is_killed_says_so(session: Session, started: Callable[[], li
     os.kill(session._process.pid, signal.SIGKILL)
     until(lambda: session.running is None)
     assert "SIGKILL" in session.story(run).headline
+
+
+def test_a_run_can_be_stopped_where_the_page_is_to_ignore_ctrl_c(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a command in the background of a script is."""
+    ready, package = tmp_path / "ready", tmp_path / "lib" / "greater_fast"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        f"def main():\n    import time\n    open({str(ready)!r}, 'w').close()\n    time.sleep(60)"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        session.start(form(session))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    until(ready.exists)
+    assert session.close() is not None
+    assert session.running is None
 
 
 def test_what_cannot_begin_leaves_nothing(
