@@ -1,6 +1,6 @@
 """Scheduler, block pool and CPU attention of the rollout engine (csrc/)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ Outcome = tuple[
     tuple[float, ...],
     tuple[int, ...],
     int | None,
+    int | None,
 ]
+
+class Stop:
+    def __init__(
+        self,
+        last_ids: Sequence[int],
+        cut: Callable[[list[int], int], tuple[int, Sequence[int], int] | None],
+    ) -> None: ...
 
 class Scheduler:
     def __init__(
@@ -46,6 +54,8 @@ class Scheduler:
         max_new_tokens: int,
         max_answer_tokens: int = 0,
         end_ids: Sequence[int] = (),
+        stop: Stop | None = None,
+        answer_stop: Stop | None = None,
     ) -> None: ...
     def cancel(self, key: int) -> int: ...
     def cancel_group(self, group: int) -> int: ...

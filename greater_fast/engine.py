@@ -12,6 +12,7 @@ import torch
 
 from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
+from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.ranks import Ranks
 
 # The ids of a generated answer -> what it is worth, in [0, 1]
@@ -30,7 +31,8 @@ class RolloutRequest:
     Requests of a `group` can be dropped together. Sampled text with the same `sample_key` (the
     row's number) meets the same noise. A draw is sampled at temperature 1 by an engine that was
     made for it, whether or not it samples everything. `model` is the number of the one that is
-    asked, among several; an engine has one, and does not look.
+    asked, among several; an engine has one, and does not look. `stop` ends a reasoning beside the
+    end ids, `answer_stop` a generated answer.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,14 +47,18 @@ class RolloutRequest:
     sample_key: int = 0
     is_draw: bool = False
     model: int = 0
-    measure: AnswerMeasure | None = field(default=None, compare=False)  # each rank has its own
+    # Each rank has its own.
+    measure: AnswerMeasure | None = field(default=None, compare=False)
+    stop: StopTexts | None = field(default=None, compare=False)
+    answer_stop: StopTexts | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One row's reasoning, and what the model thinks of prompt and gold answer around it.
 
-    `end_id` ended the reasoning and is no part of it; None where the token limit did.
+    `end_id` ended the reasoning and is no part of it; so is `stop_text`, and the reasoning's ids
+    spell what was written before it. Both are None where the token limit ended the reasoning.
     `answer_ids` were generated behind the extractor, where that was asked for, and `metric` is what
     they were measured to be worth. `answer_logprobs` are log-softmax(logits / temperature) of the
     gold answer's tokens, `answer_hits` whether each is the argmax; `prompt_nll` is the mean -log p
@@ -66,6 +72,7 @@ class Rollout:
     answer_ids: tuple[int, ...] = ()
     end_id: int | None = None
     metric: float | None = None
+    stop_text: str | None = None
 
     @property
     def is_wrong(self) -> bool:

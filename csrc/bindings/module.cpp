@@ -1,9 +1,15 @@
 // The extension module, and the scheduler as Python sees it.
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -12,6 +18,27 @@
 namespace greater_fast {
 
 namespace {
+
+py::object number_or_none(int32_t number) {
+  return number < 0 ? py::object(py::none()) : py::object(py::int_(number));
+}
+
+// Python's word on a text: how many of its ids stay, what follows them, and a number; or None.
+using PyCut = std::optional<std::tuple<int32_t, std::vector<int32_t>, int32_t>>;
+
+std::shared_ptr<Stop> make_stop(
+    std::vector<int32_t> last_ids,
+    const std::function<PyCut(const std::vector<int32_t>&, int32_t)>& cut) {
+  std::sort(last_ids.begin(), last_ids.end());
+  // The caster of `cut` takes the GIL for each call, and to be dropped.
+  return std::make_shared<Stop>(
+      Stop{std::move(last_ids), [cut](const std::vector<int32_t>& ids, int32_t limit) {
+             const PyCut found = cut(ids, limit);
+             std::optional<Cut> made;
+             if (found) made = Cut{std::get<0>(*found), std::get<1>(*found), std::get<2>(*found)};
+             return made;
+           }});
+}
 
 // A scheduler and the buffers it plans into, which Python allocated and reads.
 class PyScheduler {
@@ -62,11 +89,10 @@ class PyScheduler {
   py::list take_finished() {
     py::list finished;
     for (Outcome& o : scheduler_.take_finished()) {
-      finished.append(
-          py::make_tuple(o.key, py::tuple(py::cast(o.reasoning_ids)),
-                         py::tuple(py::cast(o.answer_ids)), py::tuple(py::cast(o.prompt_nll)),
-                         py::tuple(py::cast(o.target_logprobs)), py::tuple(py::cast(o.target_hits)),
-                         o.end_id < 0 ? py::object(py::none()) : py::object(py::int_(o.end_id))));
+      finished.append(py::make_tuple(
+          o.key, py::tuple(py::cast(o.reasoning_ids)), py::tuple(py::cast(o.answer_ids)),
+          py::tuple(py::cast(o.prompt_nll)), py::tuple(py::cast(o.target_logprobs)),
+          py::tuple(py::cast(o.target_hits)), number_or_none(o.end_id), number_or_none(o.stop)));
     }
     return finished;
   }
@@ -108,6 +134,9 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "Scheduler, block pool and CPU attention of greater_fast's rollout engine.";
   using namespace py::literals;
 
+  py::class_<Stop, std::shared_ptr<Stop>>(module, "Stop")
+      .def(py::init(&make_stop), "last_ids"_a, "cut"_a);
+
   py::class_<PyScheduler>(module, "Scheduler")
       .def(py::init([](const py::dict& buffers, int32_t num_blocks, int32_t block_size,
                        int32_t table_width, int32_t max_tokens, int32_t min_tokens,
@@ -135,7 +164,8 @@ PYBIND11_MODULE(_core, module) {
           [](PyScheduler& self, int64_t key, int64_t group, std::vector<int32_t> prompt_ids,
              std::pair<int32_t, int32_t> prompt_span, std::vector<int32_t> draft_ids,
              std::vector<int32_t> target_ids, int32_t num_scored, int32_t max_new_tokens,
-             int32_t max_answer_tokens, std::vector<int32_t> end_ids) {
+             int32_t max_answer_tokens, std::vector<int32_t> end_ids, std::shared_ptr<Stop> stop,
+             std::shared_ptr<Stop> answer_stop) {
             Request request;
             request.key = key;
             request.group = group;
@@ -148,13 +178,15 @@ PYBIND11_MODULE(_core, module) {
             request.max_new_tokens = max_new_tokens;
             request.max_answer_tokens = max_answer_tokens;
             request.end_ids = std::move(end_ids);
+            request.stop = std::move(stop);
+            request.answer_stop = std::move(answer_stop);
             self.scheduler().submit(std::move(request));
           },
           py::kw_only(), "key"_a, "group"_a = 0, "prompt_ids"_a,
           "prompt_span"_a = std::pair<int32_t, int32_t>{0, 0},
           "draft_ids"_a = std::vector<int32_t>{}, "target_ids"_a = std::vector<int32_t>{},
           "num_scored"_a = 0, "max_new_tokens"_a, "max_answer_tokens"_a = 0,
-          "end_ids"_a = std::vector<int32_t>{})
+          "end_ids"_a = std::vector<int32_t>{}, "stop"_a = nullptr, "answer_stop"_a = nullptr)
       .def(
           "cancel", [](PyScheduler& self, int64_t key) { return self.scheduler().cancel(key); },
           "key"_a)

@@ -52,7 +52,7 @@ void fuzz_scheduler(uint64_t seed, Statistics* total) {
     for (const Outcome& o : world.scheduler.take_finished()) {
       const Outcome e = expected(asked.at(o.key), samples);
       check(o.reasoning_ids == e.reasoning_ids && o.answer_ids == e.answer_ids, "wrong tokens");
-      check(o.end_id == e.end_id, "a wrong end");
+      check(o.end_id == e.end_id && o.stop == e.stop, "a wrong end");
       check(o.prompt_nll == e.prompt_nll, "a wrong prompt NLL");
       check(o.target_logprobs == e.target_logprobs, "a wrong log-probability");
       check(o.target_hits == e.target_hits, "a wrong hit");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -69,18 +70,45 @@ struct Prefix {
   }
 };
 
-inline Ids generate(Ids* text, int32_t limit, const Ids& ends, bool samples,
-                    int32_t* end = nullptr) {
-  const size_t start = text->size();
-  while (static_cast<int32_t>(text->size() - start) < limit) {
+// Ends a text at some tokens, now and then: a few of the last ones go, others may take their place.
+inline std::shared_ptr<const Stop> random_stop(Random& random) {
+  Stop stop;
+  stop.last_ids = random.ids(random.between(1, 3));
+  std::sort(stop.last_ids.begin(), stop.last_ids.end());
+  const int32_t seed = random.between(0, 1000);
+  stop.cut = [seed](const Ids& ids, int32_t limit) -> std::optional<Cut> {
+    const Prefix prefix = Prefix::of(ids, ids.size());
+    if (mix(prefix.whole, seed) % 3 == 0) return std::nullopt;
+    Random inner(mix(prefix.whole, seed + 1));
+    Cut cut;
+    cut.num_kept = std::max(size_of(ids) - inner.between(0, 6), 0);
+    const int32_t room = limit - cut.num_kept;
+    if (inner.one_in(2)) cut.ids = inner.ids(std::min(inner.between(0, 3), room));
+    cut.number = inner.between(0, 9);
+    return cut;
+  };
+  return std::make_shared<const Stop>(stop);
+}
+
+inline Ids generate(Ids* text, int32_t limit, const Ids& ends, const Stop* stop, bool samples,
+                    Outcome* outcome) {
+  const auto start = static_cast<ptrdiff_t>(text->size());
+  while (size_of(*text) - start < limit) {
     const int32_t token = Prefix::of(*text, text->size()).next(samples);
     if (std::count(ends.begin(), ends.end(), token) > 0) {
-      if (end) *end = token;
+      outcome->end_id = token;
       break;
     }
     text->push_back(token);
+    if (!stop || std::count(stop->last_ids.begin(), stop->last_ids.end(), token) == 0) continue;
+    const std::optional<Cut> cut = stop->cut({text->begin() + start, text->end()}, limit);
+    if (!cut) continue;
+    text->resize(start + cut->num_kept);
+    text->insert(text->end(), cut->ids.begin(), cut->ids.end());
+    outcome->stop = cut->number;
+    break;
   }
-  return {text->begin() + static_cast<ptrdiff_t>(start), text->end()};
+  return {text->begin() + start, text->end()};
 }
 
 inline Outcome expected(const Request& r, bool samples) {
@@ -89,7 +117,7 @@ inline Outcome expected(const Request& r, bool samples) {
   for (int32_t i = r.span_start; i < r.span_stop; ++i) {
     o.prompt_nll.push_back(-Prefix::of(text, i).logprob(text[i], 0));
   }
-  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids, samples, &o.end_id);
+  o.reasoning_ids = generate(&text, r.max_new_tokens, r.end_ids, r.stop.get(), samples, &o);
   if (r.num_scored == 0 && r.max_answer_tokens == 0) return o;
   text.insert(text.end(), r.target_ids.begin(), r.target_ids.end());
   for (size_t i = text.size() - r.num_scored; i < text.size(); ++i) {
@@ -97,7 +125,9 @@ inline Outcome expected(const Request& r, bool samples) {
     o.target_logprobs.push_back(prefix.logprob(text[i], 1));
     o.target_hits.push_back(prefix.likeliest() == text[i]);
   }
-  o.answer_ids = generate(&text, r.max_answer_tokens, r.end_ids, samples);
+  Outcome of_answer;  // what ended the answer is not told
+  o.answer_ids =
+      generate(&text, r.max_answer_tokens, r.end_ids, r.answer_stop.get(), samples, &of_answer);
   return o;
 }
 
@@ -120,6 +150,8 @@ inline Request random_request(Random& random, const std::vector<Ids>& texts, int
   const bool may_be_silent = r.num_scored > 0 || r.max_answer_tokens > 0;
   r.max_new_tokens = random.between(may_be_silent ? 0 : 1, random.one_in(2) ? 4 : 30);
   if (random.one_in(2)) r.end_ids = random.ids(random.between(1, 2));
+  if (random.one_in(3)) r.stop = random_stop(random);
+  if (random.one_in(3)) r.answer_stop = random_stop(random);
   r.draft_ids =
       random.one_in(3) ? random.ids(random.between(0, 20)) : expected(r, false).reasoning_ids;
   if (!r.draft_ids.empty() && random.one_in(2)) {

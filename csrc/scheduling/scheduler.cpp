@@ -131,8 +131,10 @@ Scheduler::Admission Scheduler::admit(Sequence& s) {
   const int32_t num_known = size_of(s.tokens);
   // The last token is computed in any case, and so is the row of the first scored one: their
   // logits are what is asked for.
-  const int32_t limit =
+  int32_t limit =
       s.request.num_scored > 0 && s.first_scored > 0 ? s.first_scored - 1 : num_known - 1;
+  // What may be cut is not shared: other ids would be written there.
+  if (s.request.stop) limit = std::min(limit, size_of(s.request.prompt_ids) - 1);
   if (config_.share_prefixes) found_ = pool_.match(s.tokens.data(), limit, std::move(found_));
   const PrefixMatch& found = found_;
   if (found.pending) return Admission::kPrefixPending;

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "scheduling/block_pool.h"
@@ -30,6 +32,20 @@ struct SchedulerConfig {
   bool share_prefixes = true;
 };
 
+// What stays of a generated text that ends: its first ids, then others, and what ended it.
+struct Cut {
+  int32_t num_kept = 0;
+  std::vector<int32_t> ids;
+  int32_t number = 0;
+};
+
+// What ends a generated text beside end ids: asked of the whole of it, with the most ids that it
+// may have, whenever one of `last_ids` was written.
+struct Stop {
+  std::vector<int32_t> last_ids;  // sorted
+  std::function<std::optional<Cut>(const std::vector<int32_t>&, int32_t)> cut;
+};
+
 // One sequence: prompt -> reasoning, then forced target tokens, then perhaps a generated answer.
 struct Request {
   int64_t key = 0;  // an int32, as the plan's row_keys are
@@ -43,13 +59,16 @@ struct Request {
   int32_t max_new_tokens = 0;
   int32_t max_answer_tokens = 0;  // generated behind the target
   std::vector<int32_t> end_ids;
+  std::shared_ptr<const Stop> stop;         // of the reasoning
+  std::shared_ptr<const Stop> answer_stop;  // of the generated answer
 };
 
 // What a finished request came to.
 struct Outcome {
   int64_t key = 0;
   std::vector<int32_t> reasoning_ids;
-  int32_t end_id = -1;  // what ended them, -1 where the limit did
+  int32_t end_id = -1;  // what ended them, -1 where another thing did
+  int32_t stop = -1;    // the number of the cut that ended them, -1 where there was none
   std::vector<int32_t> answer_ids;
   std::vector<float> prompt_nll;  // one a span token
   std::vector<float> target_logprobs;
@@ -146,6 +165,7 @@ class Scheduler {
     int32_t num_shared = 0;       // of the first ones, which were there when it was admitted
     int32_t num_reasoning = 0;    // generated, without the end id
     int32_t end_id = -1;          // of the reasoning
+    int32_t stop = -1;            // the number of its cut
     int32_t num_answer = 0;
     int32_t first_scored = 0;  // place of the first scored token, once it is known
     std::vector<BlockId> blocks;
@@ -183,6 +203,7 @@ class Scheduler {
   void write(Sequence& s, const PlanBuffers& buffers, PlanCounts& counts);
   void commit_sequence(Sequence& s, const Answers& answers);
   bool append_generated(Sequence& s, int32_t token);
+  bool cut_at_stop(Sequence& s);
   void end_generation(Sequence& s);
   void finish(Sequence& s);
 

@@ -245,49 +245,4 @@ void Scheduler::commit_sequence(Sequence& s, const Answers& answers) {
   if (s.done) finish(s);
 }
 
-bool Scheduler::append_generated(Sequence& s, int32_t token) {
-  ++statistics_.generated_tokens;
-  const std::vector<int32_t>& ends = s.request.end_ids;
-  const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
-  const bool reasons = s.phase == Phase::kReasoning;
-  int32_t& count = reasons ? s.num_reasoning : s.num_answer;
-  if (!ended) {
-    s.tokens.push_back(token);
-    ++count;
-  } else if (reasons) {
-    s.end_id = token;
-  }
-  if (!ended && count < (reasons ? s.request.max_new_tokens : s.request.max_answer_tokens)) {
-    return true;
-  }
-  end_generation(s);
-  return false;
-}
-
-void Scheduler::end_generation(Sequence& s) {
-  const bool reasons = s.phase == Phase::kReasoning;
-  const std::vector<int32_t>& target = s.request.target_ids;
-  if (reasons && (s.request.num_scored > 0 || s.request.max_answer_tokens > 0)) {
-    s.tokens.insert(s.tokens.end(), target.begin(), target.end());
-    s.first_scored = size_of(s.tokens) - s.request.num_scored;
-    s.phase = s.request.max_answer_tokens > 0 ? Phase::kAnswer : Phase::kTarget;
-  } else {
-    s.done = true;
-  }
-}
-
-void Scheduler::finish(Sequence& s) {
-  Outcome outcome;
-  outcome.key = s.request.key;
-  const auto reasoning = s.tokens.begin() + size_of(s.request.prompt_ids);
-  outcome.reasoning_ids.assign(reasoning, reasoning + s.num_reasoning);
-  outcome.end_id = s.end_id;
-  outcome.answer_ids.assign(s.tokens.end() - s.num_answer, s.tokens.end());
-  outcome.prompt_nll = std::move(s.prompt_nll);
-  outcome.target_logprobs = std::move(s.target_logprobs);
-  outcome.target_hits = std::move(s.target_hits);
-  finished_.push_back(std::move(outcome));
-  drop_blocks(s);
-}
-
 }  // namespace greater_fast

@@ -28,7 +28,7 @@ from greater_fast.model.lm import LM
 from greater_fast.model.own_layers import own_layers
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.invariance import is_batch_invariant
-from greater_fast.rollouts.outcome import measured, rollout_of
+from greater_fast.rollouts.outcome import measured, rollout_of, stops_of
 from greater_fast.rollouts.paged import longest_of, usable_backend
 from greater_fast.rollouts.sampled_rows import SampledRows, written
 from greater_fast.rollouts.sampling import check_draws, make_sampler
@@ -193,7 +193,8 @@ class RolloutEngine:
             while not self._scheduler.idle:
                 self._step()
                 for outcome in self._scheduler.take_finished():
-                    number, made = outcome[0], rollout_of(*outcome[1:])
+                    number = outcome[0]
+                    made = rollout_of(requests[number], outcome)
                     rollouts[number] = rollout = measured(requests[number], made, self.lm.ranks)
                     for group in on_finished(number, rollout) if on_finished else ():
                         self._scheduler.cancel_group(group)
@@ -238,6 +239,7 @@ class RolloutEngine:
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
         check_draws(requests, self._sampler)
+        stops = stops_of(requests)
         try:
             for number, request in enumerate(requests):
                 self._scheduler.submit(
@@ -251,6 +253,8 @@ class RolloutEngine:
                     max_new_tokens=request.max_new_tokens,
                     max_answer_tokens=request.max_answer_tokens,
                     end_ids=sorted(request.end_ids),
+                    stop=stops[request.stop],
+                    answer_stop=stops[request.answer_stop],
                 )
         except (ValueError, TypeError) as error:
             raise ValueError(f"request {number}: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,8 +15,40 @@ from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, row_groups
+from greater_fast.model.text.stop_texts import StopTexts
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """What ends a generated text: a number of tokens, one of some ids, a text."""
+
+    limit: int
+    end_ids: frozenset[int]
+    stop: StopTexts | None = None
+
+    def ended(self, tokens: Sequence[int]) -> Written:
+        """What a text comes to, of tokens that may go on behind its end."""
+        end = next((i for i, token in enumerate(tokens) if token in self.end_ids), None)
+        ids = tuple(tokens[:end])
+        if self.stop is not None and (found := self.stop.first_cut(ids, self.limit)):
+            count, cut = found
+            return Written(
+                (*ids[: cut.num_kept], *cut.ids), count, None, self.stop.texts[cut.number]
+            )
+        return Written(ids, len(ids) + (end is not None), None if end is None else tokens[end])
+
+
+class Written(NamedTuple):
+    """A generated text's ids, the number of tokens that it took, and what ended it."""
+
+    ids: tuple[int, ...]
+    num_tokens: int
+    end_id: int | None = None
+    stop_text: str | None = None
+
 
 LogitsProcessor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+StoppingCriterion = Callable[..., torch.Tensor]
 _NUM_TRIED = 5  # tokens that are generated on trial
 _LONGEST = 128  # tokens of a row on trial, at most
 
@@ -104,7 +136,7 @@ def _why_not(lm: LM, way: Way, longest: int | None) -> str | None:
             return logits
 
         try:
-            sequences = generate(lm, rows, _NUM_TRIED, frozenset(), way, [keep])
+            sequences = generate(lm, rows, Until(_NUM_TRIED, frozenset()), way, [keep])
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(f"{lm.device} has no memory to generate {long} tokens") from error
@@ -122,23 +154,22 @@ def _why_not(lm: LM, way: Way, longest: int | None) -> str | None:
 def generate(
     lm: LM,
     contexts: Sequence[Sequence[int]],
-    limit: int,
-    end_ids: frozenset[int],
+    until: Until,
     way: Way,
     processors: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
-    """Greedy continuations of one batch, to an end id or `limit`; behind an end id is padding."""
-    from transformers import GenerationConfig
+    """Greedy continuations of one batch, until all have ended; what is behind an end is padding."""
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     width = max(map(len, contexts))
-    pad = min(end_ids or lm.end_ids)
+    pad = min(until.end_ids or lm.end_ids)
     ids = [[*[pad] * (width - len(c)), *c] for c in contexts]
     mask = [[0] * (width - len(c)) + [1] * len(c) for c in contexts]
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
-        max_new_tokens=limit,
-        eos_token_id=sorted(end_ids) or None,
+        max_new_tokens=until.limit,
+        eos_token_id=sorted(until.end_ids) or None,
         pad_token_id=pad,
         use_cache=way.cached,
     )
@@ -148,9 +179,24 @@ def generate(
             attention_mask=torch.tensor(mask, device=lm.device),
             generation_config=settings,
             logits_processor=list(processors),
+            stopping_criteria=StoppingCriteriaList(_stopping(until, width)),
         )
     new: list[list[int]] = output[:, width:].tolist()
     return new
+
+
+def _stopping(until: Until, width: int) -> list[StoppingCriterion]:
+    """What tells transformers which rows have come to a stop text."""
+    stop = until.stop
+    if stop is None:
+        return []
+
+    def have_ended(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        rows = input_ids[:, width:].tolist()
+        ended = [r[-1] in stop.last_ids and until.ended(r).stop_text is not None for r in rows]
+        return torch.tensor(ended, device=input_ids.device)
+
+    return [have_ended]
 
 
 @contextlib.contextmanager

@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from greater_fast.engine import Rollout, RolloutRequest
+from greater_fast.model.cpu.extension import Stop
+from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.ranks import Ranks
 
+# Key, reasoning, answer, prompt NLL, log-probabilities and hits of targets, end id, number of stop.
+Outcome = tuple[
+    int,
+    tuple[int, ...],
+    tuple[int, ...],
+    tuple[float, ...],
+    tuple[float, ...],
+    tuple[int, ...],
+    int | None,
+    int | None,
+]
 
-def rollout_of(
-    reasoning: tuple[int, ...],
-    answer: tuple[int, ...],
-    prompt_nll: Sequence[float],
-    logprobs: tuple[float, ...],
-    hits: Sequence[int],
-    end_id: int | None,
-) -> Rollout:
-    """The rollout of what the scheduler says of a finished sequence, in its order."""
+
+def rollout_of(request: RolloutRequest, outcome: Outcome) -> Rollout:
+    """The rollout of what the scheduler says of a finished request."""
+    _, reasoning, answer, prompt_nll, logprobs, hits, end_id, stop = outcome
     return Rollout(
         reasoning_ids=reasoning,
         answer_ids=answer,
@@ -26,7 +34,14 @@ def rollout_of(
         answer_hits=tuple(map(bool, hits)),
         prompt_nll=math.fsum(prompt_nll) / max(len(prompt_nll), 1),
         end_id=end_id,
+        stop_text=None if stop is None or request.stop is None else request.stop.texts[stop],
     )
+
+
+def stops_of(requests: Sequence[RolloutRequest]) -> dict[StopTexts | None, Stop | None]:
+    """What stops their texts, as the scheduler asks for it; nothing is stopped by None."""
+    found = {stop for request in requests for stop in (request.stop, request.answer_stop)}
+    return {stop: None if stop is None else Stop(sorted(stop.last_ids), stop.cut) for stop in found}
 
 
 def measured(request: RolloutRequest, rollout: Rollout, ranks: Ranks) -> Rollout:

@@ -22,7 +22,7 @@ from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
-from greater_fast.rollouts.generation import LogitsProcessor, choose_way, generate
+from greater_fast.rollouts.generation import LogitsProcessor, Until, Written, choose_way, generate
 from greater_fast.rollouts.outcome import measured
 from greater_fast.rollouts.sampling import check_draws, make_sampler, sample_keys
 
@@ -83,14 +83,14 @@ class PlainRolloutEngine:
         A batch that does not fit the memory is halved, and so are those that follow.
 
         Raises:
-            ValueError: requests with different limits, `end_ids` or `is_draw`; draws without noise.
+            ValueError: requests with different limits, ends or `is_draw`; draws without noise.
             MemoryError: the memory does not hold one row.
         """
-        if (
-            len({(r.max_new_tokens, r.max_answer_tokens, r.end_ids, r.is_draw) for r in requests})
-            > 1
-        ):
-            raise ValueError("requests of one call must share their limits, end_ids and is_draw")
+        kinds = {(_until(r), _until_answered(r), r.is_draw) for r in requests}
+        if len(kinds) > 1:
+            raise ValueError(
+                "requests of one call must share their limits, end_ids and is_draw, and stop texts"
+            )
         check_draws(requests, self._sampler)
         rollouts: list[Rollout | None] = [None] * len(requests)
         dropped: set[int] = set()
@@ -152,11 +152,11 @@ class PlainRolloutEngine:
         return [self.lm.logits(state[None])[0] for state in hidden]
 
     def _run_batch(self, batch: Sequence[RolloutRequest]) -> list[Rollout]:
-        written = self._generate(batch, [r.prompt_ids for r in batch], batch[0].max_new_tokens)
-        reasonings = [ids for ids, _ in written]
+        written = self._generate(batch, [r.prompt_ids for r in batch], _until(batch[0]))
+        reasonings = [text.ids for text in written]
         rollouts = [
-            replace(rollout, end_id=end_id)
-            for rollout, (_, end_id) in zip(self._score(batch, reasonings), written, strict=True)
+            replace(rollout, end_id=text.end_id, stop_text=text.stop_text)
+            for rollout, text in zip(self._score(batch, reasonings), written, strict=True)
         ]
         if batch[0].max_answer_tokens == 0:
             return rollouts
@@ -164,33 +164,30 @@ class PlainRolloutEngine:
             (*r.prompt_ids, *reasoning, *r.target_ids)
             for r, reasoning in zip(batch, reasonings, strict=True)
         ]
-        answers = self._generate(batch, contexts, batch[0].max_answer_tokens)
+        answers = self._generate(batch, contexts, _until_answered(batch[0]))
         return [
-            replace(rollout, answer_ids=answer)
-            for rollout, (answer, _) in zip(rollouts, answers, strict=True)
+            replace(rollout, answer_ids=answer.ids)
+            for rollout, answer in zip(rollouts, answers, strict=True)
         ]
 
     def _generate(
-        self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]], limit: int
-    ) -> list[tuple[tuple[int, ...], int | None]]:
-        """Continuations of at most `limit` tokens, each with the id that ended it, if one did."""
-        if limit == 0:
-            return [((), None)] * len(contexts)
-        texts: dict[int, tuple[tuple[int, ...], int | None]] = {}
+        self, batch: Sequence[RolloutRequest], contexts: Sequence[tuple[int, ...]], until: Until
+    ) -> list[Written]:
+        """What is written behind each context."""
+        if until.limit == 0:
+            return [Written((), 0)] * len(contexts)
+        texts: dict[int, Written] = {}
         for group in self.way.groups([len(ids) for ids in contexts]):
             own, own_contexts = [batch[n] for n in group], [contexts[n] for n in group]
             processors = self._noise(own, own_contexts)
-            end_ids = batch[0].end_ids
-            new = generate(self.lm, own_contexts, limit, end_ids, self.way, processors)
+            new = generate(self.lm, own_contexts, until, self.way, processors)
             width, num_new = max(map(len, own_contexts)), len(new[0])
             once = width + num_new - 1
             again = 0 if self.way.cached else (num_new - 1) * (2 * width + num_new - 2) // 2
             self.num_forward_tokens += len(group) * (once + again)
             for number, tokens in zip(group, new, strict=True):
-                length = next((i for i, t in enumerate(tokens) if t in end_ids), None)
-                self.num_generated_tokens += len(tokens) if length is None else length + 1
-                end_id = None if length is None else tokens[length]
-                texts[number] = tuple(tokens[:length]), end_id
+                texts[number] = until.ended(tokens)
+                self.num_generated_tokens += texts[number].num_tokens
         return [texts[number] for number in range(len(contexts))]
 
     def _noise(
@@ -248,3 +245,13 @@ class PlainRolloutEngine:
         with torch.inference_mode():
             values, hits = self.lm.logprobs(hidden, targets, temperature, self._kernels)
         return values.tolist(), hits.tolist()
+
+
+def _until(request: RolloutRequest) -> Until:
+    """What ends a request's reasoning."""
+    return Until(request.max_new_tokens, request.end_ids, request.stop)
+
+
+def _until_answered(request: RolloutRequest) -> Until:
+    """What ends its generated answer."""
+    return Until(request.max_answer_tokens, request.end_ids, request.answer_stop)

@@ -19,7 +19,24 @@ Outcome = tuple[
     tuple[float, ...],
     tuple[int, ...],
     int | None,
+    int | None,
 ]
+
+
+class Stop(NamedTuple):
+    """Ends a text at some tokens, now and then: its last ones go, others may take their place."""
+
+    last_ids: tuple[int, ...]
+    seed: int
+
+    def cut(self, ids: Iterable[int], limit: int) -> tuple[int, tuple[int, ...], int] | None:
+        ids = tuple(ids)
+        draw = hash((ids, self.seed)) % 1000
+        if draw % 3 == 0:
+            return None
+        kept = max(len(ids) - draw % 7, 0)
+        more = tuple(i % VOCAB for i in range(draw % 4))[: limit - kept]
+        return kept, more, draw % 5
 
 
 def extend(state: State, token: int) -> State:
@@ -61,6 +78,8 @@ class Request(NamedTuple):
     num_scored: int = 0
     max_answer_tokens: int = 0
     end_ids: tuple[int, ...] = ()
+    stop: Stop | None = None
+    answer_stop: Stop | None = None
 
     @property
     def longest(self) -> int:
@@ -74,27 +93,42 @@ class Expected(NamedTuple):
     num_computed: int  # tokens whose K/V somebody reads, or whose logits are needed
 
 
+class Written(NamedTuple):
+    ids: tuple[int, ...]
+    num_generated: int
+    end_id: int | None = None
+    stop: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.end_id is not None or self.stop is not None
+
+
 def _generate(
-    text: list[int], limit: int, end_ids: Collection[int], samples: bool
-) -> tuple[tuple[int, ...], int | None]:
-    """What is written behind `text`, and appended to it; the end id, if one came."""
+    text: list[int], limit: int, end_ids: Collection[int], stop: Stop | None, samples: bool
+) -> Written:
+    """What is written behind `text`, and appended to it; the end id, or the stop, if one came."""
     start, state = len(text), state_of(text)
-    while len(text) < start + limit:
+    while (count := len(text) - start) < limit:
         token = sampled_id(state) if samples else next_id(state)
         if token in end_ids:
-            return tuple(text[start:]), token
+            return Written(tuple(text[start:]), count + 1, end_id=token)
         text.append(token)
         state = extend(state, token)
-    return tuple(text[start:]), None
+        if stop and token in stop.last_ids and (cut := stop.cut(text[start:], limit)):
+            kept, more, number = cut
+            text[start + kept :] = more
+            return Written(tuple(text[start:]), count + 1, stop=number)
+    return Written(tuple(text[start:]), limit)
 
 
 def expected(request: Request, samples: bool = False) -> Expected:
     """What a request comes to, one token after the other."""
     text = list(request.prompt_ids)
     nll = tuple(-logprob(state_of(text[:i]), text[i], 0) for i in range(*request.prompt_span))
-    reasoning, end_id = _generate(text, request.max_new_tokens, request.end_ids, samples)
-    ended = end_id is not None
-    num_generated = len(reasoning) + ended
+    written = _generate(text, request.max_new_tokens, request.end_ids, request.stop, samples)
+    reasoning, num_generated, end_id, stop = written
+    ended = written.ended
     answer: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     hits: tuple[int, ...] = ()
@@ -103,8 +137,9 @@ def expected(request: Request, samples: bool = False) -> Expected:
         scored = range(len(text) - request.num_scored, len(text))
         logprobs = tuple(logprob(state_of(text[:i]), text[i], 1) for i in scored)
         hits = tuple(int(next_id(state_of(text[:i])) == text[i]) for i in scored)
-        answer, last_id = _generate(text, request.max_answer_tokens, request.end_ids, samples)
-        ended = last_id is not None
-        num_generated += len(answer) + ended
-    outcome = (request.key, reasoning, answer, nll, logprobs, hits, end_id)
+        limit, stops = request.max_answer_tokens, request.answer_stop
+        written = _generate(text, limit, request.end_ids, stops, samples)
+        answer, ended = written.ids, written.ended
+        num_generated += written.num_generated
+    outcome = (request.key, reasoning, answer, nll, logprobs, hits, end_id, stop)
     return Expected(outcome, num_generated, len(text) - (not ended))

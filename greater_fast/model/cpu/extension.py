@@ -7,6 +7,7 @@ import torch  # noqa: F401 (it brings the OpenMP library that the extension shar
 try:
     from greater_fast._core import (
         Scheduler,
+        Stop,
         gate_backward,
         gated_mlp,
         linear,
@@ -29,6 +30,7 @@ except ImportError as error:
 
 __all__ = [
     "Scheduler",
+    "Stop",
     "gate_backward",
     "gated_mlp",
     "linear",

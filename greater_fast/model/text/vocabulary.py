@@ -13,7 +13,9 @@ from greater_fast.model.text.scripts import Alphabet
 from greater_fast.model.text.special_text import literal_double
 from greater_fast.wording import quoted
 
+HALF_CHARACTER = "\ufffd"  # reads a part of a character that stands alone
 ANCHOR = "a"  # a text stands behind it as it stands inside a sequence: its leading space survives
+_OTHER_ANCHORS = ("\n", ".", "1")  # for a text that merges with it
 _PROBE = " The answer is 18, or B."
 
 
@@ -37,6 +39,7 @@ class Vocabulary:
             raise ValueError("the tokenizer has no ids for plain text: is this a text model?")
         (self._anchor_text,) = self._whole_texts([self._anchor_ids])  # some put a space before it
         self._masks: dict[Alphabet, torch.Tensor] = {}
+        self._completing: dict[tuple[str, ...], frozenset[int]] = {}
         ids = self.ids(_PROBE)
         if self.text(ids) != _PROBE or self._encode(f"so{_PROBE}")[-len(ids) :] != list(ids):
             raise ValueError(
@@ -89,6 +92,15 @@ class Vocabulary:
         if ids[:start] != self._anchor_ids:
             raise ValueError(f"the tokenizer merges {quoted(text)} with the text before it")
         return tuple(ids[start:])
+
+    def spelled(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
+        """Ids that add a text to that of `ids`; none where the tokenizer cannot write it there."""
+        for anchor in (ANCHOR, *_OTHER_ANCHORS) if text else ():
+            start, found = self._encode(anchor), self._encode(anchor + text)
+            more = found[len(start) :]
+            if found[: len(start)] == start and self.text([*ids, *more]) == self.text(ids) + text:
+                return tuple(more)
+        return ()
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of ids that follow other text, with the space in front where they carry one."""
@@ -145,7 +157,7 @@ class Vocabulary:
         return literal_double(self.tokenizer)
 
     @cached_property
-    def _token_texts(self) -> list[str]:
+    def token_texts(self) -> list[str]:
         """Each id's text behind other text; ids that name no token have none."""
         size = max(self.tokenizer.get_vocab().values()) + 1
         return self._texts([[i] for i in range(size)])
@@ -153,9 +165,25 @@ class Vocabulary:
     @cached_property
     def words(self) -> torch.Tensor:
         """[V] int64: a number for each id, the same where only case or outer space differ."""
-        words = [text.strip().casefold() for text in self._token_texts]
+        words = [text.strip().casefold() for text in self.token_texts]
         numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
         return torch.tensor([numbers[word] for word in words])
+
+    def completing(self, texts: tuple[str, ...]) -> frozenset[int]:
+        """Ids that can complete one of some texts: it ends with such a token, or inside of it.
+
+        Parts of characters are all among them: what they read depends on those before.
+        """
+        if texts not in self._completing:
+            ends = tuple({text[start:] for text in texts for start in range(len(text))})
+            self._completing[texts] = frozenset(
+                number
+                for number, token in enumerate(self.token_texts)
+                if token.startswith(ends)
+                or HALF_CHARACTER in token
+                or any(text in token for text in texts)
+            )
+        return self._completing[texts]
 
     def candidate_mask(self, alphabet: Alphabet) -> torch.Tensor:
         """Ids that a prompt may be changed to: tokens spelled in an alphabet (GREATER, step 1).
@@ -163,7 +191,7 @@ class Vocabulary:
         [V] bool, on the CPU; V is one more than the highest id, special ids are False.
         """
         if alphabet not in self._masks:
-            mask = torch.tensor(alphabet.spelled(self._token_texts))
+            mask = torch.tensor(alphabet.spelled(self.token_texts))
             mask[list(self.special_ids)] = False
             self._masks[alphabet] = mask
         return self._masks[alphabet]

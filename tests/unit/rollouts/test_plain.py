@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.plain import PlainRolloutEngine
 from tests.cases import plain_logits, tiny_lm, tokenizer
@@ -270,7 +271,14 @@ def test_a_rollout_depends_on_its_batch_by_rounding_alone() -> None:
         assert alone.prompt_nll == pytest.approx(rollout.prompt_nll, rel=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"max_new_tokens": 4}, {"end_ids": frozenset([3])}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_new_tokens": 4},
+        {"end_ids": frozenset([3])},
+        {"stop": StopTexts(tiny_lm().vocabulary, ["."])},
+    ],
+)
 def test_requests_of_one_call_share_their_limits(change: dict[str, Any]) -> None:
     lm = tiny_lm()
     plain: dict[str, Any] = {"prompt_ids": (0, 5), "max_new_tokens": 3, "end_ids": lm.end_ids}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from greater_fast._core import Scheduler
+from greater_fast._core import Scheduler, Stop
 from tests.unit.hash_language import (
     EMPTY,
     Outcome,
@@ -82,7 +82,11 @@ class World:
 
     def submit(self, *requests: Request) -> None:
         for request in requests:
-            self.scheduler.submit(**request._asdict())
+            stops = {
+                name: stop and Stop(stop.last_ids, stop.cut)
+                for name, stop in (("stop", request.stop), ("answer_stop", request.answer_stop))
+            }
+            self.scheduler.submit(**{**request._asdict(), **stops})
             self.requests[request.key] = request
 
     def plan(self) -> Counts:

@@ -1,11 +1,11 @@
 """What the scheduler shares, waits for, evicts and drafts, case by case."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from tests.unit.hash_language import TEXTS, VOCAB, Request, expected, next_id, state_of
+from tests.unit.hash_language import TEXTS, VOCAB, Request, Stop, expected, next_id, state_of
 from tests.unit.rollouts.scheduling.scheduler_model import World
 
 
@@ -147,6 +147,28 @@ def test_preempted_sequences_resume_where_they_were() -> None:
     found = world.scheduler.statistics()
     assert found["preemptions"] > 0
     assert found["generated_tokens"] == 60
+
+
+class _At(Stop):
+    """Ends a text of 20 ids, and leaves none of them."""
+
+    def cut(self, ids: Iterable[int], limit: int) -> tuple[int, tuple[int, ...], int] | None:
+        return (0, (1, 2, 3), 0) if len(tuple(ids)) == 20 else None
+
+
+def test_what_others_store_is_not_cut() -> None:
+    """A sequence that comes back behind what another one stored may be cut in the midst of it."""
+    prompt = PROMPT[:5]
+    whole = expected(Request(0, prompt, 20)).outcome[1]
+    other = Request(0, (*prompt, *whole[:11]), 30)
+    stopped = Request(
+        1, prompt, 30, stop=_At(tuple(range(VOCAB)), 0), target_ids=(1,), num_scored=1
+    )
+    world = World(num_blocks=13)
+    assert world.run(other, stopped) == wanted(other, stopped)
+    assert world.scheduler.statistics()["preemptions"] > 0
+    last = Request(2, other.prompt_ids, 3)
+    assert world.run(last) == wanted(last)
 
 
 @pytest.mark.parametrize("how", ["key", "group", "abort"])

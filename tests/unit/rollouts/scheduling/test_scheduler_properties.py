@@ -5,10 +5,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.hash_language import TEXTS, VOCAB, Request, expected
+from tests.unit.hash_language import TEXTS, VOCAB, Request, Stop, expected
 from tests.unit.rollouts.scheduling.scheduler_model import World
 
 IDS = st.integers(0, VOCAB - 1)
+STOPS = st.one_of(
+    st.none(), st.builds(Stop, st.lists(IDS, min_size=1, max_size=3).map(tuple), st.integers(0, 99))
+)
 
 
 @st.composite
@@ -49,6 +52,8 @@ def requests(draw: st.DrawFn, key: int) -> Request:
         ),
         max_answer_tokens=num_answer,
         end_ids=draw(st.sampled_from(((), (6,), (5, 6)))),
+        stop=draw(STOPS),
+        answer_stop=draw(STOPS),
     )
     return request._replace(draft_ids=draw(drafts(request)))
 
@@ -101,7 +106,8 @@ def test_every_request_comes_to_what_it_would_alone(
     assert 0 <= found["shared_tokens"] <= found["prompt_tokens"]
     alone = [expected(request) for wave in waves for request in wave]
     assert found["generated_tokens"] == sum(e.num_generated for e in alone)
-    if not found["preemptions"]:
+    is_stopped = any(request.stop for wave in waves for request in wave)  # and computed again
+    if not found["preemptions"] and not is_stopped:
         wrong = found["drafted_tokens"] - found["accepted_tokens"]
         needed = sum(e.num_computed for e in alone)
         assert found["computed_tokens"] - wrong + found["shared_tokens"] == needed
