@@ -1,0 +1,79 @@
+"""Text in, text out: what a model writes behind texts, all of them in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from greater_fast.engine import Engine, RolloutRequest
+from greater_fast.model.text.chat_template import has_template
+from greater_fast.model.text.stop_texts import StopTexts
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What was written behind a text, without the end id or the stop text that ended it.
+
+    `num_tokens` are those of `text`, `num_prompt_tokens` those of the text before it. It is
+    `finished` where an end id or a stop text ended it, not the token limit; `stop_text` names the
+    stop text.
+    """
+
+    text: str
+    num_prompt_tokens: int
+    num_tokens: int
+    finished: bool
+    stop_text: str | None = None
+
+
+def generate(
+    engine: Engine,
+    texts: Sequence[str],
+    max_new_tokens: int,
+    stop_texts: Sequence[str] = (),
+    *,
+    special_tokens: bool | None = None,
+) -> list[Generated]:
+    """What the engine's model writes behind each text: greedily, unless the engine samples.
+
+    Args:
+        engine: made by `make_engine`.
+        texts: whole texts as the model reads them, a chat template's marks included.
+        max_new_tokens: tokens of what is written at most.
+        stop_texts: the first of these to stand in what is written ends it, and is no part of it.
+        special_tokens: whether the tokenizer puts its own (BOS) before a text; by default where it
+            has no chat template, which writes them itself.
+
+    Raises:
+        ValueError: no text, or one that cannot be run; no limit of 1 or more; stop texts as of
+            `StopTexts`.
+    """
+    lm = engine.lm
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("texts: expected a list of texts")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
+    if special_tokens is None:
+        special_tokens = not has_template(lm.tokenizer)
+    stop = StopTexts(lm.vocabulary, stop_texts) if stop_texts else None
+    encoded = lm.vocabulary.encode(texts, special_tokens=special_tokens)
+    for number, ids in enumerate(encoded):
+        if not ids:
+            raise ValueError(f"texts: text {number} has no token: there is nothing to go on from")
+    requests = [
+        RolloutRequest(tuple(ids), max_new_tokens, lm.end_ids, sample_key=number, stop=stop)
+        for number, ids in enumerate(encoded)
+    ]
+    found = []
+    for request, rollout in zip(requests, engine.run(requests), strict=True):
+        assert rollout is not None  # nothing drops a text here
+        found.append(
+            Generated(
+                text=lm.vocabulary.text(rollout.reasoning_ids),
+                num_prompt_tokens=len(request.prompt_ids),
+                num_tokens=len(rollout.reasoning_ids),
+                finished=rollout.end_id is not None or rollout.stop_text is not None,
+                stop_text=rollout.stop_text,
+            )
+        )
+    return found
