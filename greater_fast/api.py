@@ -253,7 +253,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *notes_of(models),
         *unfilled_notes(prompts, given),
         *describe_changes(rows, examples),
-        *((asked.describe(),) if asked.lead else ()),
+        *((asked.describe(),) if asked.joint else ()),
         *language_note(asked, examples),
         *laid_out[0].notes,
         *metric_note(laid_out[0]),

@@ -16,6 +16,7 @@ from greater_fast.engine import Engine, OnFinished, Rollout, RolloutRequest
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.examples.layout import Layouts, Row, build_layouts
+from greater_fast.examples.placing.joint import Joint
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.smollm2 import SMOLLM2
 from greater_fast.model.text.vocabulary import Vocabulary
@@ -104,7 +105,7 @@ def table_layouts(num_rows: int, prompt_ids: tuple[int, ...] = (1, 2, 3)) -> Lay
         extractor=make_extractor(EXTRACTOR),
         extractor_ids=(4000, 4001),
         vocabulary=TableVocabulary(),  # type: ignore[arg-type]
-        prompt_first=False,
+        joint=Joint(),
         special_tokens=False,
     )
 

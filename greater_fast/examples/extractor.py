@@ -35,7 +35,8 @@ class Extractor:
     """A text such as "Therefore, the final answer is", and how an answer stands behind it.
 
     `separator` stands between text and answer, `closing` behind the answer and is scored with it,
-    so that 18 is not 180. `lead`, if any, joins the text to the reasoning in place of a space.
+    so that 18 is not 180. `lead`, if any, joins the text to the reasoning in place of a space;
+    `joint` does so where a thought was closed before it.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Extractor:
     closing: str
     origin: str
     lead: str = ""
+    joint: str = ""
 
     @property
     def is_derived(self) -> bool:
@@ -51,7 +53,7 @@ class Extractor:
 
     def in_place(self) -> str:
         """The text as it follows the reasoning; a space before it belongs to its first token."""
-        return f"{self.lead or space_before(self.text)}{self.text}"
+        return f"{self.lead or self.joint or space_before(self.text)}{self.text}"
 
     def answer_in_place(self, answer: str) -> str:
         """The answer as it follows the extractor, with what closes it; no full stop comes twice."""
@@ -62,11 +64,10 @@ class Extractor:
 
     def in_config(self) -> str:
         """The text that makes this extractor again."""
-        mark = _CLOSING.get(self.text[-1], "")
+        text, mark = f"{self.lead}{self.text}{self.separator}", _CLOSING.get(self.text[-1], "")
         if mark in ("}", "$") and self.closing == f"{self.separator}{mark}":
-            # "{{answer}}" and "${answer}" would be read as a template's placeholder.
-            return f"{self.text}{self.separator}"
-        return f"{self.text}{self.separator}{ANSWER}{self.closing}"
+            return text  # "{{answer}}" and "${answer}" would be read as a template's placeholder
+        return f"{text}{ANSWER}{self.closing}"
 
     def describe(self) -> str:
         """One line for a reader: the text, and where it comes from."""
@@ -86,7 +87,9 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
 
     `{answer}` in the text stands for the answer, and what follows it closes the answer. Without it,
     a text that ends in an opening mark ("$", a quote, a bracket) has the answer closed by its
-    counterpart; white space behind the mark is repeated before the counterpart.
+    counterpart; white space behind the mark is repeated before the counterpart. White space at the
+    beginning, and before `{answer}`, is kept where a line breaks in it, and is else a space at
+    most; that at the end of a text without `{answer}` is a space.
 
     Raises:
         ValueError: there is no text before the answer, or the answer has two places.
@@ -103,12 +106,16 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
             f"the extractor {quoted(text)} has more than one place for the answer: the model "
             "writes it once, so write {answer} once"
         )
+    lead = before[: len(before) - len(before.lstrip())]
+    lead = lead if "\n" in lead else ""
+    behind = before[len(before.rstrip()) :]
     if found:
-        return Extractor(stripped, " " if before[-1].isspace() else "", closing.rstrip(), origin)
+        separator = behind if "\n" in behind else behind and " "
+        return Extractor(stripped, separator, closing.rstrip(), origin, lead)
     mark = _CLOSING.get(stripped[-1], "")
     joined = mark or not space_behind(stripped)
-    separator = "" if joined and not text[-1].isspace() else " "
-    return Extractor(stripped, separator, separator + mark if mark else "", origin)
+    separator = "" if joined and not behind else " "
+    return Extractor(stripped, separator, separator + mark if mark else "", origin, lead)
 
 
 def given_extractor(text: str) -> Extractor:

@@ -6,8 +6,8 @@ example laid out in token ids").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,14 +16,25 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.metrics import Metric, measured_value, named_metric
-from greater_fast.examples.rendering import Renderer, check_texts, joint_of, name_of
+from greater_fast.examples.placing.fitting import which_fit
+from greater_fast.examples.placing.joint import Joint
+from greater_fast.examples.placing.span import check_embedded, check_prompt_ids, place_prompt
+from greater_fast.examples.rendering import (
+    around_as_given,
+    around_by_template,
+    check_texts,
+    name_of,
+)
 from greater_fast.examples.targets import lay_out_targets
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template
 from greater_fast.model.text.scripts import ASCII, Alphabet
-from greater_fast.model.text.vocabulary import Vocabulary
+from greater_fast.model.text.stop_texts import StopTexts
+from greater_fast.model.text.vocabulary import HALF_CHARACTER, Vocabulary
 from greater_fast.wording import quoted
 
+# The text that the model reads before and behind the prompt, of a row.
+Around = Callable[[Example], tuple[str, str]]
 SPARE_ANSWER_TOKENS = 8  # a generated answer may be that much longer than the longest gold one
 
 
@@ -45,8 +56,8 @@ class Layouts:
 
     `answer_room` is for answers longer than these rows': those of the rows that are searched on.
     `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`;
-    `end_ids` end a reasoning beside the ids that end a turn. `metric` says what an answer is worth;
-    without one it is right or wrong.
+    `end_ids` end a reasoning beside the ids that end a turn, and so does `stop`. `metric` says what
+    an answer is worth; without one it is right or wrong.
     """
 
     rows: tuple[Row, ...]
@@ -54,7 +65,7 @@ class Layouts:
     extractor: Extractor
     extractor_ids: tuple[int, ...]
     vocabulary: Vocabulary
-    prompt_first: bool
+    joint: Joint
     special_tokens: bool
     notes: tuple[str, ...] = ()
     answer_room: int = 0
@@ -63,6 +74,9 @@ class Layouts:
     literal: bool = False
     end_ids: frozenset[int] = frozenset()
     metric: Metric | None = None
+    stop: StopTexts | None = None
+    max_prompt_tokens: int = 0
+    only_ascii: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,7 +127,7 @@ class Layouts:
 
     def cuts_a_character(self, token_id: int) -> bool:
         """Whether a token is a part of a character, which no other token can take the place of."""
-        return "\ufffd" in self.vocabulary.text([token_id])
+        return HALF_CHARACTER in self.vocabulary.text([token_id])
 
     @cached_property
     def candidate_mask(self) -> torch.Tensor:
@@ -127,7 +141,7 @@ class Layouts:
 
     def round_trips(self, prompts: Sequence[Sequence[int]]) -> list[bool]:
         """Which prompts come back as the same ids when a user pastes their text, on all rows."""
-        texts = [_placed(self.prompt_text(ids), self.prompt_first) for ids in prompts]
+        texts = [self.joint.placed(self.prompt_text(ids)) for ids in prompts]
         vocabulary = self.vocabulary.literal if self.literal else self.vocabulary
         alive = [True] * len(texts)
         for rows in (self.rows[:1], self.rows[1:]):  # the first row spares most the others
@@ -139,16 +153,68 @@ class Layouts:
                 alive[i] = [next(encoded) for _ in rows] == expected
         return alive
 
+    def with_prompt(self, prompt: str) -> Layouts:
+        """The same rows with another prompt, and the letters that this one may be changed to.
 
-def build_layouts(
+        Raises:
+            ValueError: the prompt has fewer than 2 tokens or too many, or merges with the text
+                around it.
+        """
+        prompt = prompt.strip()
+        vocabulary, rows = self.vocabulary, self.rows
+        literal = self.literal or vocabulary.names_special(prompt)
+        if literal and not self.literal:  # until now all special tokens are the template's
+            hide = vocabulary.hidden
+            rows = tuple(replace(r, before=hide(r.before), after=hide(r.after)) for r in rows)
+        examples = [row.example for row in rows]
+        spans = place_prompt(
+            vocabulary.literal if literal else vocabulary,
+            [(row.before, row.after) for row in rows],
+            prompt,
+            self.joint,
+            [name_of(examples, number) for number in range(len(rows))],
+            special_tokens=self.special_tokens,
+        )
+        prompt_ids = spans[0][1]
+        check_prompt_ids(vocabulary, prompt, prompt_ids, self.max_prompt_tokens)
+        check_embedded(vocabulary, "the prompt", prompt_ids, self.vocab_size)
+        return replace(
+            self,
+            rows=tuple(
+                replace(row, head_ids=head, tail_ids=tail)
+                for row, (head, _, tail) in zip(rows, spans, strict=True)
+            ),
+            prompt_ids=prompt_ids,
+            literal=literal,
+            alphabet=ASCII if self.only_ascii else Alphabet.of(prompt),
+        )
+
+
+def build_layouts(  # noqa: PLR0913 (one entry point, two of its arguments by keyword)
     lm: LM,
     examples: Sequence[Example],
     prompt: str,
     extractor: Extractor,
     config: Config,
     longest_answer: int = 0,
+    *,
+    around: Around | None = None,
+    stop_texts: Sequence[str] = (),
 ) -> Layouts:
     """Lay out examples around a prompt, with room for answers of `longest_answer` tokens at least.
+
+    Args:
+        lm: the model; or its outline, of which the tokenizer is asked alone.
+        examples: the rows.
+        prompt: the prompt, which stands beside the question.
+        extractor: what asks for the answer, behind the reasoning.
+        config: settings.
+        longest_answer: tokens.
+        around: a row's text before and behind the prompt, as the model reads it, in place of a
+            user's message of question and prompt; a chat template's special tokens are written out
+            in it. A space that ends the text before the prompt belongs to the prompt. The settings
+            of the placement, the system prompt and the template then have no say.
+        stop_texts: texts that end a reasoning, as an end of turn does.
 
     Raises:
         ValueError: the prompt has fewer than 2 tokens or too many; it merges with the text around
@@ -156,66 +222,60 @@ def build_layouts(
             named metric is not for such answers.
     """
     prompt = prompt.strip()
-    prompt_first = config.prompt_placement == "before"
     check_texts(lm, examples, prompt, extractor, config)
-    written = (config.system_prompt or "", prompt, *(example.question for example in examples))
-    literal = any(map(lm.vocabulary.names_special, written))
-    vocabulary = lm.vocabulary.literal if literal else lm.vocabulary
-    renderer, joint = Renderer(lm, config, literal), joint_of(prompt, prompt_first)
-    around = [renderer.around(example.question.strip(), joint) for example in examples]
-    placed, special_tokens = _placed(prompt, prompt_first), not has_template(lm.tokenizer)
-    split = vocabulary.offsets(
-        [f"{before}{placed}{after}" for before, after in around], special_tokens=special_tokens
+    if around is None:
+        literal, joint, texts = around_by_template(lm, examples, prompt, config)
+    else:
+        given = [around(example) for example in examples]
+        literal, joint, texts = around_as_given(lm, examples, prompt, given)
+    names = [name_of(examples, number) for number in range(len(examples))]
+    special_tokens = not has_template(lm.tokenizer)
+    spans = place_prompt(
+        lm.vocabulary.literal if literal else lm.vocabulary,
+        texts,
+        prompt,
+        joint,
+        names,
+        special_tokens=special_tokens,
     )
-    own = len(prompt) if prompt_first else len(placed)  # a joint before the prompt belongs to it
-    spans = [
-        _split(ids, offsets, (len(before), len(before) + own), name_of(examples, number))
-        for number, ((ids, offsets), (before, _)) in enumerate(zip(split, around, strict=True))
-    ]
     prompt_ids = spans[0][1]
-    for number, (head, middle, _) in enumerate(spans):
-        if middle != prompt_ids:
-            raise ValueError(
-                f"the prompt has other tokens on {name_of(examples, number)} than on "
-                f"{name_of(examples, 0)}: it merges with the text around it"
-            )
-        if not head:
-            raise ValueError(
-                "no token stands before the prompt, so the model cannot propose its first token: "
-                "use prompt_placement='after'"
-            )
-    _check_prompt(lm.vocabulary, prompt, prompt_ids, config)
+    check_prompt_ids(lm.vocabulary, prompt, prompt_ids, config.max_prompt_tokens)
     targets = lay_out_targets(lm, examples, extractor, config)
     rows = tuple(
-        Row(head, tail, answer, example, *texts)
-        for (head, _, tail), answer, example, texts in zip(
-            spans, targets.answer_ids, examples, around, strict=True
+        Row(head, tail, answer, example, *text)
+        for (head, _, tail), answer, example, text in zip(
+            spans, targets.answer_ids, examples, texts, strict=True
         )
     )
-    _check_ids(lm, rows, prompt_ids, targets.extractor_ids)
-    rows, notes = _fitting(rows, lm, len(targets.extractor_ids), longest_answer, config)
+    used = [(name, (*row.head_ids, *row.tail_ids)) for name, row in zip(names, rows, strict=True)]
+    used += [(f"the answer {quoted(row.example.answer)}", row.answer_ids) for row in rows]
+    used += [("the prompt", prompt_ids), ("the extractor", targets.extractor_ids)]
+    for what, ids in used:
+        check_embedded(lm.vocabulary, what, ids, lm.vocab_size)
+    answer = max(longest_answer, *(len(row.answer_ids) for row in rows)) + SPARE_ANSWER_TOKENS
+    behind = len(targets.extractor_ids) + answer
+    needs = [len(row.head_ids) + len(row.tail_ids) + behind for row in rows]
+    kept, notes = which_fit(lm, needs, names, config)
+    only_ascii = config.allowed == "ascii"
     return Layouts(
-        rows=rows,
+        rows=tuple(rows[number] for number in kept),
         prompt_ids=prompt_ids,
         extractor=targets.extractor,
         extractor_ids=targets.extractor_ids,
         vocabulary=lm.vocabulary,
-        prompt_first=prompt_first,
+        joint=joint,
         special_tokens=special_tokens,
         notes=notes,
         answer_room=longest_answer,
         vocab_size=lm.vocab_size,
-        alphabet=ASCII if config.allowed == "ascii" else Alphabet.of(prompt),
+        alphabet=ASCII if only_ascii else Alphabet.of(prompt),
         literal=literal,
         end_ids=targets.end_ids,
         metric=named_metric(config.metric, examples),
+        stop=StopTexts(lm.vocabulary, stop_texts) if stop_texts else None,
+        max_prompt_tokens=config.max_prompt_tokens,
+        only_ascii=only_ascii,
     )
-
-
-def _placed(prompt: str, prompt_first: bool) -> str:
-    """A prompt with what joins it to the question."""
-    joint = joint_of(prompt, prompt_first)
-    return f"{prompt}{joint}" if prompt_first else f"{joint}{prompt}"
 
 
 def _fit(values: torch.Tensor, size: int, fill: int) -> torch.Tensor:
@@ -223,78 +283,3 @@ def _fit(values: torch.Tensor, size: int, fill: int) -> torch.Tensor:
     fitted = values.new_full((size,), fill)
     fitted[: len(values)] = values[:size]
     return fitted
-
-
-def _split(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], span: tuple[int, int], row: str
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Ids before, in and behind the characters [start, stop) of `span`."""
-    start, stop = span
-    inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < stop]
-    if not inside or any(offsets[i][0] < start or offsets[i][1] > stop for i in inside):
-        raise ValueError(
-            f"on {row} the tokenizer merges the prompt with the text around it: "
-            "change the prompt's first or last word"
-        )
-    first, last = inside[0], inside[-1] + 1
-    return tuple(ids[:first]), tuple(ids[first:last]), tuple(ids[last:])
-
-
-def _check_prompt(
-    vocabulary: Vocabulary, prompt: str, prompt_ids: Sequence[int], config: Config
-) -> None:
-    if not 2 <= len(prompt_ids) <= config.max_prompt_tokens:
-        raise ValueError(
-            f"the prompt {quoted(prompt)} has {len(prompt_ids)} tokens, expected 2 to "
-            f"{config.max_prompt_tokens} (max_prompt_tokens)"
-        )
-    if vocabulary.tokenizer.unk_token_id in prompt_ids:
-        raise ValueError(
-            f"the tokenizer has no tokens for some characters of the prompt {quoted(prompt)}: "
-            f"it reads {quoted(vocabulary.text(prompt_ids).strip())}; write it without them"
-        )
-
-
-def _check_ids(
-    lm: LM, rows: Sequence[Row], prompt_ids: Sequence[int], extractor_ids: Sequence[int]
-) -> None:
-    """Raise ValueError for an id that the model has no embedding for."""
-    examples = [row.example for row in rows]
-    used = [(name_of(examples, n), (*r.head_ids, *r.tail_ids)) for n, r in enumerate(rows)]
-    used += [(f"the answer {quoted(row.example.answer)}", row.answer_ids) for row in rows]
-    used += [("the prompt", tuple(prompt_ids)), ("the extractor", tuple(extractor_ids))]
-    for what, ids in used:
-        if max(ids, default=0) >= lm.vocab_size:
-            token = lm.tokenizer.convert_ids_to_tokens(max(ids))
-            raise ValueError(
-                f"{what} has the token {quoted(token)} with id {max(ids)}, but {lm.name} has "
-                f"embeddings for {lm.vocab_size} ids only: take the tokenizer that the model was "
-                "trained with, or a chat template without that token"
-            )
-
-
-def _fitting(
-    rows: tuple[Row, ...], lm: LM, num_extractor_ids: int, longest_answer: int, config: Config
-) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-    """The rows that fit the model's context with prompt, reasoning and answer at their longest."""
-    if lm.max_context is None:
-        return rows, ()
-    answer = max(longest_answer, *(len(r.answer_ids) for r in rows)) + SPARE_ANSWER_TOKENS
-    room = lm.max_context - config.max_prompt_tokens - config.max_new_tokens - num_extractor_ids
-    needs = [len(r.head_ids) + len(r.tail_ids) + answer for r in rows]
-    long = [number for number, need in enumerate(needs) if need > room]
-    if not long:
-        return rows, ()
-    examples = [row.example for row in rows]
-    named = ", ".join(name_of(examples, n) for n in long[:5]) + (", ..." if len(long) > 5 else "")
-    what = (
-        f"{len(long)} of {len(rows)} rows do not fit the context of {lm.max_context} tokens with "
-        f"{config.max_prompt_tokens} prompt and {config.max_new_tokens} reasoning tokens: "
-        f"{named}; the longest needs {max(needs) - room} tokens more"
-    )
-    if config.on_long == "error":
-        raise ValueError(f"{what}; lower max_new_tokens or max_prompt_tokens, or on_long='drop'")
-    kept = tuple(row for number, row in enumerate(rows) if number not in set(long))
-    if not kept:
-        raise ValueError(f"{what}; dropping them leaves none")
-    return kept, (f"dropped: {what}",)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
+from greater_fast.examples.placing.joint import Joint
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template, render
-from greater_fast.model.text.scripts import space_before, space_behind
 from greater_fast.wording import quoted
 
 _SENTINEL = "\ue000prompt\ue000"
@@ -78,12 +78,46 @@ class Renderer:
         return system.join(map(self.lm.vocabulary.hidden, parts))
 
 
-def joint_of(prompt: str, prompt_first: bool) -> str:
-    """What joins a prompt to the question: the prompt's script decides whether it is a space.
+def around_by_template(
+    lm: LM, examples: Sequence[Example], prompt: str, config: Config
+) -> tuple[bool, Joint, list[tuple[str, str]]]:
+    """Rows as users' messages of question and prompt, in the chat template if there is one.
 
-    It decides alone, for the prompt has the same tokens on all rows.
+    Whether texts are read by `Vocabulary.literal`, what joins the prompt, and each row's text
+    before and behind both. Errors as of `Renderer.around`.
     """
-    return space_behind(prompt) if prompt_first else space_before(prompt)
+    written = (config.system_prompt or "", prompt, *(example.question for example in examples))
+    literal = any(map(lm.vocabulary.names_special, written))
+    joint = Joint(prompt_first=config.prompt_placement == "before")
+    renderer, between = Renderer(lm, config, literal), joint.between(prompt)
+    around = [renderer.around(example.question.strip(), between) for example in examples]
+    return literal, joint, around
+
+
+def around_as_given(
+    lm: LM, examples: Sequence[Example], prompt: str, around: Sequence[tuple[str, str]]
+) -> tuple[bool, Joint, list[tuple[str, str]]]:
+    """The same for texts that somebody else has rendered, special tokens written out.
+
+    Raises:
+        ValueError: a text holds half a character, or some rows alone have a space before the
+            prompt.
+    """
+    texts = [(str(before), str(after)) for before, after in around]
+    for number, pair in enumerate(texts):
+        for text, place in zip(pair, ("before", "behind"), strict=True):
+            _check_text(text, f"the text {place} the prompt of {name_of(examples, number)}")
+    have_lead = {before.endswith(" ") for before, _ in texts}
+    if len(have_lead) > 1:
+        raise ValueError(
+            "a space stands before the prompt on some rows and not on others, so that it has not "
+            "the same tokens on all: end the texts before it alike"
+        )
+    lead = " " if True in have_lead else ""
+    literal = lm.vocabulary.names_special(prompt)
+    hide = lm.vocabulary.hidden if literal else str
+    cut = [(hide(before.removesuffix(lead)), hide(after)) for before, after in texts]
+    return literal, Joint(lead=lead), cut
 
 
 def check_texts(

@@ -38,7 +38,7 @@ class Thought:
             return extractor
         text = extractor.text.removeprefix(self.closing).strip() or extractor.text
         origin = f"{extractor.origin}, behind {self.closing!r}, where the reasoning ends"
-        return Extractor(text, extractor.separator, extractor.closing, origin, lead="\n\n")
+        return dataclasses.replace(extractor, text=text, origin=origin, joint="\n\n")
 
 
 def open_thought(lm: LM, config: Config) -> Thought:

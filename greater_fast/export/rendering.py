@@ -11,7 +11,8 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor, given_extractor
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts, build_layouts
-from greater_fast.examples.rendering import Renderer, joint_of
+from greater_fast.examples.placing.joint import Joint
+from greater_fast.examples.rendering import Renderer
 from greater_fast.examples.targets import lay_out_targets
 from greater_fast.memory.outline import outline_lm
 from greater_fast.model.files import ModelFiles, locate
@@ -71,7 +72,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     config = Config.from_mapping(settings)
     files = locate(named, smollm2_source() if named == SMOLLM2 else named)
     lm = _outline(named, files, config)
-    joint = joint_of(prompt, config.prompt_placement == "before")
+    joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
     rendering = Rendering(

@@ -225,6 +225,7 @@ def evaluate_prompt(
             prompt_ids=layouts.context_ids(row, prompt_ids),
             max_new_tokens=config.max_new_tokens,
             end_ids=engine.lm.end_ids | layouts.end_ids,
+            stop=layouts.stop,
             target_ids=layouts.extractor_ids,
             max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
             sample_key=row,

@@ -58,6 +58,7 @@ def draw_reasonings(
             prompt_ids=layouts.context_ids(row, position.prompt_ids),
             max_new_tokens=config.max_new_tokens,
             end_ids=engine.lm.end_ids | layouts.end_ids,
+            stop=layouts.stop,
             **behind_reasoning(layouts, row, config),
             group=draw,
             # Keys up to the number of rows are those of text that is sampled in selection.

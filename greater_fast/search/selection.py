@@ -122,6 +122,7 @@ def _run(
             prompt_ids=layouts.context_ids(row, trials[group].prompt_ids),
             max_new_tokens=config.max_new_tokens,
             end_ids=ends[model],
+            stop=layouts.stop,
             prompt_span=layouts.prompt_span(row, trials[group].prompt_ids),
             **behind_reasoning(layouts, row, config),
             draft_ids=drafts[place] if drafts else (),

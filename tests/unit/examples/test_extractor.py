@@ -163,3 +163,24 @@ def test_letters_that_are_no_answer_of_these_rows_are_listed() -> None:
     assert "$ A $ or $ B $ or $ C $ or $ D $" in asked.text
     assert asked.origin == "derived: choice letters A, B, C, D"
     assert derive_extractor(["yes", "no"] * 2, (), tuple("ABCD")).text.count("$ A $") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "in_place", "answer"),
+    [
+        ("\n\n[[ ## answer ## ]]\n{answer}", "\n\n[[ ## answer ## ]]", "\nTrue"),
+        ("\nNext, give only the answer: ", "\nNext, give only the answer:", " True"),
+        ("\n  It is $", "\n  It is $", "True$"),
+        ("\n\nAnswer:\n{answer}\n\n[[ ## end", "\n\nAnswer:", "\nTrue\n\n[[ ## end"),
+        ("  It is $ \n", " It is $", " True $"),
+        ("  It is:  ", " It is:", " True"),
+        (" It is:  {answer} .", " It is:", " True ."),
+    ],
+)
+def test_line_breaks_around_an_extractor_stay(text: str, in_place: str, answer: str) -> None:
+    extractor = make_extractor(text)
+    assert extractor.in_place() == in_place
+    assert extractor.answer_in_place("True") == answer
+    assert extractor.reads_back("True")
+    again = make_extractor(extractor.in_config())
+    assert (again.in_place(), again.answer_in_place("True")) == (in_place, answer)
