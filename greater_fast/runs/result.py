@@ -21,7 +21,9 @@ class PromptResult:
     search wants the gold answer token by token, evaluation compares what is generated; with a
     metric and objective error, both are the metric's. `dev` is
     None where the run was stopped before the development rows; `test` where none were given, and
-    for prompts that were neither the initial nor the best.
+    for prompts that were neither the initial nor the best. `answer_loss` is the mean cross-entropy
+    of the gold answers in training at the temperature of the loss (0 where answers were measured),
+    `prompt_nll` the mean -log p of the prompt's tokens in nats.
     """
 
     prompt: str
@@ -31,6 +33,8 @@ class PromptResult:
     train: Evaluation | None = None
     dev: Evaluation | None = None
     test: Evaluation | None = None
+    answer_loss: float | None = None
+    prompt_nll: float | None = None
 
     @property
     def dev_accuracy(self) -> float | None:
@@ -49,6 +53,8 @@ class PromptResult:
             "prompt_ids": list(self.prompt_ids),
             "objective": self.objective,
             "train_error_rate": self.train_error_rate,
+            "answer_loss": self.answer_loss,
+            "prompt_nll": self.prompt_nll,
             "train": self.train.to_dict() if self.train else None,
             "dev": self.dev.to_dict() if self.dev else None,
             "test": self.test.to_dict() if self.test else None,

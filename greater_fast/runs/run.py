@@ -195,6 +195,8 @@ class Run:
             train=self._evaluations.get(("train", scored.prompt_ids)),
             dev=self._evaluations.get(("dev", scored.prompt_ids)),
             test=self._evaluations.get(("test", scored.prompt_ids)),
+            answer_loss=scored.objective.answer_loss,
+            prompt_nll=scored.objective.prompt_nll,
         )
 
     def _best(self, finalists: list[PromptResult]) -> PromptResult:

@@ -1,0 +1,123 @@
+"""A search by itself: from rows that are laid out to the prompts found.
+
+Nothing is written, and no development row is asked: that is what a run adds (`greater_fast.runs`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from greater_fast.config import Config
+from greater_fast.examples.layout import Layouts
+from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.model.byte_sizes import memory_errors_explained
+from greater_fast.search.ensemble import Models
+from greater_fast.search.nouns import Scored
+from greater_fast.search.optimizer import OnStep, run, start
+
+# The texts of some prompts -> what each is worth, the more the better
+Judge = Callable[[Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPrompt:
+    """A prompt, and what the search knows of it on the rows that it was searched on.
+
+    `objective` is what was minimised, `prompt_nll` the mean -log p of the prompt's tokens in nats,
+    `answer_loss` the mean cross-entropy of the gold answers at the temperature of the loss (0 where
+    answers were measured in its place). `judged` is what the judge gave it, if there was one.
+    """
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    objective: float
+    error_rate: float
+    answer_loss: float
+    prompt_nll: float
+    judged: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The prompts that a search found, best first, the initial one among them; why it ended."""
+
+    prompts: tuple[FoundPrompt, ...]
+    initial: FoundPrompt
+    num_steps: int
+    stopped: str
+
+    @property
+    def best(self) -> FoundPrompt:
+        """The first of the prompts."""
+        return self.prompts[0]
+
+
+def find_prompts(
+    models: Models,
+    layouts: Layouts,
+    config: Config,
+    *,
+    on_step: OnStep | None = None,
+    loss: AnswerLoss | None = None,
+    judge: Judge | None = None,
+) -> Found:
+    """Search from the prompt of `layouts`, on all of its rows: the loop of GReaTer, and no finals.
+
+    Args:
+        models: an engine made by `make_engine`, or an `Ensemble` of several.
+        layouts: rows as `build_layouts` lays them out.
+        config: settings; the `num_finalists` best prompts are returned, and the initial one.
+        on_step: called with every finished `Step`; a true value from it ends the search.
+        loss: what the gradient is of, as of `optimize`.
+        judge: called once with the texts of these prompts, in the order of their objective; what
+            it gives each decides their order, the more the better. Of equals the initial prompt
+            comes first, for there is no reason to change it, then the lower objective. Without a
+            judge the order is that of the objective.
+
+    Raises:
+        ValueError: the judge gives something else than a finite number for each prompt.
+        FloatingPointError: a loss or gradient is not finite.
+        MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
+    """
+    with memory_errors_explained(models.lm.device):
+        state = start(models, layouts, config)
+        stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
+    initial, best = state.scored[layouts.prompt_ids], state.best(config.num_finalists, config)
+    finalists = best if initial in best else [*best, initial]
+    texts = [layouts.prompt_text(scored.prompt_ids) for scored in finalists]
+    judged: list[float | None] = [None] * len(texts)
+    if judge is not None:
+        judged = [*_checked(judge(tuple(texts)), len(texts))]
+    found = [
+        _found(scored, text, value, config)
+        for scored, text, value in zip(finalists, texts, judged, strict=True)
+    ]
+    own = found[finalists.index(initial)]
+    if judge is not None:
+        found.sort(key=lambda prompt: (-(prompt.judged or 0.0), prompt is not own))
+    return Found(tuple(found), own, state.step, stopped)
+
+
+def _found(scored: Scored, text: str, judged: float | None, config: Config) -> FoundPrompt:
+    return FoundPrompt(
+        prompt=text,
+        prompt_ids=scored.prompt_ids,
+        objective=scored.objective.value(config),
+        error_rate=scored.objective.error_rate,
+        answer_loss=scored.objective.answer_loss,
+        prompt_nll=scored.objective.prompt_nll,
+        judged=judged,
+    )
+
+
+def _checked(values: Sequence[float], number: int) -> list[float]:
+    """What a judge gave, as numbers."""
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"judge: got {values!r}, expected a number for each prompt") from error
+    if len(found) != number or not all(map(math.isfinite, found)):
+        raise ValueError(f"judge: got {found}, expected {number} finite numbers")
+    return found

@@ -1,0 +1,120 @@
+"""A search by itself is the loop of a run; who judges its prompts decides their order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from greater_fast.engine import Engine
+from greater_fast.examples.layout import Layouts
+from greater_fast.model.text.stop_texts import StopTexts
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.evaluation import evaluate_prompt
+from greater_fast.search.found import Found, find_prompts
+from greater_fast.search.nouns import Position, Step
+from greater_fast.search.optimizer import run, start
+from greater_fast.search.reasonings import draw_reasonings
+from greater_fast.search.selection import score_prompts
+from tests.cases import layouts_of, small_config, tiny_lm
+from tests.tiny import PROMPT
+
+SETTINGS: dict[str, Any] = {"steps": 3, "max_new_tokens": 6, "objective": "loss"}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return make_engine(tiny_lm(), small_config(**SETTINGS))[0]
+
+
+def find(engine: Engine, layouts: Layouts | None = None, **more: Any) -> Found:
+    config = small_config(**SETTINGS, **more.pop("settings", {}))
+    return find_prompts(engine, layouts or layouts_of(tiny_lm(), 4), config, **more)
+
+
+def test_the_prompts_are_those_of_the_loop(engine: Engine) -> None:
+    config, layouts = small_config(**SETTINGS), layouts_of(tiny_lm(), 4)
+    state = start(engine, layouts, config)
+    stopped = run(engine, layouts, config, state, lambda _: False)
+    found = find(engine, layouts)
+    best = state.best(config.num_finalists, config)
+    assert [p.prompt_ids for p in found.prompts[: len(best)]] == [s.prompt_ids for s in best]
+    assert (found.stopped, found.num_steps) == (stopped, 3)
+    assert found.best.objective < found.initial.objective
+    objectives = [prompt.objective for prompt in found.prompts]
+    assert objectives == sorted(objectives)
+    assert found.initial.prompt == PROMPT
+    assert found.initial in found.prompts
+    for prompt in found.prompts:
+        objective = state.scored[prompt.prompt_ids].objective
+        assert prompt.answer_loss == objective.answer_loss > 0
+        assert prompt.prompt_nll == objective.prompt_nll > 0
+        assert prompt.objective == prompt.answer_loss + config.fluency_weight * prompt.prompt_nll
+        assert prompt.judged is None
+
+
+def test_a_judge_decides_the_order(engine: Engine) -> None:
+    plain = [prompt.prompt for prompt in find(engine).prompts]
+    asked: list[tuple[str, ...]] = []
+
+    def judge(prompts: Sequence[str]) -> list[float]:
+        asked.append(tuple(prompts))
+        return [float(prompts.index(prompt)) for prompt in prompts]
+
+    found = find(engine, judge=judge)
+    assert asked == [tuple(plain)]
+    assert [prompt.prompt for prompt in found.prompts] == plain[::-1]
+    assert [prompt.judged for prompt in found.prompts] == [*range(len(plain) - 1, -1, -1)]
+
+
+def test_of_equals_the_initial_prompt_comes_first(engine: Engine) -> None:
+    plain = [prompt.prompt for prompt in find(engine).prompts]
+    found = find(engine, judge=lambda prompts: [0.5] * len(prompts))
+    assert found.best is found.initial
+    assert [p.prompt for p in found.prompts[1:]] == [text for text in plain if text != PROMPT]
+    least = find(engine, judge=lambda prompts: [-float(text == PROMPT) for text in prompts])
+    assert least.prompts[-1] is least.initial
+
+
+@pytest.mark.parametrize("values", [[1.0], None, ["a"] * 9, [float("nan")] * 9])
+def test_what_no_judge_may_give(engine: Engine, values: Any) -> None:
+    with pytest.raises(ValueError, match=r"^judge: got "):
+        find(engine, judge=lambda prompts: values and values[: len(prompts)])
+
+
+def test_a_step_may_end_it(engine: Engine) -> None:
+    steps: list[Step] = []
+    found = find(engine, on_step=lambda step: steps.append(step) or True)
+    assert (found.num_steps, len(steps), found.stopped) == (1, 1, "stopped by on_step")
+
+
+def test_one_row_is_enough(engine: Engine) -> None:
+    found = find(engine, layouts_of(tiny_lm(), 1))
+    assert found.num_steps == 3
+
+
+def test_reasonings_end_at_the_rows_stop_texts(engine: Engine) -> None:
+    """In a search, in draws and in an evaluation."""
+    config = small_config(**SETTINGS, gradient="both", reasonings="sampled", num_reasonings=2)
+    drawing = make_engine(tiny_lm(), config)[0]
+    plain = layouts_of(tiny_lm(), 6)
+    text = plain.vocabulary.text
+
+    def reasonings(layouts: Layouts) -> list[list[str]]:
+        (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
+        assert scored is not None
+        drawn = draw_reasonings(drawing, layouts, Position(0, 0, layouts.prompt_ids), config)
+        evaluated = evaluate_prompt(engine, layouts, layouts.prompt_ids, config).rows
+        return [
+            [text(rollout.reasoning_ids) for rollout in scored.rollouts],
+            [text(reasoning.ids) for row in drawn for reasoning in row],
+            [row.reasoning for row in evaluated],
+        ]
+
+    whole = reasonings(plain)
+    letters = "".join(whole[0] + whole[1])
+    stop = max("abcdefghijklmnopqrstuvwxyz", key=letters.count)
+    found = reasonings(replace(plain, stop=StopTexts(plain.vocabulary, [stop])))
+    assert all(stop in "".join(texts) for texts in whole)
+    assert found[:2] == [[own.partition(stop)[0] for own in texts] for texts in whole[:2]]
+    assert found[2] == [own.strip() for own in found[0]]
