@@ -1,7 +1,7 @@
 """Wrong calls of scheduler and engine: a ValueError that says why, and then it goes on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
-from tests.unit.hash_language import VOCAB, Request, expected
+from tests.unit.hash_language import VOCAB, Request, Stop, expected
 from tests.unit.rollouts.scheduling.scheduler_model import World, buffers_for
 
 CONFIG = {
@@ -246,6 +246,20 @@ def test_wrong_requests_leave_the_engine_usable(lm: LM) -> None:
         engine.next_logits([(-3,)])
     assert engine.statistics["steps"] == steps
     assert engine.run([request(lm)]) == before
+
+
+@pytest.mark.parametrize("cut", [(-1, (), 0), (2, (), 0), (0, (1,) * 7, 0), (0, (VOCAB,), 0)])
+def test_a_cut_that_no_text_can_be(cut: tuple[int, tuple[int, ...], int]) -> None:
+    class Wrong(Stop):
+        def cut(self, ids: Iterable[int], limit: int) -> tuple[int, tuple[int, ...], int]:
+            return cut
+
+    world = World(num_blocks=9, max_tokens=8, vocab_size=VOCAB)
+    world.submit(GOOD._replace(stop=Wrong(tuple(range(VOCAB)), 0)))
+    with pytest.raises(ValueError, match="stop: a cut that no text can be"):
+        world.drain()
+    world.abort()
+    assert world.run(GOOD) == [expected(GOOD).outcome]
 
 
 def test_an_exception_in_on_finished_leaves_the_engine_usable(lm: LM) -> None:
