@@ -28,6 +28,7 @@ from greater_fast.runs.input import (
     unfilled_notes,
     with_metric,
 )
+from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
 from greater_fast.runs.models.ready import load_models, make_models, make_ready, notes_of
@@ -97,9 +98,11 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
 
     Returns:
         The result. Ctrl-C ends the run with the best prompt so far, `stopped="interrupted"`;
-        SIGTERM ends the process, once the result so far is written. What cannot be written to
-        `run_dir` is warned of, and does not end the run. With `config.minutes` the search ends in
-        time for finals and test, `stopped="out of time"`: how far it comes depends on the machine.
+        SIGTERM and SIGHUP end the process, once the result so far is written, by SystemExit with
+        128 + the signal's number. A second signal stops at once, and harms no file. What cannot be
+        written to `run_dir` is warned of, and does not end the run. With `config.minutes` the
+        search ends in time for finals and test, `stopped="out of time"`: how far it comes depends
+        on the machine.
 
     Raises:
         ValueError: input that cannot work, before any step; the message says what to change.
@@ -123,7 +126,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         if resume and run_dir is None:
             raise ValueError("run_dir: got none to go on in: name the folder of the run")
         directory = RunDirectory(run_dir, resume=resume) if ranks.is_first else NoDirectory()
-    with directory:
+    with signals_heard(), directory:
         splits = partial(read_splits, train, dev, test)
         asked = Asked(sources, splits, prompt, given, functions, progress)
         return sit(asked, directory, begun, ranks)
@@ -209,6 +212,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     """
     ranks = join()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(signals_heard())
         with checking_input():
             sources = as_models(model, ranks)
             given, idle = for_evaluation(ranks.from_first(with_metric(as_config(config), metric)))

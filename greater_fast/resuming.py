@@ -13,6 +13,7 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import join
 from greater_fast.runs.directory import RunDirectory, read_run
 from greater_fast.runs.input import checking_input, with_metric
+from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks
 from greater_fast.runs.result import Result
@@ -59,7 +60,7 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
         if ranks.is_first:
             read_run(run_dir)  # there is one, and it has begun
         directory = RunDirectory(run_dir, resume=True) if ranks.is_first else NoDirectory()
-    with directory:
+    with signals_heard(), directory:
         saved = ranks.from_first(directory.saved)
         with checking_input():
             assert saved is not None

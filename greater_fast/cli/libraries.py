@@ -46,7 +46,8 @@ def _shown(show: Callable[..., None]) -> Callable[..., None]:
     def shown(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         if Path(filename).is_relative_to(_PACKAGE):
             text = visible(" ".join(str(message).split()))
-            print(f"greater-fast: warning: {text}", file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError):  # the run goes on, if nobody is told
+                print(f"greater-fast: warning: {text}", file=sys.stderr)
         else:
             show(visible(message), category, visible(filename), *rest)
 

@@ -7,11 +7,11 @@ import io
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from greater_fast.ranks import is_first
+from greater_fast.runs.interrupts import Terminated, signals_heard, signals_taken
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status.
 
     0 done, 1 failed (a plan: it does not fit), 2 bad input, 130 interrupted, 141 nobody reads on;
-    a run that SIGTERM ends raises SystemExit with 143. Of several ranks, the first alone prints.
+    143 ended by SIGTERM, 129 by SIGHUP. Of several ranks, the first alone prints.
     """
     if is_first():
         return _main(arguments)
@@ -33,22 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for is no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with _ending_at_once():
+    with signals_taken(_end_at_once):
         from greater_fast.cli.commands import parser
         from greater_fast.cli.libraries import heard_in_words
         from greater_fast.runs.input import InputError
     options = parser().parse_args(arguments)
     try:
-        with heard_in_words():
+        with signals_heard(), heard_in_words():
             status: int = options.command(options)
     except InputError as error:
         return _failed(error, 2, options.debug)
-    except KeyboardInterrupt:
-        print(f"greater-fast: interrupted before {options.before}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return _ended("interrupted", error, INTERRUPTED, options.before)
+    except Terminated as error:
+        return _ended(f"ended by {error.name}", error, int(error.code or 0), options.before)
     except BrokenPipeError:
         _close_output()
         return PIPE_CLOSED
@@ -58,36 +60,56 @@ def _main(arguments: Sequence[str] | None) -> int:
     return status
 
 
+def _ended(how: str, error: BaseException, status: int, before: str) -> int:
+    """Tell that a signal ended the command: what it leaves, or before what it came."""
+    from greater_fast.runs.visible import visible
+
+    notes = [visible(note) for note in getattr(error, "__notes__", ())]
+    _tell("; ".join([how, *notes]) if notes else f"{how} before {before}")
+    return status
+
+
 def _failed(error: Exception, status: int, debug: bool) -> int:
     """Tell an error, and what was noted on its way; its frames for those who ask."""
     from greater_fast.runs.visible import described, visible, with_traceback
 
     if debug:
-        print(with_traceback(error), file=sys.stderr)
+        _tell(with_traceback(error), "")
     lines = [described(error), *(visible(note) for note in getattr(error, "__notes__", ()))]
     if status == 1 and len(lines) == 1 and not debug:
         lines.append("where in the program: --debug")
-    print(f"greater-fast: {'; '.join(lines)}", file=sys.stderr)
+    _tell("; ".join(lines))
     return status
 
 
-@contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process without a traceback: imports take seconds, and lose nothing."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+def _tell(text: str, start: str = "greater-fast: ") -> None:
+    """A text on standard error; where nobody can be told, the command ends as it would."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{start}{text}", file=sys.stderr, flush=True)
 
-    def end(number: int, frame: Any) -> None:
-        os.write(2, b"greater-fast: interrupted at the start\n")
-        os._exit(INTERRUPTED)
 
-    signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def _open_closed_streams() -> None:
+    """Where a standard stream was closed at the start, let it lead nowhere.
+
+    Else the next file that is opened takes its number: what libraries, and threads that end, write
+    to standard error then goes into a file of the run, and `print` to standard output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "w" if number else "r"))
+
+
+def _end_at_once(number: int, frame: Any) -> None:
+    """End without a traceback, on a signal that comes during imports: they lose nothing."""
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    with contextlib.suppress(OSError):
+        os.write(2, f"greater-fast: {how} at the start\n".encode())
+    os._exit(128 + number)
 
 
 def _close_output() -> None:

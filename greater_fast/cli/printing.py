@@ -11,6 +11,7 @@ from rich.table import Table
 
 from greater_fast.cli import display
 from greater_fast.cli.main import INTERRUPTED
+from greater_fast.runs.interrupts import Terminated
 from greater_fast.runs.result import Result
 from greater_fast.runs.visible import visible
 
@@ -27,7 +28,7 @@ def print_result(result: Result, *, as_json: bool) -> int:
             print_json(values)
         else:
             print_parts(*result.notes, *display.outcome(values))
-    except OSError as error:
+    except (OSError, KeyboardInterrupt, Terminated) as error:
         error.add_note(f"the result is in {result.run_dir}")
         raise
     return INTERRUPTED if result.stopped == "interrupted" else 0

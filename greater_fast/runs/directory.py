@@ -95,6 +95,10 @@ class RunDirectory:
                 error.add_note(
                     f"what the run wrote, and this error's traceback, are in {self.path}"
                 )
+        elif self._begun and error is not None:
+            error.add_note(
+                f"what the run wrote is in {self.path}: greater-fast resume goes on with it"
+            )
         self._folder.release()
 
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:

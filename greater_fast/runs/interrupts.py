@@ -1,71 +1,112 @@
-"""Ctrl-C and SIGTERM while a run goes on: one is heard, more do not take the result away."""
+"""Signals that end a run: the first is heard where nothing is lost, a second one stops at once."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+# Seconds: `timeout`, a scheduler and a launcher send one to a process, and again to its group.
+_TOGETHER = 0.5
 
 
 class Terminated(SystemExit):
-    """SIGTERM: the process ends, with the status that a shell gives it."""
+    """A signal that ends the process, with the status that a shell gives it: 128 + its number."""
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
 
 
 class Signals:
-    """Whether those of `numbers` are heard: the first raises, and those behind it do nothing."""
+    """Ctrl-C raises KeyboardInterrupt where it comes, SIGTERM and SIGHUP raise Terminated.
 
-    def __init__(self, numbers: Sequence[signal.Signals]) -> None:
-        self._numbers = numbers
+    Those that come within half a second of the first are one with it.
+    """
 
-    def listen(self) -> None:
-        """Hear the next one, whatever was before."""
-        for number in self._numbers:
-            signal.signal(number, self._first)
+    def __init__(self) -> None:
+        self._first: float | None = None  # when it came
+        self._keeps_first = False
+        self._kept: Terminated | None = None
 
-    def ignore(self) -> None:
-        """Hear none."""
-        for number in self._numbers:
-            signal.signal(number, lambda number, frame: None)
+    def hear_anew(self) -> None:
+        """Take the next one for the first, whatever was before."""
+        self._first = None
 
     @contextlib.contextmanager
-    def heard(self) -> Iterator[None]:
-        """Hear one within the block and, however it is left, none behind it."""
+    def interrupting(self) -> Iterator[None]:
+        """Work that a signal stops; behind it, what was found is written, and only a second does.
+
+        Of a first one that comes then Terminated is raised where `signals_heard` ends, and Ctrl-C
+        has nothing left to stop.
+        """
         try:
             yield
         finally:
-            self.ignore()
+            self._keeps_first = True
 
-    def _first(self, number: int, frame: Any) -> None:
-        self.ignore()
-        raise _RAISED[signal.Signals(number)]
+    def end(self) -> None:
+        """Raise what was kept, and keep no other."""
+        kept, self._kept, self._keeps_first = self._kept, None, False
+        if kept is not None:
+            raise kept
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """One came."""
+        now, first = time.monotonic(), self._first
+        if first is not None and now - first < _TOGETHER:
+            return
+        error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        if first is None:
+            self._first = now
+            if self._keeps_first:
+                self._kept = error if isinstance(error, Terminated) else None
+                return
+        raise error
 
 
 @contextlib.contextmanager
-def one_interrupt() -> Iterator[Signals]:
-    """Raise KeyboardInterrupt or Terminated at the first Ctrl-C or SIGTERM, ignore those behind it.
+def signals_heard() -> Iterator[Signals]:
+    """Let a signal that ends the process raise an error; within another such block, as that does.
 
-    For who goes on after one, what is yielded listens again. Nothing changes outside the main
-    thread, or for a signal that the program has a way of its own with.
+    Nothing changes where `signals_taken` takes none.
+    """
+    outer = next((h for n in _PLAIN if isinstance(h := signal.getsignal(n), Signals)), None)
+    signals = outer or Signals()
+    with signals_taken(signals):
+        try:
+            yield signals
+        except BaseException:
+            with contextlib.suppress(Terminated):  # what is under way ends the process, too
+                signals.end()
+            raise
+        signals.end()
+
+
+@contextlib.contextmanager
+def signals_taken(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    """Let a handler take Ctrl-C, SIGTERM and SIGHUP, and give them back.
+
+    Not outside the main thread, nor one that the program has a way of its own with, or ignores
+    (nohup).
     """
     ours = [number for number, plain in _PLAIN.items() if signal.getsignal(number) is plain]
     if threading.current_thread() is not threading.main_thread():
         ours = []
-    signals = Signals(ours)
-    signals.listen()
     try:
-        yield signals
+        for number in ours:
+            signal.signal(number, handler)
+        yield
     finally:
         for number in ours:
             signal.signal(number, _PLAIN[number])
 
 
-_RAISED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 _PLAIN: dict[signal.Signals, Any] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
 }

@@ -11,7 +11,7 @@ from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
-from greater_fast.runs.interrupts import Terminated, one_interrupt
+from greater_fast.runs.interrupts import Terminated, signals_heard
 from greater_fast.runs.models.mean_evaluation import (
     compare_models,
     evaluate_models,
@@ -58,11 +58,11 @@ class Run:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
-        the best prompt in it. SIGTERM ends the process then. A step that is cut off is dropped. No
-        step is begun behind which finals and test would not end in time. Of several ranks the first
-        decides. A run that was interrupted goes on where it was.
+        the best prompt in it. SIGTERM and SIGHUP end the process then. A step that is cut off is
+        dropped. No step is begun behind which finals and test would not end in time. Of several
+        ranks the first decides. A run that was interrupted goes on where it was.
         """
-        with one_interrupt() as signals:
+        with signals_heard() as signals:
             rows = self._layouts["train"]
             budget.lap()
             state = self._begin(teller, budget)
@@ -82,14 +82,14 @@ class Run:
                 self._write_clock(budget)
                 teller.step(step)
                 stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
-                signals.listen()  # it may have taken a Ctrl-C for itself
+                signals.hear_anew()  # it may have taken a Ctrl-C for itself
                 self._pace.add_step(step, budget.lap())
                 return stop or why_end()
 
             ended = self._journal.saved.ended_before(self._config.steps)
             try:
                 explained = memory_errors_explained(self._models.lm.device)
-                with signals.heard(), ranks.together(), explained:
+                with signals.interrupting(), ranks.together(), explained:
                     stopped = (
                         ended
                         or why_end()
@@ -100,11 +100,10 @@ class Run:
                     self._measure(state, teller, budget)
             except KeyboardInterrupt:
                 stopped = "interrupted"
-            except Terminated:
-                self._written("terminated", ended)
-                raise
             except BaseException as error:
-                found = self._written(f"failed: {described(error)}", ended)
+                is_ended = isinstance(error, Terminated)
+                stopped = "terminated" if is_ended else f"failed: {described(error)}"
+                found = self._written(stopped, ended)
                 error.add_note(f"the best prompt until then: {visible(found.prompt)}")
                 raise
             return self._written(stopped, None if stopped == ended else ended)

@@ -193,9 +193,10 @@ def test_a_working_folder_that_changes(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_second_interruption_does_not_take_the_result(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interrupt_writing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Interrupts whatever writes the outcome, before and behind it, where the list holds a step."""
+    stopping: list[int] = []
     for name in ("write_state", "write_result"):
         plain = getattr(RunDirectory, name)
 
@@ -207,31 +208,73 @@ def test_a_second_interruption_does_not_take_the_result(
                 interrupt_itself()
 
         monkeypatch.setattr(RunDirectory, name, write)
-    stopping: list[int] = []
+    return stopping
 
+
+def test_interruptions_that_come_together_do_not_take_the_result(
+    search: Search, tmp_path: Path, interrupt_writing: list[int]
+) -> None:
     def stop(step: Step) -> None:
-        stopping.append(step.step)
+        interrupt_writing.append(step.step)
         interrupt_itself()
 
     result = search(stop)
-    assert stopping == [0]
+    assert interrupt_writing == [0]
     assert result.stopped == "interrupted"
     assert read_run(tmp_path / "run")["result"]["prompt"] == result.prompt
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_second_interruption_stops_at_once_and_harms_nothing(
+    search: Search,
+    tmp_path: Path,
+    interrupt_writing: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("greater_fast.runs.interrupts._TOGETHER", 0)
+
+    def stop(step: Step) -> None:
+        interrupt_writing.append(step.step)
+        interrupt_itself()
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        search(stop)
+    assert str(tmp_path / "run") in caught.value.__notes__[0]
+    run = read_run(tmp_path / "run")
+    assert (len(run["steps"]), run["damage"], run["result"]) == (1, [], None)
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_ends_the_process_once_the_result_is_written(
-    search: Search, tmp_path: Path
+    search: Search, tmp_path: Path, number: signal.Signals
 ) -> None:
     def end(step: Step) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     with pytest.raises(SystemExit) as caught:
         search(end)
-    assert caught.value.code == 128 + signal.SIGTERM
+    assert caught.value.code == 128 + number
     result = read_run(tmp_path / "run")["result"]
     assert (result["stopped"], result["num_steps"]) == ("terminated", 1)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert f"the best prompt until then: {result['prompt']}" in caught.value.__notes__
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_termination_while_the_outcome_is_written_comes_behind_it(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = RunDirectory.write_result
+
+    def write(self: RunDirectory, values: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        plain(self, values)
+
+    monkeypatch.setattr(RunDirectory, "write_result", write)
+    with pytest.raises(SystemExit) as caught:
+        search()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -249,7 +249,14 @@ def test_interruption_prints_the_best_prompt_and_is_status_130(
     monkeypatch.setattr(RolloutEngine, "run", interrupt)
     done = command(*arguments, tmp_path / "early")
     assert (done.status, done.out) == (130, "")
-    assert done.err.endswith("\ngreater-fast: interrupted before the first score\n")
+    assert done.err.endswith(
+        f"\ngreater-fast: interrupted; what the run wrote is in {tmp_path / 'early'}: greater-fast "
+        "resume goes on with it\n"
+    )
+    monkeypatch.setattr("greater_fast.runs.saved.sitting.prepare", interrupt)
+    done = command(*arguments, tmp_path / "earlier")
+    assert done == (130, "", "greater-fast: interrupted before the first score\n")
+    assert not (tmp_path / "earlier").exists()
 
 
 def test_show_a_finished_run(command: Any, finished: Path) -> None:

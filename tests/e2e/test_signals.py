@@ -1,0 +1,85 @@
+"""Command lines that a signal ends, or that have lost their streams: status, message, files."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greater_fast.runs.directory import read_run
+from tests.e2e.nursery import Ended, Nursery
+
+LONG = ["--steps", "1000", "--no-stop-unchanged"]  # longer than any test waits
+Start = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as started:
+        yield started
+
+
+@pytest.fixture
+def start(
+    nursery: Nursery, model_folder: Path, rows: list[Any], settings: dict[str, Any], tmp_path: Path
+) -> Start:
+    """A run in `run`, with signals at times, or as soon as a file is there."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    limits = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+
+    def call(
+        *arguments: object, signals: Any = (), once: str | None = None, closed: Any = ()
+    ) -> Ended:
+        given = ["--model", model_folder, "--train", data, "--run-dir", tmp_path / "run", *limits]
+        seen = tmp_path / "run" / once if once else None
+        return nursery.run(["optimize", *given, *arguments], tmp_path, signals, seen, closed)
+
+    return call
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_search(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    done = start(*LONG, signals=[(0.1, number)], once="steps.jsonl")
+    run = read_run(tmp_path / "run")
+    assert (done.status, done.out) == (128 + number, "")
+    assert done.err.splitlines()[-1] == (
+        f"greater-fast: ended by {number.name}; the best prompt until then: "
+        f"{run['result']['prompt']}; what the run wrote is in {tmp_path / 'run'}: greater-fast "
+        "resume goes on with it"
+    )
+    assert "Traceback" not in done.err
+    assert (run["result"]["stopped"], run["damage"]) == ("terminated", [])
+    assert run["result"]["num_steps"] == len(run["steps"]) > 0
+
+
+def test_ctrl_c_in_the_search(start: Start, tmp_path: Path) -> None:
+    done = start(*LONG, signals=[(0.1, signal.SIGINT)], once="steps.jsonl")
+    result = read_run(tmp_path / "run")["result"]
+    assert (done.status, result["stopped"]) == (130, "interrupted")
+    assert f"best prompt: {result['prompt']}\n" in done.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_model_loads(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    done = start(signals=[(0, number)], once="run.json")
+    how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (done.status, done.out) == (128 + number, "")
+    assert done.err.splitlines()[-1] == f"greater-fast: {how} before the first score"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_streams_that_were_closed_at_the_start(
+    start: Start, tmp_path: Path, closed: list[int]
+) -> None:
+    """What is printed goes where it should or nowhere: into no file of the run, for one."""
+    done = start("--json", closed=closed)
+    run = read_run(tmp_path / "run")
+    assert (done.status, run["damage"], len(run["steps"])) == (0, [], 2)
+    assert bool(done.err) is (2 not in closed)
+    assert (json.loads(done.out) if done.out else None) == (None if 1 in closed else run["result"])
