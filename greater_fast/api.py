@@ -16,6 +16,7 @@ from greater_fast.examples.languages import language_note
 from greater_fast.examples.layout import build_layouts
 from greater_fast.examples.metrics import Metric
 from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.model.bars import without_bars
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.ranks import ALONE, join
 from greater_fast.runs.directory import RunDirectory
@@ -213,6 +214,8 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     ranks = join()
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals_heard())
+        if not progress:
+            stack.enter_context(without_bars())
         with checking_input():
             sources = as_models(model, ranks)
             given, idle = for_evaluation(ranks.from_first(with_metric(as_config(config), metric)))

@@ -15,6 +15,7 @@ from greater_fast.examples.answers import answers_match, chosen_letter, normalis
 from greater_fast.examples.data import Example
 from greater_fast.examples.marks import in_plain_characters
 from greater_fast.examples.rendering import name_of
+from greater_fast.model.byte_sizes import callers_errors
 from greater_fast.model.text.scripts import written_together
 from greater_fast.wording import quoted
 
@@ -138,7 +139,8 @@ def measured_value(metric: Metric, predicted: str, example: Example, row: str) -
         Exception: whatever the metric raises, with the row in a note.
     """
     try:
-        given = metric(predicted, example)
+        with callers_errors():
+            given = metric(predicted, example)
     except Exception as error:
         error.add_note(f"raised by the metric {name_of_metric(metric)} for {row}")
         raise

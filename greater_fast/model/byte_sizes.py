@@ -22,6 +22,7 @@ _NO_MEMORY = re.compile(
     "can.?t allocate memory|cannot allocate memory|(out of|not enough) memory|alloc_failed",
     re.IGNORECASE,
 )
+_CALLERS = "is_callers_own"  # in the attributes of an error
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -116,15 +117,26 @@ def _idle_bytes_of_graphs(device: torch.device) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of a device, or of the machine, has ended.
 
-    What was raised from such an error counts too, but where it has cost a rank: that says more.
+    What was raised from such an error counts too, but where it has cost a rank: that says more. An
+    error of a caller's own function is the caller's, whatever it says.
     """
-    if isinstance(error, RankLostError):
+    if isinstance(error, RankLostError) or _CALLERS in vars(error):
         return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+@contextlib.contextmanager
+def callers_errors() -> Iterator[None]:
+    """Mark what a caller's own function raises: less of our memory would not help it."""
+    try:
+        yield
+    except Exception as error:
+        vars(error)[_CALLERS] = True
+        raise
 
 
 @contextlib.contextmanager

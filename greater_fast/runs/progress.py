@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from greater_fast.model.bars import without_bars
 from greater_fast.runs.visible import visible
 from greater_fast.search.nouns import Step
 
@@ -73,6 +75,8 @@ class _Lines(Teller):
 
 
 class _Bar(Teller):
+    """A line that is written over, in a terminal that may be closed before the run ends."""
+
     def __init__(self, bar: Progress, total: int | None) -> None:
         self._bar, self._num_done = bar, 0
         self._task = bar.add_task("starting", total=total or None, prompt="")
@@ -115,9 +119,10 @@ def told(
     The bar counts steps, or rows.
     """
     if not progress:
-        yield Teller()
+        with without_bars():
+            yield Teller()
         return
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], _Unfailing()))
     if not (console.is_terminal or _has_widgets(console)):
         yield _Lines(num_steps)
         return
@@ -127,6 +132,27 @@ def told(
         *_columns(console, num_steps, num_rows), console=console, redirect_stdout=prints_here
     ) as bar:
         yield _Bar(bar, num_steps or num_rows)
+
+
+class _Unfailing:
+    """Standard error as it is now; what it does not take, as its terminal is gone, is not told."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Have it shown, if it can be."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _has_widgets(console: Console) -> bool:
@@ -157,5 +183,7 @@ def shortened(prompt: str) -> str:
 
 def _print(text: str) -> None:
     """A line on standard error; where nobody can be told, the run goes on."""
-    with contextlib.suppress(OSError, UnicodeError):
+    if sys.stderr is None:  # which print would take for standard output
+        return
+    with contextlib.suppress(OSError, ValueError):
         print(f"greater-fast: {visible(text)}", file=sys.stderr, flush=True)

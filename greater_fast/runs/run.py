@@ -7,7 +7,7 @@ import dataclasses
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
-from greater_fast.model.byte_sizes import memory_errors_explained
+from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
@@ -81,7 +81,8 @@ class Run:
                 self._journal.finish(state, step)
                 self._write_clock(budget)
                 teller.step(step)
-                stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
+                with callers_errors():
+                    stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
                 signals.hear_anew()  # it may have taken a Ctrl-C for itself
                 self._pace.add_step(step, budget.lap())
                 return stop or why_end()

@@ -27,7 +27,10 @@ def brief(text: str, width: int = 200) -> str:
 
 def described(error: BaseException) -> str:
     """An error in one line: its message, after its kind where nobody meant it to be read."""
-    message = " ".join(brief(str(error), 2000).split())
+    try:
+        message = " ".join(brief(str(error), 2000).split())
+    except Exception:  # of somebody else's class, whose text cannot be made
+        message = ""
     if message and isinstance(error, InputError | FloatingPointError | MemoryError):
         return visible(message)
     return visible(f"{type(error).__name__}: {message}" if message else type(error).__name__)

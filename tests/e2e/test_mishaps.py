@@ -73,6 +73,54 @@ def test_a_callback_that_raises_leaves_the_result(
         assert "in fail" in (tmp_path / "run" / "traceback.txt").read_text()
 
 
+class WordlessError(Exception):
+    """One of a class that fails where it should tell."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (WordlessError(), "WordlessError"),
+        (MemoryError(), "MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory: mine"), "OutOfMemoryError: CUDA out"),
+        (RuntimeError("cannot allocate memory: mine"), "RuntimeError: cannot allocate"),
+    ],
+)
+@pytest.mark.parametrize("name", ["on_step", "metric"])
+def test_an_error_of_a_callback_is_told_as_it_is(
+    lm: LM,
+    rows: list[Any],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    name: str,
+    error: Exception,
+    told: str,
+) -> None:
+    """What it says of memory is of its own: it is asked once, and nothing of ours is lowered."""
+    calls: list[Any] = []
+
+    def fail(*given: Any) -> float:
+        calls.append(given)
+        if len(calls) <= 8 and name == "metric":  # the first score, and some of the first step
+            return 0.5
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        optimize(
+            *(lm, rows[:8]),
+            prompt=PROMPT,
+            config=settings,
+            run_dir=tmp_path / "run",
+            **{name: fail},
+        )
+    assert caught.value is error
+    assert len(calls) == (9 if name == "metric" else 1)
+    assert read_run(tmp_path / "run")["result"]["stopped"].startswith(f"failed: {told}")
+
+
 def test_a_loss_that_raises_in_the_second_step(search: Search, tmp_path: Path) -> None:
     finished: list[Step] = []
 

@@ -1,14 +1,22 @@
 """What is told while a run goes on: a bar in a terminal, lines elsewhere, nothing on request."""
 
+import contextlib
 import io
 import logging
+import os
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import are_progress_bars_disabled
 from rich.console import Console
+from transformers.utils import logging as logging_of_transformers
 
+from greater_fast import evaluate
+from greater_fast.model.lm import load_lm
 from greater_fast.runs import progress
 from greater_fast.runs.progress import shortened, told
 from greater_fast.search.nouns import Step, Trial
@@ -41,8 +49,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch, width: int = 160) -> io.StringIO:
     """What a terminal would show of the progress."""
     shown = io.StringIO()
 
-    def console(stderr: bool) -> Console:
-        assert stderr
+    def console(file: Any) -> Console:
+        assert file._stream is sys.stderr
         return Console(file=shown, force_terminal=True, width=width)
 
     monkeypatch.setattr(progress, "Console", console)
@@ -195,3 +203,50 @@ def test_long_prompts_are_shortened_to_one_line() -> None:
     assert shortened("a" * 60) == "a" * 60
     assert shortened("a" * 61) == "a" * 57 + "..."
     assert shortened("Think.\n\nAnswer.") == "Think. Answer."
+
+
+def test_a_terminal_that_is_closed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on: whatever it tells, and the bar's own refreshing, fails in silence."""
+    seen, shown = os.openpty()
+    stream = os.fdopen(shown, "w")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with told(True, num_steps=3) as teller:
+        teller.say("loading")
+        os.close(seen)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(shown, b"x")
+        teller.keep("a line that stays")
+        teller.step(step())
+        teller.say("memory", "a table")
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+@pytest.fixture
+def bars_of_others() -> Iterator[None]:
+    """They are shown, as they are where no command line has run in this process."""
+    was_enabled = logging_of_transformers.is_progress_bar_enabled()
+    logging_of_transformers.enable_progress_bar()
+    yield
+    if not was_enabled:
+        logging_of_transformers.disable_progress_bar()
+
+
+def test_no_bar_of_others_is_shown_without_progress(
+    model_folder: Path,
+    rows: list[Any],
+    bars_of_others: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    capfd.readouterr()
+    limits = {"max_new_tokens": 2, "max_prompt_tokens": 40}
+    before = logging_of_transformers._tqdm_hook, are_progress_bars_disabled()
+    evaluate(str(model_folder), rows[:1], prompt="Think well.", config=limits, progress=False)
+    assert capfd.readouterr() == ("", "")
+    with told(False):
+        load_lm(str(model_folder))
+        assert are_progress_bars_disabled()
+    assert capfd.readouterr() == ("", "")
+    assert (logging_of_transformers._tqdm_hook, are_progress_bars_disabled()) == before
+    load_lm(str(model_folder))
+    assert "Loading weights" in capfd.readouterr().err  # else nothing was shown that could be
