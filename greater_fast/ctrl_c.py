@@ -11,31 +11,38 @@ from typing import Any
 
 @contextlib.contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Keep a Ctrl-C to the end of a block that must not be left halfway."""
-    kept: list[Any] = []
-    with _taken_by(lambda number, frame: kept.append(frame)) as before:
+    """Keep a Ctrl-C to the end of a block that must not be left halfway.
+
+    So with SIGTERM and SIGHUP, where they are heard and do not just end the process.
+    """
+    kept: list[tuple[int, Any]] = []
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with _taken_by(lambda number, frame: kept.append((number, frame)), *signals) as before:
         yield
     if kept:
-        before(signal.SIGINT, kept[0])
+        before[kept[0][0]](*kept[0])
 
 
 @contextlib.contextmanager
 def no_interrupts() -> Iterator[None]:
     """Do not hear Ctrl-C within the block."""
-    with _taken_by(lambda number, frame: None):
+    with _taken_by(lambda number, frame: None, signal.SIGINT):
         yield
 
 
 @contextlib.contextmanager
-def _taken_by(handler: Callable[[int, Any], object]) -> Iterator[Callable[..., Any]]:
-    """Let a handler take Ctrl-C; the one before is yielded, and put back."""
-    before = signal.getsignal(signal.SIGINT)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or not callable(before):
-        yield lambda number, frame: None
-        return
-    signal.signal(signal.SIGINT, handler)
+def _taken_by(
+    handler: Callable[[int, Any], object], *numbers: int
+) -> Iterator[dict[int, Callable[..., Any]]]:
+    """Let a handler take those signals that have one; the ones before are yielded, and put back."""
+    found = {number: signal.getsignal(number) for number in numbers}
+    before = {number: own for number, own in found.items() if callable(own)}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
     try:
+        for number in before:
+            signal.signal(number, handler)
         yield before
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, own in before.items():
+            signal.signal(number, own)

@@ -104,6 +104,9 @@ class RunDirectory:
     def begin(self, run: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> None:
         """Write down what this run is; `run.json` last, with which it has begun."""
         self._begun = True
+        for name in _FILES[1:]:  # of a run whose beginning no disk has taken
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
         self._writer.replace(self.path / "examples.jsonl", examples, indent=None)
         values = {"format": RUN_FORMAT, **run, **surroundings()}
         self._writer.replace(self.path / "run.json", values)
@@ -132,7 +135,8 @@ class RunDirectory:
     def write_state(self, state: Mapping[str, Any]) -> None:
         """The loop's state, in place of the one before, once all that it knows of is written."""
         self._writer.flush()
-        if self._writer.has_all_of(self.path / "rollouts.jsonl", self.path / "steps.jsonl"):
+        before = ("run.json", "examples.jsonl", "rollouts.jsonl", "steps.jsonl")
+        if self._writer.has_all_of(*(self.path / name for name in before)):
             self._writer.replace(self.path / "state.json", state, indent=None)
 
     def write_clock(self, seconds: Mapping[str, float]) -> None:

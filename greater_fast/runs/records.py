@@ -53,6 +53,8 @@ class Records:
                 self._path.unlink(missing_ok=True)
                 for folder in self._made:
                     folder.rmdir()  # which ends at the first that others use
+        else:
+            self._writer.flush()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """A row with its outcome."""

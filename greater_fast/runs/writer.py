@@ -10,38 +10,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from greater_fast.ctrl_c import interrupts_later
 from greater_fast.wording import quoted
 
 
 class Writer:
     """Writes lines and whole files. What a disk does not take is kept, and tried again later.
 
-    `problem` says what could not be written, and why; None as long as all was.
+    A signal is heard behind what is being written. `problem` says what could not be written, and
+    why; None as long as all was.
     """
 
     def __init__(self) -> None:
         self.problem: str | None = None
-        self._unwritten: dict[Path, bytes] = {}
-        self._unreplaced: dict[Path, bytes] = {}
+        self._lines: dict[Path, bytes] = {}  # what no disk has taken yet
+        self._wholes: dict[Path, tuple[bytes, bool]] = {}
+        self._torn: dict[Path, int] = {}  # sizes of files behind which there is half a line
 
     def append(self, path: Path, line: Mapping[str, Any], *, durable: bool = False) -> None:
         """Write a line of JSON behind those of a file: a whole line, or nothing for now.
 
         What is `durable` is on the disk when this returns, and outlives a loss of power.
         """
-        self._unwritten[path] = self._unwritten.get(path, b"") + _encoded(line)
+        self._lines[path] = self._lines.get(path, b"") + _encoded(line)
         self._write_lines(path, durable)
-
-    def has_all_of(self, *paths: Path) -> bool:
-        """Whether all lines of these files are written."""
-        return not any(path in self._unwritten for path in paths)
-
-    def flush(self) -> None:
-        """Try once more to write what a disk did not take."""
-        for path in list(self._unwritten):
-            self._write_lines(path)
-        for path in list(self._unreplaced):
-            self._replace(path)
 
     def replace(
         self,
@@ -53,31 +45,59 @@ class Writer:
     ) -> None:
         """Put values, as JSON, in a file's place, all at once; several, a line each."""
         objects = [values] if isinstance(values, Mapping) else list(values)
-        self._unreplaced[path] = b"".join(_encoded(value, indent) for value in objects)
-        self._replace(path, durable)
+        self._wholes[path] = b"".join(_encoded(value, indent) for value in objects), durable
+        self._write_whole(path)
 
-    def _replace(self, path: Path, durable: bool = True) -> None:
+    def has_all_of(self, *paths: Path) -> bool:
+        """Whether all that these files should hold is written."""
+        return not any(path in self._lines or path in self._wholes for path in paths)
+
+    def flush(self) -> None:
+        """Try once more to write what a disk did not take."""
+        for path in list(self._wholes):
+            self._write_whole(path)
+        for path in list(self._lines):
+            self._write_lines(path)
+
+    def _write_lines(self, path: Path, durable: bool = False) -> None:
+        """Add a file's lines to it: all of them or, with an error, none."""
+        content = self._lines[path]
+        with interrupts_later(), self._telling(path), path.open("ab", buffering=0) as file:
+            end = file.tell()
+            size = min(end, self._torn.pop(path, end))
+            try:
+                if size < end:
+                    file.truncate(size)
+                written = 0
+                while written < len(content):  # a disk that fills up takes a part first
+                    written += file.write(content[written:]) or 0
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                self._torn[path] = size  # if that fails, too
+                file.truncate(size)
+                raise
+            del self._lines[path]
+
+    def _write_whole(self, path: Path) -> None:
+        """Put a file's content in its place: all of it or, with an error, what was there stays."""
+        content, durable = self._wholes[path]
         unfinished = path.with_name(f".{path.name}")
-        with self._telling(path):
+        with interrupts_later(), self._telling(path):
             try:
                 with unfinished.open("wb") as file:
-                    file.write(self._unreplaced[path])
+                    file.write(content)
                     file.flush()
                     if durable:
                         os.fsync(file.fileno())
                 unfinished.replace(path)
+                del self._wholes[path]
+                if durable:
+                    _sync_folder(path.parent)
             except OSError:
                 with contextlib.suppress(OSError):
                     unfinished.unlink(missing_ok=True)
                 raise
-            del self._unreplaced[path]
-            if durable:
-                _sync_folder(path.parent)
-
-    def _write_lines(self, path: Path, durable: bool = False) -> None:
-        with self._telling(path):
-            _append(path, self._unwritten[path], durable)
-            del self._unwritten[path]
 
     @contextlib.contextmanager
     def _telling(self, path: Path) -> Iterator[None]:
@@ -133,18 +153,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-def _append(path: Path, content: bytes, durable: bool) -> None:
-    """Add all of the content to a file, or, with an error, none of it."""
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            written = 0
-            while written < len(content):  # a disk that fills up takes a part first
-                written += file.write(content[written:]) or 0
-            if durable:
-                os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from greater_fast.ctrl_c import interrupts_later, no_interrupts
+from greater_fast.runs.interrupts import Terminated, signals_heard
 
 
 def interrupt() -> None:
@@ -24,6 +25,21 @@ def test_it_is_heard_at_the_end_of_the_block() -> None:
         work()
     assert done == ["all of it"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_that_end_the_process_wait_too_where_they_are_heard() -> None:
+    done = []
+
+    def work() -> None:
+        with interrupts_later():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("all of it")
+
+    with signals_heard(), pytest.raises(Terminated):
+        work()
+    assert done == ["all of it"]
+    with interrupts_later():  # where it just ends the process, it does
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_without_one_nothing_is_raised() -> None:

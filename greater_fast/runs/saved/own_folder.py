@@ -17,8 +17,9 @@ from greater_fast.runs.writer import make_folders, new_path
 class OwnFolder:
     """The folder `path`, or with `fresh` a new one in it that is named by the time.
 
-    Its own is the run that makes the first of `files`, which one process alone can. Other files may
-    lie there. With `resume` a run that is there may be gone on with (`is_resumed`). Either way the
+    Its own is the run that makes the first of `files`, which one process alone can; where that is
+    all, with the second, of a process that has ended, it is free to take again. Other files may lie
+    there. With `resume` a run that is there may be gone on with (`is_resumed`). Either way the
     folder is locked until `release`. `path` is absolute from here on.
 
     Raises:
@@ -46,12 +47,15 @@ class OwnFolder:
         if fresh:
             self._make_inside()
         held = [name for name in files if os.path.lexists(self.path / name)]
-        if held and not resume:
+        is_claim = held in ([*files[:1]], [*files[:2]]) and self._is_claim()
+        if held and not resume and not is_claim:
             raise self._is_anothers(held)
         try:
             with _refusing(self.path):
                 self._lock = FolderLock(self.path)
         except BlockingIOError as error:
+            if held and not resume:
+                raise self._is_anothers(held) from error
             raise ValueError(
                 f"run_dir {self.path}: {holder(self.path)} is at work on the run there; wait for "
                 "it to end, or stop it"
@@ -60,7 +64,9 @@ class OwnFolder:
             self.take_back()
             raise
         self.is_resumed = resume and os.path.lexists(self.path / self._claim_file)
-        if not self.is_resumed:
+        if is_claim and not resume and self._is_claim():
+            self.begin_anew()  # still, and nobody holds its lock
+        elif not self.is_resumed:
             self._claim(files)
 
     def begin_anew(self) -> None:
@@ -74,11 +80,12 @@ class OwnFolder:
 
     def take_back(self) -> None:
         """Remove what was made, as far as it is empty."""
+        claim = self.path / self._claim_file
         with contextlib.suppress(OSError):
             if self._is_claimed:  # else it is another run's
-                (self.path / self._claim_file).unlink(missing_ok=True)
-                if self._lock is not None:
-                    self._lock.release(remove=True)
+                claim.unlink(missing_ok=True)
+            if self._lock is not None and not os.path.lexists(claim):
+                self._lock.release(remove=True)
             for folder in self._made:
                 folder.rmdir()
         self.release()
@@ -110,6 +117,14 @@ class OwnFolder:
         if held:
             self.release()
             raise self._is_anothers(held)
+
+    def _is_claim(self) -> bool:
+        """Whether the claim is no more than that: its process ended before, or loads still."""
+        try:
+            content = (self.path / self._claim_file).read_bytes()
+            return not content.endswith(b"\n") or "claimed" in json.loads(content)
+        except (OSError, ValueError):
+            return False
 
     def _is_anothers(self, held: Sequence[str]) -> ValueError:
         return ValueError(

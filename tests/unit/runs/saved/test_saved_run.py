@@ -85,14 +85,17 @@ def test_before_the_initial_prompt_was_scored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("claim", [b"", b'{"claimed": "20', b'{"claimed": "now", "process": 1}\n'])
-def test_a_claim_that_came_to_nothing(tmp_path: Path, claim: bytes) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_claim_that_came_to_nothing(tmp_path: Path, claim: bytes, resume: bool) -> None:
     (tmp_path / "run.json").write_bytes(claim)
     assert SavedRun.of(tmp_path) is None
-    with pytest.raises(ValueError, match="holds another run"):
-        RunDirectory(tmp_path)
-    with RunDirectory(tmp_path, resume=True) as directory:
+    with RunDirectory(tmp_path, resume=resume) as directory:
+        with pytest.raises(ValueError, match="holds another run"):  # while it is held
+            RunDirectory(tmp_path)
         directory.begin(RUN, [{"split": "dev"}])
     assert read(tmp_path).examples == [{"split": "dev"}]
+    with pytest.raises(ValueError, match="holds another run"):
+        RunDirectory(tmp_path)
 
 
 def lose_a_line(path: Path) -> None:
@@ -190,12 +193,16 @@ def test_a_state_waits_for_the_lines_that_it_knows_of(
     """A disk that takes no line, but takes the state, must not lose the line with a kill."""
     state = finished(tmp_path, 2)
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    plain = Path.open
+
+    def full(path: Path, mode: str = "r", *given: Any, **options: Any) -> Any:
+        if "a" in mode:
+            raise OSError(28, "No space left on device")
+        return plain(path, mode, *given, **options)
 
     with RunDirectory(tmp_path, resume=True) as directory:
         with monkeypatch.context() as patch:
-            patch.setattr("greater_fast.runs.writer._append", full)
+            patch.setattr(Path, "open", full)
             with pytest.warns(RuntimeWarning, match="No space left"):
                 directory.append_step(step(2).to_dict(), {**state.to_dict(), "step": 3})
         assert read(tmp_path).state == state
