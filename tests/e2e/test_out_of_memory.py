@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greater_fast import evaluate, optimize
+from greater_fast import evaluate, optimize, resume
 from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.models import ready
@@ -105,11 +105,16 @@ def search(
 
 def outcome(result: Result) -> Any:
     """What a run came to, without what it cost and what rounding may change."""
-    steps = [
-        {k: v for k, v in step.to_dict().items() if k not in (*WORK_FIELDS, "trials")}
-        for step in result.steps
-    ]
+    steps = [{k: v for k, v in step.items() if k != "trials"} for step in all_bits(result)[1]]
     return result.prompt, [f.prompt for f in result.finalists], steps
+
+
+def all_bits(result: Result) -> Any:
+    """What a run came to, without what it cost."""
+    steps = [
+        {k: v for k, v in step.to_dict().items() if k not in WORK_FIELDS} for step in result.steps
+    ]
+    return {**result.to_dict(), "run_dir": None}, steps
 
 
 @pytest.fixture(scope="module")
@@ -153,15 +158,20 @@ def test_one_refusal_in_any_stage(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_memory_that_stays_away(
-    search: Callable[..., Result], untouched: dict[str, Any], stage: str, tmp_path: Path
+    search: Callable[..., Result], untouched: dict[str, Any], lm: LM, stage: str, tmp_path: Path
 ) -> None:
-    if "paged" not in untouched:
+    """The run is explained and, where there is memory again, gone on with to the same bits."""
+    if "bits" not in untouched:
         free = Limit()
-        untouched["paged"] = outcome(search(free, tmp_path / "free", "paged")), free.counts
-    count = untouched["paged"][1][stage]
+        untouched["bits"] = all_bits(search(free, tmp_path / "free", "paged")), free.counts
+    expected, counts = untouched["bits"]
+    run = tmp_path / "run"
     with pytest.raises((MemoryError, ValueError)) as caught:
-        search(Limit(stage, count // 2, 1 << 30), tmp_path / "run", "paged")
-    is_explained(caught.value, stage, tmp_path / "run")
+        search(Limit(stage, counts[stage] // 2, 1 << 30), run, "paged")
+    is_explained(caught.value, stage, run)
+    assert run.exists() is (stage != "engine")  # where it had not begun
+    if run.exists():
+        assert all_bits(resume(run, model=lm, progress=False)) == expected
 
 
 def is_explained(error: BaseException, stage: str, folder: Path) -> None:
