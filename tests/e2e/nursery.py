@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
+
+from tests.e2e.faulty_disk import FaultyDisk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,11 +56,13 @@ class Nursery:
         signals: Sequence[tuple[float, int]] = (),
         once: Path | None = None,
         closed: Sequence[int] = (),
+        killed_at: int | None = None,
     ) -> Ended:
         """Run a command line, and send it signals (seconds since the one before, number).
 
         The first of them counts from when the file `once` is there. What is printed is kept in
-        `folder`; streams may be `closed`.
+        `folder`; streams may be `closed`. A command line may be killed in the midst of a write to
+        `folder`, by its number.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -67,12 +72,20 @@ class Nursery:
             "signals": signals,
             "once": once and str(once),
             "closed": closed,
+            "killed_at": killed_at,
         }
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         out, err = ((folder / name).read_text("utf-8") for name in ("out", "err"))
         return Ended(answer["status"], out, err, answer["seconds"])
+
+
+class DeadlyDisk(FaultyDisk):
+    """A disk whose refused write is the last thing that its process does."""
+
+    def refuse(self, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _serve() -> None:
@@ -88,7 +101,7 @@ def _serve() -> None:
         begun = time.monotonic()
         process = os.fork()
         if process == 0:
-            _be_a_command(asked["arguments"], Path(asked["folder"]), asked["closed"])
+            _be_a_command(asked)
         status = _wait(process, asked["signals"], asked["once"])
         print(json.dumps({"status": status, "seconds": time.monotonic() - begun}), flush=True)
 
@@ -109,19 +122,22 @@ def _wait(process: int, signals: Sequence[tuple[float, int]], once: str | None) 
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _be_a_command(arguments: list[str], folder: Path, closed: Sequence[int]) -> NoReturn:
+def _be_a_command(asked: dict[str, Any]) -> NoReturn:
     """Run a command line as an interpreter of its own would, and end."""
     from greater_fast.cli.main import main
 
+    folder, last = Path(asked["folder"]), asked["killed_at"]
+    disk = DeadlyDisk(folder, range(0) if last is None else range(last, last + 1), 0)
     os.setpgid(0, 0)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    for number in closed:  # as an interpreter finds it
+    for number in asked["closed"]:  # as an interpreter finds it
         os.close(number)
         setattr(sys, ("stdin", "stdout", "stderr")[number], None)
     status = 99
     try:
-        status = main(arguments)
+        with disk.used():
+            status = main(asked["arguments"])
     except SystemExit as error:
         status = int(error.code or 0)
     except BaseException:
