@@ -59,8 +59,7 @@ class Run:
 
         So does an error: it goes on to the caller once the result is written, with a note that has
         the best prompt in it. SIGTERM and SIGHUP end the process then. A step that is cut off is
-        dropped. No step is begun behind which finals and test would not end in time. Of several
-        ranks the first decides. A run that was interrupted goes on where it was.
+        dropped. Of several ranks the first decides. A run that was interrupted goes on.
         """
         with signals_heard() as signals:
             rows = self._layouts["train"]
@@ -102,9 +101,7 @@ class Run:
             except KeyboardInterrupt:
                 stopped = "interrupted"
             except BaseException as error:
-                is_ended = isinstance(error, Terminated)
-                stopped = "terminated" if is_ended else f"failed: {described(error)}"
-                found = self._written(stopped, ended)
+                found = self._written(_ended_by(error, teller), ended)
                 error.add_note(f"the best prompt until then: {visible(found.prompt)}")
                 raise
             return self._written(stopped, None if stopped == ended else ended)
@@ -251,7 +248,7 @@ class Run:
             extractor=self._layouts["train"].extractor.in_config(),
             notes=(
                 *self._notes,
-                *_test_note(seen_after),
+                *journal.notes,
                 *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
                 *_gap(baseline),
                 *self._cut_off_notes(best, baseline),
@@ -267,14 +264,11 @@ class Run:
         return result
 
 
-def _test_note(seen_after: int | None) -> tuple[str, ...]:
-    """A line where the test rows are not as new as they should be."""
-    if seen_after is None:
-        return ()
-    return (
-        f"the test rows were evaluated before, after {seen_after} steps, and then the search went "
-        "on: who went on for what they showed has chosen on them",
-    )
+def _ended_by(error: BaseException, teller: Teller) -> str:
+    if not isinstance(error, Terminated):
+        return f"failed: {described(error)}"
+    teller.keep(f"{error.name}: what was found until then is written")
+    return "terminated"
 
 
 def _gap(prompt: PromptResult) -> tuple[str, ...]:

@@ -51,6 +51,16 @@ class Journal:
         """After how many steps, fewer than now, test rows were evaluated; None for never."""
         return self.saved.test_seen_before(len(self.steps))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line where the test rows are not as new as they should be."""
+        if self.test_seen_after is None:
+            return ()
+        return (
+            f"the test rows were evaluated before, after {self.test_seen_after} steps, and then "
+            "the search went on: who went on for what they showed has chosen on them",
+        )
+
     def finish(self, state: LoopState, step: Step | None = None) -> None:
         """Write down a finished step, or the state before the first."""
         num_written = len(self._finished.state.scored) if self._finished else 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greater_fast.runs.directory import read_run
-from tests.e2e.nursery import Ended, Nursery
+from tests.e2e.faults.nursery import Ended, Nursery
 
 LONG = ["--steps", "1000", "--no-stop-unchanged"]  # longer than any test waits
 Start = Callable[..., Ended]
@@ -66,7 +66,7 @@ def test_ctrl_c_in_the_search(start: Start, tmp_path: Path) -> None:
 def test_a_signal_while_the_model_loads(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    done = start(signals=[(0, number)], once="run.json")
+    done = start(signals=[(0.03, number)], once="run.json")
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.status, done.out) == (128 + number, "")
     assert done.err.splitlines()[-1] == f"greater-fast: {how} before the first score"

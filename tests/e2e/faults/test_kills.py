@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from greater_fast.search.nouns import WORK_FIELDS
-from tests.e2e.nursery import ROOT, Nursery
+from tests.e2e.faults.nursery import ROOT, Nursery
 from tests.tiny import boolean_rows
 
 SEED = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(10**9))

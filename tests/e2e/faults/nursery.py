@@ -1,8 +1,8 @@
 """A process that has imported all of greater_fast and started no thread: it forks command lines.
 
 A command line then starts in milliseconds, as often as a test wants, and ends as it would alone:
-killed, by a signal, or with its status. `Nursery` is the test's end, `python -m tests.e2e.nursery`
-the process; they exchange a line of JSON each way.
+killed, by a signal, or with its status. `Nursery` is the test's end of it, this module the
+process's; they exchange a line of JSON each way.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
 
-from tests.e2e.faulty_disk import FaultyDisk
+from tests.e2e.faults.faulty_disk import FaultyDisk
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Ended(NamedTuple):
@@ -37,7 +37,7 @@ class Nursery:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.nursery"],
+            [sys.executable, "-m", "tests.e2e.faults.nursery"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -295,7 +295,7 @@ def test_a_second_interruption_stops_at_once_and_harms_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_ends_the_process_once_the_result_is_written(
-    search: Search, tmp_path: Path, number: signal.Signals
+    search: Search, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def end(step: Step) -> None:
         os.kill(os.getpid(), number)
@@ -303,6 +303,7 @@ def test_a_termination_ends_the_process_once_the_result_is_written(
     with pytest.raises(SystemExit) as caught:
         search(end)
     assert caught.value.code == 128 + number
+    assert f"{number.name}: what was found until then is written\n" in capsys.readouterr().err
     result = read_run(tmp_path / "run")["result"]
     assert (result["stopped"], result["num_steps"]) == ("terminated", 1)
     assert f"the best prompt until then: {result['prompt']}" in caught.value.__notes__

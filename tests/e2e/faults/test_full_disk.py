@@ -15,7 +15,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import InputError
 from greater_fast.runs.result import Result
 from greater_fast.search.nouns import WORK_FIELDS
-from tests.e2e.faulty_disk import FaultyDisk
+from tests.e2e.faults.faulty_disk import FaultyDisk
 from tests.tiny import PROMPT
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
