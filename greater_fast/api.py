@@ -12,8 +12,8 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.examples.data import load_examples
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
-from greater_fast.examples.languages import language_note
 from greater_fast.examples.layout import build_layouts
+from greater_fast.examples.loading.languages import language_note
 from greater_fast.examples.metrics import Metric
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.bars import without_bars

@@ -183,8 +183,6 @@ class Workload:
 
     def gradient_bytes(self, num_tokens: int, *, checkpointing: bool) -> int:
         """What the gradient of so many tokens takes, as `plan_pass` will count it."""
-        if not num_tokens:
-            return 0
         kept = self.shapes.activation_bytes(num_tokens, checkpointing=checkpointing)
         return math.ceil(kept / GPU_SHARE) if self.device_type == "cuda" else kept
 
@@ -195,11 +193,8 @@ def budget(load: Workload) -> MemoryPlan:
     Raises:
         ValueError: `kv_cache_bytes` is set, and too small for one sequence.
     """
-    ways: tuple[bool, ...] = {"off": (False,), "on": (True,), "auto": (False, True)}[
-        load.config.gradient_checkpointing
-    ]
-    if not load.config.takes_gradients:
-        ways = (False,)
+    asked = load.config.gradient_checkpointing if load.config.takes_gradients else "off"
+    ways = {"off": (False,), "on": (True,), "auto": (False, True)}[asked]
     plans = [_budget(load, checkpointing=way) for way in ways]
     first, last = plans[0], plans[-1]
     return last if not first.fits or _gains_sequences(load, first, last) else first
@@ -247,7 +242,7 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     how = f"{kept} of {tokens} tokens in {shapes.num_layers} layers{rough}{spare}{more}"
     gradient = Need(
         "gradient",
-        load.gradient_bytes(tokens, checkpointing=checkpointing),
+        load.gradient_bytes(tokens, checkpointing=checkpointing) if tokens else 0,
         how if tokens else "none: the shortlist is random",
     )
     left -= gradient.num_bytes

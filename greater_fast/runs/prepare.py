@@ -23,8 +23,8 @@ from greater_fast.examples.extractor import (
     option_letters,
 )
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
-from greater_fast.examples.languages import language_note
 from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.loading.languages import language_note
 from greater_fast.examples.metrics import Metric
 from greater_fast.examples.placeholders import check_no_placeholder
 from greater_fast.examples.splits import Splits, make_splits

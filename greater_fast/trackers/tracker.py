@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from greater_fast.runs.followers import Follower
 from greater_fast.runs.read import read_object
 from greater_fast.runs.result import Result
+from greater_fast.runs.saved.followers import Follower
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import OnStep

@@ -15,7 +15,6 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import Ranks
 from greater_fast.rollouts.distributed import choices_of, is_batch_invariant
 from greater_fast.runs.directory import RunDirectory, surroundings
-from greater_fast.runs.followers import followed
 from greater_fast.runs.input import check_callable, checking_input
 from greater_fast.runs.models.ready import described, make_ready
 from greater_fast.runs.on_ranks import placed
@@ -31,6 +30,7 @@ from greater_fast.runs.saved.differences import (
     compare_settings,
     surroundings_notes,
 )
+from greater_fast.runs.saved.followers import followed
 from greater_fast.runs.saved.identity import layout_digest, weights_digest
 from greater_fast.runs.saved.saved_run import SavedRun
 from greater_fast.runs.timing.time_budget import TimeBudget

@@ -4,7 +4,7 @@ import pytest
 
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import derive_extractor, given_extractor
-from greater_fast.examples.languages import language_note, language_of
+from greater_fast.examples.loading.languages import language_note, language_of
 from greater_fast.examples.tasks import TASKS, generate
 
 QUESTIONS = {
