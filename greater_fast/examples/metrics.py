@@ -34,9 +34,17 @@ _NUMBER = re.compile(
     rf"(?!\d|[.,/:-]\d|\s?\^| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_CANNOT = r"(?:can(?:not|'t| not)|could(?:n't| not))"
+_FALSE = r"(?:wrong|incorrect|false|untrue|impossible|invalid|excluded|eliminated|ruled out)"
+# What denies the letter in front: "is wrong", ", which isn't right", "can't be the answer".
+_DENIES = (
+    r"(?:is|was|would|must)(?:n't| not(?! only)| never| no(?! doubt))\b"
+    rf"|(?:is|was|would be|must be) (?:(?:\w+ly|the|an?|just|also) )*{_FALSE}\b"
+    rf"|{_CANNOT} be (?:right|correct|true|it|the|an?)\b"
+)
 _MENTIONED = re.compile(
     r"(?<!not )(?:[(\[]([a-z])[)\]]|\b(?:option|choice|answer|letter)(?: is)?:? ([a-z])"
-    r"(?=[\s)]*(?:[.,;:!?]|$)| (?:because|since|as|is(?! not| wrong| incorrect| false))\b))"
+    rf"(?=[\s)]*(?:[.,;:!?]|$)| (?:because|since|as|is)\b))(?!,? (?:which )?(?:{_DENIES}))"
 )
 _AT_THE_START = re.compile(r"[a-z](?=[,;] )|[b-hj](?= )")  # "a" and "I" are words too
 _ALONE = re.compile(r"\b[b-hj]\b")
@@ -44,8 +52,12 @@ _DENIED = re.compile(  # "B, not A", "not (A) but (B)"
     r"(?:^|[,;]? )(?:(?:and |but )?not|rather than|instead of) (?:option |choice |answer )?"
     r"(?:\([a-j]\)|\[[a-j]\]|[a-j])(?:,? but(?= )|(?=\s*(?:[.,;:!?]|$)))"
 )
-_JUDGED = re.compile(  # "A: incorrect" denies A, unless that is what the option says
-    r"\(?(?P<letter>[a-z])[).:!]* (?P<how>incorrect|wrong|false|not (?:correct|right|true))[.!]*"
+# "A: incorrect" and "A is wrong" deny A, unless that is what the option says. So does "A cannot",
+# but "(A) cannot be known" is an option's text.
+_JUDGED = re.compile(
+    r"[(\[*]*(?P<letter>[a-z])(?P<marked>[)\].:!*]+)?,? (?:which )?(?P<how>"
+    rf"(?:incorrect|wrong|false|not (?:correct|right|true))(?=[.!]*$)|{_DENIES}"
+    rf"|(?(marked)(?!)|{_CANNOT})\b)"
 )
 
 
@@ -96,7 +108,8 @@ def choice(predicted: str, example: Example) -> float:
     """1 where both choose the same letter: "(B)", "b.", "B) Paris", "I think that (B) is right".
 
     Letters that are denied do not count: "B, not A" is B. A prediction that names several others,
-    or none, chooses none. "A: incorrect" denies A, unless the question has an option of that text.
+    or none, chooses none. "A: incorrect", "A is wrong" and "A cannot be right" deny A, unless the
+    question has an option of that text.
     """
     letter = _letter(predicted, example.question)
     golds = (_letter(gold, example.question) for gold in example.answers)
@@ -204,7 +217,7 @@ def _letter(text: str, question: str) -> str | None:
     """The one letter that a text chooses; None for none, or several."""
     plain = _DENIED.sub("", in_plain_characters(text))
     normal = normalise_answer(plain)
-    judged = _JUDGED.fullmatch(normal)
+    judged = _JUDGED.match(normal)
     if judged and not _is_option(judged["letter"], judged["how"], question):
         return None
     letter = chosen_letter(normal)

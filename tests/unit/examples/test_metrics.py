@@ -169,6 +169,16 @@ def test_numbers_are_read_in_every_notation(number: Decimal, around: str, commas
         ("option B instead of option A", "B"),
         ("(C) Not enough info", "C"),
         ("A: correct", "A"),
+        ("B is right", "B"),
+        ("B can be right", "B"),
+        ("B is no doubt right", "B"),
+        ("B is not only right but best", "B"),
+        ("B because A is wrong", "B"),
+        ("The answer is B because A is wrong", "B"),
+        ("(B) Vitamin B is not stored", "B"),
+        ("(B) Cannot be determined", "B"),
+        ("B. cannot be determined", "B"),
+        ("I think (A) is wrong, (B) is right", "B"),
     ],
 )
 def test_the_same_choice(predicted: str, gold: str) -> None:
@@ -203,6 +213,40 @@ def test_the_same_choice(predicted: str, gold: str) -> None:
 )
 def test_another_choice_or_none(predicted: str) -> None:
     assert choice(predicted, example("A")) == 0.0
+
+
+@pytest.mark.parametrize("letter", ["B", "(B)", "[B]", "b)", "**(B)**", "Option B", "I think (B)"])
+@pytest.mark.parametrize(
+    "denial",
+    [
+        " is wrong",
+        " is incorrect.",
+        " is not correct",
+        " isn't right",
+        " is never right",
+        " is clearly wrong",
+        " is the wrong answer",
+        " is impossible",
+        " must be false",
+        " was not it",
+        " would not be right",
+        " would be wrong",
+        " cannot be right",
+        " can not be the answer",
+        " can't be it",
+        " could not be true",
+        ", which is wrong",
+    ],
+)
+def test_a_letter_that_is_denied_is_no_choice(letter: str, denial: str) -> None:
+    assert choice(letter + denial, example("B")) == 0.0
+    assert choice(f"{letter} is right", example("B")) == 1.0
+
+
+def test_a_letter_alone_that_cannot_do_something_is_denied_unless_an_option_says_so() -> None:
+    for predicted in ("C cannot be known", "C can't explain it"):
+        assert choice(predicted, example("C")) == 0.0
+    assert choice("C cannot be known", Example("Who?\n(C) Cannot be known", "C")) == 1.0
 
 
 @pytest.mark.parametrize(
