@@ -22,16 +22,35 @@ from greater_fast.wording import quoted
 # (predicted answer, its example) -> what the answer is worth, in [0, 1]
 Metric = Callable[[str, Example], float]
 
-_FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
+_ON_THE_LINE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _IN_GROUPS = r"(?=\d{3}(?!\d)|\d+\s?/)"  # behind digits and a space: "10 000", "1 1/2"
+_ARGUMENT = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+_TIMES = r"(?:\\times|\\cdot|[×·*x])"
+# One way of writing for each meaning, in this order.
+_PLAIN_NUMBERS = (
+    (re.compile(r"\^(?:\{\\circ\}|\\circ)"), "°"),
+    (re.compile(r"(?<=\d)\*\*(?=[-+]?\d)"), "^"),
+    (re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+"), lambda exponent: "^" + exponent[0].translate(_ON_THE_LINE)),
+    (re.compile(r"(?<=\d)'(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"(?<![\w-])(?:negative|minus) (?=[$€£]?[\d.])"), "-"),
+    (
+        re.compile(rf"(?<=\d)\s?{_TIMES}\s?10\s?\^\s?(?:\{{\s?([-+]?\d+)\s?\}}|([-+]?\d+))"),
+        r"e\1\2",
+    ),
+    # What is raised to a power, or stands beside a root, is no number; nor is what is in there.
+    (re.compile(rf"\^\s?(?:{_ARGUMENT}|\([^()]*\)|[-+]?[\d.]*\d)"), "^"),
+    (re.compile(rf"(?:\\?sqrt(?:\[[^\]]*\])?|√)\s?(?:{_ARGUMENT}|\([^()]*\)|[\d.]*\d)?"), "√"),
+    (re.compile(r"(?<=\d)(?=\\frac)"), " "),  # "1\frac{1}{2}" is "1 1/2"
+    (re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1/\2"),
+)
 # A sign touches the number or its currency sign, or begins the text; behind a bracket it is a dash.
 # What goes on like a date, a time, a range, a version, a power or a decimal comma is no number.
 _NUMBER = re.compile(
-    rf"(?<![\w./^])(?<!\d[,:-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
+    rf"(?<![\w./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
     r"(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
     rf"(?P<top>{_DIGITS})(?:e(?P<power>[-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<bottom>{_DIGITS}))?"
-    rf"(?!\d|[.,/:-]\d|\s?\^| {_IN_GROUPS})"
+    rf"(?!\d|[.,/:'-]\d|e[-+]?\d|\s?\^|\s?(?:{_TIMES}\s?)?√| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _CANNOT = r"(?:can(?:not|'t| not)|could(?:n't| not))"
@@ -79,13 +98,15 @@ def exact(predicted: str, gold: str) -> float:
 
 @_of_any_gold
 def numeric(predicted: str, gold: str) -> float:
-    """1 where both have the same number, whatever else they say: "about $1,000 a year" is 1000.
+    r"""1 where both have the same number, whatever else they say: "about $1,000 a year" is 1000.
 
     It is the first number of the text, or the first behind its last equals sign ("3 x 6 = 18").
-    Fractions and powers of ten are read ("1/2" is 0.5, "1.5e3" is 1500), and equality is exact.
-    Units count for nothing, and a percent sign is one: "50%" is 50, not 0.5. Digits that are joined
-    by dashes or colons ("2024-01-02", "3-4", "12:30", "555-1234") are no number, nor are groups
-    with a space between ("10 000", "1 1/2").
+    Fractions and powers of ten are read ("1/2" is 0.5, "1.5e3" and "1.5 x 10^3" are 1500), "minus"
+    and "negative" in front are signs, and equality is exact. Units count for nothing, and a percent
+    sign is one: "50%" is 50, not 0.5. Digits that are joined by dashes or colons ("2024-01-02",
+    "3-4", "12:30", "555-1234") are no number, nor are groups with a space between ("10 000",
+    "1 1/2"), what is raised to a power ("2^{10}"), a root or what it is multiplied by
+    ("2\sqrt{3}").
     """
     number = _number(predicted)
     return number is not None and number == _number(gold)
@@ -177,7 +198,9 @@ def _as_number(given: object) -> float | None:
 
 
 def _number(text: str) -> Fraction | None:
-    text = _FRACTION.sub(r"\1/\2", in_plain_characters(text))
+    text = in_plain_characters(text)
+    for pattern, replacement in _PLAIN_NUMBERS:
+        text = pattern.sub(replacement, text)
     found = map(_NUMBER.search, reversed(text.split("=")))
     match = next(filter(None, found), None)
     if match is None:

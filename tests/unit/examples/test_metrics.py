@@ -76,6 +76,27 @@ def test_the_settings_name_them_all() -> None:
         ("**18**", "18"),
         ("9" * 5000, "9" * 5000),
         ("(5)", "5"),
+        (r"1.5 \times 10^{3}", "1500"),
+        (r"1.5\cdot10^{ -3 }", "0.0015"),
+        ("1.5 × 10³ m", "1500"),
+        ("1.5×10⁻³", "0.0015"),
+        ("$2.5 x 10^-3$", "0.0025"),
+        ("5 * 10**3", "5000"),
+        ("-1.5E+3", "-1500"),
+        ("1,500 × 10^3", "1.5e6"),
+        ("2^{10} = 1024", "1024"),
+        ("5 m²", "5"),
+        (r"90^\circ", "90"),
+        (r"90^{\circ}", "90"),
+        ("negative 5", "-5"),
+        ("it is Negative 1/2.", "-0.5"),
+        ("minus $1,000", "-1000"),
+        ("minus .5", "-0.5"),
+        ("non-negative 5", "5"),
+        ("10 minus 4", "10"),
+        ("1'000", "1000"),
+        ("1’000’000.5", "1000000.5"),
+        ("it's '18'", "18"),
     ],
 )
 def test_the_same_number(predicted: str, gold: str) -> None:
@@ -117,6 +138,27 @@ def test_the_same_number(predicted: str, gold: str) -> None:
         ("10 - 4", "4"),
         ("1e3", "1"),
         ("9" * 5000, "9" * 4999 + "8"),
+        *((r"2^{10}", gold) for gold in ("2", "10", "1", "0")),
+        *((r"10^{-3}", gold) for gold in ("10", "-3", "3", "0.001")),
+        *(("10^-3", gold) for gold in ("10", "-3", "3")),
+        *(("2^(10)", gold) for gold in ("2", "10")),
+        *((r"2^{\frac{1}{2}}", gold) for gold in ("2", "0.5", "1")),
+        *((r"2^{10^{3}}", gold) for gold in ("2", "10", "3")),
+        *(("10³", gold) for gold in ("10", "3")),
+        *(("2**10", gold) for gold in ("2", "10")),
+        *((r"2\sqrt{3}", gold) for gold in ("2", "3")),
+        *((r"12.5 \cdot \sqrt[3]{4}", gold) for gold in ("12.5", "12", "1", "3", "4")),
+        *(("2√3", gold) for gold in ("2", "3")),
+        *(("2 * sqrt(3)", gold) for gold in ("2", "3")),
+        *((r"\frac{\sqrt{3}}{2}", gold) for gold in ("3", "2", "1.5")),
+        *((r"1\frac{1}{2}", gold) for gold in ("1", "0.5", "5.5")),
+        *((r"1.5 \times 10^3", gold) for gold in ("1.5", "10", "3")),
+        ("1e9999", "1"),
+        ("negative 5", "5"),
+        ("minus 5", "5"),
+        *(("1'000", gold) for gold in ("1", "0")),
+        *(("5'11", gold) for gold in ("5", "11")),
+        ("1'0000", "1"),
     ],
 )
 def test_another_number_or_none(predicted: str, gold: str) -> None:
@@ -133,6 +175,29 @@ def test_numbers_are_read_in_every_notation(number: Decimal, around: str, commas
     written = format(number, ",f" if commas else "f")
     assert numeric(around.format(written), example(str(Fraction(number)))) == 1.0
     assert numeric(around.format(written), example(format(number + 1, "f"))) == 0.0
+
+
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-1e4, max_value=1e4),
+    st.integers(-30, 30),
+    st.sampled_from(
+        [
+            "{}e{}",
+            "{}E{}",
+            "{} × 10^{}",
+            r"{} \times 10^{{{}}}",
+            r"${}\cdot 10^{{{}}}$",
+            "{}*10**{}",
+        ]
+    ),
+)
+def test_powers_of_ten_are_read_in_every_notation(
+    number: Decimal, power: int, notation: str
+) -> None:
+    written = f"it is {notation.format(number, power)} m"
+    value = Fraction(number) * Fraction(10) ** power
+    assert numeric(written, example(str(value))) == 1.0
+    assert numeric(written, example(str(value + 1))) == 0.0
 
 
 @pytest.mark.parametrize(
