@@ -53,6 +53,7 @@ _NUMBER = re.compile(
     rf"(?!\d|[.,/:'-]\d|e[-+]?\d|\s?\^|\s?(?:{_TIMES}\s?)?√| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_IDLE_ZEROS = re.compile(r"(?<![\w.])(\d*)(?:(?<=\d)\.0+|(\.\d*[1-9])0+)(?!\d|[.,]\d)")
 _CANNOT = r"(?:can(?:not|'t| not)|could(?:n't| not))"
 _FALSE = r"(?:wrong|incorrect|false|untrue|impossible|invalid|excluded|eliminated|ruled out)"
 # What denies the letter in front: "is wrong", ", which isn't right", "can't be the answer".
@@ -114,15 +115,17 @@ def numeric(predicted: str, gold: str) -> float:
 
 @_of_any_gold
 def contains(predicted: str, gold: str) -> float:
-    """1 where the gold answer stands in the prediction as words of its own.
+    """1 where the gold answer stands in the prediction as words of its own, or is `exact`.
 
-    Case, width, dashes and thousands commas are no matter. 18 is not in "180", "18.5", "-18" or
-    "18:30", nor "art" in "start"; in scripts without spaces, such as Chinese, no words are told
-    apart.
+    Case, width, dashes, thousands commas and idle zeros are no matter. 18 is not in "180", "18.5",
+    "-18" or "18:30", nor "art" in "start"; in scripts without spaces, such as Chinese, no words are
+    told apart.
     """
-    text = _without_commas(in_plain_characters(predicted))
+    text = _with_short_numbers(in_plain_characters(predicted))
     forms = {normalise_answer(gold), in_plain_characters(gold).strip()}  # "0" and "00"
-    return any(_stands_in(text, _without_commas(form)) for form in forms if form)
+    return answers_match(predicted, gold) or any(
+        _stands_in(text, _with_short_numbers(form)) for form in forms if form
+    )
 
 
 def choice(predicted: str, example: Example) -> float:
@@ -218,8 +221,8 @@ def _exactly(digits: str) -> Fraction:
     return Fraction(Decimal(digits.replace(",", "")))  # however many there are
 
 
-def _without_commas(text: str) -> str:
-    return _THOUSANDS.sub("", text)
+def _with_short_numbers(text: str) -> str:
+    return _IDLE_ZEROS.sub(r"\1\2", _THOUSANDS.sub("", text))
 
 
 def _stands_in(text: str, wanted: str) -> bool:

@@ -348,6 +348,12 @@ def test_what_an_option_says_is_no_judgement_of_it(question: str) -> None:
         ("答案是北京市", "北京"),
         ("the U.S. of A.", "U.S."),
         ("in  the\nold   town", "old town"),
+        ("18.0", "18"),
+        ("$18.00", "18"),
+        ("it costs $1,018.00 today", "1018"),
+        ("it is 0.50.", "0.5"),
+        ("it is 18.", "18.0"),
+        ("(A) Paris", "A"),
     ],
 )
 def test_the_gold_answer_stands_in_it(predicted: str, gold: str) -> None:
@@ -364,6 +370,10 @@ def test_the_gold_answer_stands_in_it(predicted: str, gold: str) -> None:
         ("180", "18"),
         ("118", "18"),
         ("18.5", "18"),
+        ("18.05", "18"),
+        ("18.0.1", "18"),
+        ("1.18.0", "1.18"),
+        ("1.50", "1"),
         ("0.18", "18"),
         (".18", "18"),
         ("-18", "18"),
@@ -402,6 +412,29 @@ def test_any_text_is_measured_and_any_gold_answer_counts(
 @given(TEXTS, TEXTS.filter(str.strip))
 def test_exact_is_what_evaluation_does_without_a_metric(predicted: str, gold: str) -> None:
     assert exact(predicted, example(gold)) == (matching_gold(predicted, [gold]) is not None)
+
+
+@given(TEXTS, TEXTS.filter(str.strip))
+@hypothesis_example("18.0", "18")
+@hypothesis_example("$18.00", "18")
+@hypothesis_example("(A) Paris", "A")
+@hypothesis_example("007", "7")
+def test_what_is_exact_is_contained(predicted: str, gold: str) -> None:
+    """Any text is a gold answer of itself, too."""
+    for row in (example(gold), example(predicted if predicted.strip() else gold)):
+        assert contains(predicted, row) >= exact(predicted, row)
+
+
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-1e6, max_value=1e6),
+    st.sampled_from(["{}", "${}", "{} €", " = {}.", "({})", "**{}**", "{:,}", r"\boxed{{{}}}"]),
+)
+def test_a_number_that_is_exact_is_contained(number: Decimal, around: str) -> None:
+    gold = example(format(number.normalize(), "f"))
+    written = around.format(number)
+    assert contains(written, gold) >= exact(written, gold)
+    if number >= 0:
+        assert contains(f"it is {written} in all", gold) == 1.0
 
 
 @given(TEXTS.filter(str.strip), st.sampled_from(["{}", "so {}", "{} it is", "well, {}, yes"]))
