@@ -13,6 +13,8 @@ from greater_fast.export.rendering import Rendering
 from greater_fast.version import __version__
 
 _LINE = "-" * 72
+# A server takes what a request leaves out from the model's own generation settings.
+_NO_SETTINGS_OF_THE_MODEL = {"top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
 _FULL_STOP = r"[.．](?=\s|$)|[。｡]|\n"  # not a decimal point
 
 
@@ -54,6 +56,7 @@ def as_chat_json(rendering: Rendering) -> str:
         "chat_template_kwargs": dict(config.chat_template_kwargs),
         "template_date": config.template_date,
         "temperature": config.sampling_temperature,
+        **_NO_SETTINGS_OF_THE_MODEL,
         "max_tokens": config.max_new_tokens,
         "stop_token_ids": list(rendering.end_ids),
         "rendered": {"before": rendering.before, "after": rendering.after},
@@ -65,10 +68,11 @@ def as_chat_json(rendering: Rendering) -> str:
         },
         "use": [
             "1. Put a question in the place of {question}, its outer white space aside, and send "
-            "messages with chat_template_kwargs, temperature, max_tokens and stop_token_ids.",
+            "messages with chat_template_kwargs, temperature, top_p, top_k, repetition_penalty, "
+            "max_tokens and stop_token_ids.",
             "2. Put the reply and extractor.text behind the messages as one assistant message, and "
             "send them with continue_final_message true, add_generation_prompt false and "
-            "extractor.max_tokens.",
+            "extractor.max_tokens in the place of max_tokens.",
             "3. The answer is what comes, up to extractor.closing.",
         ],
         "notes": list(rendering.notes),
@@ -122,16 +126,19 @@ def _constants(rendering: Rendering) -> str:
 
 _TRANSFORMERS = """\
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto", **FILES)
+model.generation_config = GenerationConfig()  # as in the run: no penalties of the model's own
 
 
 def go_on(ids, max_new_tokens):
-    sampling = {"do_sample": True, "temperature": TEMPERATURE} if TEMPERATURE else {}
+    settings = {"max_new_tokens": max_new_tokens, "eos_token_id": ENDS, "pad_token_id": ENDS[0]}
+    if TEMPERATURE:  # over all tokens: generate's own top_k is 50
+        settings |= {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0}
     given = torch.tensor([ids])
-    settings = {"max_new_tokens": max_new_tokens, "eos_token_id": ENDS, "do_sample": False}
-    return model.generate(given, **{**settings, **sampling})[0, len(ids) :].tolist()
+    written = model.generate(given, attention_mask=torch.ones_like(given), **settings)
+    return written[0, len(ids) :].tolist()
 
 
 def ask(question):

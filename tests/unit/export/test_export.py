@@ -44,6 +44,16 @@ KINDS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "base, prompt first": ("llama3", None, {"prompt_placement": "before"}),
     "base, sentencepiece": ("sentencepiece", None, {}),
     "base that closes texts": ("llama3", None, {"max_new_tokens": 5}),
+    "penalties": ("llama3", "", {"max_new_tokens": 12}),
+}
+# As models bring them along (Qwen2.5-Instruct a penalty and top_k); a run does not use them.
+PENALTIES: dict[str, Any] = {
+    "do_sample": True,
+    "temperature": 0.7,
+    "top_k": 1,
+    "top_p": 0.8,
+    "repetition_penalty": 50.0,
+    "no_repeat_ngram_size": 1,
 }
 ODD_ROWS = [
     {"question": "  Is\n\n( True ) 'so'? \\n {question} ", "answer": "True"},
@@ -76,7 +86,10 @@ def run(
         tokenizer.chat_template = template
     if "closes" in request.param:
         closing_texts(tokenizer)
-    tiny_model("llama", len(tokenizer)).save_pretrained(folder / "model")
+    model = tiny_model("llama", len(tokenizer))
+    if request.param == "penalties":
+        model.generation_config.update(**PENALTIES)
+    model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     asked: list[RolloutRequest] = []
     plain = RolloutEngine.run
@@ -127,9 +140,10 @@ class FakeLLM:
     """vLLM's calls, answered by transformers' greedy generation."""
 
     def __init__(self, model: str) -> None:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         self._model = AutoModelForCausalLM.from_pretrained(model)
+        self._model.generation_config = GenerationConfig()  # SamplingParams are used alone
         self.asked: list[list[int]] = []
 
     def generate(self, prompts: list[dict[str, list[int]]], sampling: Any) -> list[Any]:
@@ -178,6 +192,23 @@ def test_the_text_tokenises_to_the_ids_of_the_run(run: Any) -> None:
     assert {request.max_new_tokens for request in dev} == {names["REASONING_TOKENS"]}
 
 
+def test_the_text_writes_the_reasonings_of_the_run(run: Any) -> None:
+    names, found, lm = script(run, "text"), measured(run), load_lm(str(run.model))
+    assert found
+    for question, row in found.items():
+        written = names["go_on"](names["message"](question), names["REASONING_TOKENS"])
+        assert lm.vocabulary.plain_text(names["without_end"](written)) == row["reasoning"]
+
+
+@pytest.mark.parametrize("run", ["template", "penalties"], indirect=True)
+def test_the_text_samples_from_all_tokens(run: Any) -> None:
+    """Not from the first 50, which is what `generate` does by itself, nor as the model has it."""
+    names = script(run, "text")
+    names["TEMPERATURE"] = 1000.0
+    ids = names["message"]("Is it so?")
+    assert len({names["go_on"](ids, 1)[0] for _ in range(100)}) > 50
+
+
 def test_a_script_for_vllm_does_what_the_run_did(run: Any, vllm: None) -> None:
     names, found = script(run, "vllm"), measured(run)
     check_ids(run, names["message"])
@@ -224,6 +255,7 @@ def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
     names = script(run, "text")
     assert values["extractor"]["ids"] == names["EXTRACTOR"]
     assert values["stop_token_ids"] == names["ENDS"]
+    assert (values["top_p"], values["top_k"], values["repetition_penalty"]) == (1, -1, 1)
 
 
 @pytest.mark.parametrize(
