@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from greater_fast.examples.extractor import Extractor
 from greater_fast.export.rendering import Rendering
@@ -34,7 +35,9 @@ def as_text(rendering: Rendering) -> str:
 def as_vllm(rendering: Rendering) -> str:
     """A script that asks questions by vLLM: all reasonings in one batch, then all answers."""
     notes = "".join(f"# note: {' '.join(note.split())}\n" for note in rendering.notes)
-    return f"{notes}{_constants(rendering)}{_VLLM}"
+    files = rendering.files
+    weights = Path(files.path, files.options["gguf_file"]) if files.options else files.path
+    return f"{notes}{_constants(rendering)}WEIGHTS = {str(weights)!r}\n\n{_VLLM}"
 
 
 def as_chat_json(rendering: Rendering) -> str:
@@ -150,7 +153,7 @@ def ask(question):
 _VLLM = """\
 from vllm import LLM, SamplingParams
 
-llm = LLM(model=MODEL)
+llm = LLM(model=WEIGHTS, tokenizer=WEIGHTS)
 
 
 def go_on(prompts, max_tokens):

@@ -18,6 +18,7 @@ from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
 from tests.tiny import GEMMA_TEMPLATE, PROMPT, tiny_model, tiny_tokenizer
+from tests.unit.model.test_lm_gguf import write as write_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 
@@ -139,10 +140,14 @@ def script(run: Any, to: str) -> dict[str, Any]:
 class FakeLLM:
     """vLLM's calls, answered by transformers' greedy generation."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, tokenizer: str) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self._model = AutoModelForCausalLM.from_pretrained(model)
+        assert tokenizer == model
+        path, options = model, {}
+        if Path(model).is_file():  # a folder of GGUF files is no model
+            path, options = str(Path(model).parent), {"gguf_file": Path(model).name}
+        self._model = AutoModelForCausalLM.from_pretrained(path, **options)
         self._model.generation_config = GenerationConfig()  # SamplingParams are used alone
         self.asked: list[list[int]] = []
 
@@ -220,6 +225,32 @@ def test_a_script_for_vllm_does_what_the_run_did(run: Any, vllm: None) -> None:
         assert lm.vocabulary.plain_text(reasoning) == row["reasoning"]
         assert asked[len(asked) - len(names["EXTRACTOR"]) :] == names["EXTRACTOR"]
     assert len(answers) == len(found)
+
+
+def test_scripts_of_a_run_on_a_gguf_file_load_the_file(
+    tmp_path: Path, rows: list[dict[str, str]], settings: dict[str, Any], vllm: None
+) -> None:
+    file = write_gguf(tmp_path / "a 'tiny' one.gguf")
+    optimize(
+        str(file),
+        rows,
+        prompt=PROMPT,
+        config={**settings, "extractor": "The answer is $", "num_dev": 6},
+        run_dir=tmp_path / "run",
+        progress=False,
+    )
+    run = SimpleNamespace(folder=tmp_path / "run", model=file)
+    by_vllm, by_transformers = script(run, "vllm"), script(run, "text")
+    vocabulary, found = load_lm(str(file)).vocabulary, measured(run)
+    assert found
+    for question, row in found.items():
+        ids = by_vllm["message"](question)
+        assert ids == by_transformers["message"](question)
+        (written,) = by_vllm["go_on"]([ids], by_vllm["REASONING_TOKENS"])
+        assert vocabulary.plain_text(by_vllm["without_end"](written)) == row["reasoning"]
+        also = by_transformers["go_on"](ids, by_vllm["REASONING_TOKENS"])
+        assert also == written
+    assert by_vllm["ask"](list(found)) == [by_transformers["ask"](question) for question in found]
 
 
 def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
