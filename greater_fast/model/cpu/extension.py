@@ -23,9 +23,10 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "the C++ extension of greater_fast is not built in the folder that Python imports it from: "
-        "run `pip install -e .` in the source folder (it needs a C++17 compiler; CMake and ninja "
-        "come with it), or leave that folder to use the installed package"
+        f"the C++ extension of greater_fast cannot be imported from the folder that Python takes "
+        f"greater_fast from ({error}): run `pip install -e .` in the source folder to build it (it "
+        "needs a C++17 compiler; CMake and ninja come with it), or leave that folder to use the "
+        "installed package"
     ) from error
 
 __all__ = [

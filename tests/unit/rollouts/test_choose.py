@@ -337,8 +337,22 @@ def test_the_same_bits_whatever_else_is_in_the_batch(lm: LM) -> None:
     assert RolloutEngine(lm, temperature=0.2, max_tokens=32, fixed=True).run(asked) == expected
 
 
-def test_a_missing_extension_says_how_to_build_it() -> None:
-    code = "import sys; sys.modules['greater_fast._core'] = None; from greater_fast import optimize"
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("None", "import of greater_fast._core halted; None in sys.modules"),
+        ("types.ModuleType('greater_fast._core')", "cannot import name 'Scheduler' from"),
+    ],
+)
+def test_an_extension_that_cannot_be_imported_says_why_and_how_to_build_it(
+    module: str, reason: str
+) -> None:
+    code = (
+        f"import sys, types; sys.modules['greater_fast._core'] = {module}; "
+        "from greater_fast import optimize"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: the C++ extension of greater_fast is not built" in done.stderr
-    assert "pip install -e ." in done.stderr
+    (last,) = [line for line in done.stderr.splitlines() if "the C++ extension" in line]
+    assert last.startswith("ImportError: the C++ extension of greater_fast cannot be imported")
+    assert reason in last
+    assert "pip install -e ." in last
