@@ -100,6 +100,7 @@ class ReportPage:
             "settings": repeat.all_settings(view),
             "changed_settings": repeat.changed_settings(view),
             "commands": repeat.commands(view),
+            "not_repeated": repeat.not_repeated(view),
             "notes": view.result.texts("notes") or view.run.texts("notes"),
         }
 
@@ -126,7 +127,6 @@ def _environment() -> Environment:
         "points": wording.points,
         "signed": wording.signed,
         "significance": significance,
-        "whole": partial(wording.cut, most=20_000),
     }
     return environment
 

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.report.run_view import RunView
 
-# A run keeps a row's first gold answer apart from the others; a file has them in one list.
+_MOST_CHARACTERS = 20_000  # of commands; a part of a command would be another command
+_FUNCTIONS = ("metric", "loss", "on_step")
+
+# A run keeps a row's first gold answer apart from the others; a file has them in one list. The
+# files are new ones in a new folder: where the commands are run, others of such names may be.
 _SPLIT_ROWS = """\
-import json
+import json, os
 sets = {{}}
-for line in open({examples}, encoding="utf-8"):
+for line in open({examples!r}, encoding="utf-8"):
     row = json.loads(line)
     row["answer"] = [row["answer"], *row.pop("other_answers", [])]
     sets.setdefault(row.pop("split"), []).append(json.dumps(row) + "\\n")
+os.mkdir({folder!r})
 for name, lines in sets.items():
-    open(name + ".jsonl", "w").writelines(lines)
+    open(os.path.join({folder!r}, name + ".jsonl"), "x").writelines(lines)
 """
 
 
 def commands(view: RunView) -> str | None:
-    """Shell commands, one a line; None where a file does not say what the run was.
+    """Shell commands, the second only where the first went well.
 
-    The rows are the run's own, as the model read them, so `template` is not given again; the
-    extractor is, which a run may have derived from more rows than it used.
+    None where a file does not say what the run was, or where they are too long to be shown. The
+    rows are the run's own, as the model read them, so `template` is not given again; the extractor
+    is, which a run may have derived from more rows than it used.
     """
     prompt, extractor = view.run.text("prompt"), view.run.text("extractor")
     splits = [split for split in ("train", "dev", "test") if view.num_examples(split)]
@@ -36,15 +43,38 @@ def commands(view: RunView) -> str | None:
     settings = dict(view.run.object("config").values)
     settings |= {"extractor": extractor, "template": None}
     options = [_option(name, value) for name, value in _changed(settings)]
-    script = _SPLIT_ROWS.format(examples=json.dumps(f"{view.folder}/examples.jsonl"))
+    run = view.folder.absolute()
+    folder = re.sub(r"[^\w.-]+|^-", "_", run.name) + "-rows"
+    script = _SPLIT_ROWS.format(examples=str(run / "examples.jsonl"), folder=folder)
     lines = [
         ["greater-fast", "optimize", "--model", *view.models],
-        [part for split in splits for part in (f"--{split}", f"{split}.jsonl")],
+        [part for split in splits for part in (f"--{split}", f"{folder}/{split}.jsonl")],
         [f"--prompt={prompt}"],
         *([option] for option in options),
     ]
-    search = " \\\n    ".join(map(shlex.join, lines))
-    return f"python3 -c {shlex.quote(script)}\n{search}\n"
+    search = " \\\n    ".join(" ".join(map(_quoted, line)) for line in lines)
+    text = f"python3 -c {_quoted(script)} &&\n{search}\n"
+    return text if len(text) <= _MOST_CHARACTERS else None
+
+
+def not_repeated(view: RunView) -> list[str]:
+    """What of a run no command can give again, in words: functions of the user's own."""
+    named = {name: view.run.text(name) for name in _FUNCTIONS}
+    if named["metric"] == view.run.object("config").text("metric"):
+        named["metric"] = None  # one of a name: a setting
+    return [f"the function {value} as {name}" for name, value in named.items() if value]
+
+
+def _quoted(text: str) -> str:
+    """A text as one word of a shell; of what cannot be seen, each byte as its number."""
+    if text.replace("\n", "").isprintable():
+        return shlex.quote(text)
+    seen = (c if c.isprintable() and c not in "'\\" else _escaped(c) for c in text)
+    return f"$'{''.join(seen)}'"
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def _changed(settings: dict[str, Any]) -> list[tuple[str, Any]]:
