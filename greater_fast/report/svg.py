@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SERIES = tuple(f"series-{number}" for number in range(8))
 _THEME = ("ink", "muted", "line", "accent", "good", "bad", "paper", *SERIES)
+_SETTINGS = threading.Lock()  # matplotlib's are the process's: one figure at a time changes them
 _WIDTH = 4.6  # inches of 72 units: as wide as a phone, so that its letters are of their own size
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -49,7 +51,7 @@ def inline_svg(name: str, label: str, draw: Callable[[Axes], None], height: floa
     from matplotlib.figure import Figure  # no pyplot: it has a state, and looks for a display
 
     style: dict[Any, Any] = {**_STYLE, **_colours(), "svg.hashsalt": name}
-    with rc_context():
+    with _SETTINGS, rc_context():
         rcdefaults()  # whatever the user's own file says
         with rc_context(style):
             figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -93,8 +95,13 @@ def _in_page(svg: str, label: str) -> str:
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is seen by nobody
+    svg = re.sub(r"<[^>]*>", _rounded, svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     svg = re.sub(r"#ab([0-9a-f]{2})cd", lambda found: f"var(--{_THEME[int(found[1], 16)]})", svg)
     opening = f'<svg class="figure" role="img" aria-label="{escape(label)}" {view[0]}>'
     return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip()
+
+
+def _rounded(tag: re.Match[str]) -> str:
+    """A tag with places to the hundredth of a point, below which nobody sees; texts keep theirs."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     while len(page) > _MOST_BYTES and not limits.is_least:
         limits = limits.halved()
         page = report.render(limits).encode("utf-8")
-    unfinished = path.with_name(f".{path.name}")
+    unfinished = path.with_name(f".{uuid.uuid4().hex}")  # of this call alone
     try:
         unfinished.write_bytes(page)
         unfinished.replace(path)

@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -301,6 +304,28 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
         write_report([run], out)
     assert out.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.html", "run"]
+
+
+def test_who_writes_the_same_page_at_once_writes_a_whole_one(tmp_path, monkeypatch):
+    """Each has written its own before the first is put in place; neither is the other's."""
+    runs, out = [write_run(tmp_path / str(n), num_steps=2, num_rows=2) for n in range(2)], []
+    for run in runs:
+        write_report([run], tmp_path / "one.html")
+        out.append((tmp_path / "one.html").read_bytes())
+    both, replace, seen = threading.Barrier(2, timeout=60), Path.replace, []
+
+    def meet(self: Path, target: Path) -> Path:
+        both.wait()
+        seen.append(self.read_bytes())
+        both.wait()
+        return replace(self, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", meet)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda run: write_report([run], tmp_path / "two.html"), runs))
+    assert sorted(seen) == sorted(out)
+    assert (tmp_path / "two.html").read_bytes() in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "one.html", "two.html"]
 
 
 def _full_disk(*arguments: object) -> None:
