@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greater_fast.model.byte_sizes import format_bytes
+from greater_fast.runs.statistics import p_text, points_text
 from greater_fast.runs.visible import visible
 
 
@@ -132,9 +133,7 @@ def outcome(result: dict[str, Any]) -> list[str]:
             counts = f"right with only the best prompt: {first}, only the initial: {second}"
             if "metric" in best[split]:
                 counts = f"better with the best prompt: {first}, with the initial: {second}"
-            lines.append(
-                f"{split} rows {counts} ({_test(comparison)} p = {comparison['p_value']:.3f})"
-            )
+            lines.append(f"{split} rows {counts} ({_test(comparison)})")
         if split == "dev":
             lines.extend(_optimism(result))
     return [*lines, *_unmeasured(result), f"run directory: {result['run_dir']}", result["summary"]]
@@ -154,7 +153,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         if "metric" in report:
             counts = "the first better on {num_only_first}, the second on {num_only_second}"
         lines.append(
-            f"{counts}, {{test}} p = {{p_value:.3f}}".format(
+            f"{counts}, {{test}}".format(
                 **{**report["comparison"], "test": _test(report["comparison"])}
             )
         )
@@ -162,7 +161,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         which = "the first" if difference >= 0 else "the second"
         better = f"{which} is better by {abs(difference):.1f} points" if difference else "equal"
         lines.append(
-            f"{better} (first less second: 95% interval {100 * low:+.1f} to {100 * high:+.1f})"
+            f"{better} (first less second: 95% interval {points_text(low)} to {points_text(high)})"
         )
     return lines
 
@@ -176,7 +175,8 @@ def _each_model(evaluation: dict[str, Any]) -> list[str]:
 
 
 def _test(comparison: dict[str, Any]) -> str:
-    return str(comparison.get("test") or "McNemar")
+    """The test's name and its p."""
+    return f"{comparison.get('test') or 'McNemar'} {p_text(comparison['p_value'])}"
 
 
 def _optimism(result: dict[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ from greater_fast.report.candidates import Outcome
 from greater_fast.report.run_view import Compared, Measured, RunView, Step
 from greater_fast.report.svg import SERIES, inline_svg, theme
 from greater_fast.report.thinning import every_kth, mean_seconds, turns
-from greater_fast.report.wording import interval, line, many, number, percent, points
+from greater_fast.report.wording import interval, line, many, number, percent
+from greater_fast.runs.statistics import points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,9 @@ def gains(views: Sequence[RunView], compared: Sequence[Compared | None]) -> str:
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
 
-    told = "; ".join(f"run {view.number + 1}: {points(c.difference)} points" for view, c in known)
+    told = "; ".join(
+        f"run {view.number + 1}: {points_text(one.difference)} points" for view, one in known
+    )
     return inline_svg("gains", f"Gains: {told}", draw, 0.75 + 0.3 * len(known))
 
 

@@ -12,6 +12,7 @@ from greater_fast.model.byte_sizes import format_bytes
 from greater_fast.report import candidates, figures, prompt_diff, repeat, rows, wording
 from greater_fast.report.run_view import SPLITS, Prompt, RunView, Step
 from greater_fast.report.verdict import Verdict, ending, gain, significance, verdict
+from greater_fast.runs.statistics import points_text, signed
 from greater_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def _environment() -> Environment:
         "many": wording.many,
         "number": wording.number,
         "percent": wording.percent,
-        "points": wording.points,
-        "signed": wording.signed,
+        "points": points_text,
+        "signed": partial(signed, digits=3),
         "significance": significance,
     }
     return environment

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from greater_fast.report.run_view import Compared, RunView
-from greater_fast.report.wording import many, points
+from greater_fast.report.wording import many
+from greater_fast.runs.statistics import is_sure, p_text, points_text
 
-_SURE = 0.05  # p below which a difference is not called chance, as in `runs.result`
 _AS_PLANNED = ("all steps done", "a whole sweep without a change")
 
 
@@ -20,6 +20,11 @@ class Verdict:
     explanation: str
     split: str | None = None
     compared: Compared | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether its number may be set large: beyond chance, on rows that chose nothing."""
+        return self.tone in ("good", "bad") and self.split == "test"
 
 
 def verdict(view: RunView) -> Verdict:
@@ -39,15 +44,15 @@ def verdict(view: RunView) -> Verdict:
 
 
 def _headline(compared: Compared, split: str) -> tuple[str, str]:
-    is_sure = compared.p_value is not None and compared.p_value < _SURE
+    sure = is_sure(compared.p_value)
     if compared.difference <= 0:
-        worse = is_sure and compared.difference < 0
+        worse = sure and compared.difference < 0
         return ("The new prompt is worse", "bad") if worse else ("Nothing was gained", "calm")
     if split == "dev":
-        return ("A gain on the rows it was chosen by, not tried on others", "open")
-    return (
-        ("The new prompt is better", "good") if is_sure else ("A gain that may be chance", "open")
-    )
+        if not sure:
+            return "No gain is shown on the rows it was chosen by", "calm"
+        return "A gain on the rows it was chosen by, not tried on others", "open"
+    return ("The new prompt is better", "good") if sure else ("A gain that may be chance", "open")
 
 
 def _unknown(view: RunView) -> str:
@@ -76,8 +81,7 @@ def significance(compared: Compared) -> str:
     """The test's p and its name, and how many rows differ."""
     parts = []
     if compared.p_value is not None:
-        p = "p < 0.001" if compared.p_value < 0.001 else f"p = {compared.p_value:.3f}"
-        parts.append(f"{p} ({compared.test})")
+        parts.append(f"{p_text(compared.p_value)} ({compared.test})")
     if compared.num_only_new is not None and compared.num_only_initial is not None:
         what = "right with the new prompt alone" if compared.is_exact else "better with the new one"
         parts.append(
@@ -89,6 +93,5 @@ def significance(compared: Compared) -> str:
 
 def gain(compared: Compared) -> tuple[str, str]:
     """The difference in points, and its 95% interval."""
-    interval = compared.interval
-    between = f"{points(interval[0])} to {points(interval[1])}" if interval else "not known"
-    return points(compared.difference), between
+    ends = map(points_text, compared.interval or ())
+    return points_text(compared.difference), " to ".join(ends) or "not known"

@@ -10,17 +10,6 @@ from greater_fast.runs.visible import visible
 NONE = "–"
 
 
-def points(value: float) -> str:
-    """A difference of shares, in points with a sign."""
-    return signed(100 * value, 1)
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign, a minus as printers set it; none before what rounds to 0."""
-    text = f"{value:+.{digits}f}"
-    return f"{0:.{digits}f}" if not float(text) else text.replace("-", "−")
-
-
 def percent(value: float | None) -> str:
     """A share in percent."""
     return NONE if value is None else f"{100 * value:.1f}%"

@@ -9,6 +9,7 @@ from typing import Any
 from greater_fast.runs.evaluation import Comparison, Evaluation
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation
 from greater_fast.runs.notebook import result_html
+from greater_fast.runs.statistics import is_sure, p_text, points_text
 from greater_fast.runs.visible import visible
 from greater_fast.search.nouns import Step
 
@@ -218,10 +219,10 @@ def accuracy_text(measured: Evaluation) -> str:
 def gain_text(comparison: Comparison) -> str:
     """A difference with its 95% interval in points and its p, and what to make of them."""
     low, high = comparison.interval
-    p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
     figures = (
-        f"{100 * comparison.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], {p}"
+        f"{points_text(comparison.difference)} points [{points_text(low)}, {points_text(high)}], "
+        f"{p_text(comparison.p_value)}"
     )
     if comparison.difference <= 0:
         return f"nothing was gained ({figures})"
-    return figures if comparison.p_value < 0.05 else f"{figures}, which may be chance"
+    return figures if is_sure(comparison.p_value) else f"{figures}, which may be chance"

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is, and a difference.
+"""How sure a measured accuracy is, and a difference; and how both are written for a reader.
 
 Of rows that are right or wrong: Wilson, Newcombe, and McNemar's exact test; of values between 0 and
 1, what comes to Wilson's interval and McNemar's test where there are no values but 0 and 1.
@@ -14,6 +14,7 @@ from greater_fast.wording import quoted
 
 _MOST_FLIPPED = 16  # differences of which all signs are tried
 _NUM_DRAWS, _NUM_AT_A_TIME = 20, 1000
+_SURE = 0.05  # p below which a difference is not called chance
 
 
 def wilson_interval(
@@ -137,6 +138,27 @@ def newcombe_interval(
     low = difference - math.sqrt(max(0.0, below**2 - 2 * phi * below * above2 + above2**2))
     high = difference + math.sqrt(max(0.0, above**2 - 2 * phi * above * below2 + below2**2))
     return low, high
+
+
+def is_sure(p_value: float | None) -> bool:
+    """Whether a difference is more than chance explains; no p says that it is not."""
+    return p_value is not None and p_value < _SURE
+
+
+def p_text(p_value: float) -> str:
+    """A p value for a reader."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def points_text(difference: float) -> str:
+    """A difference of shares, in points with its sign."""
+    return signed(100 * difference, 1)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, a minus as printers set it; none before what rounds to 0."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
 def _check_count(name: str, value: object) -> None:

@@ -236,7 +236,7 @@ def test_report_of_two_prompts() -> None:
         "extractor: It is",
         *["75.0% (50.0% to 90.0%) of 8 rows", "  Think."] * 2,
         "only the first right 3, only the second 1, McNemar p = 0.625",
-        "the first is better by 25.0 points (first less second: 95% interval -20.0 to +60.0)",
+        "the first is better by 25.0 points (first less second: 95% interval −20.0 to +60.0)",
     ]
     assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3
 
@@ -262,5 +262,5 @@ def test_values_between_are_better_where_others_are_right() -> None:
     report = {**figures, "extractor": "So:", "against": figures, "comparison": comparison}
     assert display.report_lines({**report, "metric": "mine"})[-2:] == [
         "the first better on 2, the second on 1, sign flips p = 0.500",
-        "the first is better by 25.0 points (first less second: 95% interval -10.0 to +40.0)",
+        "the first is better by 25.0 points (first less second: 95% interval −10.0 to +40.0)",
     ]

@@ -19,6 +19,10 @@ def run(tmp_path):
         ((-0.1, 0.3), (0.1, 0.001), "Nothing was gained", "calm"),
         ((-0.1, 0.01), (0.1, 0.001), "The new prompt is worse", "bad"),
         (None, (0.1, 0.001), "A gain on the rows it was chosen by, not tried on others", "open"),
+        (None, (0.1, 0.05), "No gain is shown on the rows it was chosen by", "calm"),
+        (None, (0.1, 1.0), "No gain is shown on the rows it was chosen by", "calm"),
+        (None, (0.1, None), "No gain is shown on the rows it was chosen by", "calm"),
+        (None, (-0.1, 0.01), "The new prompt is worse", "bad"),
         (None, (0.0, 1.0), "Nothing was gained", "calm"),
         (None, None, "Not known yet", "open"),
     ],
@@ -29,6 +33,7 @@ def test_the_test_rows_decide_where_there_are_some(run, test, dev, headline, ton
     found = verdict(read_run_view(run, 0))
     assert (found.headline, found.tone) == (headline, tone)
     assert found.split == ("test" if test else "dev" if dev else None)
+    assert found.is_proven == (bool(test) and tone in ("good", "bad"))
 
 
 def test_a_prompt_that_stayed_gained_nothing(tmp_path):

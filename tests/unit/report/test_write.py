@@ -265,7 +265,17 @@ def test_an_interrupted_run_says_so(page, tmp_path):
     change(run / "run.json", config={"steps": 9})
     words = page(run).words
     assert "The run ended early, after 4 of 9 steps: interrupted." in words
-    assert "A gain on the rows it was chosen by, not tried on others" in words
+    assert "No gain is shown on the rows it was chosen by" in words
+
+
+def test_only_a_proven_gain_is_set_large(page, tmp_path, without_drawing):
+    run = write_run(tmp_path / "run")
+    assert {"class": "big"} in page(run).all("span")
+    change(run / "result.json", test_comparison=None)
+    runs = [run, write_run(tmp_path / "other", changes=False)]
+    for found, times in ((page(run), 1), (page(*runs), 2)):  # of two runs in the overview as well
+        assert {"class": "big"} not in found.all("span")
+        assert found.words.count("No gain is shown on the rows it was chosen by") == times
 
 
 def test_what_is_no_run_is_refused(tmp_path):

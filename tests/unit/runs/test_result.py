@@ -70,7 +70,7 @@ def test_a_tiny_p() -> None:
     assert text.endswith(": +100.0 points [+77.2, +100.0], p < 0.001.")
 
 
-@pytest.mark.parametrize(("old", "points"), [("1110", "-25.0"), ("0011", "+0.0")])
+@pytest.mark.parametrize(("old", "points"), [("1110", "−25.0"), ("0011", "0.0")])
 def test_no_gain_on_rows_never_seen(old: str, points: str) -> None:
     text = summary(prompt((1,), "11", "1100"), prompt((2,), "01", old))
     assert f": nothing was gained ({points} points [" in text

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greater_fast.runs.statistics import (
+    is_sure,
     mcnemar_exact,
     mean_interval,
     newcombe_interval,
+    p_text,
+    points_text,
     sign_flip_test,
     wilson_interval,
 )
@@ -258,3 +261,30 @@ def test_sign_flips_of_many_rows_are_drawn_the_same_each_time():
     assert sign_flip_test(values) == found
     assert sign_flip_test([0.1] * 60) == pytest.approx(1 / 20_001)
     assert sign_flip_test([0.3, -0.3] * 20) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("p_value", "sure", "text"),
+    [
+        (0.0, True, "p < 0.001"),
+        (0.00099, True, "p < 0.001"),
+        (0.001, True, "p = 0.001"),
+        (0.0491, True, "p = 0.049"),
+        (0.05, False, "p = 0.050"),
+        (1.0, False, "p = 1.000"),
+    ],
+)
+def test_a_p_value_is_never_written_as_none_at_all(p_value, sure, text):
+    assert (is_sure(p_value), p_text(p_value)) == (sure, text)
+
+
+def test_what_is_not_known_is_not_sure():
+    assert not is_sure(None)
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [(0.285, "+28.5"), (-0.285, "−28.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (-1.0, "−100.0")],
+)
+def test_points_have_a_sign_where_they_are_any(difference, text):
+    assert points_text(difference) == text
