@@ -15,7 +15,7 @@ from greater_fast.runs.visible import visible
 
 
 def steps_table(steps: list[dict[str, Any]]) -> Table:
-    """One row a step of the step log."""
+    """One row a step of the step log, which counts from 0; people count from 1."""
     table = _table("steps", ("step", "place", "objective", "error"))
     table.add_column("tried (score -> objective)", overflow="fold")
     table.add_column("prompt", overflow="fold")
@@ -26,7 +26,7 @@ def steps_table(steps: list[dict[str, Any]]) -> Table:
             for t in step["trials"]
         )
         cells = (
-            str(step["step"]),
+            str(step["step"] + 1),
             f"{step['index']}{'+' if step['grows'] else ''}",
             f"{step['objective']:.4f}",
             f"{step['error_rate']:.1%}",

@@ -41,6 +41,13 @@ class Fields:
             return None
         return Fields({name: every[index]}).count(name)
 
+    def counts(self, name: str) -> tuple[int, ...] | None:
+        """The whole numbers of a list; None where there is no such list, or it has others."""
+        own = self._list(name)
+        found = [Fields({name: value}).count(name) for value in own]
+        known = tuple(value for value in found if value is not None)
+        return known if own and len(known) == len(own) else None
+
     def flag(self, name: str) -> bool:
         """Whether it is true."""
         return self.values.get(name) is True

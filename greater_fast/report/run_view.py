@@ -80,9 +80,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt that was tried on rows the search had not seen."""
+    """A prompt that was tried on rows the search had not seen; `ids` are None where unknown."""
 
     text: str
+    ids: tuple[int, ...] | None
     objective: float | None
     train_error_rate: float | None
     measured: Mapping[str, Measured]
@@ -96,10 +97,19 @@ class Prompt:
         found = {split: Measured.of(values.object(split)) for split in SPLITS}
         return cls(
             text=text,
+            ids=values.counts("prompt_ids"),
             objective=values.number("objective"),
             train_error_rate=values.number("train_error_rate"),
             measured={split: one for split, one in found.items() if one},
         )
+
+    def is_same_as(self, other: Prompt | None) -> bool:
+        """Whether they are one prompt: by their ids, as the search counts, else by their texts."""
+        if other is None:
+            return False
+        if self.ids is None or other.ids is None:
+            return self.text == other.text
+        return self.ids == other.ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step as it was logged; the objective is the incumbent's after it, as is `token_id`."""
+    """A step as it was logged; the objective is the incumbent's after it, as is `token_id`.
+
+    `number` counts from 1, as everything that people read does; the log counts from 0.
+    """
 
     number: int
     index: int | None
@@ -136,7 +149,7 @@ class Step:
         """From `search.nouns.Step.to_dict`; `place` is its own in the log."""
         number, index = values.count("step"), values.count("index")
         return cls(
-            number=place if number is None else number,
+            number=1 + (place if number is None else number),
             index=index,
             token_id=values.count_in("prompt_ids", index),
             grows=values.flag("grows"),
@@ -195,7 +208,7 @@ class RunView:
     @property
     def is_same(self) -> bool:
         """Whether the best prompt is the initial one, as far as both are known."""
-        return bool(self.initial and self.new and self.initial.text == self.new.text)
+        return bool(self.initial and self.initial.is_same_as(self.new))
 
     @property
     def accepted(self) -> list[Step]:
@@ -249,4 +262,4 @@ def read_run_view(folder: Path, number: int) -> RunView:
 
 def _bare(text: Any, objective: float | None = None, error: float | None = None) -> Prompt | None:
     """A prompt of which no more is known."""
-    return Prompt(text, objective, error, {}) if text else None
+    return Prompt(text, None, objective, error, {}) if text else None

@@ -87,7 +87,7 @@ def test_steps_table() -> None:
     text = rendered(display.steps_table(steps))
     first, second, third, fourth = [line for line in text.splitlines() if "│" in line]
     assert [part.strip() for part in first.split("│")] == [
-        "1",
+        "2",
         "2",
         "0.3125",
         "25.0%",

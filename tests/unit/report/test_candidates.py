@@ -74,7 +74,7 @@ def test_a_change_is_taken_from_the_incumbent_before_the_step(tmp_path):
     view = read_run_view(write_run(tmp_path / "run", num_steps=6), 0)
     before = [0.8, *(0.8 - 0.004 * n for n in range(5))]  # the initial one's, then each step's
     expected = [
-        (trial.score, pytest.approx(trial.objective - before[step.number]))
+        (trial.score, pytest.approx(trial.objective - before[step.number - 1]))
         for step in view.steps
         for trial in step.trials
         if trial.objective is not None

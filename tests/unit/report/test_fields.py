@@ -12,6 +12,8 @@ def test_values_of_the_type_asked_for_are_given():
     assert values.number("number") == 1.5
     assert values.count("count") == 3
     assert values.flag("flag")
+    assert Fields({"x": [1, 2.0]}).counts("x") == (1, 2)
+    assert [Fields({"x": x}).counts("x") for x in ([], 3, [1, "2"], [-1], None)] == [None] * 5
     assert values.object("object").number("x") == 1
     assert values.numbers("object") == {"x": 1.0}
     assert [one.number("y") for one in values.objects("list")] == [2.0]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from greater_fast.report.run_view import read_run_view
@@ -39,6 +41,18 @@ def test_the_test_rows_decide_where_there_are_some(run, test, dev, headline, ton
 def test_a_prompt_that_stayed_gained_nothing(tmp_path):
     found = verdict(read_run_view(write_run(tmp_path / "run", changes=False), 0))
     assert (found.headline, found.tone) == ("Nothing was gained", "calm")
+
+
+def test_prompts_are_the_same_by_their_ids_as_in_the_summary(run):
+    """One text may be that of two prompts; without ids, as older runs are, texts decide."""
+    values = json.loads((run / "result.json").read_text())
+    for new, old, is_same in (([1], [1], True), ([1], [2], False), (None, [2], True)):
+        best = {**values["best"], "prompt": "Think.", "prompt_ids": new}
+        initial = {**values["baseline"], "prompt": "Think.", "prompt_ids": old}
+        change(run / "result.json", best=best, baseline=initial)
+        view = read_run_view(run, 0)
+        assert view.is_same == is_same
+        assert (verdict(view).headline == "Nothing was gained") == is_same
 
 
 @pytest.mark.parametrize("stopped", ["all steps done", "a whole sweep without a change", ...])

@@ -47,6 +47,15 @@ def test_a_page_says_first_what_was_gained(page, tmp_path):
     assert [a.get("class") for a in found.all("tbody")].count("changed") == 2
 
 
+def test_steps_are_counted_from_1(page, tmp_path):
+    found = page(write_run(tmp_path / "run", num_steps=3))
+    assert re.findall(r"Step (\d+) · place", found.words) == ["1", "3"]
+    assert re.findall(r"(\d+) place \d", found.words) == [n for n in "123" for _ in range(3)]
+    axes = found.source.split('<svg class="figure" role="img" aria-label="Objective by step')[1]
+    below = re.findall(r">\s*(\d+)\s*</text>", axes.partition("</svg>")[0])
+    assert below == ["1", "2", "3"]
+
+
 def test_headings_have_no_gap_and_every_link_has_its_place(page, tmp_path):
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", changes=False)
     for runs in ([one], [one, other]):
