@@ -97,6 +97,9 @@ class ReportPage:
             "num_steps_left_out": len(view.steps) - len(steps),
             "finalists": view.finalists[: limits.rows],
             "row_sets": _row_sets(view, limits),
+            "when_right": rows.when_right(
+                view.run.object("config").text("metric"), view.run.text("metric")
+            ),
             "cost": _cost(view),
             "settings": repeat.all_settings(view),
             "changed_settings": repeat.changed_settings(view),

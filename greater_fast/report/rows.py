@@ -122,6 +122,13 @@ def grouped(pairs: Sequence[Pair], most: int) -> list[Group]:
     ]
 
 
+def when_right(named: str | None, metric: str | None) -> str:
+    """When an answer counts, in a sentence; `named` is the metric of the settings, if any."""
+    if metric is not None and metric != named:
+        return f"An answer counts what the function {metric} makes of it, from 0 to 1."
+    return _WHEN_RIGHT[named] if named in _WHEN_RIGHT else f"An answer counts by metric {named}."
+
+
 def _what_became_of(pair: Pair, has_metric: bool) -> str:
     if pair.initial is None or pair.new is None:
         return "right" if pair.either.is_correct else "wrong"
@@ -132,6 +139,18 @@ def _what_became_of(pair: Pair, has_metric: bool) -> str:
     return "both_right" if pair.new.is_correct else "both_wrong"
 
 
+_EXACT = (
+    "An answer is right where it equals a gold one, but for case, marks around it and how a number "
+    "is written: 7 + 11 = 18 is not 18 unless --metric numeric is given."
+)
+_WHEN_RIGHT: Mapping[str | None, str] = {
+    None: _EXACT,
+    "exact": _EXACT,
+    "numeric": "An answer is right where its number is that of a gold one (metric numeric): "
+    "7 + 11 = 18 is 18.",
+    "contains": "An answer is right where a gold one stands in it (metric contains).",
+    "choice": "An answer is right where it chooses the letter of a gold one (metric choice).",
+}
 _ONE: Mapping[str, str] = {"wrong": "Wrong", "right": "Right"}  # with the only prompt there is
 _OF_ANSWERS: Mapping[str, str] = {
     "better": "Right with the new prompt alone",

@@ -1,9 +1,12 @@
 import dataclasses
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greater_fast.report.rows import Row, grouped, paired
+from greater_fast.examples.data import Example
+from greater_fast.examples.metrics import METRICS
+from greater_fast.report.rows import Row, grouped, paired, when_right
 
 
 def row(prompt, question, correct=True, **others):
@@ -96,3 +99,24 @@ def test_every_row_is_in_one_group_also_where_questions_repeat(asked):
         for p in g.pairs
     ]
     assert sorted(found) == sorted(asked)
+
+
+@pytest.mark.parametrize("named", [None, "exact", "numeric", "contains"])
+def test_what_is_said_of_a_sum_is_so(named):
+    told = when_right(named, named)
+    is_right = METRICS[named or "exact"]("7 + 11 = 18", Example("How many?", "18"))
+    assert ("7 + 11 = 18 is not 18 unless --metric numeric" in told) == (not is_right)
+    assert ("7 + 11 = 18 is 18" in told) == (named == "numeric")
+
+
+def test_every_metric_has_its_own_sentence():
+    told = [when_right(named, named) for named in METRICS]
+    assert len(set(told)) == len(METRICS)
+    assert "by metric" not in " ".join(told)
+
+
+def test_a_function_counts_what_it_makes_of_an_answer():
+    assert when_right(None, "near") == (
+        "An answer counts what the function near makes of it, from 0 to 1."
+    )
+    assert "metric of a later version" in when_right("of a later version", None)
