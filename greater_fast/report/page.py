@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from greater_fast.model.byte_sizes import format_bytes
 from greater_fast.report import candidates, figures, prompt_diff, repeat, rows, wording
 from greater_fast.report.run_view import SPLITS, Prompt, RunView, Step
-from greater_fast.report.verdict import Verdict, ending, gain, significance, verdict
+from greater_fast.report.verdict import Verdict, can_go_on, ending, gain, significance, verdict
 from greater_fast.runs.statistics import points_text, signed
 from greater_fast.version import __version__
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_SECTIONS = {
+    "gain": "Gain",
+    "prompt": "Prompt",
+    "search": "Search",
+    "candidates": "Candidates",
+    "rows": "Rows",
+    "cost": "Time and memory",
+    "settings": "Settings",
+}
 _SPLIT_NAMES = {"test": "test", "dev": "development", "train": "training"}
 
 
@@ -81,12 +90,13 @@ class ReportPage:
     def _run(self, view: RunView, limits: Limits) -> dict[str, Any]:
         """What the templates know of a run."""
         found, steps = self._verdicts[view.number], view.steps[: limits.steps]
-        return {
+        known = {
             "view": view,
             "id": f"run-{view.number + 1}",
             "verdict": found,
             "gain": gain(found.compared) if found.compared and not view.is_same else None,
             "ending": ending(view),
+            "resuming": repeat.resuming(view) if can_go_on(view) else None,
             "facts": _facts(view),
             "figures": self._figures[view.number],
             "diff": _diff(view.initial, view.new, limits),
@@ -107,6 +117,7 @@ class ReportPage:
             "not_repeated": repeat.not_repeated(view),
             "notes": view.result.texts("notes") or view.run.texts("notes"),
         }
+        return {**known, **_sections(known)}
 
 
 def _environment() -> Environment:
@@ -133,6 +144,24 @@ def _environment() -> Environment:
         "significance": significance,
     }
     return environment
+
+
+def _sections(run: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Names and titles of the sections that have something to show, and of those that have not."""
+    view, cost = run["view"], run["cost"]
+    has = {
+        "gain": run["figures"]["accuracies"] or view.finalists,
+        "prompt": run["diff"],
+        "search": view.steps,
+        "candidates": view.steps,
+        "rows": run["row_sets"],
+        "cost": cost["total"] or cost["needs"] or cost["peak_bytes"],
+        "settings": run["settings"] or run["commands"] or view.run.object("versions"),
+    }
+    return {
+        "sections": {name: title for name, title in _SECTIONS.items() if has[name]},
+        "left_out": {name: title for name, title in _SECTIONS.items() if not has[name]},
+    }
 
 
 def _figures(view: RunView, tried: Sequence[candidates.Outcome]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The commands that repeat a run from its own folder: its rows as files, then its settings."""
+"""The commands that go on with a run, or repeat it: its rows as files, then its settings."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ def commands(view: RunView) -> str | None:
     search = " \\\n    ".join(" ".join(map(_quoted, line)) for line in lines)
     text = f"python3 -c {_quoted(script)} &&\n{search}\n"
     return text if len(text) <= _MOST_CHARACTERS else None
+
+
+def resuming(view: RunView) -> str:
+    """The command that goes on with a run where it ended."""
+    return f"greater-fast resume {_quoted(str(view.folder.absolute()))}"
 
 
 def not_repeated(view: RunView) -> list[str]:

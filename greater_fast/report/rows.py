@@ -126,7 +126,7 @@ def when_right(named: str | None, metric: str | None) -> str:
     """When an answer counts, in a sentence; `named` is the metric of the settings, if any."""
     if metric is not None and metric != named:
         return f"An answer counts what the function {metric} makes of it, from 0 to 1."
-    return _WHEN_RIGHT[named] if named in _WHEN_RIGHT else f"An answer counts by metric {named}."
+    return _WHEN_RIGHT.get(named, f"An answer counts by metric {named}.")
 
 
 def _what_became_of(pair: Pair, has_metric: bool) -> str:

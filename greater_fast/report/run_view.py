@@ -211,6 +211,11 @@ class RunView:
         return bool(self.initial and self.initial.is_same_as(self.new))
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its model was loaded, and its settings written down."""
+        return not self.run.values.get("claimed")
+
+    @property
     def accepted(self) -> list[Step]:
         """Steps that changed the prompt."""
         return [step for step in self.steps if step.changed]

@@ -32,9 +32,10 @@ def verdict(view: RunView) -> Verdict:
     known = {s: c for s, c in view.comparisons.items() if view.initial and view.new}
     summary = view.result.text("summary") or _unknown(view)
     if not known:
-        failed = view.failure is not None and not view.result
-        headline = "The run failed before anything was measured" if failed else "Not known yet"
-        return Verdict(headline, "bad" if failed else "open", summary)
+        if view.failure is None or view.result:
+            return Verdict("Not known yet", "open", summary)
+        what = "the final comparison" if view.steps else "its first step was done"
+        return Verdict(f"The run failed before {what}", "bad", summary)
     split = "test" if "test" in known else "dev"
     compared = known[split]
     if view.is_same:
@@ -57,13 +58,16 @@ def _headline(compared: Compared, split: str) -> tuple[str, str]:
 
 def _unknown(view: RunView) -> str:
     """For a run without a summary."""
-    if view.run.values.get("claimed"):
+    if not view.has_begun:
         return "The run has not begun: it loads its model still, or was ended before that."
-    if view.failure:
-        return "The run failed before its result was written; this is what its files have."
+    if not view.steps:
+        return "The run has no step that is done" + (
+            ": this is what its files have." if view.failure else " yet, or was ended before that."
+        )
+    how = "it failed" if view.failure else "it goes on still, or was ended,"
     return (
-        "The run has no result: it goes on still, or was cut off before the new and the initial "
-        "prompt were measured on rows that the search had not seen."
+        f"After {many(len(view.steps), 'step')}, the run has no result: {how} before the final "
+        "comparison of the new and the initial prompt on rows that the search had not seen."
     )
 
 
@@ -74,7 +78,14 @@ def ending(view: RunView) -> str | None:
         return None
     planned = view.run.object("config").count("steps")
     steps = f"{len(view.steps)} of {planned}" if planned is not None else str(len(view.steps))
-    return f"The run ended early, after {steps} steps: {stopped}."
+    is_compared = view.initial and view.new and view.comparisons
+    before = ", before the final comparison" if view.steps and not is_compared else ""
+    return f"The run ended early, after {steps} steps{before}: {stopped}."
+
+
+def can_go_on(view: RunView) -> bool:
+    """Whether there is a run to go on with: begun, and not at its planned end."""
+    return bool(view.run) and view.has_begun and (not view.result or ending(view) is not None)
 
 
 def significance(compared: Compared) -> str:

@@ -210,13 +210,15 @@ def test_a_run_without_one_of_its_files_is_shown(page, tmp_path, missing):
     found = page(run)
     told = {
         "run.json": "there is no run.json",
-        "steps.jsonl": "No step was finished.",
-        "result.json": "Not known yet The run has no result",
-        "rows.jsonl": "No development or test rows were evaluated.",
+        "steps.jsonl": "nothing for: Search, Candidates.",
+        "result.json": "Not known yet After 4 steps, the run has no result",
+        "rows.jsonl": "nothing for: Rows.",
         "state.json": "The new prompt is better",
         "examples.jsonl": "do not say enough of it to repeat it",
     }
     assert told[missing] in found.words
+    referred = [link["href"] for link in found.all("a")]
+    assert referred == ["#report", *(f"#{s['id']}" for s in found.all("section"))]
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n != "state.json"])
@@ -264,8 +266,30 @@ def test_a_failed_run_says_why(page, tmp_path):
     frames = 'Traceback (most recent call last):\n  File "x.py"\nMemoryError: none left\na note\n'
     (run / "traceback.txt").write_text(frames)
     words = page(run).words
-    assert "The run failed before anything was measured" in words
+    assert "The run failed before the final comparison After 4 steps, the run has no" in words
     assert "An error ended it: MemoryError: none left" in words
+    assert f"to go on where it was: greater-fast resume {run}" in words
+
+
+def test_a_run_that_failed_at_once_is_not_told_seven_times(page, tmp_path):
+    """Of what it has not, there is one line, and no section."""
+    run = write_run(tmp_path / "a run", num_steps=0)
+    for name in ("result.json", "rows.jsonl", "steps.jsonl"):
+        (run / name).unlink()
+    change(run / "run.json", memory_plan=...)
+    (run / "traceback.txt").write_text("Traceback (most recent call last):\nMemoryError: none\n")
+    found = page(run)
+    assert "The run failed before its first step was done" in found.words
+    assert "nothing for: Gain, Search, Candidates, Rows, Time and memory." in found.words
+    assert [a["id"] for a in found.all("section")] == ["run-1-prompt", "run-1-settings"]
+    assert f"greater-fast resume '{run}'" in found.words
+    assert "comparison" not in found.words
+
+
+def test_a_run_that_ended_as_planned_is_not_to_be_gone_on_with(page, tmp_path, without_drawing):
+    found = page(write_run(tmp_path / "run"))
+    assert "resume" not in found.words
+    assert "nothing for" not in found.words
 
 
 def test_an_interrupted_run_says_so(page, tmp_path):
@@ -274,6 +298,10 @@ def test_an_interrupted_run_says_so(page, tmp_path):
     change(run / "run.json", config={"steps": 9})
     words = page(run).words
     assert "The run ended early, after 4 of 9 steps: interrupted." in words
+    assert f"To go on where it ended: greater-fast resume {run}" in words
+    change(run / "result.json", dev_comparison=None)
+    told = "The run ended early, after 4 of 9 steps, before the final comparison: interrupted."
+    assert told in page(run).words
     assert "No gain is shown on the rows it was chosen by" in words
 
 
