@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import os
 import signal
 import socket
 import tempfile
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -47,7 +49,8 @@ def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
             say(f"its run was stopped; it goes on with: greater-fast resume {run}")
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    for name, answer in (("report", report_of), ("download", whole)):
+    answers = {"report": functools.partial(report_of, writing=threading.Lock()), "download": whole}
+    for name, answer in answers.items():
         app.add_route(f"/runs/{{name}}/{name}", _of_a_run(session, answer))
     blocks = page.page(session)
     app = gradio.mount_gradio_app(
@@ -84,8 +87,10 @@ def _of_a_run(session: Session, answer: Callable[[Path], Any]) -> Callable[..., 
     return route
 
 
-def report_of(run: Path) -> Any:
+def report_of(run: Path, writing: threading.Lock) -> Any:
     """The report of a run as it is now; it stays in the run's folder.
+
+    One is written at a time, whoever asks, and takes the place of the one before as a whole.
 
     Raises:
         ValueError: the folder holds no run yet.
@@ -94,8 +99,11 @@ def report_of(run: Path) -> Any:
 
     from greater_fast.report import write_report
 
-    write_report([run], run / REPORT)
-    content = (run / REPORT).read_bytes()
+    with writing, tempfile.TemporaryDirectory(prefix=".report-", dir=run.parent) as folder:
+        written = Path(folder) / REPORT
+        write_report([run], written)
+        content = written.read_bytes()
+        written.replace(run / REPORT)
     return HTMLResponse(content, headers={"content-security-policy": REPORT_POLICY})
 
 

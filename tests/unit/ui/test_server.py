@@ -5,9 +5,12 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,32 @@ def test_a_report_that_cannot_be_written_says_why(page: str, session: Session) -
     mark.unlink()
     assert status == 404
     assert b"no report of &lt;script&gt;" in content
+
+
+def test_reports_are_written_one_at_a_time_and_replaced_as_a_whole(
+    page: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two open pages ask for them; what draws them is not made for several threads."""
+    report, at_work, places = session.folder / "one" / "report.html", threading.Lock(), set()
+    report.write_text("before")
+
+    def write_report(runs: list[Path], out: Path) -> None:
+        assert at_work.acquire(blocking=False), "another one is being written"
+        places.add(out)
+        out.write_text("half")
+        time.sleep(0.2)
+        assert report.read_text() in ("before", "whole")
+        out.write_text("whole")
+        at_work.release()
+
+    module = types.ModuleType("greater_fast.report")
+    module.write_report = write_report  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "greater_fast.report", module)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(asked, [f"{page}/runs/one/report"] * 4))
+    assert [answer[:2] for answer in answers] == [(200, b"whole")] * 4
+    assert len(places) == 4
+    assert sorted(p.name for p in session.folder.iterdir()) == ["one", "secret.txt", "uploads"]
 
 
 def test_a_run_is_downloaded_whole(page: str, session: Session) -> None:
