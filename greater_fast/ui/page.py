@@ -17,6 +17,7 @@ from greater_fast.ui.form import DATA_ENDINGS, SETTINGS, Form
 from greater_fast.ui.models import models_here
 from greater_fast.ui.preview import preview_apart
 from greater_fast.ui.session import Session
+from greater_fast.ui.story import version
 from greater_fast.wording import quoted
 
 _SECONDS = 1.0  # between two looks at a run
@@ -70,7 +71,13 @@ def page(session: Session) -> gr.Blocks:
         resume.click(resume_run, [chosen, *more], refused, **_QUIET)
         ticks = gr.Timer(_SECONDS).tick
         gr.on([ticks, chosen.change], watch, [chosen, known], watched, **_QUIET)
-        gr.on([report_tab.select, chosen.change], _report, chosen, report, **_QUIET)
+        gr.on(
+            [report_tab.select, chosen.change],
+            lambda name: report_frame(session, name),
+            chosen,
+            report,
+            **_QUIET,
+        )
         blocks.load(lambda: _found(session), None, [tabs, chosen], **_QUIET)
     return blocks
 
@@ -186,15 +193,21 @@ def _watcher(session: Session) -> Callable[[str | None, str], list[Any]]:
     return watch
 
 
-def _report(name: str | None) -> str:
-    """The report of a run in a frame, and a link to all of its files."""
-    if not name:
+def report_frame(session: Session, name: str | None) -> str:
+    """The report of a run in a frame, and a link to all of its files.
+
+    The frame's address changes with the run: a browser loads none anew whose address is as before.
+    """
+    try:
+        run = session.find(name)
+    except ValueError:
         return "<p>No run is chosen.</p>"
-    run = f"runs/{quote(name, safe='')}"
+    address = f"runs/{quote(run.name, safe='')}"
+    source = f"{address}/report?of={version(run)}"
     return (
-        f"<p><a href='{run}/report' target='_blank'>The report alone</a> · "
-        f"<a href='{run}/download' download>Download the run</a></p>"
-        f"<iframe class='report' src='{run}/report' title='Report of the run'></iframe>"
+        f"<p><a href='{address}/report' target='_blank'>The report alone</a> · "
+        f"<a href='{address}/download' download>Download the run</a></p>"
+        f"<iframe class='report' src='{source}' title='Report of the run'></iframe>"
     )
 
 

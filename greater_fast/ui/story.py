@@ -72,6 +72,15 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
     )
 
 
+def version(run: Path) -> str:
+    """A mark that is another one whenever the run has gone on, or has been gone on with."""
+    times = []
+    for name in ("run.json", "steps.jsonl", "state.json", "rows.jsonl", "result.json"):
+        with contextlib.suppress(OSError):
+            times.append(run.joinpath(name).stat().st_mtime_ns)
+    return "-".join(f"{time:x}" for time in times)
+
+
 def _whole(steps: list[Any]) -> list[dict[str, Any]]:
     """What the page shows of each step that has it: files of other versions may not."""
     whole = []
