@@ -122,7 +122,7 @@ def whole(run: Path) -> Any:
 
 
 def serve(session: Session, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C; `say` is told its address, and who can reach it.
+    """Serve the page until a signal ends it; `say` is told its address, and who can reach it.
 
     Raises:
         ImportError: as `application`.
@@ -144,13 +144,36 @@ def serve(session: Session, host: str, port: int, say: Callable[[str], None]) ->
                 say(line)
 
         server.startup = start_and_say
-        # uvicorn listens for Ctrl-C a little later: raised in the midst of gradio, it may be lost.
-        before = signal.signal(signal.SIGINT, server.handle_exit)
-        try:
+        with _ended_by_signals(server):
             say(f"runs are in {session.folder}")
             server.run(sockets=[listening])
-        finally:
-            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(server: Any) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP (a terminal that is closed) end a server, and its run with it.
+
+    uvicorn does not listen for the last one, and for the others a little later: raised in the midst
+    of gradio they may be lost. What they did before but Ctrl-C they do behind the block. One that
+    is ignored (nohup) stays so.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        came.append(number)
+        server.handle_exit(number, frame)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        if number != signal.SIGINT:
+            signal.raise_signal(number)
 
 
 def _reached_at(host: str, port: int) -> Iterator[str]:

@@ -184,6 +184,48 @@ def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c(tmp_path: Path) -
     assert (process.returncode, rest) == (0, "")
 
 
+WITH_A_RUN = """
+import signal, sys
+from greater_fast.cli.main import main
+from greater_fast.ui.session import Session
+Session.close = lambda session: "the/run"
+if "--nohup" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+sys.exit(main(["ui", "--port=0", f"--runs={sys.argv[1]}"]))
+"""
+
+
+def with_a_run(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
+    """The command, whose session says that it has stopped a run as it is closed."""
+    program = [sys.executable, "-c", WITH_A_RUN, str(tmp_path / "runs"), *options]
+    return subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_what_ends_the_page_ends_its_run(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with with_a_run(tmp_path) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert "the page is at" in lines[1]
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert "its run was stopped; it goes on with: greater-fast resume the/run" in rest
+    assert process.returncode == status, rest
+
+
+def test_nohup_keeps_the_page(tmp_path: Path) -> None:
+    with with_a_run(tmp_path, "--nohup") as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(2)]
+        process.send_signal(signal.SIGHUP)
+        assert asked(lines[1].partition("the page is at ")[2].strip())[0] == 200
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert process.returncode == 143
+
+
 def test_an_open_page_is_warned_of(tmp_path: Path) -> None:
     with command(tmp_path, "--host=0.0.0.0") as process:
         assert process.stderr is not None
