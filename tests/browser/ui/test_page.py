@@ -184,6 +184,10 @@ def test_what_cannot_work_is_said_and_no_markup_of_data_is_the_pages(
     until(lambda: shown(page, "#seen .problem"))
     assert f"{_HOSTILE} 0" in shown(page, "#seen")
     assert page.js("return document.querySelectorAll('#seen img').length") == 0
+    dropped = page.driver.find_element("css selector", "#data")
+    assert data.stem in dropped.text
+    links = dropped.find_elements("css selector", "a")  # which would be answered with 403
+    assert [link.text for link in links if link.is_displayed()] == []
 
     # The run's process says what is wrong in its own words.
     click(page, "#start")
