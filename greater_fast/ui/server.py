@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from greater_fast.ui.guard import LOOPBACK, REPORT_POLICY, Guard
 from greater_fast.ui.session import Session
@@ -117,7 +118,9 @@ def whole(run: Path) -> Any:
             if path.is_file() and not path.is_symlink():
                 archive.write(path, Path(run.name) / path.relative_to(run))
     file.seek(0)
-    headers = {"content-disposition": f'attachment; filename="{run.name}.zip"'}
+    # RFC 8187: a header takes Latin letters alone, and a folder may have any name
+    name = quote(f"{run.name}.zip", safe="")
+    headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
     return StreamingResponse(file, media_type="application/zip", headers=headers)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -116,12 +118,30 @@ def test_reports_are_written_one_at_a_time_and_replaced_as_a_whole(
 def test_a_run_is_downloaded_whole(page: str, session: Session) -> None:
     status, content, headers = asked(f"{page}/runs/one/download")
     assert status == 200
-    assert headers["content-disposition"] == 'attachment; filename="one.zip"'
+    assert headers.get_content_disposition() == "attachment"
+    assert headers.get_filename() == "one.zip"
     archive = zipfile.ZipFile(io.BytesIO(content))
     assert archive.read("one/steps.jsonl") == b"{} steps.jsonl"
     assert "one/elsewhere" not in archive.namelist()
     assert archive.testzip() is None
     assert sorted(p.name for p in session.folder.iterdir()) == ["one", "secret.txt", "uploads"]
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize("name", ["ø 思考", '"; x=\r\ny: z', "a'b%20"])
+def test_a_runs_folder_may_have_any_name(page: str, session: Session, name: str) -> None:
+    run = session.folder / name
+    run.mkdir()
+    try:
+        (run / "run.json").write_text("{}")
+        status, content, headers = asked(f"{page}/runs/{quote(name, safe='')}/download")
+        assert status == 200
+        assert headers.get_filename() == f"{name}.zip"
+        assert headers["y"] is None
+        assert zipfile.ZipFile(io.BytesIO(content)).namelist() == [f"{name}/run.json"]
+        assert asked(f"{page}/runs/{quote(name, safe='')}/report")[0] == 200
+    finally:
+        shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("name", ["nothing", "..", "%2e%2e", "secret.txt", "uploads", "one%2F.."])
