@@ -67,14 +67,10 @@ class Guard:
 
     def _admits(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._hosts is not None and _name(f"//{host}") not in self._hosts:
-            return False
         origin = headers.get(b"origin")
-        return origin is None or urlsplit(origin.decode("latin-1")).netloc == host
-
-
-def _name(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
+        try:
+            if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+                return False
+            return origin is None or urlsplit(origin.decode("latin-1")).netloc == host
+        except ValueError:  # what is no address is none of ours
+            return False

@@ -53,6 +53,7 @@ def test_this_machine_is_answered(host: str) -> None:
         {"host": "localhost:7860", "origin": "http://evil.example"},
         {"host": "localhost:7860", "origin": "http://localhost:9999"},
         {"host": "localhost:7860", "origin": "null"},
+        {"host": "localhost:7860", "origin": "http://["},
     ],
 )
 def test_others_are_not(headers: dict[str, str]) -> None:
@@ -62,7 +63,8 @@ def test_others_are_not(headers: dict[str, str]) -> None:
 def test_an_open_server_has_any_name_but_its_own_pages_alone() -> None:
     assert asked({"host": "box.lan:7860"}, None)[0] == 200
     assert asked({"host": "box.lan:7860", "origin": "http://box.lan:7860"}, None)[0] == 200
-    assert asked({"host": "box.lan:7860", "origin": "http://evil.example"}, None)[0] == 403
+    for other in ("http://evil.example", "http://["):
+        assert asked({"host": "box.lan:7860", "origin": other}, None)[0] == 403
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://a/"])
