@@ -180,7 +180,7 @@ def _watcher(session: Session) -> Callable[[str | None, str], list[Any]]:
         run = next((folder for folder in session.runs() if folder.name == name), None)
         if run is not None:
             story = session.story(run)
-            drawn = curve(story.steps, story.num_planned)
+            drawn = curve(story.steps, story.num_planned, story.start)
             told = markup.story_html(story)
             parts = [told, drawn, markup.prompt_html(story), markup.steps_html(story)]
         idle = running is None

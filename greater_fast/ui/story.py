@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from greater_fast.config import Config
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.read import read_object
 from greater_fast.runs.visible import brief, visible
+from greater_fast.search.nouns import Objective
 
 LOG = "log.txt"  # what the run's process says, in the run's folder
 _SPEAKER = re.compile(r"greater-fast(?: \w+)?: (?:error: )?")
@@ -22,6 +25,7 @@ class Story:
     """A run so far: `headline` in a line, `notes` what else is to be told.
 
     `steps` are those of the step log, `prompt` is the last or, where there is a result, the best.
+    `start` has `objective` and `error_rate` of the initial prompt, as steps have their own.
     """
 
     headline: str
@@ -31,6 +35,7 @@ class Story:
     prompt: str = ""
     num_planned: int = 0
     finished: bool = False
+    start: dict[str, float] | None = None
 
 
 def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
@@ -69,6 +74,7 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
         prompt=prompt,
         num_planned=planned,
         finished=result is not None and not goes_on,
+        start=_start(run, known["run"]["config"]),
     )
 
 
@@ -79,6 +85,18 @@ def version(run: Path) -> str:
         with contextlib.suppress(OSError):
             times.append(run.joinpath(name).stat().st_mtime_ns)
     return "-".join(f"{time:x}" for time in times)
+
+
+def _start(run: Path, config: dict[str, Any]) -> dict[str, float] | None:
+    """The initial prompt's figures: of all that were scored the state has it first."""
+    state = read_object(run / "state.json", []) or {}
+    try:
+        found = Objective(**state["scored"][0]["objective"])
+        objective = found.value(Config.from_mapping(config))
+        figures = {"objective": float(objective), "error_rate": float(found.error_rate)}
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+    return figures if all(map(math.isfinite, figures.values())) else None
 
 
 def _whole(steps: list[Any]) -> list[dict[str, Any]]:

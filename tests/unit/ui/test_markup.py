@@ -1,5 +1,7 @@
 """What is shown of data is text, whatever it holds; and what is drawn stands where it should."""
 
+import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from typing import Any
@@ -94,31 +96,73 @@ def test_a_prompt_that_is_the_initial_one_has_no_marks() -> None:
     assert "a <del>b</del><ins>c</ins>" in changed
 
 
-FIGURES = st.floats(0, 10)
+FIGURES = st.tuples(st.floats(0, 100), st.floats(0, 1))
 
 
-@given(st.lists(st.tuples(FIGURES, FIGURES), min_size=1, max_size=30), st.integers(0, 60))
-def test_points_of_the_curve_are_in_order_and_inside(
-    figures: list[tuple[float, float]], num_planned: int
+@given(st.lists(FIGURES, max_size=30), st.none() | FIGURES, st.integers(0, 60), st.integers(0, 3))
+def test_figures_are_read_off_the_curve(
+    figures: list[tuple[float, float]],
+    start: tuple[float, float] | None,
+    num_planned: int,
+    first: int,
 ) -> None:
-    steps = [
-        step(step=number, objective=objective, error_rate=error)
-        for number, (objective, error) in enumerate(figures)
-    ]
-    drawing = curve(steps, num_planned)
+    """By its numbers, as a reader does: at each step what was given, and a step between two."""
+    names = ("objective", "error_rate")
+    steps = [step(step=n, **dict(zip(names, f, strict=True))) for n, f in enumerate(figures, first)]
+    initial = dict(zip(names, start, strict=True)) if start else None
+    drawing = curve(steps, num_planned, initial)
+    given = {0: start} if start else {}
+    given |= dict(enumerate(figures, first + 1))
+    if not given:
+        assert drawing == ""
+        return
     svg = ElementTree.fromstring(drawing[drawing.index("<svg") : -len("</figure>")])
-    width, height = map(float, svg.attrib["viewBox"].split()[2:])
-    lines = [line.attrib["points"].split() for line in svg.iter("polyline")]
-    for line, values in zip(lines, zip(*figures, strict=True), strict=True):
-        points = [tuple(map(float, point.split(","))) for point in line]
-        assert len(points) == len(values)
-        assert [x for x, _ in points] == sorted({x for x, _ in points})
-        assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
-        by_height = sorted(zip(values, points, strict=True), key=lambda pair: pair[0])
-        heights = [y for _, (_, y) in by_height]
-        assert heights == sorted(heights, reverse=True)  # y grows downwards
-    assert f"After step {len(figures)}: objective {figures[-1][0]:.4f}" in drawing
+    texts = list(svg.iter("text"))
+    below = [(float(t.text or ""), float(t.attrib["x"])) for t in texts if is_below(t)]
+    beside = [(float(t.text or ""), float(t.attrib["y"]) - 4) for t in texts if not is_below(t)]
+    assert [float(line.attrib["y1"]) for line in svg.iter("line")] == [y for _, y in beside]
+    assert (below[0][0], below[-1][0]) == (min(given), max(*given, num_planned))
+    is_round(beside[1][0], [value for value, _ in beside])
+    for which, line in enumerate(svg.iter("polyline")):
+        points = [(*map(float, point.split(",")),) for point in line.attrib["points"].split()]
+        assert all(a[0] == b[0] or a[1] == b[1] for a, b in itertools.pairwise(points))
+        heights = dict(points)  # the last at each place across: where the step went to
+        assert len(heights) == len(given)
+        for (x, y), (number, values) in zip(heights.items(), given.items(), strict=True):
+            assert x == pytest.approx(read_at(below, number), abs=0.2)
+            assert y == pytest.approx(read_at(beside, values[which]), abs=0.2)
+        places = [x for x, _ in points]
+        assert places == sorted(places)
 
 
-def test_nothing_is_drawn_before_the_first_step() -> None:
+def is_below(text: ElementTree.Element) -> bool:
+    return text.attrib["text-anchor"] == "middle"
+
+
+def read_at(scale: list[tuple[float, float]], value: float) -> float:
+    """Where a value stands by the first and last number of a scale; it is none beyond them."""
+    (low, at_low), (high, at_high) = scale[0], scale[-1]
+    assert low <= value <= high
+    return at_low + (at_high - at_low) * (value - low) / (high - low or 1)
+
+
+def is_round(apart: float, values: list[float]) -> None:
+    """Values begin with 0 and lie 1, 2 or 5 of a power of ten apart; there are few."""
+    assert f"{apart:.0e}"[0] in "125"
+    assert apart == float(f"{apart:.0e}")
+    assert values == pytest.approx([apart * number for number in range(len(values))])
+    assert len(values) <= 6
+
+
+def test_a_gain_of_the_first_step_is_seen() -> None:
+    start = {"objective": 0.5, "error_rate": 0.5}
+    assert "Before the first step: objective 0.5000" in curve([], 4, start)
+    drawing = curve([step(objective=0.25, error_rate=0.5)], 4, start)
+    assert "After step 1: objective 0.2500, error 0.5000" in drawing
+    (points,) = re.findall("class='objective' points='([^']*)'", drawing)
+    before, until, after = points.split()
+    assert before.split(",")[1] == until.split(",")[1] != after.split(",")[1]
+
+
+def test_nothing_is_drawn_of_what_is_not_known() -> None:
     assert curve([], 10) == ""

@@ -17,6 +17,8 @@ STEP = {
     "changed": True,
 }
 
+FIGURES = ("num_wrong", "num_rows", "prompt_nll", "answer_loss")  # of what was scored
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -67,8 +69,39 @@ def test_a_refused_option_is_told_as_well(tmp_path: Path) -> None:
     assert tell(tmp_path, goes_on=False).headline == "argument --steps: no"
 
 
-@pytest.mark.parametrize("name", ["run.json", "steps.jsonl", "result.json", "log.txt"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b"\xff\n", b"{}\n", b'{"step": "x"}\n'])
+def test_what_the_initial_prompt_came_to_is_known_from_the_start(run: Path, finished: Path) -> None:
+    """Of 4 rows 3 are wrong; of a run that has ended its result says the same."""
+    assert tell(run, goes_on=True).start is None
+    tried = ((3, 4, 2.0, 0.5), (0, 4, 0.0, 0.0))
+    scored = [{"objective": dict(zip(FIGURES, figures, strict=True))} for figures in tried]
+    (run / "state.json").write_text(json.dumps({"scored": scored}))
+    for objective, expected in (("loss", 0.5 + 0.1 * 2.0), ("error", 0.75 + 0.3 * 2.0)):
+        weights = {"fluency_weight": 0.1, "error_fluency_weight": 0.3}
+        begun = {"prompt": "Think.", "config": {"steps": 3, "objective": objective, **weights}}
+        (run / "run.json").write_text(json.dumps(begun))
+        start = tell(run, goes_on=True).start
+        assert start == {"objective": pytest.approx(expected), "error_rate": 0.75}
+    baseline = json.loads((finished / "result.json").read_text())["baseline"]
+    figures = {"objective": baseline["objective"], "error_rate": baseline["train_error_rate"]}
+    assert tell(finished, goes_on=False).start == figures
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "steps.jsonl", "state.json", "result.json", "log.txt"]
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]\n",
+        b"\xff\n",
+        b"{}\n",
+        b'{"step": "x"}\n',
+        b'{"scored": [{"objective": {}}]}',
+        json.dumps({"scored": [{"objective": dict.fromkeys(FIGURES, 0)}]}).encode(),
+    ],
+)
 def test_files_that_are_damaged_or_of_another_version_are_no_error(
     run: Path, name: str, content: bytes
 ) -> None:
