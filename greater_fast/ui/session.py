@@ -55,6 +55,7 @@ class Session:
         self._process: subprocess.Popen[bytes] | None = None
         self._run: Path | None = None  # the one that it works on, or did at last
         self._has_failed = False
+        self._asked_to_end: Worker | None = None
 
     @property
     def running(self) -> Path | None:
@@ -122,9 +123,14 @@ class Session:
             self._begin(run, ["resume", str(run), *options])
 
     def stop(self) -> None:
-        """Ask the run that goes on to end, as Ctrl-C does: it writes what it has found."""
+        """Ask the run that goes on to end, as Ctrl-C does: it writes what it has found.
+
+        It is asked once, however often this is called: a second Ctrl-C would not let it write.
+        """
         with self._lock:
-            if (worker := self._worker()) is not None:
+            worker = self._worker()
+            if worker is not None and worker != self._asked_to_end:
+                self._asked_to_end = worker
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.process, signal.SIGINT)
 
@@ -193,4 +199,4 @@ class Session:
                 )
         except OSError as error:
             raise ValueError(f"no run can be started: {error.strerror}") from error
-        self._run, self._has_failed = run, False
+        self._run, self._has_failed, self._asked_to_end = run, False, None

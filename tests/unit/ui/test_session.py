@@ -82,6 +82,27 @@ def test_a_run_is_begun_and_stopped(session: Session, started: Callable[[], list
     session.stop()  # which is nothing now
 
 
+def test_a_run_is_asked_to_end_once(
+    session: Session, started: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C ends it at once: a button that is pressed twice would lose what was found."""
+    asked: list[tuple[int, int]] = []
+    run = session.start(form(session))
+    for sitting in (1, 2):
+        started()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", lambda *signalled: asked.append(signalled))
+            for _ in range(3):
+                session.stop()
+            assert session.close(seconds=0.01) == run
+        assert [number for _, number in asked] == [signal.SIGINT] * sitting
+        assert session._process is not None
+        session._process.kill()
+        session._process.wait()
+        session.resume(run)
+    started()
+
+
 def test_one_run_at_a_time(session: Session, started: Callable[[], list[str]]) -> None:
     run = session.start(form(session))
     started()
