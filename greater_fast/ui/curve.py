@@ -8,7 +8,7 @@ from typing import Any
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 640, 250, 52, 14, 28, 12
 _LINES = (("objective", "objective"), ("error", "error_rate"))  # class of CSS, field of a step
-_NUM_TICKS = 5  # at most, 0 aside
+_NUM_TICKS = 6  # at most, 0 aside
 _LEAST = 0.05  # the lowest that the highest tick is
 
 

@@ -31,6 +31,14 @@ return [...document.querySelectorAll(".html-container *")]
     .map(e => e.outerHTML.slice(0, 80));
 """
 
+_PART_OF_THE_WIDTH = """
+const [drawn, around] = ["#curve svg", "#curve"].map(name => document.querySelector(name));
+return drawn.getBoundingClientRect().width / around.getBoundingClientRect().width;
+"""
+_HEIGHTS = """
+return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().height);
+"""
+
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
@@ -140,6 +148,7 @@ def test_from_a_file_to_a_report(
     assert page.js("return document.querySelector('#start').disabled")
     until(lambda: "interrupted" in shown(page, "#headline"))
     assert len(page.js("return [...document.querySelectorAll('#curve polyline')]")) == 2
+    assert page.js(_PART_OF_THE_WIDTH) > 0.8
     num_steps = 11
     fill(page, "more-steps", num_steps)
     click(page, "#resume")
@@ -188,6 +197,12 @@ def test_what_cannot_work_is_said_and_no_markup_of_data_is_the_pages(
     assert data.stem in dropped.text
     links = dropped.find_elements("css selector", "a")  # which would be answered with 403
     assert [link.text for link in links if link.is_displayed()] == []
+
+    # Buttons stand beside each other as one row, on a phone as well.
+    for width in (360, *WIDTHS):
+        page.show_as(width)
+        assert len({*page.js(_HEIGHTS, "#look, #start")}) == 1
+        assert page.too_wide() == []
 
     # The run's process says what is wrong in its own words.
     click(page, "#start")

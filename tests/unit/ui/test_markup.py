@@ -151,7 +151,7 @@ def is_round(apart: float, values: list[float]) -> None:
     assert f"{apart:.0e}"[0] in "125"
     assert apart == float(f"{apart:.0e}")
     assert values == pytest.approx([apart * number for number in range(len(values))])
-    assert len(values) <= 6
+    assert len(values) <= 7
 
 
 def test_a_gain_of_the_first_step_is_seen() -> None:
