@@ -50,7 +50,10 @@ def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
             say(f"its run was stopped; it goes on with: greater-fast resume {run}")
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    answers = {"report": functools.partial(report_of, writing=threading.Lock()), "download": whole}
+    answers: dict[str, Callable[[Path], Any]] = {
+        "report": functools.partial(report_of, writing=threading.Lock()),
+        "download": whole,
+    }
     for name, answer in answers.items():
         app.add_route(f"/runs/{{name}}/{name}", _of_a_run(session, answer))
     blocks = page.page(session)
@@ -174,9 +177,9 @@ def _ended_by_signals(server: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in came:
-        if number != signal.SIGINT:
-            signal.raise_signal(number)
+    for received in came:
+        if received != signal.SIGINT:
+            signal.raise_signal(received)
 
 
 def _reached_at(host: str, port: int) -> Iterator[str]:
