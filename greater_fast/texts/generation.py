@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from greater_fast.engine import Engine, RolloutRequest
+from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template
 from greater_fast.model.text.stop_texts import StopTexts
 
@@ -24,6 +25,35 @@ class Generated:
     num_tokens: int
     finished: bool
     stop_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for of texts beside themselves, checked: the same for all of a batch."""
+
+    max_new_tokens: int
+    stop: StopTexts | None
+    special_tokens: bool
+
+    @classmethod
+    def of(
+        cls,
+        lm: LM,
+        texts: Sequence[str],
+        max_new_tokens: int,
+        stop_texts: Sequence[str],
+        special_tokens: bool | None,
+    ) -> Asked:
+        """That of the arguments of `generate`; errors as there, but for those of a single text."""
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("texts: expected a list of texts")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
+        if special_tokens is None:
+            special_tokens = not has_template(lm.tokenizer)
+        is_stopped = isinstance(stop_texts, str) or len(stop_texts) > 0
+        stop = StopTexts(lm.vocabulary, stop_texts) if is_stopped else None
+        return cls(max_new_tokens, stop, bool(special_tokens))
 
 
 def generate(
@@ -48,21 +78,28 @@ def generate(
         ValueError: no text, or one that cannot be run; no limit of 1 or more; stop texts as of
             `StopTexts`.
     """
+    asked = Asked.of(engine.lm, texts, max_new_tokens, stop_texts, special_tokens)
+    return generate_numbered(engine, list(enumerate(texts)), asked)
+
+
+def generate_numbered(
+    engine: Engine, texts: Sequence[tuple[int, str]], asked: Asked
+) -> list[Generated]:
+    """What the model writes behind texts, each with its number in the call that it comes from.
+
+    Where the engine samples, a text's sample is that of its number, whatever is in the batch.
+    """
     lm = engine.lm
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("texts: expected a list of texts")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
-    if special_tokens is None:
-        special_tokens = not has_template(lm.tokenizer)
-    stop = StopTexts(lm.vocabulary, stop_texts) if stop_texts else None
-    encoded = lm.vocabulary.encode(texts, special_tokens=special_tokens)
-    for number, ids in enumerate(encoded):
+    encoded = lm.vocabulary.encode([text for _, text in texts], special_tokens=asked.special_tokens)
+    numbers = [number for number, _ in texts]
+    for number, ids in zip(numbers, encoded, strict=True):
         if not ids:
             raise ValueError(f"texts: text {number} has no token: there is nothing to go on from")
     requests = [
-        RolloutRequest(tuple(ids), max_new_tokens, lm.end_ids, sample_key=number, stop=stop)
-        for number, ids in enumerate(encoded)
+        RolloutRequest(
+            *(tuple(ids), asked.max_new_tokens, lm.end_ids), sample_key=number, stop=asked.stop
+        )
+        for number, ids in zip(numbers, encoded, strict=True)
     ]
     found = []
     for request, rollout in zip(requests, engine.run(requests), strict=True):

@@ -36,7 +36,7 @@ class StopTexts:
         if isinstance(texts, str) or not texts:
             raise ValueError(f"stop_texts: got {quoted(texts)}, expected a list of texts")
         for text in texts:
-            if text == "" or HALF_CHARACTER in text:
+            if not isinstance(text, str) or text == "" or HALF_CHARACTER in text:
                 raise ValueError(
                     f"stop_texts: got {quoted(text)}, expected a text of whole characters"
                 )

@@ -1,7 +1,10 @@
 """Callers of several threads in one batch; how long the first one waits is the test's to say."""
 
+import functools
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -92,17 +95,58 @@ def test_an_error_is_its_callers_alone() -> None:
     assert isinstance(callers.outcomes[3], ValueError)
 
 
-def test_who_leads_and_is_interrupted_leaves_nobody_waiting() -> None:
+def test_who_serves_and_is_interrupted_is_followed_by_another() -> None:
+    errors = iter([SystemExit(), None])
+
     def interrupted(key: Any, items: Sequence[Any]) -> list[Any]:
-        raise SystemExit
+        if error := next(errors):
+            raise error
+        return squares(key, items)
 
     callers = Callers(interrupted)
     callers.run(("a", [1]), ("a", [2]))
     assert isinstance(callers.outcomes[0], SystemExit)
-    assert isinstance(callers.outcomes[1], RuntimeError)
+    assert callers.outcomes[1] == squares("a", [2])
     callers._serve = squares
     callers.run(("a", [3]))
     assert callers.outcomes[0] == squares("a", [3])
+
+
+def interrupted_at(together: Together[Any, Any, Any], number: int) -> bool:
+    """Call, with Ctrl-C as the n-th function of the module begins; whether there is an n-th."""
+    left = number
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal left
+        if frame.f_code.co_filename.endswith("texts/together.py"):
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        together("a", [1])
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_at_any_call_inside_leaves_nobody_waiting() -> None:
+    together = Together(squares, lambda: None)
+    number = 0
+    while interrupted_at(together, number):
+        found: list[Any] = []
+        ask = functools.partial(together, "b", [2])
+        thread = threading.Thread(target=lambda own, ask: own.extend(ask()), args=(found, ask))
+        thread.daemon = True
+        thread.start()
+        thread.join(20)
+        assert found == squares("b", [2]), number
+        number += 1
+    assert number > 5
 
 
 def test_threads_that_generate_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,3 +167,47 @@ def test_threads_that_generate_share_a_batch(monkeypatch: pytest.MonkeyPatch) ->
     callers.run(*((text, 6) for text in texts), ask=lambda text, n: shared([text], n, ["."]))
     assert [callers.outcomes[n] for n in range(4)] == expected
     assert sizes == [4]
+
+
+def test_arguments_are_those_of_generate() -> None:
+    engine, _ = make_engine(tiny_lm(), Config())
+    shared = SharedGeneration(engine, lambda: None)
+    texts = ["Please count the apple.", "The old man"]
+    for more in (True, False, None):
+        assert shared(texts, 4, special_tokens=more) == generate(
+            engine, texts, 4, special_tokens=more
+        )
+    assert shared([texts[0]], 4, special_tokens=True) != shared([texts[0]], 4, special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("texts", "limit", "stops", "message"),
+    [
+        ("Hello", 20, (), "texts: expected a list of texts"),
+        (["Hello"], 20, "\n\n", "stop_texts: got .+, expected a list of texts"),
+        (["Hello"], 20, "", "stop_texts: got .+, expected a list of texts"),
+        (["Hello"], 20, [None], "stop_texts: got None, expected a text"),
+        (["Hello"], 0, (), "max_new_tokens: got 0"),
+    ],
+)
+def test_what_generate_refuses_is_never_queued(
+    texts: Any, limit: int, stops: Any, message: str
+) -> None:
+    engine, _ = make_engine(tiny_lm(), Config())
+    shared = SharedGeneration(engine, lambda: pytest.fail("it was queued"))
+    for ask in (shared, functools.partial(generate, engine)):
+        with pytest.raises(ValueError, match=message):
+            ask(texts, limit, stops)
+
+
+@pytest.mark.parametrize("name", ["paged", "generate"])
+def test_what_is_sampled_does_not_depend_on_who_else_calls(name: str) -> None:
+    engine, _ = make_engine(tiny_lm(), Config(engine=name, sampling_temperature=1.0))
+    text = "Please count the apple."
+    alone = generate(engine, [text, text], 8)
+    assert alone[0] != alone[1]
+    callers = Callers(squares)
+    shared = SharedGeneration(engine, callers.wait)
+    callers.together = shared._together
+    callers.run(*([([text, text], 8)] * 3), ask=shared)
+    assert [callers.outcomes[n] for n in range(3)] == [alone] * 3
