@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.metrics import Metric, name_of_metric
 from greater_fast.examples.placeholders import empty_place_notes
+from greater_fast.search.checks import check_callable
 from greater_fast.wording import quoted
 
 
@@ -30,27 +30,6 @@ def checking_input() -> Iterator[None]:
     except ValueError as error:
         told = InputError(str(error)).with_traceback(error.__traceback__)
         raise told from error.__cause__
-
-
-def check_callable(name: str, given: Any, takes: tuple[str, ...]) -> None:
-    """Refuse what cannot be called with so many values.
-
-    Raises:
-        ValueError: says what it is, or takes.
-    """
-    wanted = f"a function of {' and '.join(takes)}"
-    if not callable(given):
-        raise ValueError(f"{name}: got {quoted(given)}, expected {wanted}")
-    if inspect.iscoroutinefunction(given):
-        raise ValueError(f"{name}: got an async function, expected {wanted} that is not")
-    try:
-        signature = inspect.signature(given)
-    except (TypeError, ValueError):  # some of C tell nothing
-        return
-    try:
-        signature.bind(*takes)
-    except TypeError as error:
-        raise ValueError(f"{name}: got one that takes {signature}, expected {wanted}") from error
 
 
 def with_metric(config: Config, metric: Metric | str | None) -> Config:

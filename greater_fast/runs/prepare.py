@@ -38,11 +38,11 @@ from greater_fast.model.lm import LM
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.runs.input import measured_by, metric_note
 from greater_fast.runs.models.alike import (
-    check_no_race,
     check_one_device,
     check_one_vocabulary,
     common_layouts,
 )
+from greater_fast.search.checks import check_no_race
 from greater_fast.wording import quoted
 
 
@@ -111,7 +111,7 @@ def prepare(
     Raises:
         ValueError: no such device, or models, prompt and rows do not go together.
     """
-    check_no_race(models, config)
+    check_no_race(len(models), config)
     splits = _in_one_form(splits)
     extractor = choose_extractor(config, (*splits.train, *splits.dev), splits.test)
     place = device

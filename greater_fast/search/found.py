@@ -5,17 +5,27 @@ Nothing is written, and no development row is asked: that is what a run adds (`g
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
-from greater_fast.search.ensemble import Models
+from greater_fast.search.checks import (
+    check_callable,
+    check_functions,
+    check_no_race,
+    check_stop_texts,
+)
+from greater_fast.search.ensemble import Models, members
 from greater_fast.search.nouns import Scored
 from greater_fast.search.optimizer import OnStep, run, start
+from greater_fast.search.state import LoopState
+from greater_fast.wording import printable
 
 # The texts of some prompts -> what each is worth, the more the better
 Judge = Callable[[Sequence[str]], Sequence[float]]
@@ -69,6 +79,7 @@ def find_prompts(
         models: an engine made by `make_engine`, or an `Ensemble` of several.
         layouts: rows as `build_layouts` lays them out.
         config: settings; the `num_finalists` best prompts are returned, and the initial one.
+            `minutes` is ignored, which is warned of.
         on_step: called with every finished `Step`; a true value from it ends the search.
         loss: what the gradient is of, as of `optimize`.
         judge: called once with the texts of these prompts, in the order of their objective; what
@@ -77,13 +88,48 @@ def find_prompts(
             judge the order is that of the objective.
 
     Raises:
-        ValueError: the judge gives something else than a finite number for each prompt.
+        ValueError: settings that do not go with several models, the loss or stop texts, before any
+            step; the judge gives something else than a finite number for each prompt.
         FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
+
+    A note on these, on what the functions raise, and on a KeyboardInterrupt, has the best prompt
+    until then.
     """
+    check_no_race(len(members(models)), config)
+    check_functions(on_step, loss, config)
+    check_stop_texts(layouts.stop, config)
+    if judge is not None:
+        check_callable("judge", judge, ("the texts of prompts",))
+    if config.minutes is not None:
+        warnings.warn(
+            "minutes: without effect on find_prompts: a true value from on_step ends the search",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     with memory_errors_explained(models.lm.device):
         state = start(models, layouts, config)
-        stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
+    with _best_prompt_noted(state, layouts, config):
+        with memory_errors_explained(models.lm.device):
+            stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
+        return _judged(layouts, config, state, stopped, judge)
+
+
+@contextlib.contextmanager
+def _best_prompt_noted(state: LoopState, layouts: Layouts, config: Config) -> Iterator[None]:
+    """Whatever ends what is done within, Ctrl-C too, tells of the best prompt until then."""
+    try:
+        yield
+    except BaseException as error:
+        (best,) = state.best(1, config)
+        prompt = printable(layouts.prompt_text(best.prompt_ids))
+        error.add_note(f"the best prompt until then: {prompt}")
+        raise
+
+
+def _judged(
+    layouts: Layouts, config: Config, state: LoopState, stopped: str, judge: Judge | None
+) -> Found:
     initial, best = state.scored[layouts.prompt_ids], state.best(config.num_finalists, config)
     finalists = best if initial in best else [*best, initial]
     texts = [layouts.prompt_text(scored.prompt_ids) for scored in finalists]

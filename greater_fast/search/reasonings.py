@@ -36,7 +36,7 @@ class Reasoning:
 
     @property
     def written_ids(self) -> tuple[int, ...]:
-        """The ids that the model chose, the end id included."""
+        """The ids that the model chose, the end id included, where no stop text ended them."""
         return self.ids if self.end_id is None else (*self.ids, self.end_id)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.rendering import place_of
 from greater_fast.model.lm import LM
@@ -35,18 +34,6 @@ def as_models(model: Any, ranks: Ranks) -> list[Any]:
             "searched by one process on one device; leave torchrun out, or give one model"
         )
     return model
-
-
-def check_no_race(models: Sequence[Any], config: Config) -> None:
-    """Raise ValueError where candidates of several models are to race.
-
-    A race counts rows as so many independent bets; answers of two models to one question are not.
-    """
-    if len(models) > 1 and config.race:
-        raise ValueError(
-            f"race: got {config.race} with {len(models)} models, whose answers to one question are "
-            "no independent rows: set race to 0, or give one model"
-        )
 
 
 def names_of(lms: Sequence[LM]) -> list[str]:

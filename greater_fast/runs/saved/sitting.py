@@ -15,7 +15,7 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import Ranks
 from greater_fast.rollouts.distributed import choices_of, is_batch_invariant
 from greater_fast.runs.directory import RunDirectory, surroundings
-from greater_fast.runs.input import check_callable, checking_input
+from greater_fast.runs.input import checking_input
 from greater_fast.runs.models.ready import described, make_ready
 from greater_fast.runs.on_ranks import placed
 from greater_fast.runs.prepare import Prepared, dated, prepare
@@ -34,6 +34,7 @@ from greater_fast.runs.saved.followers import followed
 from greater_fast.runs.saved.identity import layout_digest, weights_digest
 from greater_fast.runs.saved.saved_run import SavedRun
 from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.search.checks import check_functions
 from greater_fast.search.ensemble import Models, members
 from greater_fast.search.optimizer import OnStep
 
@@ -48,16 +49,7 @@ class Functions:
 
     def check(self, config: Config) -> None:
         """Raise ValueError where one cannot be called, or goes with no such settings."""
-        if self.on_step is not None:
-            check_callable("on_step", self.on_step, ("a step",))
-        if self.loss is None:
-            return
-        check_callable("loss", self.loss, ("an answer's logits [A, V]", "its ids [A]"))
-        if config.gradient == "reasoning":
-            raise ValueError(
-                "loss: got a function with gradient 'reasoning', which is of no answer's loss: "
-                "expected gradient 'answer' or 'both'"
-            )
+        check_functions(self.on_step, self.loss, config)
 
     @property
     def names(self) -> dict[str, str | None]:

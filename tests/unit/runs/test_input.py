@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from greater_fast.runs.input import InputError, check_callable, checking_input
+from greater_fast.runs.input import InputError, checking_input
+from greater_fast.search.checks import check_callable
 
 
 def test_errors_of_input_get_their_class_and_keep_their_frames() -> None:

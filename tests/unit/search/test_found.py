@@ -11,6 +11,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import evaluate_prompt
+from greater_fast.search.ensemble import Ensemble
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.nouns import Position, Step
 from greater_fast.search.optimizer import run, start
@@ -80,6 +81,71 @@ def test_of_equals_the_initial_prompt_comes_first(engine: Engine) -> None:
 def test_what_no_judge_may_give(engine: Engine, values: Any) -> None:
     with pytest.raises(ValueError, match=r"^judge: got "):
         find(engine, judge=lambda prompts: values and values[: len(prompts)])
+
+
+def test_who_is_interrupted_is_told_of_the_best_prompt(engine: Engine) -> None:
+    """At Ctrl-C in a step, in the judge's error, and where the judge gives something else."""
+    best = find(engine).best.prompt
+
+    def raise_it(error: BaseException) -> Any:
+        raise error
+
+    for judge in (
+        lambda prompts: raise_it(KeyboardInterrupt()),
+        lambda prompts: raise_it(OSError("no judge")),
+        lambda prompts: None,
+    ):
+        with pytest.raises((KeyboardInterrupt, OSError, ValueError)) as caught:
+            find(engine, judge=judge)
+        assert caught.value.__notes__ == [f"the best prompt until then: {best}"]
+    first = find(engine, on_step=lambda step: True).best.prompt
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        find(engine, on_step=lambda step: raise_it(KeyboardInterrupt()))
+    assert interrupted.value.__notes__ == [f"the best prompt until then: {first}"]
+
+
+def loss(logits: Any, ids: Any) -> Any:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "message"),
+    [
+        ({"gradient": "reasoning"}, {"loss": loss}, "loss: got a function with gradient 'reas"),
+        ({}, {"loss": 3}, "loss: got 3, expected a function"),
+        ({}, {"on_step": lambda: None}, "on_step: got one that takes"),
+        ({}, {"judge": "best"}, "judge: got 'best', expected a function"),
+        ({"gradient": "both"}, {"stop": "x"}, "stop_texts: got some with gradient 'both'"),
+        ({"gradient": "reasoning"}, {"stop": "x"}, "stop_texts: got some with gradient 'reas"),
+        ({"race": 0.1, "objective": "error"}, {"two": True}, "race: got 0.1 with 2 models"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_any_step(
+    engine: Engine,
+    settings: dict[str, Any],
+    more: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "run", lambda *given: pytest.fail("it began"))
+    layouts = layouts_of(tiny_lm(), 4)
+    if stop := more.pop("stop", None):
+        layouts = replace(layouts, stop=StopTexts(layouts.vocabulary, [stop]))
+    models = Ensemble([engine, engine]) if more.pop("two", False) else engine
+    with pytest.raises(ValueError, match=message):
+        find_prompts(models, layouts, small_config(**{**SETTINGS, **settings}), **more)
+
+
+def test_stop_texts_go_with_the_gradient_of_answers(engine: Engine) -> None:
+    layouts = layouts_of(tiny_lm(), 4)
+    stopped = replace(layouts, stop=StopTexts(layouts.vocabulary, ["e"]))
+    assert find(engine, stopped).num_steps == 3
+
+
+def test_minutes_are_ignored_with_a_warning(engine: Engine) -> None:
+    with pytest.warns(RuntimeWarning, match="minutes: without effect on find_prompts"):
+        found = find(engine, settings={"minutes": 0.001})
+    assert found.num_steps == 3
 
 
 def test_a_step_may_end_it(engine: Engine) -> None:
