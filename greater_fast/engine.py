@@ -95,6 +95,11 @@ class Rollout:
         """
         return -math.fsum(self.answer_logprobs) / max(len(self.answer_logprobs), 1)
 
+    def is_cut_off(self, max_new_tokens: int) -> bool:
+        """Whether the token limit ended the reasoning, and neither an end id nor a stop text."""
+        has_ended = self.end_id is not None or self.stop_text is not None
+        return not has_ended and len(self.reasoning_ids) >= max_new_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `asdict` would copy id by id."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -288,7 +288,7 @@ def _record(
         predicted=predicted,
         correct=(matched is not None) if metric is None else metric >= RIGHT_FROM,
         reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
-        cut_off=len(rollout.reasoning_ids) == max_new_tokens,
+        cut_off=rollout.is_cut_off(max_new_tokens),
         metric=metric,
     )
 

@@ -133,8 +133,7 @@ def flat_note(state: LoopState, num_rows: int, config: Config) -> str | None:
     if config.objective != "error" or num_tried < 2 or counts not in ({0}, all_wrong):
         return None
     found = "right" if counts == {0} else "wrong"
-    lengths = [len(r.reasoning_ids) for r in state.incumbent.rollouts]
-    are_cut_off = min(lengths) >= config.max_new_tokens
+    are_cut_off = all(r.is_cut_off(config.max_new_tokens) for r in state.incumbent.rollouts)
     return (
         f"all {num_rows} training rows are {found} for every prompt that was scored, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "

@@ -127,6 +127,16 @@ def test_reasoning_that_the_limit_ended_is_counted() -> None:
     assert cut_off_notes("dev", None, Config()) == ()
 
 
+def test_reasoning_that_ended_with_the_last_token_allowed_was_not_cut_off() -> None:
+    layouts = layouts_of(tokenizer_lm("llama3"), 3, extractor=SPACED)
+    ids = tuple(layouts.vocabulary.ids(REASONING))
+    config = Config(max_new_tokens=len(ids))
+    ends: list[dict[str, Any]] = [{"stop_text": "Answer"}, {"end_id": 2}, {}]
+    rollouts = [Rollout(ids, **end) for end in ends]
+    found = record_rollouts(layouts, layouts.prompt_ids, rollouts, config)
+    assert [row.cut_off for row in found.rows] == [False, False, True]
+
+
 def test_figures() -> None:
     found, _ = evaluate([" True $"] * 3 + [" False $"], ["True", "True", "False", "True"])
     assert (found.num_rows, found.num_correct, found.accuracy) == (4, 2, 0.5)
