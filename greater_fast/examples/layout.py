@@ -56,8 +56,9 @@ class Layouts:
 
     `answer_room` is for answers longer than these rows': those of the rows that are searched on.
     `literal` says that a text names a special token, so that rows are read by `vocabulary.literal`;
-    `end_ids` end a reasoning beside the ids that end a turn, and so does `stop`. `metric` says what
-    an answer is worth; without one it is right or wrong.
+    `end_ids` end a reasoning beside the ids that end a turn, and so does `stop`;
+    `answer_stop` ends an answer that is generated. `metric` says what an answer is worth; without
+    one it is right or wrong.
     """
 
     rows: tuple[Row, ...]
@@ -75,6 +76,7 @@ class Layouts:
     end_ids: frozenset[int] = frozenset()
     metric: Metric | None = None
     stop: StopTexts | None = None
+    answer_stop: StopTexts | None = None
     max_prompt_tokens: int = 0
     only_ascii: bool = False
 
@@ -190,7 +192,7 @@ class Layouts:
         )
 
 
-def build_layouts(  # noqa: PLR0913 (one entry point, two of its arguments by keyword)
+def build_layouts(  # noqa: PLR0913 (one entry point, three of its arguments by keyword)
     lm: LM,
     examples: Sequence[Example],
     prompt: str,
@@ -200,6 +202,7 @@ def build_layouts(  # noqa: PLR0913 (one entry point, two of its arguments by ke
     *,
     around: Around | None = None,
     stop_texts: Sequence[str] = (),
+    answer_stop_texts: Sequence[str] = (),
 ) -> Layouts:
     """Lay out examples around a prompt, with room for answers of `longest_answer` tokens at least.
 
@@ -215,13 +218,17 @@ def build_layouts(  # noqa: PLR0913 (one entry point, two of its arguments by ke
             in it. A space that ends the text before the prompt belongs to the prompt. The settings
             of the placement, the system prompt and the template then have no say.
         stop_texts: texts that end a reasoning, as an end of turn does.
+        answer_stop_texts: texts that end an answer that is generated, in an evaluation and, where
+            a metric measures them, in a search.
 
     Raises:
         ValueError: the prompt has fewer than 2 tokens or too many; it merges with the text around
             it; the extractor's ids depend on the answer; rows do not fit the model's context; the
-            named metric is not for such answers.
+            named metric is not for such answers; stop texts as of `StopTexts`.
     """
     prompt = prompt.strip()
+    stop = StopTexts.of(lm.vocabulary, stop_texts)
+    answer_stop = StopTexts.of(lm.vocabulary, answer_stop_texts, "answer_stop_texts")
     check_texts(lm, examples, prompt, extractor, config)
     if around is None:
         literal, joint, texts = around_by_template(lm, examples, prompt, config)
@@ -272,7 +279,8 @@ def build_layouts(  # noqa: PLR0913 (one entry point, two of its arguments by ke
         literal=literal,
         end_ids=targets.end_ids,
         metric=named_metric(config.metric, examples),
-        stop=StopTexts(lm.vocabulary, stop_texts) if stop_texts else None,
+        stop=stop,
+        answer_stop=answer_stop,
         max_prompt_tokens=config.max_prompt_tokens,
         only_ascii=only_ascii,
     )

@@ -228,6 +228,7 @@ def evaluate_prompt(
             stop=layouts.stop,
             target_ids=layouts.extractor_ids,
             max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
+            answer_stop=layouts.answer_stop,
             sample_key=row,
             measure=partial(layouts.measured, row) if layouts.metric else None,
         )
@@ -261,9 +262,7 @@ def record_rollouts(
     layouts: Layouts, prompt_ids: Sequence[int], rollouts: Sequence[Rollout], config: Config
 ) -> Evaluation:
     """The evaluation that rollouts on all rows with measured answers already are."""
-    records = [
-        _record(layouts, n, rollout, config.max_new_tokens) for n, rollout in enumerate(rollouts)
-    ]
+    records = [_record(layouts, n, r, config.max_new_tokens) for n, r in enumerate(rollouts)]
     return _evaluation(layouts, prompt_ids, records)
 
 

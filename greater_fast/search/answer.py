@@ -25,5 +25,6 @@ def behind_reasoning(layouts: Layouts, row: int, config: Config) -> dict[str, An
     return {
         "target_ids": layouts.extractor_ids,
         "max_answer_tokens": layouts.longest_answer + SPARE_ANSWER_TOKENS,
+        "answer_stop": layouts.answer_stop,
         "measure": partial(layouts.measured, row),
     }

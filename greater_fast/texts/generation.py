@@ -51,8 +51,7 @@ class Asked:
             raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
         if special_tokens is None:
             special_tokens = not has_template(lm.tokenizer)
-        is_stopped = isinstance(stop_texts, str) or len(stop_texts) > 0
-        stop = StopTexts(lm.vocabulary, stop_texts) if is_stopped else None
+        stop = StopTexts.of(lm.vocabulary, stop_texts)
         return cls(max_new_tokens, stop, bool(special_tokens))
 
 

@@ -26,22 +26,30 @@ class StopTexts:
 
     The text is read as `Vocabulary.text` of all that was generated, from its first token on. It
     ends with the token that completes a stop text, wherever in that token it does; of several that
-    one completes, the stop text that begins first counts.
+    one completes, the stop text that begins first counts. `name` is what errors call them.
 
     Raises:
         ValueError: there is none, one is empty, or one holds half a character.
     """
 
-    def __init__(self, vocabulary: Vocabulary, texts: Sequence[str]) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, texts: Sequence[str], name: str = "stop_texts"
+    ) -> None:
         if isinstance(texts, str) or not texts:
-            raise ValueError(f"stop_texts: got {quoted(texts)}, expected a list of texts")
+            raise ValueError(f"{name}: got {quoted(texts)}, expected a list of texts")
         for text in texts:
             if not isinstance(text, str) or text == "" or HALF_CHARACTER in text:
-                raise ValueError(
-                    f"stop_texts: got {quoted(text)}, expected a text of whole characters"
-                )
+                raise ValueError(f"{name}: got {quoted(text)}, expected a text of whole characters")
         self.texts = tuple(texts)
         self._vocabulary = vocabulary
+
+    @classmethod
+    def of(
+        cls, vocabulary: Vocabulary, texts: Sequence[str], name: str = "stop_texts"
+    ) -> StopTexts | None:
+        """Those of texts, or None where the list is empty."""
+        is_empty = not isinstance(texts, str) and len(texts) == 0
+        return None if is_empty else cls(vocabulary, texts, name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StopTexts) and self.texts == other.texts

@@ -127,4 +127,16 @@ def test_stop_texts_are_the_layouts() -> None:
     layouts = given(in_system_message, stop_texts=["[[ ##"])
     assert layouts.stop is not None
     assert layouts.stop.texts == ("[[ ##",)
+    assert layouts.answer_stop is None
     assert given(in_system_message).stop is None
+    layouts = given(in_system_message, answer_stop_texts=["\n"]).with_prompt("Think of it.")
+    assert layouts.stop is None
+    assert layouts.answer_stop is not None
+    assert layouts.answer_stop.texts == ("\n",)
+
+
+@pytest.mark.parametrize("name", ["stop_texts", "answer_stop_texts"])
+@pytest.mark.parametrize("texts", ["\n", "", [""], [None]])
+def test_stop_texts_that_are_none_are_refused_by_name(name: str, texts: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: got .+, expected a "):
+        given(in_system_message, **{name: texts})

@@ -184,3 +184,28 @@ def test_reasonings_end_at_the_rows_stop_texts(engine: Engine) -> None:
     assert all(stop in "".join(texts) for texts in whole)
     assert found[:2] == [[own.partition(stop)[0] for own in texts] for texts in whole[:2]]
     assert found[2] == [own.strip() for own in found[0]]
+
+
+@pytest.mark.parametrize("name", ["paged", "generate"])
+def test_answers_end_at_the_rows_stop_texts(name: str) -> None:
+    """In a search that generates answers, and in an evaluation."""
+    config = small_config(**{**SETTINGS, "objective": "error", "engine": name})
+    engine = make_engine(tiny_lm(), config)[0]
+    plain = replace(layouts_of(tiny_lm(), 6), metric=lambda predicted, row: 0.5)
+    text = plain.vocabulary.text
+
+    def answers(layouts: Layouts) -> tuple[list[str], list[str]]:
+        (scored,) = score_prompts(engine, layouts, [layouts.prompt_ids], config)
+        assert scored is not None
+        evaluated = evaluate_prompt(engine, layouts, layouts.prompt_ids, config).rows
+        return [text(rollout.answer_ids) for rollout in scored.rollouts], [
+            row.predicted for row in evaluated
+        ]
+
+    whole, _ = answers(plain)
+    stop = max("abcdefghijklmnopqrstuvwxyz", key="".join(whole).count)
+    assert any(stop in own for own in whole)
+    found, evaluated = answers(replace(plain, answer_stop=StopTexts(plain.vocabulary, [stop])))
+    assert found == [own.partition(stop)[0] for own in whole]
+    assert evaluated == [plain.extractor.cut(own) for own in found]
+    assert evaluated != [plain.extractor.cut(own) for own in whole]
