@@ -43,7 +43,9 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
         steps: that many in all, where more are to be taken than were planned. Finals and test are
             done anew then; test rows that were evaluated before are told of in the result.
         model: the model again, where it was a loaded one, or lies elsewhere now.
-        config: settings of memory and time that are others now (`CHANGEABLE`); no others may be.
+        config: settings that are others now: steps, minutes, device, dtype and those of memory
+            (`CHANGEABLE` in `greater_fast.runs.saved.differences`); no others may be. On another
+            device the model must come to the same dtype.
         on_step: as of `optimize`: called with steps that are finished from now on.
         loss: the function that the run was begun with, if there was one.
         metric: the function that the run was begun with, if there was one.
@@ -51,7 +53,8 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
 
     Raises:
         ValueError: there is no run that has begun, another process is at work on it, files of it
-            are damaged, or model, settings, functions or libraries are not those it was begun with.
+            are damaged, or model, rows, dtype, functions or other settings are not those it was
+            begun with. Libraries, machine and device may be others, which is noted.
     """
     begun = time.monotonic()
     ranks = join()

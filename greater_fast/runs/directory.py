@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -206,11 +207,19 @@ def surroundings() -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
+            **_version_of_triton(),
         },
         "machine": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "num_threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }
+
+
+def _version_of_triton() -> dict[str, str]:
+    """That of what compiles the kernels, where there is one."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return {"triton": importlib.metadata.version("triton")}
+    return {}
 
 
 def _git_commit() -> str | None:

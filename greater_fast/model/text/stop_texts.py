@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from greater_fast.model.text.vocabulary import HALF_CHARACTER, Vocabulary
 from greater_fast.wording import quoted
@@ -37,10 +37,11 @@ class StopTexts:
     ) -> None:
         if isinstance(texts, str) or not texts:
             raise ValueError(f"{name}: got {quoted(texts)}, expected a list of texts")
-        for text in texts:
+        given: tuple[Any, ...] = tuple(texts)
+        for text in given:
             if not isinstance(text, str) or text == "" or HALF_CHARACTER in text:
                 raise ValueError(f"{name}: got {quoted(text)}, expected a text of whole characters")
-        self.texts = tuple(texts)
+        self.texts: tuple[str, ...] = given
         self._vocabulary = vocabulary
 
     @classmethod

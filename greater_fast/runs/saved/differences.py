@@ -13,8 +13,8 @@ OF_MEMORY = (
     *("kv_cache_bytes", "max_step_tokens", "draft_tokens", "batch_size"),
     *("gradient_batch_tokens", "gradient_checkpointing"),
 )
-CHANGEABLE = ("steps", "minutes", *OF_MEMORY)
-_BY_WHAT_THEY_CAME_TO = ("device", "dtype")  # compared when the model is loaded
+# Of device and dtype, what they come to is compared once the model is loaded.
+CHANGEABLE = ("steps", "minutes", "device", "dtype", *OF_MEMORY)
 _LAST_BITS = "where two tokens are nearly as likely, what follows may differ from a run in one go"
 
 
@@ -26,7 +26,7 @@ def compare_settings(run: Mapping[str, Any], config: Config) -> tuple[str, ...]:
     """
     before, now = run["config"], config.to_dict()
     differ = [name for name in now if now[name] != before.get(name, now[name])]
-    fixed = [name for name in differ if name not in (*CHANGEABLE, *_BY_WHAT_THEY_CAME_TO)]
+    fixed = [name for name in differ if name not in CHANGEABLE]
     if fixed:
         shown = listed((f"{n} {quoted(before[n])}, now {quoted(now[n])}" for n in fixed), 4)
         raise ValueError(
@@ -96,6 +96,17 @@ def compare_identity(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(
             "model: its weights are not those that the run was begun with: give it the same model, "
             "or begin another run"
+        )
+    if now["model_config"] != run.get("model_config", now["model_config"]):  # older ones have none
+        raise ValueError(
+            "model: its config.json is not that which the run was begun with (rope, windows, "
+            "scaling, ...): put it back, or begin another run"
+        )
+    if now["end_ids"] != (before := run.get("end_ids", now["end_ids"])):
+        raise ValueError(
+            f"model: the ids that end a reasoning are {now['end_ids']}, the run was begun with "
+            f"{before}: generation_config.json, tokenizer or chat template have changed; put them "
+            "back, or begin another run"
         )
     if now["layout"] != run["layout"]:
         raise ValueError(

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from greater_fast.examples.layout import Layouts
 from greater_fast.model.lm import LM
 
+_DECIDE_NOTHING = frozenset(
+    {
+        *("transformers_version", "name_or_path", "auto_map", "architectures"),
+        *("dtype", "torch_dtype"),
+    }
+)
 _NUM_SAMPLED = 1024  # numbers of each tensor
 
 
@@ -41,6 +49,32 @@ def weights_digest(lm: LM) -> str:
                 with contextlib.suppress(NotImplementedError):  # packed in a class of its own
                     digest.update(_sample(own))
     return digest.hexdigest()
+
+
+def config_digest(lm: LM) -> str:
+    """What a model computes with its weights, as its config.json says: rope, windows, scaling.
+
+    Names, paths and the library's version are left out, and the type, which is compared by itself.
+    """
+    values = _of_computing(lm.model.config.to_diff_dict())
+    written = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _of_computing(value: Any) -> Any:
+    """A config's values, those of the configs in it too, without those that decide nothing."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        str(name): _of_computing(own)
+        for name, own in value.items()
+        if not (str(name).startswith("_") or name in _DECIDE_NOTHING)
+    }
+
+
+def ending_ids(lm: LM, layouts: Mapping[str, Layouts]) -> list[int]:
+    """Ids that end a reasoning, in order: those of a turn, and those of the rows."""
+    return sorted(lm.end_ids.union(*(rows.end_ids for rows in layouts.values())))
 
 
 def _sample(tensor: torch.Tensor) -> bytes:

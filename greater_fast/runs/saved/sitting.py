@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.metrics import Metric, name_of_metric
@@ -31,7 +33,12 @@ from greater_fast.runs.saved.differences import (
     surroundings_notes,
 )
 from greater_fast.runs.saved.followers import followed
-from greater_fast.runs.saved.identity import layout_digest, weights_digest
+from greater_fast.runs.saved.identity import (
+    config_digest,
+    ending_ids,
+    layout_digest,
+    weights_digest,
+)
 from greater_fast.runs.saved.saved_run import SavedRun
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search.checks import check_functions
@@ -106,7 +113,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             examples = _examples(prepared)
             if saved:
                 compare_examples(saved.examples, examples)
-            held = _held(saved, given)
+            held = _held(saved, given, prepared.device)
             models, memory, own_notes = make_ready(
                 asked.sources, prepared, config, functions.loss, teller, held
             )
@@ -174,9 +181,12 @@ def _examples(prepared: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def _held(saved: SavedRun | None, given: Config) -> list[dict[str, Any]]:
-    """What the engines of a run were made with, but for settings that are others now."""
-    if saved is None:
+def _held(saved: SavedRun | None, given: Config, device: str) -> list[dict[str, Any]]:
+    """What the engines of a run were made with, but for settings that are others now.
+
+    On another device nothing is held: what was found out there is of that one.
+    """
+    if saved is None or torch.device(device).type != torch.device(saved.run["device"]).type:
         return []
     changed = {name for name in OF_MEMORY if getattr(given, name) != saved.run["config"][name]}
     return [
@@ -192,6 +202,8 @@ def _identity(models: Models, prepared: Prepared, ranks: Ranks) -> dict[str, Any
         **described(models),
         "prompt": train.prompt_text(train.prompt_ids),
         "weights": ranks.by_first(lambda: [weights_digest(own.lm) for own in members(models)]),
+        "model_config": [config_digest(own.lm) for own in members(models)],
+        "end_ids": [ending_ids(own.lm, prepared.layouts) for own in members(models)],
         "layout": layout_digest(prepared.layouts),
         "num_ranks": ranks.size,
     }

@@ -18,6 +18,8 @@ RUN: dict[str, Any] = {
     "prompt": "think",
     "dtype": "float32",
     "weights": ["w"],
+    "model_config": ["c"],
+    "end_ids": [[2]],
     "layout": "l",
     "num_ranks": 1,
     "device": "cpu",
@@ -90,6 +92,8 @@ def test_rows_that_differ_are_counted() -> None:
         ("prompt", "t", "prompt: got 't', the run was begun with 'think'"),
         ("dtype", "bfloat16", "dtype: the model is of bfloat16, the run was begun with float32"),
         ("weights", ["x"], "model: its weights are not those"),
+        ("model_config", ["d"], r"model: its config\.json is not that"),
+        ("end_ids", [[2, 3]], r"model: the ids .* are \[\[2, 3\]\], the run .* with \[\[2\]\]"),
         ("layout", "m", "the rows have other token ids"),
     ],
 )
@@ -97,6 +101,8 @@ def test_what_a_run_is_known_by(name: str, value: Any, message: str) -> None:
     compare_identity(RUN, {**RUN, "num_ranks": 2, "device": "cuda:0"})
     with pytest.raises(ValueError, match=message):
         compare_identity(RUN, {**RUN, name: value})
+    older = {name: RUN[name] for name in RUN if name not in ("model_config", "end_ids")}
+    compare_identity(older, RUN)
 
 
 def test_a_shared_model_is_shared_by_as_many() -> None:

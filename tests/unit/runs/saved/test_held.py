@@ -1,0 +1,30 @@
+"""What the engines of a run were made with is kept, as far as it is the same machine's."""
+
+from typing import Any
+
+import pytest
+
+from greater_fast.config import Config
+from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.runs.saved.sitting import _held
+
+CHOICES = {"engine": "paged", "kv_cache_bytes": 1 << 30, "max_step_tokens": 512}
+
+
+def saved(device: str) -> SavedRun:
+    run: dict[str, Any] = {"device": device, "engines": [CHOICES], "config": Config().to_dict()}
+    return SavedRun(run, [])
+
+
+@pytest.mark.parametrize(("before", "now"), [("cuda:0", "cuda"), ("cpu", "cpu")])
+def test_on_the_same_device_all_is_kept_but_what_was_changed(before: str, now: str) -> None:
+    assert _held(None, Config(), now) == []
+    assert _held(saved(before), Config(), now) == [CHOICES]
+    given = Config(kv_cache_bytes=1 << 20)
+    others = {name: CHOICES[name] for name in ("engine", "max_step_tokens")}
+    assert _held(saved(before), given, now) == [others]
+
+
+@pytest.mark.parametrize(("before", "now"), [("cuda:0", "cpu"), ("cpu", "cuda")])
+def test_on_another_device_nothing_is_kept(before: str, now: str) -> None:
+    assert _held(saved(before), Config(), now) == []
