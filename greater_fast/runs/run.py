@@ -24,7 +24,7 @@ from greater_fast.runs.saved.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
-from greater_fast.search.ensemble import Models
+from greater_fast.search.ensemble import Models, members
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import OnStep, flat_note, run, start
 from greater_fast.search.state import LoopState
@@ -143,9 +143,10 @@ class Run:
         finalists, initial = self._finalists(state), state.scored[self._initial_ids]
         sure = [s for s in finalists if s is initial or s is finalists[0]]
         left_out = self._compare(finalists, sure, teller, budget)
-        seconds = self._pace.evaluation
-        if budget.has_room_for(seconds("train", initial) + seconds("test", *sure)):
-            if not was_measured(initial.rollouts):  # else nothing is done now
+        is_known = was_measured(initial.rollouts) or not self._share_left("train", initial)
+        to_come = self._seconds("train", initial) + self._seconds("test", *sure)
+        if is_known or budget.has_room_for(to_come):
+            if not is_known:  # else nothing is done now
                 teller.say("training rows, the initial prompt")
             self._evaluate("train", initial, budget)
         else:
@@ -162,11 +163,12 @@ class Run:
     ) -> list[str]:
         """Finalists on the development rows: those that are sure, and all that there is time for.
 
-        What there was no time for is returned, for a reader.
+        One whose rows are all known takes none. What there was no time for is returned, for a
+        reader.
         """
-        waiting, num_measured, seconds = sure, 0, self._pace.evaluation
+        waiting, num_measured, seconds = sure, 0, self._seconds
         for number, scored in enumerate(finalists, 1):
-            is_sure = any(s is scored for s in waiting)
+            is_sure = any(s is scored for s in waiting) or not self._share_left("dev", scored)
             waiting = [s for s in waiting if s is not scored]
             to_come = seconds("dev", scored, *waiting) + seconds("test", *sure)
             if is_sure or budget.has_room_for(to_come):
@@ -177,6 +179,18 @@ class Run:
             return []
         num_left_out = len(finalists) - num_measured
         return [f"{num_left_out} of {len(finalists)} prompts on the development rows"]
+
+    def _seconds(self, split: str, *prompts: Scored) -> float:
+        """Seconds of evaluations to come, of the rows alone that earlier sittings have not done."""
+        left = self._share_left
+        return sum(self._pace.evaluation(split, s, share=left(split, s)) for s in prompts)
+
+    def _share_left(self, split: str, scored: Scored) -> float:
+        if split not in self._layouts:
+            return 0.0
+        layouts, num_models = self._layouts[split], len(members(self._models))
+        prompt = layouts.prompt_text(scored.prompt_ids)
+        return self._journal.share_left(split, prompt, layouts, num_models)
 
     def _finalists(self, state: LoopState) -> list[Scored]:
         best = state.best(self._config.num_finalists, self._config)

@@ -93,3 +93,8 @@ class Journal:
             self._directory.append_row({**of, **row.to_dict()})
 
         return RowLog(write, self.saved.rows_of(split, prompt, layouts))
+
+    def share_left(self, split: str, prompt: str, layouts: Layouts, num_models: int) -> float:
+        """Which part of a prompt's rows on a set earlier sittings have not evaluated, 0 for none."""
+        known = self.saved.rows_of(split, prompt, layouts)
+        return 1 - sum(map(len, known.values())) / (num_models * len(layouts))

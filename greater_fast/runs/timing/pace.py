@@ -21,7 +21,7 @@ _RECENT = 10  # steps: one to come is like these
 class _Rows:
     """Rows that go through the model side by side; tokens of one on average, read and written."""
 
-    num_rows: int
+    num_rows: float
     read: float
     written: float
 
@@ -69,13 +69,18 @@ class Pace:
         """A prompt was evaluated on the rows of a set."""
         self._measured = self._rows(split, prompt), seconds
 
-    def evaluation(self, split: str, *prompts: Scored) -> float:
-        """Seconds of the evaluations of some prompts on the rows of a set; 0 where it has none."""
-        if split not in self._layouts:
+    def evaluation(self, split: str, *prompts: Scored, share: float = 1.0) -> float:
+        """Seconds of the evaluations of some prompts on the rows of a set; 0 where it has none.
+
+        With a `share`, on that part of the rows.
+        """
+        if split not in self._layouts or not share:
             return 0.0
         assert self._measured is not None  # a run begins with a score
         rows, seconds = self._measured
-        return seconds * sum(self._rows(split, prompt).more_than(rows) for prompt in prompts)
+        asked = [self._rows(split, prompt) for prompt in prompts]
+        parts = [replace(own, num_rows=share * own.num_rows) for own in asked]
+        return seconds * sum(own.more_than(rows) for own in parts)
 
     def finals(self, state: LoopState, num_steps: int) -> Finals:
         """Finals and test, if so many steps come before them."""

@@ -8,9 +8,11 @@ from typing import Any
 from unittest import mock
 
 from greater_fast.config import Config
+from greater_fast.examples.layout import Layouts
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs import run as run_module
-from greater_fast.runs.evaluation import Evaluation, RowRecord
+from greater_fast.runs.directory import RunDirectory
+from greater_fast.runs.evaluation import Evaluation, RowLog, RowRecord
 from greater_fast.runs.on_ranks import NoDirectory
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import Result
@@ -72,9 +74,13 @@ class Machine:
         minutes: float | None,
         on_step: OnStep | None = None,
         ranks: Ranks = ALONE,
+        directory: RunDirectory | None = None,
         **settings: Any,
     ) -> Result:
-        """A run that begins at 0; every step scores as many prompts as the shortlist has."""
+        """A run that begins at 0; every step scores as many prompts as the shortlist has.
+
+        One that a `directory` holds goes on, and began as long ago as that says.
+        """
         values = {"max_prompt_tokens": len(PROMPT_IDS), **settings}
         config = Config.from_mapping({"minutes": minutes, **values})
         layouts = {
@@ -82,8 +88,10 @@ class Machine:
         }
         engine = FakeEngine(lambda ids, row: made_up(False))
         engine.lm.machine = self
-        budget = TimeBudget(minutes, 0.0, ranks, self.clock)
-        job = Run(as_engine(engine), layouts, config, NoDirectory(), ())
+        directory = directory or NoDirectory()
+        before = directory.saved.clock["seconds"] if directory.saved else 0.0
+        budget = TimeBudget(minutes, -before, ranks, self.clock)
+        job = Run(as_engine(engine), layouts, config, directory, ())
         return job.result(on_step, self.told, budget, ranks)
 
     def start(self, *_: Any) -> LoopState:
@@ -119,11 +127,19 @@ class Machine:
             seconds={"propose": 0.0, "gradient": self.step / 4, "select": self.step / 2},
         )
 
-    def evaluate(self, layouts: Any, prompt_ids: Sequence[int], *_: Any) -> Evaluation:
-        self.evaluated.append((len(layouts), tuple(prompt_ids)))
-        self.works(self.score * ANSWERED * len(layouts) / self.sizes["train"])
+    def evaluate(
+        self, layouts: Layouts, prompt_ids: Sequence[int], _: Any, __: Any, log: RowLog
+    ) -> Evaluation:
+        known = log.known.get("", {})
+        self.evaluated.append((len(layouts) - len(known), tuple(prompt_ids)))
         is_new = tuple(prompt_ids) != PROMPT_IDS  # and all right
-        rows = [RowRecord(f"q{n}", "g", "p", is_new or n > 0, "r") for n in range(len(layouts))]
+        rows = []
+        for n, row in enumerate(layouts.rows):
+            question = row.example.question
+            rows.append(RowRecord(question, "g", "p", is_new or n > 0, "r"))
+            if n not in known:
+                self.works(self.score * ANSWERED / self.sizes["train"])
+                log.write(n, rows[n], {})
         return Evaluation("p", tuple(rows))
 
 

@@ -1,12 +1,15 @@
 """A run with a limit of minutes: kept whenever the estimates are right, and nothing is lost."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from greater_fast.ranks import Ranks
+from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.result import Result
 from greater_fast.runs.timing.time_budget import MARGIN
 from greater_fast.search.nouns import Step
@@ -155,6 +158,51 @@ def test_finals_that_take_longer_than_was_thought_are_of_fewer_prompts() -> None
         "no time was left to evaluate 2 of 5 prompts on the development rows and the initial "
         "prompt on the training rows",
     )
+
+
+def test_rows_that_are_known_take_no_time_when_a_run_goes_on(tmp_path: Path) -> None:
+    """Three finalists and the initial prompt: whatever was evaluated stays, with no time left."""
+    given = {"steps": 4, "num_finalists": 3}
+    with RunDirectory(tmp_path / "whole") as directory:
+        directory.begin({}, [])
+        whole = Machine().run(None, directory=directory, **given)
+    assert len(whole.finalists) == 4
+    assert whole.baseline.train is not None
+    machine = Machine()
+    with RunDirectory(tmp_path / "whole", resume=True) as directory:
+        assert directory.saved is not None
+        minutes = directory.saved.clock["seconds"] / 60
+        again = machine.run(minutes, directory=directory, **given)
+    assert again.finalists == whole.finalists
+    assert machine.time == 0
+    assert not any("no time was left" in note for note in again.notes)
+
+
+@pytest.mark.parametrize(("seconds", "third"), [(55 + 440, True), (55 + 439, False)])
+def test_rows_that_are_left_take_the_time_of_theirs_alone(
+    tmp_path: Path, seconds: float, third: bool
+) -> None:
+    """By hand: of the third finalist two rows are left, which may take as long as five scored."""
+    given = {"steps": 4, "num_finalists": 3}
+    with RunDirectory(tmp_path) as directory:
+        directory.begin({}, [])
+        whole = Machine().run(None, directory=directory, **given)
+    path, rows = tmp_path / "rows.jsonl", []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        of_third = row["prompt"] == whole.finalists[2].prompt
+        if row["split"] == "dev" and not (of_third and row["row"] >= 8):
+            rows.append(line + "\n")
+    path.write_text("".join(rows))
+    machine = Machine()
+    with RunDirectory(tmp_path, resume=True) as directory:
+        assert directory.saved is not None
+        minutes = (directory.saved.clock["seconds"] + MARGIN * seconds + 1e-6) / 60
+        result = machine.run(minutes, directory=directory, **given)
+    assert [bool(f.dev) for f in result.finalists] == [True, True, third, True]
+    assert_complete(result)
+    assert result.baseline.train is None
+    assert machine.time == pytest.approx(22 * third + 440)
 
 
 def test_a_callback_takes_time_too() -> None:
