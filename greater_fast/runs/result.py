@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,37 @@ def gain_text(comparison: Comparison) -> str:
     if comparison.difference <= 0:
         return f"nothing was gained ({figures})"
     return figures if is_sure(comparison.p_value) else f"{figures}, which may be chance"
+
+
+def best_of(finalists: Sequence[PromptResult], initial_ids: tuple[int, ...]) -> PromptResult:
+    """The finalist that does best on the development rows.
+
+    They stand in the order of their training objective: the first of equals wins, but a prompt
+    that is no better on the development rows than the initial one is no reason to change.
+    """
+    best = max(finalists, key=_dev_sum)
+    baseline = next(f for f in finalists if f.prompt_ids == initial_ids)
+    return baseline if baseline.dev and _dev_sum(baseline) == _dev_sum(best) else best
+
+
+def gap_notes(prompt: PromptResult) -> tuple[str, ...]:
+    """A line where the two measures of the training rows are more than a tenth of them apart."""
+    if prompt.train is None or prompt.train.metric is not None:
+        return ()
+    if abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
+        return ()
+    rows = len(prompt.train.rows)  # of each model, where there are several
+    by_token = round((1 - prompt.train_error_rate) * rows)
+    return (
+        f"the initial prompt has {prompt.train.num_correct} of {rows} training rows right as "
+        f"evaluation reads them, and {by_token} token by token, as the search wants them: an "
+        "extractor that ends in what the model writes before an answer, a colon or a quote, brings "
+        "the two together",
+    )
+
+
+def _dev_sum(prompt: PromptResult) -> float:
+    """What the development rows count, all together: whole numbers without a metric."""
+    if prompt.dev is None:
+        return -1
+    return prompt.dev.num_correct if prompt.dev.metric is None else prompt.dev.accuracy

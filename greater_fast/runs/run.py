@@ -19,14 +19,14 @@ from greater_fast.runs.models.mean_evaluation import (
     was_measured,
 )
 from greater_fast.runs.progress import Teller
-from greater_fast.runs.result import PromptResult, Result
+from greater_fast.runs.result import PromptResult, Result, best_of, gap_notes
 from greater_fast.runs.saved.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.ensemble import Models, members
 from greater_fast.search.nouns import Scored, Step
-from greater_fast.search.optimizer import OnStep, flat_note, run, start
+from greater_fast.search.optimizer import STOPPED, OnStep, flat_note, run, start
 from greater_fast.search.state import LoopState
 
 _ESTIMATED_AFTER = (0, 1, 3)  # steps: then a run says how long it will take
@@ -76,22 +76,30 @@ class Run:
                     return None
                 return OUT_OF_TIME if state.next_position(rows, self._config) else None
 
-            def log_step(step: Step) -> bool | str | None:
-                self._journal.finish(state, step)
-                self._write_clock(budget)
-                teller.step(step)
+            def answer(step: Step) -> str | None:
+                """Why the search ends, by `on_step`."""
                 with callers_errors():
                     stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
+                self._journal.answer(STOPPED if stop else None)
                 signals.hear_anew()  # it may have taken a Ctrl-C for itself
+                return STOPPED if stop else None
+
+            def log_step(step: Step) -> str | None:
+                self._journal.finish(state, step, is_unanswered=on_step is not None)
+                self._write_clock(budget)
+                teller.step(step)
+                stop = answer(step)
                 self._pace.add_step(step, budget.lap())
                 return stop or why_end()
 
             ended = self._journal.saved.ended_before(self._config.steps)
+            last = self._journal.unanswered
             try:
                 explained = memory_errors_explained(self._models.lm.device)
                 with signals.interrupting(), ranks.together(), explained:
                     stopped = (
                         ended
+                        or (last and answer(last))
                         or why_end()
                         or run(self._models, rows, self._config, state, log_step, self._loss)
                     )
@@ -153,7 +161,7 @@ class Run:
             left_out.append("the initial prompt on the training rows")
         if "test" in self._layouts:
             teller.say("test rows, the best and the initial prompt")
-            best = self._best([self._prompt_result(s) for s in finalists])
+            best = best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
             for prompt_ids in dict.fromkeys((self._initial_ids, best.prompt_ids)):
                 self._evaluate("test", state.scored[prompt_ids], budget)
         self._notes = (*self._notes, *budget.notes(left_out))
@@ -210,16 +218,6 @@ class Run:
             prompt_nll=scored.objective.prompt_nll,
         )
 
-    def _best(self, finalists: list[PromptResult]) -> PromptResult:
-        """The finalist that does best on the development rows.
-
-        They stand in the order of their training objective: the first of equals wins, but a prompt
-        that is no better on the development rows than the initial one is no reason to change.
-        """
-        best = max(finalists, key=_dev_sum)
-        baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
-        return baseline if baseline.dev and _dev_sum(baseline) == _dev_sum(best) else best
-
     def _cut_off_notes(self, best: PromptResult, baseline: PromptResult) -> tuple[str, ...]:
         """Lines on reasoning that the token limit ended, of both prompts that are compared."""
         prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
@@ -251,7 +249,7 @@ class Run:
         journal = self._journal
         state, seen_after = journal.state, journal.test_seen_after
         finalists = tuple(self._prompt_result(scored) for scored in self._finalists(state))
-        best = self._best(list(finalists))
+        best = best_of(finalists, self._initial_ids)
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
         result = Result(
             best=best,
@@ -264,7 +262,7 @@ class Run:
                 *self._notes,
                 *journal.notes,
                 *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
-                *_gap(baseline),
+                *gap_notes(baseline),
                 *self._cut_off_notes(best, baseline),
             ),
             run_dir=self._directory.path,
@@ -283,29 +281,6 @@ def _ended_by(error: BaseException, teller: Teller) -> str:
         return f"failed: {described(error)}"
     teller.keep(f"{error.name}: what was found until then is written")
     return "terminated"
-
-
-def _gap(prompt: PromptResult) -> tuple[str, ...]:
-    """A line where the two measures of the training rows are more than a tenth of them apart."""
-    if prompt.train is None or prompt.train.metric is not None:
-        return ()
-    if abs(prompt.train.accuracy + prompt.train_error_rate - 1) <= 0.1:
-        return ()
-    rows = len(prompt.train.rows)  # of each model, where there are several
-    by_token = round((1 - prompt.train_error_rate) * rows)
-    return (
-        f"the initial prompt has {prompt.train.num_correct} of {rows} training rows right as "
-        f"evaluation reads them, and {by_token} token by token, as the search wants them: an "
-        "extractor that ends in what the model writes before an answer, a colon or a quote, brings "
-        "the two together",
-    )
-
-
-def _dev_sum(prompt: PromptResult) -> float:
-    """What the development rows count, all together: whole numbers without a metric."""
-    if prompt.dev is None:
-        return -1
-    return prompt.dev.num_correct if prompt.dev.metric is None else prompt.dev.accuracy
 
 
 def _comparison(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:

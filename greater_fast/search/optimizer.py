@@ -19,6 +19,7 @@ from greater_fast.search.selection import Selection, score_prompts, select
 from greater_fast.search.state import LoopState
 
 OnStep = Callable[[Step], bool | None]
+STOPPED = "stopped by on_step"
 
 
 def start(models: Models, layouts: Layouts, config: Config) -> LoopState:
@@ -69,7 +70,7 @@ def run(
             warnings.warn(note, RuntimeWarning, stacklevel=2)
             warned = True
         if stop:
-            return stop if isinstance(stop, str) else "stopped by on_step"
+            return stop if isinstance(stop, str) else STOPPED
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
 
 

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.directory import RunDirectory, read_run
 from greater_fast.runs.result import Result
+from greater_fast.runs.saved.journal import Journal
 from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
 from tests.tiny import tiny_model
@@ -249,6 +251,46 @@ def test_more_steps_than_were_planned(
     assert "rows never seen" not in more.summary
     with pytest.raises(ValueError, match="steps: got 2, the run was planned for 3"):
         resume(run, model=lm, steps=2)
+
+
+def test_a_step_that_on_step_has_not_heard_is_told_when_the_run_goes_on(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path
+) -> None:
+    """A process that is killed as it is told of a step leaves the files as they are then."""
+    run, killed, heard = tmp_path / "run", tmp_path / "killed", list[int]()
+
+    def leave(step: Step) -> None:
+        if step.step == 1:
+            shutil.copytree(run, killed)
+
+    begin(run, on_step=leave)
+    assert json.loads((killed / "state.json").read_text())["unanswered"]
+
+    def stop(step: Step) -> bool:
+        heard.append(step.step)
+        return True
+
+    result = resume(killed, model=lm, on_step=stop, progress=False)
+    assert (heard, result.stopped, len(result.steps)) == ([1], "stopped by on_step", 2)
+    resume(killed, model=lm, on_step=stop, progress=False)
+    assert heard == [1, 2]
+
+
+def test_what_on_step_has_answered_is_kept(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed once a step was answered has stopped there, and tells it no more."""
+    run, killed, plain = tmp_path / "run", tmp_path / "killed", Journal.answer
+
+    def answer(self: Journal, ended: str | None) -> None:
+        plain(self, ended)
+        shutil.copytree(run, killed, dirs_exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "answer", answer)
+        begin(run, on_step=lambda step: step.step == 1)
+    result = resume(killed, model=lm, on_step=stop_by_error, progress=False)
+    assert (result.stopped, len(result.steps)) == ("stopped by on_step", 2)
 
 
 def test_before_there_is_anything_to_go_on_from(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from greater_fast.ctrl_c import interrupts_later
 from greater_fast.examples.layout import Layouts
@@ -25,12 +25,14 @@ class _Finished(NamedTuple):
 class Journal:
     """The finished part of a run of so many planned steps; `saved` is that of earlier sittings.
 
-    A step that is cut off in its middle may have changed the loop's state: here it has not.
+    A step that is cut off in its middle may have changed the loop's state: here it has not. One
+    whose `on_step` was not heard out is known as such (`unanswered`), in the folder too.
     """
 
     def __init__(self, directory: RunDirectory, num_steps: int) -> None:
         self._directory, self._num_planned = directory, num_steps
         self.saved = directory.saved or SavedRun({}, [])
+        self._is_unanswered = self.saved.is_unanswered
         self._finished: _Finished | None = None
         if self.saved.state is not None:
             self._finished = _Finished(self.saved.state.copy(), self.saved.steps)
@@ -47,6 +49,11 @@ class Journal:
         return self._finished.steps if self._finished else ()
 
     @property
+    def unanswered(self) -> Step | None:
+        """The last step, where `on_step` is still to be told of it; else None."""
+        return self.steps[-1] if self._is_unanswered else None
+
+    @property
     def test_seen_after(self) -> int | None:
         """After how many steps, fewer than now, test rows were evaluated; None for never."""
         return self.saved.test_seen_before(len(self.steps))
@@ -61,23 +68,35 @@ class Journal:
             "the search went on: who went on for what they showed has chosen on them",
         )
 
-    def finish(self, state: LoopState, step: Step | None = None) -> None:
+    def finish(
+        self, state: LoopState, step: Step | None = None, *, is_unanswered: bool = False
+    ) -> None:
         """Write down a finished step, or the state before the first."""
         num_written = len(self._finished.state.scored) if self._finished else 0
         new = list(state.scored.values())[num_written:]
         with interrupts_later():
             self._directory.append_rollouts([rollouts_of(scored) for scored in new])
+            self._is_unanswered = is_unanswered
             if step is None:
-                self._directory.write_state(state.to_dict())
+                self._directory.write_state(self._values(state))
             else:
-                self._directory.append_step(step.to_dict(), state.to_dict())
+                self._directory.append_step(step.to_dict(), self._values(state))
             done = () if step is None else (step,)
             self._finished = _Finished(state.copy(), (*self.steps, *done))
+
+    def answer(self, ended: str | None) -> None:
+        """Write down that `on_step` has answered, and whether that ended the search."""
+        if self._is_unanswered:
+            self._is_unanswered = False
+            self.write_state(ended)
 
     def write_state(self, ended: str | None) -> None:
         """The state, and why the search ended where finals and test wait to be done."""
         waiting = {"ended": {"why": ended, "steps": self._num_planned}} if ended else {}
-        self._directory.write_state({**self.state.to_dict(), **waiting})
+        self._directory.write_state({**self._values(self.state), **waiting})
+
+    def _values(self, state: LoopState) -> dict[str, Any]:
+        return {**state.to_dict(), **({"unanswered": True} if self._is_unanswered else {})}
 
     def write_result(self, result: Result, ended: str | None) -> None:
         """The outcome; `ended` as of `write_state`, where something of finals or test is left."""
@@ -95,6 +114,6 @@ class Journal:
         return RowLog(write, self.saved.rows_of(split, prompt, layouts))
 
     def share_left(self, split: str, prompt: str, layouts: Layouts, num_models: int) -> float:
-        """Which part of a prompt's rows on a set earlier sittings have not evaluated, 0 for none."""
+        """Which part of a prompt's rows on a set no earlier sitting has evaluated; 0 for none."""
         known = self.saved.rows_of(split, prompt, layouts)
         return 1 - sum(map(len, known.values())) / (num_models * len(layouts))

@@ -28,11 +28,11 @@ class SavedRun:
     """What a sitting before this one came to.
 
     `run` is `run.json`, `examples` the rows of each split. `state` is None where the initial prompt
-    was not scored yet. `ended` says why the search ended, and of
-    how many planned steps, where finals and test had not. `rows` are
-    those that were evaluated, by split, prompt and model ("" of one alone), then by number;
-    `tested_after` are the numbers of steps after which test rows were. `clock` has the seconds that
-    all sittings took.
+    was not scored yet. `ended` says why the search ended, and of how many planned steps, where
+    finals and test had not. `rows` are those that were evaluated, by split, prompt and model ("" of
+    one alone), then by number; `tested_after` are the numbers of steps after which test rows were.
+    `clock` has the seconds that all sittings took. The last step `is_unanswered` where an `on_step`
+    was not heard out on it.
     """
 
     run: dict[str, Any]
@@ -43,6 +43,7 @@ class SavedRun:
     rows: dict[tuple[str, str, str], dict[int, RowRecord]] = field(default_factory=dict)
     tested_after: frozenset[int] = frozenset()
     clock: Mapping[str, float] = field(default_factory=dict)
+    is_unanswered: bool = False
 
     @property
     def model(self) -> str | list[str]:
@@ -115,7 +116,9 @@ class SavedRun:
             seconds = {name: float(value) for name, value in clock.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(folder, error) from error
-        return cls(*(run, examples, state, steps, values.get("ended")), rows, tested_after, seconds)
+        search = (state, steps, values.get("ended"))
+        is_unanswered = bool(steps) and bool(values.get("unanswered"))
+        return cls(run, examples, *search, rows, tested_after, seconds, is_unanswered)
 
 
 def _read_search(folder: Path, values: dict[str, Any]) -> tuple[LoopState, tuple[Step, ...]]:
