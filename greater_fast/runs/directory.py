@@ -8,6 +8,7 @@ state.json      the loop's state after the last finished step, and why the searc
 clock.json      seconds that it took until then
 rows.jsonl      development and test rows with reasoning and answer, for each prompt tried
 result.json     the outcome
+earlier_result.json  that of the sitting before, until there is a new one
 traceback.txt   where an error ended the run
 .lock           held by the process that is at work there
 
@@ -35,9 +36,10 @@ from greater_fast.runs.visible import with_traceback
 from greater_fast.runs.writer import Writer
 from greater_fast.version import __version__
 
+EARLIER_RESULT = "earlier_result.json"
 _FILES = (
     *("run.json", "examples.jsonl", "steps.jsonl", "state.json", "rows.jsonl", "result.json"),
-    *("rollouts.jsonl", "clock.json"),
+    *("rollouts.jsonl", "clock.json", EARLIER_RESULT),
 )
 
 
@@ -119,9 +121,10 @@ class RunDirectory:
         run, around = self.saved.run, surroundings()
         sittings = [*run.get("resumed", ()), {**around, "after_steps": len(self.saved.steps)}]
         self._writer.replace(self.path / "run.json", {**run, **changed, "resumed": sittings})
-        for name in ("result.json", "traceback.txt"):
-            with contextlib.suppress(OSError):
-                (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.path / "traceback.txt").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # that of a sitting before; often there is none
+            (self.path / "result.json").replace(self.path / EARLIER_RESULT)
 
     def append_rollouts(self, prompts: Sequence[Mapping[str, Any]]) -> None:
         """The rollouts of prompts that were scored to the end, before the step that did so."""
@@ -152,6 +155,9 @@ class RunDirectory:
         """The outcome, and the lines that a disk has not taken before."""
         self._writer.flush()
         self._writer.replace(self.path / "result.json", result)
+        if self._writer.has_all_of(self.path / "result.json"):
+            with contextlib.suppress(OSError):
+                (self.path / EARLIER_RESULT).unlink(missing_ok=True)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.runs.evaluation import Comparison, Evaluation
-from greater_fast.runs.models.mean_evaluation import MeanEvaluation
+from greater_fast.runs.models.mean_evaluation import MeanEvaluation, compare_models
 from greater_fast.runs.notebook import result_html
 from greater_fast.runs.statistics import is_sure, p_text, points_text
 from greater_fast.runs.visible import visible
@@ -261,3 +261,8 @@ def _dev_sum(prompt: PromptResult) -> float:
     if prompt.dev is None:
         return -1
     return prompt.dev.num_correct if prompt.dev.metric is None else prompt.dev.accuracy
+
+
+def comparison_of(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:
+    """Two prompts on the same rows, where both were measured there."""
+    return compare_models(first, second) if first and second else None

@@ -10,16 +10,15 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
+from greater_fast.runs.evaluation import Evaluation, cut_off_notes
 from greater_fast.runs.interrupts import Terminated, signals_heard
 from greater_fast.runs.models.mean_evaluation import (
-    compare_models,
     evaluate_models,
     recorded,
     was_measured,
 )
 from greater_fast.runs.progress import Teller
-from greater_fast.runs.result import PromptResult, Result, best_of, gap_notes
+from greater_fast.runs.result import PromptResult, Result, best_of, comparison_of, gap_notes
 from greater_fast.runs.saved.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
@@ -241,6 +240,22 @@ class Run:
         self._write_clock(budget)
         self._evaluations[split, prompt_ids] = found
 
+    def _take_known(self, state: LoopState) -> None:
+        """Take in what earlier sittings evaluated, where this one was cut off before it did so."""
+        finalists, initial = self._finalists(state), state.scored[self._initial_ids]
+        self._evaluate_known("dev", *finalists)
+        self._evaluate_known("train", initial)
+        best = best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
+        self._evaluate_known("test", initial, state.scored[best.prompt_ids])
+
+    def _evaluate_known(self, split: str, *prompts: Scored) -> None:
+        for scored in prompts if split in self._layouts else ():
+            key, layouts = (split, scored.prompt_ids), self._layouts[split]
+            if key not in self._evaluations and not self._share_left(split, scored):
+                log = self._journal.row_log(split, layouts.prompt_text(scored.prompt_ids), layouts)
+                given = (self._models, layouts, scored.prompt_ids, self._config)
+                self._evaluations[key] = evaluate_models(*given, self._max_answer_tokens, log)
+
     def _written(self, stopped: str, ended: str | None) -> Result:
         """The result of what is known, written down; what was left undone stays None.
 
@@ -248,6 +263,7 @@ class Run:
         """
         journal = self._journal
         state, seen_after = journal.state, journal.test_seen_after
+        self._take_known(state)
         finalists = tuple(self._prompt_result(scored) for scored in self._finalists(state))
         best = best_of(finalists, self._initial_ids)
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
@@ -266,8 +282,8 @@ class Run:
                 *self._cut_off_notes(best, baseline),
             ),
             run_dir=self._directory.path,
-            dev_comparison=_comparison(best.dev, baseline.dev),
-            test_comparison=_comparison(best.test, baseline.test),
+            dev_comparison=comparison_of(best.dev, baseline.dev),
+            test_comparison=comparison_of(best.test, baseline.test),
             test_seen_after=seen_after,
         )
         journal.write_result(result, ended)
@@ -281,7 +297,3 @@ def _ended_by(error: BaseException, teller: Teller) -> str:
         return f"failed: {described(error)}"
     teller.keep(f"{error.name}: what was found until then is written")
     return "terminated"
-
-
-def _comparison(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:
-    return compare_models(first, second) if first and second else None

@@ -253,6 +253,25 @@ def test_more_steps_than_were_planned(
         resume(run, model=lm, steps=2)
 
 
+def test_a_result_stays_until_there_is_another_and_what_is_known_stands_in_that(
+    begin: Callable[..., Result], lm: LM, rows: list[Any], tmp_path: Path
+) -> None:
+    run, seen = tmp_path / "run", list[Any]()
+    first = begin(run, {"steps": 1}, test=rows[10:])
+    before = (run / "result.json").read_bytes()
+
+    def end(step: Step) -> None:
+        seen.append(((run / "earlier_result.json").read_bytes(), (run / "result.json").exists()))
+        stop_by_ctrl_c(step)
+
+    result = resume(run, model=lm, steps=2, on_step=end, progress=False)
+    assert seen == [(before, False)]
+    assert (result.stopped, read_run(run)["result"]["num_steps"]) == ("interrupted", 2)
+    assert not (run / "earlier_result.json").exists()
+    for measured in ("train", "dev", "test"):
+        assert getattr(result.baseline, measured) == getattr(first.baseline, measured) is not None
+
+
 def test_a_step_that_on_step_has_not_heard_is_told_when_the_run_goes_on(
     begin: Callable[..., Result], lm: LM, tmp_path: Path
 ) -> None:

@@ -67,7 +67,7 @@ class OwnFolder:
         if is_claim and not resume and self._is_claim():
             self.begin_anew()  # still, and nobody holds its lock
         elif not self.is_resumed:
-            self._claim(files)
+            self._claim(files, resume)
 
     def begin_anew(self) -> None:
         """Take a claim over that came to nothing: its process ended before the run began."""
@@ -100,7 +100,7 @@ class OwnFolder:
         self._made.insert(0, folder)
         self.path = folder
 
-    def _claim(self, files: Sequence[str]) -> None:
+    def _claim(self, files: Sequence[str], resume: bool) -> None:
         held = [name for name in files if os.path.lexists(self.path / name)]
         if not held:
             started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -116,7 +116,7 @@ class OwnFolder:
                 raise
         if held:
             self.release()
-            raise self._is_anothers(held)
+            raise self._is_anothers(held, resume)
 
     def _is_claim(self) -> bool:
         """Whether the claim is no more than that: its process ended before, or loads still."""
@@ -126,7 +126,13 @@ class OwnFolder:
         except (OSError, ValueError):
             return False
 
-    def _is_anothers(self, held: Sequence[str]) -> ValueError:
+    def _is_anothers(self, held: Sequence[str], resume: bool = False) -> ValueError:
+        if resume and self._claim_file not in held:
+            return ValueError(
+                f"run_dir {self.path} holds files of a run ({', '.join(held)}) without its "
+                f"{self._claim_file}, without which it cannot be gone on with: put it back, or "
+                "begin anew in another folder"
+            )
         return ValueError(
             f"run_dir {self.path} holds another run ({', '.join(held)}): name another folder, "
             "remove that one, or go on with that run (resume)"

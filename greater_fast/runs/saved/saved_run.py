@@ -6,6 +6,7 @@ that it does not know of are of a step that was cut off, and are removed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.read import read_lines, read_object
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
+from greater_fast.wording import listed
 
 RUN_FORMAT = 1  # of the files of a run, all together
 
@@ -107,8 +109,9 @@ class SavedRun:
         rows, tested_after = _read_rows(folder / "rows.jsonl")
         found = cls(run, examples, rows=rows, tested_after=tested_after)
         if values is None:
+            _refuse(folder, _lost_state(folder))
             for name in ("steps.jsonl", "rollouts.jsonl"):
-                _cut_lines(folder / name, 0)
+                _put_aside(folder / name)
             return found
         try:
             state, steps = _read_search(folder, values)
@@ -119,6 +122,25 @@ class SavedRun:
         search = (state, steps, values.get("ended"))
         is_unanswered = bool(steps) and bool(values.get("unanswered"))
         return cls(run, examples, *search, rows, tested_after, seconds, is_unanswered)
+
+
+def _lost_state(folder: Path) -> list[str]:
+    """A line where a run had come further than its missing state says; an empty list else.
+
+    A kill before the first state leaves rollouts of the initial prompt; where a disk took no state
+    then, perhaps a step.
+    """
+    names = [name for name in ("result.json", "earlier_result.json") if (folder / name).exists()]
+    if len(read_lines(folder / "steps.jsonl", [])) > 1:
+        names = ["steps.jsonl", *names]
+    return [f"state.json is not there, beside {listed(names, 3)}: put it back"] if names else []
+
+
+def _put_aside(path: Path) -> None:
+    """Give a file that is begun anew the name of a copy, where there is anything in it."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size:
+            path.replace(path.with_name(f"{path.name}.before"))
 
 
 def _read_search(folder: Path, values: dict[str, Any]) -> tuple[LoopState, tuple[Step, ...]]:

@@ -81,7 +81,8 @@ def test_before_the_initial_prompt_was_scored(tmp_path: Path) -> None:
         directory.append_rollouts([rollouts_of(scored(1))])
     saved = read(tmp_path)
     assert (saved.state, saved.steps) == (None, ())
-    assert (tmp_path / "rollouts.jsonl").read_bytes() == b""
+    assert not (tmp_path / "rollouts.jsonl").exists()
+    assert len((tmp_path / "rollouts.jsonl.before").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("claim", [b"", b'{"claimed": "20', b'{"claimed": "now", "process": 1}\n'])
@@ -96,6 +97,33 @@ def test_a_claim_that_came_to_nothing(tmp_path: Path, claim: bytes, resume: bool
     assert read(tmp_path).examples == [{"split": "dev"}]
     with pytest.raises(ValueError, match="holds another run"):
         RunDirectory(tmp_path)
+
+
+def test_a_state_that_is_lost_empties_no_logs(tmp_path: Path) -> None:
+    finished(tmp_path, 2)
+    (tmp_path / "state.json").unlink()
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"state\.json is not there, beside steps\.jsonl: put it"):
+        RunDirectory(tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    (tmp_path / "steps.jsonl").unlink()
+    for name in ("result.json", "earlier_result.json"):
+        (tmp_path / name).write_text("{}\n")
+        with pytest.raises(ValueError, match=rf"state\.json is not there, beside {name}"):
+            SavedRun.of(tmp_path)
+        (tmp_path / name).unlink()
+    assert read(tmp_path).state is None
+
+
+def test_a_run_json_that_is_lost_is_named(tmp_path: Path) -> None:
+    finished(tmp_path, 1)
+    (tmp_path / "run.json").unlink()
+    for _ in range(2):  # the lock is not kept
+        with pytest.raises(ValueError, match=r"without its run\.json, .*: put it back, or begin"):
+            RunDirectory(tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"holds another run .*go on with that run \(resume\)"):
+        RunDirectory(tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def lose_a_line(path: Path) -> None:
