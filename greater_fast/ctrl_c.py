@@ -13,14 +13,26 @@ from typing import Any
 def interrupts_later() -> Iterator[None]:
     """Keep a Ctrl-C to the end of a block that must not be left halfway.
 
-    So with SIGTERM and SIGHUP, where they are heard and do not just end the process.
+    So with SIGTERM and SIGHUP, where they are heard and do not just end the process. An error in
+    the block goes before a Ctrl-C; these two end the process all the same, with it as their cause.
     """
     kept: list[tuple[int, Any]] = []
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with _taken_by(lambda number, frame: kept.append((number, frame)), *signals) as before:
-        yield
-    if kept:
-        before[kept[0][0]](*kept[0])
+        error = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+    if error is not None:
+        kept = [one for one in kept if one[0] != signal.SIGINT]
+    try:
+        if kept:
+            before[kept[0][0]](*kept[0])
+    except BaseException as ended:
+        raise ended from error
+    if error is not None:
+        raise error
 
 
 @contextlib.contextmanager

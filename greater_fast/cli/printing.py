@@ -29,7 +29,9 @@ def print_result(result: Result, *, as_json: bool) -> int:
         else:
             print_parts(*result.notes, *display.outcome(values))
     except (OSError, KeyboardInterrupt, Terminated) as error:
-        error.add_note(f"the result is in {result.run_dir}")
+        note = f"the result is in {result.run_dir}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
     return INTERRUPTED if result.stopped == "interrupted" else 0
 

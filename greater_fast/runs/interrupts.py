@@ -31,10 +31,17 @@ class Signals:
         self._first: float | None = None  # when it came
         self._keeps_first = False
         self._kept: Terminated | None = None
+        self._note: str | None = None
 
     def hear_anew(self) -> None:
         """Take the next one for the first, whatever was before."""
         self._first = None
+
+    def leave(self, note: str) -> None:
+        """Note on each error from here on what there is already: the work is done by then."""
+        self._note = note
+        if self._kept is not None:
+            self._kept.add_note(note)
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -60,6 +67,8 @@ class Signals:
         if first is not None and now - first < _TOGETHER:
             return
         error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        if self._note is not None:
+            error.add_note(self._note)
         if first is None:
             self._first = now
             if self._keeps_first:

@@ -111,7 +111,9 @@ class Run:
                 found = self._written(_ended_by(error, teller), ended)
                 error.add_note(f"the best prompt until then: {visible(found.prompt)}")
                 raise
-            return self._written(stopped, None if stopped == ended else ended)
+            result = self._written(stopped, None if stopped == ended else ended)
+            signals.leave(f"the result is in {self._directory.path}")
+            return result
 
     def _begin(self, teller: Teller, budget: TimeBudget) -> LoopState:
         """The state before the first step, or where the run was when it was interrupted."""
@@ -170,8 +172,7 @@ class Run:
     ) -> list[str]:
         """Finalists on the development rows: those that are sure, and all that there is time for.
 
-        One whose rows are all known takes none. What there was no time for is returned, for a
-        reader.
+        One whose rows are all known takes none. What there was no time for is returned.
         """
         waiting, num_measured, seconds = sure, 0, self._seconds
         for number, scored in enumerate(finalists, 1):

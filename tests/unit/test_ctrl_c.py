@@ -60,6 +60,23 @@ def test_an_error_within_goes_before_it() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_error_within_does_not_take_a_signal_that_ends_the_process(
+    number: signal.Signals,
+) -> None:
+    error = KeyError("mine")
+
+    def fail() -> None:
+        with interrupts_later():
+            interrupt()
+            os.kill(os.getpid(), number)
+            raise error
+
+    with signals_heard(), pytest.raises(Terminated) as caught:
+        fail()
+    assert (caught.value.name, caught.value.__cause__) == (number.name, error)
+
+
 def test_other_threads_leave_signals_alone() -> None:
     found = []
 

@@ -324,6 +324,7 @@ def test_a_termination_while_the_outcome_is_written_comes_behind_it(
         search()
     assert caught.value.code == 128 + signal.SIGTERM
     assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
+    assert caught.value.__notes__[0] == f"the result is in {tmp_path / 'run'}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -73,6 +73,21 @@ def test_a_signal_while_the_model_loads(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("seconds", [0, 0.005, 0.01])
+def test_a_signal_behind_the_work_is_told_where_the_result_is(
+    start: Start, tmp_path: Path, number: signal.Signals, seconds: float
+) -> None:
+    """One that comes as the outcome is printed, or when all is done."""
+    done = start("--steps", "0", signals=[(seconds, number)], once="result.json")
+    how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    last = done.err.splitlines()[-1]
+    assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
+    assert done.status in (0, 128 + number)
+    if done.status:
+        assert last.startswith(f"greater-fast: {how}; the result is in {tmp_path / 'run'}")
+
+
 @pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
 def test_streams_that_were_closed_at_the_start(
     start: Start, tmp_path: Path, closed: list[int]

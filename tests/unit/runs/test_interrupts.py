@@ -47,6 +47,22 @@ def test_ctrl_c() -> None:
         send(signal.SIGINT)
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_is_there_already_is_noted_on_one_behind_the_work(is_kept: bool) -> None:
+    def work() -> None:
+        with signals_heard() as signals:
+            with signals.interrupting():
+                pass
+            if is_kept:
+                send(signal.SIGTERM)
+            signals.leave("the result is there")
+        send(signal.SIGTERM)
+
+    with signals_heard(), pytest.raises(Terminated) as caught:
+        work()
+    assert caught.value.__notes__ == ["the result is there"]
+
+
 @pytest.mark.parametrize("second", ALL)
 @pytest.mark.parametrize("first", ALL)
 def test_those_that_come_together_are_one(
