@@ -69,7 +69,14 @@ class RunDirectory:
         if self._folder.is_resumed:
             try:
                 self.saved = SavedRun.of(self.path)
-            except ValueError:
+            except OSError as error:
+                self._folder.release()
+                raise ValueError(
+                    f"run_dir {self.path}: what an earlier sitting did not finish cannot be "
+                    f"removed there ({error.strerror}); let its files be written to, and resume "
+                    "again: nothing that is finished is lost"
+                ) from error
+            except BaseException:
                 self._folder.release()
                 raise
             if self.saved is None:

@@ -53,11 +53,11 @@ class Writer:
         return not any(path in self._lines or path in self._wholes for path in paths)
 
     def flush(self) -> None:
-        """Try once more to write what a disk did not take."""
+        """Try once more to write what a disk did not take; what is written now is durable."""
         for path in list(self._wholes):
             self._write_whole(path)
         for path in list(self._lines):
-            self._write_lines(path)
+            self._write_lines(path, durable=True)
 
     def _write_lines(self, path: Path, durable: bool = False) -> None:
         """Add a file's lines to it: all of them or, with an error, none."""

@@ -166,6 +166,11 @@ def test_several_models(
     assert left == whole
     with pytest.raises(ValueError, match="model: its weights are not those"):
         resume(tmp_path / "run", model=[other, lm], on_step=print, progress=False)
+    for model, number in ((lm, 1), ([lm, other, lm], 3)):
+        with pytest.raises(
+            ValueError, match=f"model: got {number}, the run was begun with 2: give"
+        ):
+            resume(tmp_path / "run", model=model, on_step=print, progress=False)
 
 
 def test_a_stop_at_any_row_of_finals_and_test(

@@ -42,6 +42,15 @@ def compare_settings(run: Mapping[str, Any], config: Config) -> tuple[str, ...]:
     return (f"resumed with {listed(others, 6)}: {_LAST_BITS}",) if others else ()
 
 
+def compare_sources(run: Mapping[str, Any], number: int) -> None:
+    """Raise ValueError where so many models are given, and the run was begun with others."""
+    if number != (before := len(run["source"])):
+        raise ValueError(
+            f"model: got {number}, the run was begun with {before}: give it the same, in their "
+            "order, or begin another run"
+        )
+
+
 def compare_functions(run: Mapping[str, Any], given: Mapping[str, str | None]) -> None:
     """Raise ValueError where a function of the user's own is missing, or has another name.
 

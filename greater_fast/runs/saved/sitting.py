@@ -30,6 +30,7 @@ from greater_fast.runs.saved.differences import (
     compare_functions,
     compare_identity,
     compare_settings,
+    compare_sources,
     surroundings_notes,
 )
 from greater_fast.runs.saved.followers import followed
@@ -102,6 +103,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             day = saved.run["config"]["template_date"] if saved else None
             given = ranks.from_first(dated(given, day))
             if saved:
+                compare_sources(saved.run, len(asked.sources))
                 notes = compare_settings(saved.run, given)
                 compare_functions(saved.run, names)
             splits = ranks.by_first(lambda: asked.splits(given))

@@ -31,6 +31,7 @@ class FaultyDisk:
                 patch.setattr(Path, name, self._refusing(name, getattr(Path, name)))
             patch.setattr(Path, "open", self._opening(Path.open))
             patch.setattr(os, "open", self._making(os.open))
+            patch.setattr(os, "truncate", self._refusing("truncate", os.truncate))
             yield
 
     def takes(self, what: str, path: Path) -> bool:

@@ -71,6 +71,23 @@ def files_of(run: Path) -> dict[str, list[Any]]:
     return found
 
 
+def test_a_disk_that_does_not_let_an_unfinished_step_be_removed(
+    search: Search, whole: Any, lm: LM, tmp_path: Path
+) -> None:
+    """Said in words, with the lock let go: with a disk that does, the run goes on."""
+    run, (_, expected, files) = tmp_path / "whole", whole
+    for name in ("rows", "steps", "rollouts"):
+        with (run / f"{name}.jsonl").open("a") as file:
+            file.write('{"half')
+    for number in (2, 3, 3):  # behind those of the folder and its lock
+        disk = FaultyDisk(run, range(number, number + 1), errno.EIO)
+        with disk.used(), pytest.raises(InputError, match=r"removed there \(Input/output error\)"):
+            resume(run, model=lm, progress=False)
+        assert disk.writes[-1].startswith("truncate ")
+    assert outcome(resume(run, model=lm, progress=False)) == expected
+    assert files_of(run) == files
+
+
 BEGINNING = ("mkdir whole", "make .lock", "open run.json", "write run.json")
 
 
