@@ -87,6 +87,11 @@ class RunDirectory:
         """What could not be written, and why; None where all was."""
         return self._writer.problem
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line where other processes are not kept out of the folder."""
+        return tuple(filter(None, [self._folder.lock_problem]))
+
     def __enter__(self) -> Self:
         return self
 

@@ -63,6 +63,7 @@ class NoDirectory(RunDirectory):
 
     path = Path()
     problem = None
+    notes = ()
 
     def __init__(self) -> None: ...
 

@@ -1,6 +1,8 @@
 """Runs that are stopped and gone on with come to the bits of those that are not."""
 
 import contextlib
+import errno
+import fcntl
 import functools
 import itertools
 import json
@@ -398,6 +400,19 @@ def test_an_engine_is_made_as_it_was(begin: Callable[..., Result], lm: LM, tmp_p
     result = resume(run, model=lm, steps=1, progress=False)
     assert read_run(run)["run"]["engines"] == [measured]
     assert not [note for note in result.notes if "resumed" in note]
+
+
+def test_a_folder_that_is_not_locked_is_noted_once(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    begun = begin(tmp_path / "run", {"steps": 0})
+    resumed = resume(tmp_path / "run", model=lm, progress=False)
+    for result in (begun, resumed):
+        assert sum("is not locked, as its file system" in note for note in result.notes) == 1
 
 
 def test_minutes_count_all_sittings(begin: Callable[..., Result], lm: LM, tmp_path: Path) -> None:

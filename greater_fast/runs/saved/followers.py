@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from greater_fast.runs.result import Result
+from greater_fast.runs.visible import described
 from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import OnStep
 
@@ -26,7 +28,10 @@ class Follower(Protocol):
 
 
 def followed(on_step: OnStep | None, run_dir: Path, run: Callable[[], Result]) -> Result:
-    """What `run` returns, with its beginning and end told to an `on_step` that wants to know."""
+    """What `run` returns, with its beginning and end told to an `on_step` that wants to know.
+
+    An `end` that fails is warned of: it takes no result from the caller, and hides no error.
+    """
     if not isinstance(on_step, Follower):
         return run()
     result = None
@@ -34,5 +39,12 @@ def followed(on_step: OnStep | None, run_dir: Path, run: Callable[[], Result]) -
     try:
         result = run()
     finally:
-        on_step.end(result)
+        try:
+            on_step.end(result)
+        except Exception as error:
+            warnings.warn(
+                f"on_step: its `end` failed ({described(error)}); the run had ended before that",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return result

@@ -14,14 +14,15 @@ class FolderLock:
     """The lock of a folder, held until `release` or the process's end.
 
     It lies on an open file (`flock`): whoever is killed holds none. The file itself may stay, with
-    the holder's number in it. On a file system without such locks none is held.
+    the holder's number in it. On a file system without such locks none is held, and `problem` says
+    so.
 
     Raises:
         BlockingIOError: another process holds it, or another run of this one.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_FILE
+        self._path, self.problem = folder / LOCK_FILE, ""
         while True:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -44,8 +45,11 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
-        except OSError:  # a file system without locks
-            return
+        except OSError as error:  # a file system without locks
+            self.problem = (
+                f"{self._path.parent} is not locked, as its file system has no locks "
+                f"({error.strerror}): begin or resume no other run there while this one goes on"
+            )
 
     def release(self, *, remove: bool = False) -> None:
         """Let others have the folder; with `remove`, without the lock's file."""

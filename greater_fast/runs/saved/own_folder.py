@@ -69,6 +69,11 @@ class OwnFolder:
         elif not self.is_resumed:
             self._claim(files, resume)
 
+    @property
+    def lock_problem(self) -> str:
+        """Why nothing keeps other processes out; "" where the folder is locked."""
+        return self._lock.problem if self._lock else ""
+
     def begin_anew(self) -> None:
         """Take a claim over that came to nothing: its process ended before the run began."""
         self._is_claimed, self.is_resumed = True, False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class SavedRun:
             return found
         try:
             state, steps = _read_search(folder, values)
-            clock = read_object(folder / "clock.json", []) or {}
+            clock = {**_guessed_clock(steps), **(read_object(folder / "clock.json", []) or {})}
             seconds = {name: float(value) for name, value in clock.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _damaged(folder, error) from error
@@ -134,6 +134,14 @@ def _lost_state(folder: Path) -> list[str]:
     if len(read_lines(folder / "steps.jsonl", [])) > 1:
         names = ["steps.jsonl", *names]
     return [f"state.json is not there, beside {listed(names, 3)}: put it back"] if names else []
+
+
+def _guessed_clock(steps: Sequence[Step]) -> dict[str, float]:
+    """What the clock would say, were it lost: all steps' seconds, a prompt's score on average."""
+    seconds = [sum(step.seconds.values()) for step in steps]
+    selecting = sum(step.seconds.get("select", 0.0) for step in steps)
+    num_scored = sum(len(step.trials) for step in steps)
+    return {"seconds": sum(seconds), "score_seconds": selecting / max(num_scored, 1)}
 
 
 def _put_aside(path: Path) -> None:

@@ -128,11 +128,13 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             "source": [_path_or_name(source) for source in asked.sources],
             "engines": [choices_of(own) for own in members(models)],
         }
+        for note in directory.notes:
+            teller.note(note)
         if saved:
-            notes = tuple(dict.fromkeys((*saved.run["notes"], *notes)))
+            notes = tuple(dict.fromkeys((*saved.run["notes"], *notes, *directory.notes)))
             directory.go_on({**run, "notes": notes})
         else:
-            notes = own_notes
+            notes = (*own_notes, *directory.notes)
             layouts = prepared.layouts["train"]
             directory.begin(
                 {

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -94,6 +95,24 @@ def test_who_waits_for_lines_knows_whether_they_are_there(tmp_path: Path) -> Non
     assert writer.has_all_of(tmp_path / "other")
     writer.flush()
     assert writer.has_all_of(path)
+
+
+def test_lines_that_are_written_later_are_on_the_disk_before_what_knows_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, path, synced = Writer(), tmp_path / "lines.jsonl", list[str]()
+    plain = os.fsync
+
+    def fsync(number: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        plain(number)
+
+    with pytest.warns(RuntimeWarning, match="could not be written"), disk_of(5):
+        writer.append(path, {"text": "x" * 40}, durable=True)
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer.flush()
+    writer.replace(tmp_path / "state.json", {})
+    assert synced == ["lines.jsonl", ".state.json", tmp_path.name]
 
 
 def test_a_folder_that_is_gone_is_told_once(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -47,6 +49,23 @@ def test_a_killed_process_holds_none(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     FolderLock(tmp_path).release()
+
+
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunDirectory(tmp_path / "locked") as directory:
+        assert directory.notes == ()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with RunDirectory(tmp_path / "run") as directory:
+        assert directory.notes == (
+            f"{tmp_path / 'run'} is not locked, as its file system has no locks (Operation not "
+            "supported): begin or resume no other run there while this one goes on",
+        )
 
 
 def test_a_lock_that_was_removed_is_nobodys(tmp_path: Path) -> None:

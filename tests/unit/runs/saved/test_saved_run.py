@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_what_was_finished_is_read(tmp_path: Path) -> None:
     assert saved.examples == [{"split": "train", "question": "q"}]
     assert saved.state == state
     assert saved.steps == tuple(map(step, range(3)))
-    assert (saved.rows, saved.ended, saved.clock) == ({}, None, {})
+    assert (saved.rows, saved.ended) == ({}, None)
 
 
 @pytest.mark.parametrize("num_bytes", [1, 5, 60, 400, 10_000])
@@ -73,6 +74,18 @@ def test_a_step_that_was_cut_off_at_any_byte(tmp_path: Path, name: str, num_byte
     assert saved.state == state
     assert len(saved.steps) == 2
     assert {name: (tmp_path / "two" / name).read_bytes() for name in FILES} == whole
+
+
+def test_a_clock_that_is_lost_says_what_the_steps_took(tmp_path: Path) -> None:
+    finished(tmp_path, 2)
+    timed = [replace(step(n), seconds={"select": 3.0 + n, "gradient": 1.5}) for n in range(2)]
+    lines = "".join(json.dumps(of.to_dict()) + "\n" for of in timed)
+    (tmp_path / "steps.jsonl").write_text(lines)
+    assert read(tmp_path).clock == {"seconds": 10.0, "score_seconds": 3.5}
+    (tmp_path / "clock.json").write_text('{"seconds": 70.5, "score_seconds": 2.5}')
+    assert read(tmp_path).clock == {"seconds": 70.5, "score_seconds": 2.5}
+    (tmp_path / "clock.json").write_text('{"seco')
+    assert read(tmp_path).clock["seconds"] == 10.0
 
 
 def test_before_the_initial_prompt_was_scored(tmp_path: Path) -> None:
