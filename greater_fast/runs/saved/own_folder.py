@@ -13,6 +13,8 @@ from pathlib import Path
 from greater_fast.runs.saved.lock import FolderLock, holder
 from greater_fast.runs.writer import make_folders, new_path
 
+_CLAIM = b'{"claimed"'  # how one begins; a kill may cut it off anywhere
+
 
 class OwnFolder:
     """The folder `path`, or with `fresh` a new one in it that is named by the time.
@@ -127,7 +129,8 @@ class OwnFolder:
         """Whether the claim is no more than that: its process ended before, or loads still."""
         try:
             content = (self.path / self._claim_file).read_bytes()
-            return not content.endswith(b"\n") or "claimed" in json.loads(content)
+            is_torn = content.startswith(_CLAIM) or _CLAIM.startswith(content)
+            return is_torn if not content.endswith(b"\n") else "claimed" in json.loads(content)
         except (OSError, ValueError):
             return False
 

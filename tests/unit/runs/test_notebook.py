@@ -180,7 +180,7 @@ def shown_in_a_notebook(monkeypatch: pytest.MonkeyPatch, widgets: bool) -> list[
     if widgets:
         monkeypatch.setattr(sys.modules["ipywidgets"], "Output", Output, raising=False)
     monkeypatch.setattr(
-        progress, "Console", lambda stderr: Console(stderr=stderr, force_jupyter=True, width=200)
+        progress, "Console", lambda **given: Console(**given, force_jupyter=True, width=200)
     )
     return displayed
 
