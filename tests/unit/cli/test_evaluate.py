@@ -61,7 +61,7 @@ def test_two_prompts_and_records(
     assert f"  {PROMPT}\n" in done.out
     assert f"  {other}\n" in done.out
     assert "only the first right 0, only the second 0, McNemar p = 1.000" in done.out
-    assert "equal (first less second: 95% interval -" in done.out
+    assert "equal (first less second: 95% interval −" in done.out
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [PROMPT] * 12 + [other] * 12
     fields = {"prompt", "question", "gold", "predicted", "correct", "reasoning", "cut_off"}
