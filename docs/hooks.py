@@ -1,31 +1,10 @@
 """What MkDocs calls while it builds the site: lists that are made from the package itself."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import greater_fast
 from greater_fast.config import CHOICES, Config
-
-
-def on_config(config: Any) -> Any:
-    """Leave pages out of the menu that this checkout has not got; one that is not in it is told."""
-    config["nav"] = _present(config["nav"], Path(config["docs_dir"]))
-    return config
-
-
-def _present(entries: list[Any], folder: Path) -> list[Any]:
-    """Entries of a menu, pages or titled lists of them, as far as there are such pages."""
-    found: list[Any] = []
-    for entry in entries:
-        title, target = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
-        if isinstance(target, list):
-            target = _present(target, folder)
-        elif not (folder / target).is_file():
-            continue
-        if target:
-            found.append({title: target} if title else target)
-    return found
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

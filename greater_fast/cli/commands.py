@@ -12,7 +12,7 @@ from rich.table import Table
 from greater_fast.api import evaluate, optimize, plan
 from greater_fast.cli import display
 from greater_fast.cli.evaluation_input import evaluation_input, prompt_of
-from greater_fast.cli.export import add_export
+from greater_fast.cli.export import add_export_command
 from greater_fast.cli.log_option import add_log_option, trackers
 from greater_fast.cli.options import (
     DATA_HELP,
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON instead")
     add_debug_option(command)
 
-    add_export(commands)
+    add_export_command(commands)
     add_report_command(commands)
     add_ui_command(commands)
     return parser

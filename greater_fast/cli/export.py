@@ -12,7 +12,7 @@ from greater_fast.runs.visible import visible
 from greater_fast.runs.writer import new_path
 
 
-def add_export(commands: Any) -> None:
+def add_export_command(commands: Any) -> None:
     """The command's parser."""
     command = commands.add_parser("export", help="the prompt of a run for use elsewhere")
     command.set_defaults(command=_export, before="all was written")
