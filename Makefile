@@ -9,14 +9,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL_INPUTS := pyproject.toml setup.py constraints.txt greater_fast/version.py csrc/CMakeLists.txt $(CXX_SOURCES)
-SOURCES := greater_fast kernels benchmarks docs tests setup.py
+SOURCES := greater_fast kernels benchmarks docs examples tests setup.py
 
-.PHONY: help venv demo test test-ui fuzz lint docs format bench wheels audit clean
+.PHONY: help venv demo test test-ui test-front-ends fuzz lint docs format bench wheels audit clean
 
 help:
 	@echo 'make demo    install, then optimise a prompt for a real model on the CPU; ends in a report'
 	@echo 'make test    install, then run all tests; fails under 90% coverage'
 	@echo 'make test-ui the page of greater-fast ui, with gradio in an environment of its own'
+	@echo 'make test-front-ends  DSPy, GEPA and others on our engine, in an environment of their own'
 	@echo 'make fuzz    the C++ scheduler under sanitizers, a few seconds each'
 	@echo 'make lint    format, lint, type and import-order checks'
 	@echo 'make docs    install, then build the documentation as a site, site/index.html'
@@ -25,7 +26,7 @@ help:
 	@echo 'make wheels  manylinux wheels into dist/, by each Python 3.11 to 3.13 that is here'
 	@echo 'make audit   known vulnerabilities of the tested versions; asks the network'
 	@echo 'make venv    install for development into $(VENV)'
-	@echo 'make clean   remove $(VENV), $(VENV)-ui, builds and caches'
+	@echo 'make clean   remove $(VENV), $(VENV)-ui, $(VENV)-front-ends, builds and caches'
 
 # A copied environment names its old place in every script: it is made anew.
 COPIED := $(filter-out $(realpath $(VENV)),$(shell cat $(VENV)/python.stamp 2>/dev/null))
@@ -70,6 +71,13 @@ test-ui:
 	$(VENV)-ui/bin/pytest -m ui tests/unit/ui tests/browser/ui --cov \
 		--cov-config=tests/ui.coveragerc --cov-report=term -W default
 
+# So have the front ends of other projects.
+test-front-ends:
+	$(MAKE) VENV=$(VENV)-front-ends EXTRAS=dev,front-ends venv
+	$(VENV)-front-ends/bin/mypy --package greater_fast.front_ends
+	$(VENV)-front-ends/bin/pytest -m front_ends tests/front_ends --cov \
+		--cov-config=tests/front_ends.coveragerc --cov-report=term
+
 fuzz:
 	bash tests/fuzz.sh
 
@@ -102,7 +110,7 @@ audit: $(VENV)/python.stamp
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-ui build dist site *.egg-info .benchmarks .coverage .hypothesis
+	rm -rf $(VENV) $(VENV)-ui $(VENV)-front-ends build dist site *.egg-info .benchmarks .coverage .hypothesis
 	rm -rf .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache htmlcov
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ COMMANDS = {
     *("bash", "greater-fast", "make", "pip", "python", "torchrun"),
     *("ssh", "tensorboard"),
 }
+FRONT_ENDS = "front_ends/"  # pages whose Python wants packages of other projects
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
 

@@ -14,18 +14,15 @@ import pytest
 
 from greater_fast.cli import main as cli
 from greater_fast.cli.commands import parser
-from greater_fast.examples.data import load_examples
-from tests.docs.pages import ALL_BLOCKS, COMMANDS, ROOT, SHELL, SHOWN, Block
+from tests.docs.pages import ALL_BLOCKS, COMMANDS, FRONT_ENDS, ROOT, SHELL, SHOWN, Block
+from tests.docs.running import add_files_shown, add_runs, of_page, run_python
 
-PYTHON = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.kind == "python"))
+PAGES = dict.fromkeys(block.page for block in ALL_BLOCKS if block.kind == "python")
+PYTHON = [page for page in PAGES if not page.startswith(FRONT_ENDS)]  # those: tests/front_ends
 COMMAND_LINES = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.commands))
 NOT_RUN = {str(block): block.not_run for block in ALL_BLOCKS if block.not_run}
 NUM_NOT_RUN = 0  # blocks that say why they are not run; one more is to be meant
 SERVES = {"ui"}  # commands that do not end by themselves: they are parsed alone
-
-
-def of_page(page: str) -> list[Block]:
-    return [block for block in ALL_BLOCKS if block.page == page and not block.not_run]
 
 
 def test_there_are_blocks_of_all_kinds() -> None:
@@ -54,24 +51,7 @@ def test_what_is_shown_is_no_code(block: Block) -> None:
 def test_python(
     page: str, place: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Blocks of a page run in order, each seeing the names before; comments say what is printed."""
-    add_files_shown(page, place)
-    names: dict[str, Any] = {
-        "__name__": page,
-        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "rows": load_examples("train.jsonl"),
-    }
-    for block in of_page(page):
-        if block.kind != "python":
-            continue
-        made = set(re.findall(r'run_dir="(runs/[\w-]+)"', block.text))
-        add_runs(set(re.findall(r'"(runs/[\w-]+)"', block.text)) - made, finished_run)
-        capsys.readouterr()
-        exec(compile(block.text, str(block), "exec"), names)
-        expected = re.findall(r"# prints: (.*)", block.text)
-        if expected:
-            told = capsys.readouterr().out.splitlines()
-            assert [line for line in expected if line not in told] == [], told
+    run_python(page, place, finished_run, capsys)
 
 
 @pytest.mark.parametrize("block", [b for b in ALL_BLOCKS if b.kind == "python"], ids=str)
@@ -100,30 +80,6 @@ def test_shell(
                 )
             status = cli.main(words[1:])
             assert status == 0, (words, capsys.readouterr().err)
-
-
-def add_runs(names: set[str], finished_run: Path) -> None:
-    """Runs that are named, and not there yet."""
-    for name in names:
-        if not Path(name).exists():
-            shutil.copytree(finished_run, name)
-
-
-def add_files_shown(page: str, place: Path) -> None:
-    """Data that a page shows, as the files that its code reads."""
-    for block in of_page(page):
-        if block.kind in ("csv", "jsonl"):
-            path = place / f"other.{block.kind}"
-            path.write_text(block.text + "\n", encoding="utf-8")
-            assert len(load_examples(path, _columns(block))) == len(block.text.splitlines()) - (
-                block.kind == "csv"
-            )
-
-
-def _columns(block: Block) -> dict[str, str] | None:
-    if block.kind == "jsonl":
-        return None
-    return dict(zip(("question", "answer"), block.text.splitlines()[0].split(","), strict=True))
 
 
 def check_greater_fast(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

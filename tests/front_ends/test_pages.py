@@ -1,0 +1,18 @@
+"""Every block of Python in the front ends' pages runs, as in tests/docs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ALL_BLOCKS, FRONT_ENDS
+from tests.docs.running import run_python
+
+pytestmark = pytest.mark.front_ends
+PAGES = list(dict.fromkeys(b.page for b in ALL_BLOCKS if b.page.startswith(FRONT_ENDS)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python(
+    page: str, place: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_python(page, place, finished_run, capsys)
