@@ -17,7 +17,7 @@ from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks
 from greater_fast.runs.result import Result
-from greater_fast.runs.saved.sitting import Asked, Functions, saved_splits, sit
+from greater_fast.runs.sitting.sit import Asked, Functions, saved_splits, sit
 from greater_fast.search.optimizer import OnStep
 
 

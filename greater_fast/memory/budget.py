@@ -215,11 +215,7 @@ def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
     shapes, sharing = load.shapes, load.shapes.num_ranks
     part = "all parameters once" if sharing == 1 else f"the part of one of {sharing} ranks"
     weights, logits, overhead = (
-        Need(
-            "weights",
-            shapes.weight_bytes,
-            f"{part}, embeddings in {8 * shapes.itemsize} bits",
-        ),
+        Need("weights", shapes.weight_bytes, f"{part}, embeddings in {8 * shapes.itemsize} bits"),
         Need(
             "logits",
             load.logit_copies * 4 * LOGIT_FLOATS,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from greater_fast.runs.read import read_object
 from greater_fast.runs.result import Result
-from greater_fast.runs.saved.followers import Follower
+from greater_fast.runs.sitting.followers import Follower
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import OnStep

@@ -22,8 +22,8 @@ from greater_fast.gradients import packing_trial
 from greater_fast.model.lm import LM
 from greater_fast.model.text.scripts import ASCII
 from greater_fast.rollouts.batch import RolloutEngine
-from greater_fast.runs import run
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.sitting import run
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search import optimizer
 from greater_fast.search.nouns import WORK_FIELDS, Step

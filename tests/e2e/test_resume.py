@@ -22,7 +22,7 @@ from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.directory import RunDirectory, read_run
 from greater_fast.runs.result import Result
-from greater_fast.runs.saved.journal import Journal
+from greater_fast.runs.sitting.journal import Journal
 from greater_fast.search.nouns import WORK_FIELDS, Candidates, Position, Step
 from greater_fast.search.state import LoopState
 from tests.tiny import tiny_model
@@ -324,7 +324,7 @@ def test_before_there_is_anything_to_go_on_from(
 ) -> None:
     """A run begins where the folder holds none, or one that was ended before its first score."""
     with monkeypatch.context() as patch:
-        patch.setattr("greater_fast.runs.run.start", stop_by_error)
+        patch.setattr("greater_fast.runs.sitting.run.start", stop_by_error)
         with pytest.raises(StopError):
             begin(tmp_path / "run", {"steps": 1}, resume=True)
     result = begin(tmp_path / "run", {"steps": 1}, resume=True)

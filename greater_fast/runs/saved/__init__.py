@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, whose that is, and how it is gone on with."""
+"""By what a run is gone on with: its folder, what it had finished, and what it was begun with."""

@@ -20,7 +20,8 @@ from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.models import ready
 from greater_fast.runs.result import Result
-from greater_fast.runs.run import Run
+from greater_fast.runs.sitting import run
+from greater_fast.runs.sitting.run import Run
 from greater_fast.search import optimizer
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import WORK_FIELDS
@@ -87,7 +88,7 @@ def search(
         with monkeypatch.context() as patch:
             patch.setattr(optimizer, "Meter", StageMeter)
             patch.setattr(ready, "make_engine_of", limit.counted("engine", make_engine))
-            patch.setattr("greater_fast.runs.run.start", limit.counted("start", optimizer.start))
+            patch.setattr(run, "start", limit.counted("start", optimizer.start))
             patch.setattr(Run, "_measure", limit.counted("finals", measure))
             with limit:
                 return optimize(

@@ -253,7 +253,7 @@ def test_interruption_prints_the_best_prompt_and_is_status_130(
         f"\ngreater-fast: interrupted; what the run wrote is in {tmp_path / 'early'}: greater-fast "
         "resume goes on with it\n"
     )
-    monkeypatch.setattr("greater_fast.runs.saved.sitting.prepare", interrupt)
+    monkeypatch.setattr("greater_fast.runs.sitting.sit.prepare", interrupt)
     done = command(*arguments, tmp_path / "earlier")
     assert done == (130, "", "greater-fast: interrupted before the first score\n")
     assert not (tmp_path / "earlier").exists()

@@ -10,13 +10,13 @@ from unittest import mock
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.ranks import ALONE, Ranks
-from greater_fast.runs import run as run_module
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import Evaluation, RowLog, RowRecord
 from greater_fast.runs.on_ranks import NoDirectory
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import Result
-from greater_fast.runs.run import Run
+from greater_fast.runs.sitting import run as run_module
+from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search.nouns import Scored, Step, objective_of
 from greater_fast.search.optimizer import OnStep

@@ -23,7 +23,6 @@ from greater_fast.runs.on_ranks import placed
 from greater_fast.runs.prepare import Prepared, dated, prepare
 from greater_fast.runs.progress import told
 from greater_fast.runs.result import Result
-from greater_fast.runs.run import Run
 from greater_fast.runs.saved.differences import (
     OF_MEMORY,
     compare_examples,
@@ -33,7 +32,6 @@ from greater_fast.runs.saved.differences import (
     compare_sources,
     surroundings_notes,
 )
-from greater_fast.runs.saved.followers import followed
 from greater_fast.runs.saved.identity import (
     config_digest,
     ending_ids,
@@ -41,6 +39,8 @@ from greater_fast.runs.saved.identity import (
     weights_digest,
 )
 from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.runs.sitting.followers import followed
+from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search.checks import check_functions
 from greater_fast.search.ensemble import Models, members
@@ -122,7 +122,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             identity = _identity(models, prepared, ranks)
             if saved:
                 compare_identity(saved.run, identity)
-                notes += _resumed_notes(saved, identity, models)
+                notes += _resumed_notes(saved, identity, models, config)
         run = {
             "config": given.to_dict(),
             "source": [_path_or_name(source) for source in asked.sources],
@@ -213,7 +213,9 @@ def _identity(models: Models, prepared: Prepared, ranks: Ranks) -> dict[str, Any
     }
 
 
-def _resumed_notes(saved: SavedRun, identity: dict[str, Any], models: Models) -> tuple[str, ...]:
+def _resumed_notes(
+    saved: SavedRun, identity: dict[str, Any], models: Models, config: Config
+) -> tuple[str, ...]:
     """Lines on why a run that was interrupted may not come to the bits of one that was not."""
     notes = surroundings_notes(saved.run, {**identity, **surroundings()})
     if saved.state is not None and not all(map(is_batch_invariant, members(models))):
@@ -221,7 +223,22 @@ def _resumed_notes(saved: SavedRun, identity: dict[str, Any], models: Models) ->
             "resumed, with an engine by which a row's bits depend on what is computed beside it: "
             "where two tokens are nearly as likely, the result may be another than in one go",
         )
+    if saved.state is not None and _divides_by_memory(models, config):
+        notes += (
+            "resumed on a GPU: how many rows the gradient takes at a time follows from the memory "
+            "that is free, and its last bits from that; with gradient_batch_tokens set it is the "
+            "same number in every sitting",
+        )
     return notes
+
+
+def _divides_by_memory(models: Models, config: Config) -> bool:
+    """Whether the gradient is taken of as many rows at a time as a GPU has room for just then."""
+    return (
+        config.shortlist == "gradient"
+        and config.gradient_batch_tokens is None
+        and any(own.lm.device.type == "cuda" for own in members(models))
+    )
 
 
 def _path_or_name(source: Any) -> str | None:

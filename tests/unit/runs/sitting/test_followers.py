@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from greater_fast.runs.result import Result
-from greater_fast.runs.saved.followers import followed
+from greater_fast.runs.sitting.followers import followed
 from greater_fast.search.nouns import Step
 
 

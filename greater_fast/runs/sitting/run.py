@@ -19,7 +19,7 @@ from greater_fast.runs.models.mean_evaluation import (
 )
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import PromptResult, Result, best_of, comparison_of, gap_notes
-from greater_fast.runs.saved.journal import Journal
+from greater_fast.runs.sitting.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible

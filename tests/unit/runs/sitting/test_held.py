@@ -1,12 +1,14 @@
-"""What the engines of a run were made with is kept, as far as it is the same machine's."""
+"""What a run was made with is kept, as far as it is the same machine's; what cannot be is noted."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from greater_fast.config import Config
 from greater_fast.runs.saved.saved_run import SavedRun
-from greater_fast.runs.saved.sitting import _held
+from greater_fast.runs.sitting.sit import _divides_by_memory, _held
 
 CHOICES = {"engine": "paged", "kv_cache_bytes": 1 << 30, "max_step_tokens": 512}
 
@@ -28,3 +30,19 @@ def test_on_the_same_device_all_is_kept_but_what_was_changed(before: str, now: s
 @pytest.mark.parametrize(("before", "now"), [("cuda:0", "cpu"), ("cpu", "cuda")])
 def test_on_another_device_nothing_is_kept(before: str, now: str) -> None:
     assert _held(saved(before), Config(), now) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        ("cuda", {}, True),
+        ("cpu", {}, False),
+        ("cuda", {"gradient_batch_tokens": 512}, False),
+        ("cuda", {"shortlist": "random"}, False),
+    ],
+)
+def test_a_gpu_s_free_memory_decides_how_many_rows_a_gradient_takes(
+    device: str, settings: dict[str, Any], expected: bool
+) -> None:
+    model: Any = SimpleNamespace(lm=SimpleNamespace(device=torch.device(device)))
+    assert _divides_by_memory(model, Config(**settings)) is expected
