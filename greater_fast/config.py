@@ -66,7 +66,9 @@ class Config:
         ValueError: values have the wrong type or lie out of range; the first few are named.
     """
 
-    steps: int = _setting(105, "steps at most, one prompt position each", 0)
+    steps: int = _setting(
+        105, "steps at most, one prompt position each; 0: the initial prompt alone", 0
+    )
     top_k: int = _setting(10, "next tokens proposed by an example (k of the paper)", 1)
     num_proposal_examples: int = _setting(5, "examples that must agree on a candidate (q)", 1)
     num_draws: int = _setting(

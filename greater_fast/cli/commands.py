@@ -30,6 +30,7 @@ from greater_fast.cli.report import add_report_command
 from greater_fast.cli.resume import add_resume_command
 from greater_fast.cli.ui import add_ui_command
 from greater_fast.config import Config
+from greater_fast.config_checks import guess
 from greater_fast.model.byte_sizes import parse_bytes
 from greater_fast.ranks import join
 from greater_fast.runs.directory import read_run
@@ -46,6 +47,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit with 2."""
         super().error(brief(visible(message), 2000))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The arguments; what a command does not know is its error, with the nearest known name."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = guess(unknown[0].partition("=")[0], [*self._option_string_actions])
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return found, unknown
 
 
 def parser() -> argparse.ArgumentParser:

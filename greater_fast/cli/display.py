@@ -111,7 +111,8 @@ def interval(evaluation: dict[str, Any] | None) -> str:
 def outcome(result: dict[str, Any]) -> list[str]:
     """The outcome in a few honest lines."""
     best, baseline = result["best"], result["baseline"]
-    lines = [f"stopped: {result['stopped']} ({result['num_steps']} steps)"]
+    steps = f"{result['num_steps']} step{'s' * (result['num_steps'] != 1)}"
+    lines = [f"stopped: {result['stopped']} ({steps})"]
     for name, prompt in (("initial", baseline), ("best", best)):
         lines.append(f"{name} prompt: {prompt['prompt']}")
         for split in ("train", "dev", "test"):
@@ -136,7 +137,10 @@ def outcome(result: dict[str, Any]) -> list[str]:
             lines.append(f"{split} rows {counts} ({_test(comparison)})")
         if split == "dev":
             lines.extend(_optimism(result))
-    return [*lines, *_unmeasured(result), f"run directory: {result['run_dir']}", result["summary"]]
+    cut_off = result["stopped"] in ("interrupted", "terminated")
+    more = " (greater-fast resume goes on with it)" if cut_off else ""
+    where = f"run directory: {result['run_dir']}{more}"
+    return [*lines, *_unmeasured(result), where, result["summary"]]
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:

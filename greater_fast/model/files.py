@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from greater_fast.config_checks import guess
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
+from greater_fast.model.smollm2 import SMOLLM2
 from greater_fast.wording import in_one_line, quoted
 
 _PICKLES = ("pytorch_model*.bin", "consolidated*.pth")
@@ -156,7 +158,7 @@ def _check_reachable(path: str) -> None:
     except Exception as error:
         raise OSError(
             f"it is no folder here, not in the hub's cache, and the hub cannot be asked: "
-            f"{said(error)}"
+            f"{said(error)}{guess(path, [SMOLLM2])}"
         ) from error
 
 

@@ -148,6 +148,10 @@ def _count_along(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    first, last = axes.get_xlim()
+    if last - first < 2:  # one step, or none: its number stands in the middle
+        middle = round((first + last) / 2)
+        axes.set_xlim(middle - 1, middle + 1)
 
 
 def _values(steps: Sequence[Step], what: str) -> Mapping[int, float]:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from greater_fast.model.byte_sizes import format_bytes
 from greater_fast.report import candidates, figures, prompt_diff, repeat, rows, wording
 from greater_fast.report.run_view import SPLITS, Prompt, RunView, Step
-from greater_fast.report.verdict import Verdict, can_go_on, ending, gain, significance, verdict
+from greater_fast.report.verdict import (
+    Verdict,
+    can_go_on,
+    cautions,
+    ending,
+    gain,
+    significance,
+    verdict,
+)
 from greater_fast.runs.statistics import points_text, signed
 from greater_fast.version import __version__
 
@@ -115,7 +123,8 @@ class ReportPage:
             "changed_settings": repeat.changed_settings(view),
             "commands": repeat.commands(view),
             "not_repeated": repeat.not_repeated(view),
-            "notes": view.result.texts("notes") or view.run.texts("notes"),
+            "cautions": cautions(view),
+            "notes": view.run.texts("notes"),
         }
         return {**known, **_sections(known)}
 

@@ -83,6 +83,15 @@ def ending(view: RunView) -> str | None:
     return f"The run ended early, after {steps} steps{before}: {stopped}."
 
 
+def cautions(view: RunView) -> list[str]:
+    """What was noted of the outcome, and was not known when the run began: of how much to believe.
+
+    Reasonings that were cut off, rows that the two ways of counting see differently, and so on.
+    """
+    before = set(view.run.texts("notes"))
+    return [note for note in view.result.texts("notes") if note not in before]
+
+
 def can_go_on(view: RunView) -> bool:
     """Whether there is a run to go on with: begun, and not at its planned end."""
     return bool(view.run) and view.has_begun and (not view.result or ending(view) is not None)

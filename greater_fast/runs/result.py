@@ -109,8 +109,8 @@ class Result:
         new, initial = self.best, self.baseline
         if new.dev is None or initial.dev is None:
             return (
-                "Whether anything was gained is unknown: the run ended before the new and the "
-                "initial prompt were measured on rows that the search had not seen."
+                "Whether anything was gained is unknown: the run ended before the prompts "
+                "were compared on rows that the search had not seen."
             )
         if new.prompt_ids == initial.prompt_ids:
             where = self._test_rows if initial.test else "development rows"

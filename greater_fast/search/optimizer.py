@@ -134,10 +134,12 @@ def flat_note(state: LoopState, num_rows: int, config: Config) -> str | None:
     if config.objective != "error" or num_tried < 2 or counts not in ({0}, all_wrong):
         return None
     found = "right" if counts == {0} else "wrong"
+    by_answers = "a metric that finds the answer in what is written (numeric, contains), "
+    instead = by_answers if found == "wrong" and config.metric is None else ""
     are_cut_off = all(r.is_cut_off(config.max_new_tokens) for r in state.incumbent.rollouts)
     return (
         f"all {num_rows} training rows are {found} for every prompt that was scored, so "
-        f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, another "
-        "extractor, or objective 'loss'"
+        f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, "
+        f"{instead}another extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else "")
     )

@@ -139,6 +139,16 @@ def test_outcome_of_a_gain() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("stopped", "more"),
+    [("interrupted", " (greater-fast resume goes on with it)"), ("all steps done", "")],
+)
+def test_outcome_says_how_a_run_that_was_cut_off_goes_on(stopped: str, more: str) -> None:
+    lines = display.outcome(result(NEW, OLD, stopped=stopped, num_steps=1))
+    assert lines[0] == f"stopped: {stopped} (1 step)"
+    assert f"run directory: runs/a{more}" in lines
+
+
 def test_outcome_compares_no_prompt_with_itself() -> None:
     comparison = {"num_only_first": 0, "num_only_second": 0, "p_value": 1.0}
     lines = display.outcome(result(OLD, OLD, dev_comparison=comparison))
@@ -167,7 +177,7 @@ def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -
         "best prompt: Think well.",
         "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
         "the run ended early: 1 of 2 prompts were measured on the development rows",
-        "run directory: runs/a",
+        "run directory: runs/a (greater-fast resume goes on with it)",
         "Whether anything was gained.",
     ]
     finalists = [NEW, prompt_result("Think hard.", 2, [2]), baseline]

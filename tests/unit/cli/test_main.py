@@ -384,6 +384,22 @@ def test_flat_rows_are_warned_of_once(
     assert all(line.startswith("greater-fast: ") for line in done.err.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("--stepz", "--stepz 2, did you mean --steps?"), ("--stepz=2", "did you mean --steps?")],
+)
+def test_of_an_unknown_option_the_nearest_known_one_is_named(
+    given: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = [] if "=" in given else ["2"]
+    arguments = ["optimize", "--model", "m", "--train", "rows.jsonl", given, *value]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert told in error
+    assert "usage: greater-fast optimize" in error
+
+
 def test_arguments_that_nobody_knows_are_repeated_in_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,7 +3,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from greater_fast.report.figures import course, seconds
+from greater_fast.report.run_view import read_run_view
 from greater_fast.report.svg import inline_svg
+from tests.unit.report.made_up import write_run
 
 
 def tick_labels(svg: str, letters: str = r"[−\d.]+") -> list[str]:
@@ -34,3 +37,12 @@ def test_figures_made_at_once_are_those_made_one_by_one():
     one_by_one = [figure(number % 3) for number in range(24)]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(figure, [n % 3 for n in range(24)])) == one_by_one
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 9])
+def test_steps_are_counted_in_whole_numbers(tmp_path, num_steps):
+    view = read_run_view(write_run(tmp_path / "run", num_steps=num_steps), 0)
+    for svg in (course([view], "objective"), seconds(view)):
+        labels = tick_labels(re.split(r">\s*step\s*<", svg)[0])
+        assert labels
+        assert all(label.isdigit() for label in labels), labels

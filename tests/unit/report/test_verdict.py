@@ -3,7 +3,7 @@ import json
 import pytest
 
 from greater_fast.report.run_view import read_run_view
-from greater_fast.report.verdict import ending, verdict
+from greater_fast.report.verdict import cautions, ending, verdict
 from tests.unit.report.made_up import change, compared, write_run
 
 
@@ -36,6 +36,14 @@ def test_the_test_rows_decide_where_there_are_some(run, test, dev, headline, ton
     assert (found.headline, found.tone) == (headline, tone)
     assert found.split == ("test" if test else "dev" if dev else None)
     assert found.is_proven == (bool(test) and tone in ("good", "bad"))
+
+
+def test_what_was_noted_of_the_outcome_is_told_beside_it(run):
+    change(run / "run.json", notes=["the extractor was derived"])
+    change(run / "result.json", notes=["the extractor was derived", "9 reasonings were cut off"])
+    assert cautions(read_run_view(run, 0)) == ["9 reasonings were cut off"]
+    (run / "result.json").unlink()
+    assert cautions(read_run_view(run, 0)) == []
 
 
 def test_a_prompt_that_stayed_gained_nothing(tmp_path):
