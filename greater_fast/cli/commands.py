@@ -11,6 +11,7 @@ from rich.table import Table
 
 from greater_fast.api import evaluate, optimize, plan
 from greater_fast.cli import display
+from greater_fast.cli.endpoint import add_endpoint_options, check_endpoint_options, evaluate_served
 from greater_fast.cli.evaluation_input import evaluation_input, prompt_of
 from greater_fast.cli.export import add_export_command
 from greater_fast.cli.log_option import add_log_option, trackers
@@ -36,6 +37,7 @@ from greater_fast.ranks import join
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import checking_input
 from greater_fast.runs.on_ranks import on_all_ranks
+from greater_fast.runs.result import Report
 from greater_fast.runs.visible import brief, described, visible
 from greater_fast.version import __version__
 from greater_fast.wording import quoted
@@ -118,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
         "with the initial prompt, and leave out rows that the run has seen",
     )
     command.add_argument("--records", metavar="FILE", help="write each row's outcome as JSONL")
+    add_endpoint_options(command)
     add_shared_options(command)
 
     command = commands.add_parser("show", help="a run directory as tables")
@@ -196,14 +199,20 @@ def _gpu_memory(size: str | None) -> int | None:
 @on_all_ranks
 def _evaluate(options: argparse.Namespace) -> int:
     with checking_input():
-        asked = join().by_first(lambda: evaluation_input(options))
-    with asked.explained():
-        report = evaluate(**asked.given, records=options.records)
+        check_endpoint_options(options)
+    report = evaluate_served(options) if options.endpoint else _evaluate_here(options)
     if options.json:
         print_json(report.to_dict())
     else:
         print_parts(*report.notes, *display.report_lines(report.to_dict()))
     return 0
+
+
+def _evaluate_here(options: argparse.Namespace) -> Report:
+    with checking_input():
+        asked = join().by_first(lambda: evaluation_input(options))
+    with asked.explained():
+        return evaluate(**asked.given, records=options.records)
 
 
 def _show(options: argparse.Namespace) -> int:

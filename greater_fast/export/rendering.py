@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +13,11 @@ from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts, build_lay
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.examples.rendering import Renderer
 from greater_fast.examples.targets import lay_out_targets
-from greater_fast.memory.outline import outline_lm
+from greater_fast.memory.outline import outline_with_ends
 from greater_fast.model.files import ModelFiles, locate
 from greater_fast.model.lm import LM
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
 from greater_fast.model.text.chat_template import has_template
-from greater_fast.model.text.turn_end import end_ids
 from greater_fast.wording import quoted
 
 _QUESTION = "\ue001question\ue001"
@@ -71,7 +69,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         raise ValueError(f"the run is of several models: name one of {', '.join(named)} (--model)")
     config = Config.from_mapping(settings)
     files = locate(named, smollm2_source() if named == SMOLLM2 else named)
-    lm = _outline(named, files, config)
+    lm = _outline(named, config)
     joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
@@ -87,7 +85,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         extractor=targets.extractor,
         extractor_ids=targets.extractor_ids,
         extractor_text=lm.vocabulary.text(targets.extractor_ids),
-        end_ids=tuple(sorted(end_ids(lm.model, lm.vocabulary) | targets.end_ids)),
+        end_ids=tuple(sorted(lm.end_ids | targets.end_ids)),
         max_answer_tokens=_ANSWER_TOKENS,
         notes=tuple(run["damage"]),
     )
@@ -104,24 +102,19 @@ def _example(row: Mapping[str, Any]) -> Example:
     return Example(row["question"], row["answer"], tuple(row.get("other_answers", ())))
 
 
-def _outline(model: str, files: ModelFiles, config: Config) -> LM:
-    """The model without its weights, but with its generation settings: they name what ends a turn.
+def _outline(model: str, config: Config) -> LM:
+    """The model without its weights.
 
     Raises:
         ValueError: it cannot be found by this name.
     """
-    from transformers import GenerationConfig
-
     try:
-        lm = outline_lm(model, config.device or "cpu", config.dtype)
+        return outline_with_ends(model, config.device or "cpu", config.dtype)
     except ValueError as error:
         raise ValueError(
             f"the tokenizer of the run's model is needed: {error}; where the model is found by "
             "another name, give that (--model)"
         ) from error
-    with contextlib.suppress(OSError):  # there are none
-        lm.model.generation_config = GenerationConfig.from_pretrained(files.path)
-    return lm
 
 
 def _around(lm: LM, config: Config, prompt: str, joint: str) -> tuple[str, str]:

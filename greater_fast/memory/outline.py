@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from greater_fast.model.files import (
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import check_shareable
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
+from greater_fast.model.text.turn_end import end_ids
 from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.ranks import ALONE, Ranks
 
@@ -49,3 +52,21 @@ def outline_lm(
         )
     own = vocabulary.tokenizer
     return LM(model, own, name, vocabulary, end_ids=frozenset(), ranks=ranks or ALONE)
+
+
+def outline_with_ends(source: Any, device: str | None, dtype: str | None = None) -> LM:
+    """The outline with the ids that end a turn, which the generation settings name as well.
+
+    Raises:
+        ValueError: as `outline_lm`; nothing names such an id.
+    """
+    from transformers import GenerationConfig
+
+    lm = outline_lm(source, device, dtype)
+    if not isinstance(source, str | Path):
+        return lm
+    name = str(source)
+    files = locate(name, smollm2_source() if name == SMOLLM2 else name)
+    with contextlib.suppress(OSError):  # there are none
+        lm.model.generation_config = GenerationConfig.from_pretrained(files.path)
+    return replace(lm, end_ids=end_ids(lm.model, lm.vocabulary))

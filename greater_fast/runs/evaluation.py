@@ -11,6 +11,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import RIGHT_FROM, Engine, Rollout, RolloutRequest
 from greater_fast.examples.answers import matching_gold
+from greater_fast.examples.data import Example
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.examples.metrics import name_of_metric
 from greater_fast.runs.statistics import (
@@ -278,16 +279,27 @@ def _record(
 ) -> RowRecord:
     """What became of a row."""
     assert rollout is not None  # nothing drops a row here
-    example = layouts.rows[number].example
-    predicted = layouts.predicted(rollout.answer_ids)
-    matched, metric = matching_gold(predicted, example.answers), rollout.metric
+    return row_record(
+        layouts.rows[number].example,
+        layouts.predicted(rollout.answer_ids),
+        layouts.vocabulary.plain_text(rollout.reasoning_ids),
+        cut_off=rollout.is_cut_off(max_new_tokens),
+        metric=rollout.metric,
+    )
+
+
+def row_record(
+    example: Example, predicted: str, reasoning: str, *, cut_off: bool, metric: float | None
+) -> RowRecord:
+    """A row with what was predicted, held against its gold answers, or measured by a metric."""
+    matched = matching_gold(predicted, example.answers)
     return RowRecord(
         question=example.question,
         gold=example.answer if matched is None else matched,
         predicted=predicted,
         correct=(matched is not None) if metric is None else metric >= RIGHT_FROM,
-        reasoning=layouts.vocabulary.plain_text(rollout.reasoning_ids),
-        cut_off=rollout.is_cut_off(max_new_tokens),
+        reasoning=reasoning,
+        cut_off=cut_off,
         metric=metric,
     )
 

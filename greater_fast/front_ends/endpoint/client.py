@@ -1,0 +1,202 @@
+"""Requests to a server that is not trusted: bounded, repeated where that helps, errors in short."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import math
+import random
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import IO, Any, TypeVar
+from urllib.error import HTTPError, URLError
+
+from greater_fast.front_ends.endpoint.server import Server
+from greater_fast.wording import in_one_line, quoted
+
+Found = TypeVar("Found")
+_MOST_BYTES = 1 << 24  # of a reply
+_LONGEST_WAIT_S, _LONGEST_ASKED_S = 30.0, 120.0  # between two tries; where the server says so
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_SHORTEST_SECRET = 8  # characters: what is shorter ("EMPTY") guards nothing, and is a word
+
+
+class MalformedError(ValueError):
+    """A reply that is not what was asked for."""
+
+
+class RefusedError(ValueError):
+    """A request that the server refuses, and would again."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StoppedError(Exception):
+    """Somebody has set `stop`: nothing more is asked."""
+
+
+class _PassingError(Exception):
+    """What may be over at the next try; `wait_s` is what the server asks for."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class Client:
+    """One server's replies; used by many threads. No redirect is followed: the key stays here.
+
+    Once `stop` is set, no request begins.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.stop = server, threading.Event()
+        self._key = server.key()
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if server.is_here:
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    def post(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Found]
+    ) -> Found:
+        """What `read` makes of the reply at a path behind the server's address.
+
+        Raises:
+            RefusedError: the server refuses the request.
+            ValueError: no reply that can be read came, however often it was asked.
+        """
+        tries = self.server.num_retries + 1
+        for number in range(tries):
+            try:
+                return read(self._reply(f"{self.server.url}{path}", body))
+            except (_PassingError, MalformedError) as error:
+                failure, asked = str(error), getattr(error, "wait_s", 0.0)
+            if number + 1 < tries:
+                self._wait(number, asked)
+        raise ValueError(
+            f"{failure} ({tries} tries at {self.server.url}{path})"
+            if tries > 1
+            else f"{failure} (at {self.server.url}{path})"
+        )
+
+    def offered(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The reply at a path of the server's root, which not every server has; {} for none."""
+        try:
+            return self._reply(f"{self.server.root}{path}", body)
+        except (_PassingError, MalformedError, RefusedError):
+            return {}
+
+    def without_key(self, text: str) -> str:
+        """A text of the server without the key, should it say it."""
+        if self._key is None or len(self._key) < _SHORTEST_SECRET:
+            return text
+        return text.replace(self._key, "[key]")
+
+    def _wait(self, number: int, asked_s: float) -> None:
+        """Wait before the next try; others that failed at the same time come at another."""
+        own = min(self.server.wait_s * 2**number, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
+        self.stop.wait(max(own, min(asked_s, _LONGEST_ASKED_S)))
+
+    def _reply(self, url: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The JSON object that one request brings."""
+        if self.stop.is_set():
+            raise StoppedError
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(url, data, headers)  # noqa: S310 (http and https alone)
+        until = time.monotonic() + self.server.timeout_s
+        try:
+            with self._opener.open(request, timeout=self.server.timeout_s) as response:
+                content = _read(response, until)
+        except HTTPError as error:
+            with error:
+                raise self._of_status(error, until) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _PassingError(self._unreached(error)) from None
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError):
+            raise MalformedError("the server's reply is no JSON, or was cut off") from None
+        if not isinstance(value, dict):
+            raise MalformedError("the server's reply is no JSON object")
+        return value
+
+    def _of_status(self, error: HTTPError, until: float) -> RefusedError | _PassingError:
+        """What a status other than 200 comes to."""
+        try:
+            said = self._said(_read(error, until))
+        except (OSError, http.client.HTTPException, _PassingError):
+            said = ""
+        status, headers = error.code, error.headers
+        message = f"the server answered {status}" + (f": {said}" if said else "")
+        if status in _PASSING:
+            return _PassingError(message, _seconds(headers.get("Retry-After", "")))
+        if 300 <= status < 400:
+            place = quoted(self.without_key(headers.get("Location", "")))
+            return RefusedError(
+                status, f"{message}; it sends us to {place}: give that address, if you trust it"
+            )
+        if status in (401, 403):
+            message += (
+                "; does it want a key? name the environment variable that holds it "
+                "(key_variable, --key-variable)"
+            )
+        return RefusedError(status, message)
+
+    def _said(self, content: bytes) -> str:
+        """What the server says in an error, in one line: its message, else all of it."""
+        text = content.decode("utf-8", "replace")
+        try:
+            value = json.loads(text)
+            inner = value.get("error", value)
+            found = inner if isinstance(inner, str) else inner.get("message")
+            text = found if isinstance(found, str) else text
+        except (AttributeError, ValueError, RecursionError):
+            pass
+        return in_one_line(self.without_key(text))
+
+    def _unreached(self, error: Exception) -> str:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, TimeoutError):
+            return f"the server did not answer within {self.server.timeout_s:g} seconds (timeout_s)"
+        said = in_one_line(self.without_key(str(reason))) or type(reason).__name__
+        return f"the server was not reached, or hung up: {said}"
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Redirects are errors: urllib would take the key along, and turn the request into another."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No request in place of one that was redirected."""
+
+
+def _read(response: IO[bytes] | http.client.HTTPResponse, until: float) -> bytes:
+    """A reply's content, if it is not too long and comes in time."""
+    content = bytearray()
+    while part := response.read1(1 << 16):  # type: ignore[union-attr]
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise _PassingError(f"the server's reply has more than {_MOST_BYTES:,} bytes")
+        if time.monotonic() > until:
+            raise _PassingError("the server's reply did not end in time (timeout_s)")
+    return bytes(content)
+
+
+def _seconds(retry_after: str) -> float:
+    """What a Retry-After header asks for: seconds, or a date; 0 for what is neither."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0

@@ -1,0 +1,104 @@
+"""What is read from a server's replies: their shape is checked, for nothing of them is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from greater_fast.front_ends.endpoint.client import MalformedError
+from greater_fast.wording import quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A row's reasoning, and what was written behind the extractor, as texts.
+
+    It is `exact` where the answer followed the very tokens that the server had generated; else the
+    reasoning's text was turned into tokens again, and came to others.
+    """
+
+    reasoning: str
+    answer: str
+    cut_off: bool
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a server wrote behind a prompt; `ids` and the counts are None where it does not say."""
+
+    text: str
+    cut_off: bool
+    ids: tuple[int, ...] | None = None
+    num_prompt_tokens: int | None = None
+    num_tokens: int | None = None
+
+
+def completion(
+    most_tokens: int, vocab_size: int, clean: Callable[[str], str]
+) -> Callable[[Mapping[str, Any]], Written]:
+    """What reads the reply of `/completions`: at most so many tokens, of a vocabulary."""
+
+    def read(reply: Mapping[str, Any]) -> Written:
+        choice = _choice(reply)
+        ids = choice.get("token_ids")
+        if ids is not None and not (
+            isinstance(ids, list)
+            and len(ids) <= most_tokens
+            and all(type(number) is int and 0 <= number < vocab_size for number in ids)
+        ):
+            raise MalformedError(
+                f"the server's reply has token ids that are none of this vocabulary, or more than "
+                f"{most_tokens}: {quoted(ids)}"
+            )
+        return Written(
+            clean(_text(choice, "text")),
+            _cut_off(choice),
+            None if ids is None else tuple(ids),
+            _count(reply, "prompt_tokens"),
+            _count(reply, "completion_tokens"),
+        )
+
+    return read
+
+
+def chat_message(clean: Callable[[str], str]) -> Callable[[Mapping[str, Any]], Written]:
+    """What reads the reply of `/chat/completions`: the content, or a thought that never ended."""
+
+    def read(reply: Mapping[str, Any]) -> Written:
+        choice = _choice(reply)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise MalformedError("the server's reply has no message")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        if not message.get("content") and isinstance(thought, str):
+            return Written(clean(thought), _cut_off(choice))
+        return Written(clean(_text(message, "content")), _cut_off(choice))
+
+    return read
+
+
+def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise MalformedError(f"the server's reply has no choices, but {quoted(list(reply))}")
+    return choices[0]
+
+
+def _text(holder: Mapping[str, Any], name: str) -> str:
+    text = holder.get(name)
+    if not isinstance(text, str):
+        raise MalformedError(f"the server's reply has no {name}, but {quoted(text)}")
+    return text
+
+
+def _cut_off(choice: Mapping[str, Any]) -> bool:
+    """Whether the token limit ended the text."""
+    return choice.get("finish_reason") == "length"
+
+
+def _count(reply: Mapping[str, Any], name: str) -> int | None:
+    usage = reply.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count > 0 else None
