@@ -61,7 +61,12 @@ def main(model: str = "smollm2-135m", num_rows: int = 24, max_new_tokens: int = 
     """Measure two prompts on the server, and on the engine itself."""
     rows = generate("object_counting", num_rows, seed=1)
     config = {"max_new_tokens": max_new_tokens, "max_prompt_tokens": 64}
-    asked = {"prompt": FOUND, "against": INITIAL, "config": config, "progress": False}
+    asked: dict[str, Any] = {
+        "prompt": FOUND,
+        "against": INITIAL,
+        "config": config,
+        "progress": False,
+    }
     lm = load_lm(model)
     with serving(lm) as url:
         server = Server(url, "served", num_concurrent=num_rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.evidence.served import compared
 from greater_fast import Config, Example, evaluate
 from greater_fast.cli import main as cli
 from greater_fast.examples.extractor import make_extractor
@@ -829,3 +830,12 @@ def test_the_example_runs(model_folder: Path, tmp_path: Path, capsys: Any) -> No
     example["main"](str(model_folder), num_rows=4, max_new_tokens=6)
     told = capsys.readouterr().out
     assert "the same answers" in told
+
+
+def test_the_benchmark_holds_rows_against_rows(served: Served, lm: LM) -> None:
+    found = compared(server(served), lm, examples(3), PROMPT, 6)
+    assert (found.num_rows, found.same_reasoning, found.same_answer) == (3, 3, 3)
+    assert found.only_served == found.only_here == 0
+    assert found.served_seconds > 0 < found.here_seconds
+    assert found.describe().startswith("3 rows on ")
+    assert "the same reasoning on 3, the same answer on 3" in found.describe()

@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig
 
 from greater_fast.gradients.packed_row import Segment
 from greater_fast.gradients.suffix_forward import packed
-from greater_fast.memory.outline import outline_lm
+from greater_fast.memory.outline import outline_lm, outline_with_ends
 from greater_fast.memory.shapes import ModelShapes, _bits
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.model.lm import LM, load_lm
@@ -67,6 +67,12 @@ def test_no_weights_are_read(model_folder: Path, lm: LM) -> None:
     assert outline_lm(model_folder, "cuda").dtype == torch.bfloat16
     assert outline_lm(model_folder, "cuda", "float16").dtype == torch.float16
     assert outline_lm(lm, "cuda") is lm
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_what_ends_a_turn_is_known_without_weights(model_folder: Path, lm: LM) -> None:
+    assert outline_with_ends(model_folder, "cpu").end_ids == lm.end_ids
+    assert outline_with_ends(lm, "cpu") is lm
 
 
 @pytest.mark.usefixtures("no_weights")
