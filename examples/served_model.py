@@ -16,7 +16,7 @@ from greater_fast import Config, SharedGeneration, evaluate, load_lm, make_engin
 from greater_fast.examples.tasks import generate
 from greater_fast.front_ends.endpoint import Server, evaluate_endpoint
 
-FOUND = "Use proper logical reasoning and think step by step. Give just the actual correct answer."
+NEW = "Use proper logical reasoning and think step by step. Give just the actual correct answer."
 INITIAL = "Use proper logical reasoning and think step by step. Finally give the correct answer."
 
 
@@ -57,12 +57,12 @@ def serving(lm: Any) -> Iterator[str]:
         server.shutdown()
 
 
-def main(model: str = "smollm2-135m", num_rows: int = 24, max_new_tokens: int = 96) -> None:
+def main(model: str = "smollm2-135m", num_rows: int = 12, max_new_tokens: int = 96) -> None:
     """Measure two prompts on the server, and on the engine itself."""
     rows = generate("object_counting", num_rows, seed=1)
     config = {"max_new_tokens": max_new_tokens, "max_prompt_tokens": 64}
     asked: dict[str, Any] = {
-        "prompt": FOUND,
+        "prompt": NEW,
         "against": INITIAL,
         "config": config,
         "progress": False,
@@ -79,7 +79,7 @@ def main(model: str = "smollm2-135m", num_rows: int = 24, max_new_tokens: int = 
         print(f"{measured.accuracy:.0%} [{low:.0%}, {high:.0%}] of {num_rows} rows right")
         print(f"    {measured.prompt}")
     assert report.comparison is not None
-    print(f"p = {report.comparison.p_value:.3f} that the two differ by chance")
+    print(f"the same rows with both: McNemar p = {report.comparison.p_value:.3f}")
     here = evaluate(lm, rows, **asked)
     pairs = zip(report.evaluation.rows, here.evaluation.rows, strict=True)
     same = sum(served.predicted == own.predicted for served, own in pairs)

@@ -52,6 +52,7 @@ class Served:
 
     lm: LM
     takes_ids: bool = True
+    refusal: int = 422  # of ids
     strict: bool = False  # refuses what OpenAI does not know
     says_ids: bool = True
     writes_bos: bool = False  # before a text
@@ -90,7 +91,7 @@ class Served:
         if isinstance(ids, str):
             (ids,) = self.lm.vocabulary.encode([ids], special_tokens=self.writes_bos)
         elif not self.takes_ids:
-            return 422, {"detail": [{"msg": "Input should be a valid string"}]}
+            return self.refusal, {"detail": [{"msg": "Input should be a valid string"}]}
         found, text, reason = self._written(ids, body["max_tokens"], body.get("stop", ()))
         choice = {"index": 0, "text": text, "finish_reason": reason}
         if self.says_ids and body.get("return_token_ids"):

@@ -18,6 +18,7 @@ from greater_fast.examples.layout import build_layouts
 from greater_fast.front_ends.endpoint import Server, client, evaluate_endpoint
 from greater_fast.front_ends.endpoint.threads import in_threads
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.runs.result import Report
 from tests.cases import examples, tiny_lm
 from tests.front_ends.served import Handler, Served, serving
@@ -141,12 +142,30 @@ def _layouts(lm: LM, rows: Rows) -> Any:
     )
 
 
+def test_a_text_that_has_no_place_is_encoded_as_it_is(
+    lm: LM, right_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer then follows other tokens than were generated, perhaps, but not none."""
+    monkeypatch.setattr(Vocabulary, "spelled", lambda *_: ())
+    with serving(lm, says_ids=False) as served:
+        measured(served, right_rows[:1], num_concurrent=1)
+        first, second = served.completions()
+        _, text, _ = served._written(first["prompt"], CONFIG["max_new_tokens"])
+        (ids,) = lm.vocabulary.encode([text], special_tokens=False)
+    extractor_ids = list(_layouts(lm, right_rows).extractor_ids)
+    assert second["prompt"] == [*first["prompt"], *ids, *extractor_ids]
+
+
 @pytest.mark.parametrize("writes_bos", [False, True])
 def test_a_server_that_takes_texts_alone(
     lm: LM, writes_bos: bool, right_rows: Rows, here: Report
 ) -> None:
-    with serving(lm, takes_ids=False, writes_bos=writes_bos) as served:
+    """`llama_cpp.server` answers 500 to ids; they are sent once in each way."""
+    options = {"takes_ids": False, "writes_bos": writes_bos, "refusal": 500 if writes_bos else 422}
+    with serving(lm, **options) as served:
         report = measured(served, right_rows)
+    tried = [body["prompt"] for body in served.completions(rows=False)[:3]]
+    assert [isinstance(prompt, str) for prompt in tried] == [False, False, True]
     first = served.completions()[0]["prompt"]
     assert first.startswith("<|begin_of_text|>") != writes_bos
     assert [row.reasoning for row in report.evaluation.rows] == [
@@ -801,28 +820,6 @@ def test_the_command_asks_by_chat(served: Served, data: str, capsys: Any) -> Non
     settings = ["--max-new-tokens", "6", "--extractor", EXTRACTOR]
     assert command(*asked, *settings, "--chat", "--timeout", "30") == 0
     assert "not the same layout" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--model", "m", "--chat"], "--chat: without effect without --endpoint"),
-        (["--model", "m", "--num-concurrent", "2", "--tokenizer", "t"], "--tokenizer and --num-c"),
-        (["--endpoint", "http://127.0.0.1:9/v1"], "--model: expected the one name"),
-        (["--endpoint", "http://127.0.0.1:9/v1", "--model", "a", "b"], "--model: expected the one"),
-        (["--endpoint", "http://127.0.0.1:9/v1", "--model", "a"], "--tokenizer missing: "),
-        (["--endpoint", "127.0.0.1", "--model", "a"], "endpoint: got '127.0.0.1'"),
-        (
-            ["--endpoint", "http://127.0.0.1:9/v1", "--model", "a", "--chat", "--tokenizer", "t"],
-            "--chat keeps no layout",
-        ),
-    ],
-)
-def test_options_that_do_not_go_together(
-    data: str, words: list[str], message: str, capsys: Any
-) -> None:
-    assert command("--data", data, "--prompt", PROMPT, *words) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_the_example_runs(model_folder: Path, tmp_path: Path, capsys: Any) -> None:

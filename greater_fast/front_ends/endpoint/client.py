@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 
@@ -41,11 +41,11 @@ class StoppedError(Exception):
 
 
 class _PassingError(Exception):
-    """What may be over at the next try; `wait_s` is what the server asks for."""
+    """What may be over at the next try; `wait_s` is what the server asks for, by a status."""
 
-    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+    def __init__(self, message: str, status: int = 0, wait_s: float = 0.0) -> None:
         super().__init__(message)
-        self.wait_s = wait_s
+        self.status, self.wait_s = status, wait_s
 
 
 class Client:
@@ -63,9 +63,15 @@ class Client:
         self._opener = urllib.request.build_opener(*handlers)
 
     def post(
-        self, path: str, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Found]
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Found],
+        final: Collection[int] = (),
     ) -> Found:
         """What `read` makes of the reply at a path behind the server's address.
+
+        Statuses that are `final` refuse, whatever they may mean elsewhere.
 
         Raises:
             RefusedError: the server refuses the request.
@@ -75,8 +81,12 @@ class Client:
         for number in range(tries):
             try:
                 return read(self._reply(f"{self.server.url}{path}", body))
-            except (_PassingError, MalformedError) as error:
-                failure, asked = str(error), getattr(error, "wait_s", 0.0)
+            except MalformedError as error:
+                failure, asked = str(error), 0.0
+            except _PassingError as error:
+                if error.status in final:
+                    raise RefusedError(error.status, str(error)) from None
+                failure, asked = str(error), error.wait_s
             if number + 1 < tries:
                 self._wait(number, asked)
         raise ValueError(
@@ -138,7 +148,7 @@ class Client:
         status, headers = error.code, error.headers
         message = f"the server answered {status}" + (f": {said}" if said else "")
         if status in _PASSING:
-            return _PassingError(message, _seconds(headers.get("Retry-After", "")))
+            return _PassingError(message, status, _seconds(headers.get("Retry-After", "")))
         if 300 <= status < 400:
             place = quoted(self.without_key(headers.get("Location", "")))
             return RefusedError(

@@ -18,6 +18,7 @@ from greater_fast.wording import quoted
 _PATH = "/completions"
 # Not OpenAI's: ids come back, and no default of the server's own changes what is likeliest.
 _MORE = {"return_token_ids": True, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
+_NOT_TAKEN = frozenset({500})  # which llama_cpp.server says of a prompt that is no text
 _ANY_VOCABULARY = 1 << 31  # another tokenizer is told of by what it makes of a row
 _BY_CHAT = "by chat (--chat, tokenizer=None) it can be asked all the same, in another layout"
 
@@ -146,7 +147,7 @@ class Completions:
         problem = ""
         for wire in self._wires(ids, text):
             try:
-                written = self._client.post(_PATH, self._body(wire, ids, text, 1), read)
+                written = self._client.post(_PATH, self._body(wire, ids, text, 1), read, _NOT_TAKEN)
             except RefusedError as error:
                 if error.status in (401, 403) or 300 <= error.status < 400:
                     raise
