@@ -2,6 +2,9 @@
 
 import json
 import runpy
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -545,6 +548,45 @@ def test_rows_that_were_answered_are_taken(
     served.asked.clear()
     assert measured(served, right_rows, records=records).evaluation == here.evaluation
     assert served.completions() == []
+
+
+CHILD = """
+import sys
+from greater_fast.front_ends.endpoint import Server, evaluate_endpoint
+url, rows, records, tokenizer, prompt, config = map(eval, sys.argv[1:])
+server = Server(url, "tiny", num_concurrent=1)
+evaluate_endpoint(
+    server, rows, prompt=prompt, tokenizer=tokenizer, config=config, records=records
+)
+"""
+
+
+def test_what_a_killed_process_has_written_is_taken(
+    served: Served, model_folder: Path, tmp_path: Path, right_rows: Rows, here: Report
+) -> None:
+    records, go_on = tmp_path / "rows.jsonl", threading.Event()
+
+    def hangs(handler: Handler, path: str, body: Any) -> bool:
+        return len(served.completions()) > 5 and go_on.wait(60)
+
+    served.fault = hangs
+    given = (served.url, right_rows, str(records), str(model_folder), PROMPT, CONFIG)
+    words = [sys.executable, "-c", CHILD, *map(repr, given)]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None and len(served.completions()) < 6:
+            time.sleep(0.02)
+        while child.poll() is None and records.read_bytes().count(b"\n") < 2:
+            time.sleep(0.02)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    go_on.set()
+    served.fault = lambda *_: False
+    num_known = len(records.read_text().splitlines())
+    assert num_known == 2
+    served.asked.clear()
+    report = measured(served, right_rows, records=records)
+    assert report.evaluation == here.evaluation
+    assert len(served.completions()) == 2 * (len(right_rows) - num_known)
 
 
 def _fails_from(row: int, lm: LM, rows: Rows) -> Callable[[Handler, str, Any], bool]:
