@@ -35,15 +35,15 @@ class Extractor:
     """A text such as "Therefore, the final answer is", and how an answer stands behind it.
 
     `separator` stands between text and answer, `closing` behind the answer and is scored with it,
-    so that 18 is not 180. `lead`, if any, joins the text to the reasoning in place of a space;
-    `joint` does so where a thought was closed before it.
+    so that 18 is not 180. `lead` joins the text to the reasoning in place of a space, and may be
+    empty; where it is None, `joint` does so, if a thought was closed before it.
     """
 
     text: str
     separator: str
     closing: str
     origin: str
-    lead: str = ""
+    lead: str | None = None
     joint: str = ""
 
     @property
@@ -53,7 +53,8 @@ class Extractor:
 
     def in_place(self) -> str:
         """The text as it follows the reasoning; a space before it belongs to its first token."""
-        return f"{self.lead or self.joint or space_before(self.text)}{self.text}"
+        lead = self.lead if self.lead is not None else self.joint or space_before(self.text)
+        return f"{lead}{self.text}"
 
     def answer_in_place(self, answer: str) -> str:
         """The answer as it follows the extractor, with what closes it; no full stop comes twice."""
@@ -64,7 +65,8 @@ class Extractor:
 
     def in_config(self) -> str:
         """The text that makes this extractor again."""
-        text, mark = f"{self.lead}{self.text}{self.separator}", _CLOSING.get(self.text[-1], "")
+        text = f"{self.lead or ''}{self.text}{self.separator}"
+        mark = _CLOSING.get(self.text[-1], "")
         if mark in ("}", "$") and self.closing == f"{self.separator}{mark}":
             return text  # "{{answer}}" and "${answer}" would be read as a template's placeholder
         return f"{text}{ANSWER}{self.closing}"
@@ -106,8 +108,8 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
             f"the extractor {quoted(text)} has more than one place for the answer: the model "
             "writes it once, so write {answer} once"
         )
-    lead = before[: len(before) - len(before.lstrip())]
-    lead = lead if "\n" in lead else ""
+    space = before[: len(before) - len(before.lstrip())]
+    lead = space if "\n" in space else None
     behind = before[len(before.rstrip()) :]
     if found:
         separator = behind if "\n" in behind else behind and " "

@@ -6,6 +6,7 @@ from greater_fast.examples.extractor import (
     make_extractor,
     option_letters,
 )
+from greater_fast.examples.thinking import Thought
 
 MARKS = [("$", "$"), ('"', '"'), ("'", "'"), ("`", "`"), ("(", ")"), ("[", "]"), ("{", "}")]
 
@@ -184,3 +185,12 @@ def test_line_breaks_around_an_extractor_stay(text: str, in_place: str, answer: 
     assert extractor.reads_back("True")
     again = make_extractor(extractor.in_config())
     assert (again.in_place(), again.answer_in_place("True")) == (in_place, answer)
+
+
+def test_an_empty_lead_joins_by_nothing() -> None:
+    """A text that may be the very first that the model writes has no space before it."""
+    spaced, joined = (Extractor("Answer:", "\n", "\n", "given", lead) for lead in (None, ""))
+    assert (spaced.in_place(), joined.in_place()) == (" Answer:", "Answer:")
+    assert joined.in_config() == "Answer:\n{answer}\n"
+    assert Thought("</think>").closed_before(spaced).in_place() == "\n\nAnswer:"
+    assert Thought("</think>").closed_before(joined).in_place() == "Answer:"

@@ -1,0 +1,154 @@
+"""A program's rows as the search takes them: conversations around the prompt, gold answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_origin
+
+import dspy
+
+from greater_fast.config import Config
+from greater_fast.examples.data import Example
+from greater_fast.examples.extractor import Extractor, check_reads_back
+from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.front_ends.dspy.engine import GreaterEngine
+from greater_fast.front_ends.dspy.sending import Target
+from greater_fast.wording import quoted
+
+_PROMPT = "\ue000prompt\ue000"
+_ONE_LINE = (str, int, float, bool)  # types of answers, and Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How an adapter has the reply written: `head`, the answer, `tail`; `marks` fill other fields.
+
+    The `header` ends the head, and names the answer; `is_first` says that no field comes before it.
+    """
+
+    target: Target
+    adapter: Any
+    marks: dict[str, str]
+    head: str
+    header: str
+    tail: str
+    is_first: bool
+
+    @classmethod
+    def of(cls, target: Target) -> Reply:
+        """That of the adapter in use.
+
+        Raises:
+            ValueError: the adapter writes answers otherwise, or the answer has more than one line.
+        """
+        adapter = dspy.settings.adapter or dspy.ChatAdapter()
+        signature, answer = target.predictor.signature, target.answer
+        kind = signature.output_fields[answer].annotation
+        if kind not in _ONE_LINE and get_origin(kind) is not Literal:
+            raise ValueError(
+                f"answer_field: {answer} is of type {kind}, expected str, int, float, bool or "
+                "Literal: an answer of one line"
+            )
+        name = type(adapter).__name__
+        if isinstance(adapter, dspy.JSONAdapter | dspy.TwoStepAdapter):
+            raise ValueError(
+                f"adapter: got {name}, which has answers escaped, or read by another call: "
+                "configure dspy.ChatAdapter or dspy.XMLAdapter"
+            )
+        marks = {field: f"\ue000{field}\ue000" for field in signature.output_fields}
+        written = adapter.format_assistant_message_content(signature, marks)
+        head, _, tail = written.partition(marks[answer])
+        before = [mark for mark in marks.values() if mark in head]
+        header = head.rpartition(before[-1])[2] if before else head
+        if any(written.count(mark) != 1 for mark in marks.values()) or not header.strip():
+            raise ValueError(
+                f"adapter: {name} does not write each output field once, as it is and behind "
+                "something that names it: configure dspy.ChatAdapter or dspy.XMLAdapter"
+            )
+        return cls(target, adapter, marks, head, header, tail, not before)
+
+    def extractor(self) -> Extractor:
+        """The header as what asks for the answer; the white space behind an answer closes it."""
+        text = self.header.strip()
+        lead, _, separator = self.header.partition(text)
+        behind = self.tail[: len(self.tail) - len(self.tail.lstrip())]
+        return Extractor(text, separator, behind or "\n", "the adapter's", lead)
+
+    def stop_texts(self) -> list[str]:
+        """What ends a reasoning: the header as it is to be written, or with other space before."""
+        header = self.header.rstrip()
+        return list(dict.fromkeys((header, header.lstrip())))
+
+    def example(self, row: Any, source: str) -> Example:
+        """A row with its gold answer as the adapter writes it; empty where it has none."""
+        question, gold = "\n".join(map(str, row.inputs().values())), row.get(self.target.answer)
+        if gold is None:
+            return Example(question, "", source=source)
+        written = self.adapter.format_assistant_message_content(
+            self.target.predictor.signature, {**self.marks, self.target.answer: gold}
+        )
+        answer = written[len(self.head) : len(written) - len(self.tail)].strip()
+        return Example(question, answer, source=source)
+
+    def check_golds(self, examples: Sequence[Example]) -> None:
+        """Raise ValueError where a row has no gold answer, or one of several lines."""
+        for example in examples:
+            if not example.answer:
+                raise ValueError(
+                    f"{example.source} has no value of {quoted(self.target.answer)}, which the "
+                    "search needs: give it one, or name another output field by answer_field="
+                )
+        check_reads_back(self.extractor(), (example.answer for example in examples))
+
+
+def lay_out(
+    local: GreaterEngine,
+    reply: Reply,
+    rows: Sequence[Any],
+    examples: Sequence[Example],
+    config: Config,
+) -> Layouts:
+    """Rows around the prompt, as the local model reads what DSPy sends for them.
+
+    Raises:
+        ValueError: the prompt is not in it once, as it is; the model opens a thought before its
+            reply; and as of `build_layouts`.
+    """
+    target, extractor = reply.target, reply.extractor()
+    if local.lm.vocabulary.names_special(target.prompt):
+        raise ValueError(
+            f"the instructions {quoted(target.prompt)} name a special token, which is sent as one: "
+            "write them without it"
+        )
+    texts = [local.text(request) for request in target.requests(_PROMPT, rows)]
+    for text, example in zip(texts, examples, strict=True):
+        if text.count(_PROMPT) != 1:
+            raise ValueError(
+                f"the instructions stand {text.count(_PROMPT)} times in what is sent for "
+                f"{example.source}, expected once: take an adapter, and a model with a chat "
+                "template, that write them once"
+            )
+    (sent,) = target.requests(target.prompt, rows[:1])
+    if texts[0].replace(_PROMPT, target.prompt) != local.text(sent):
+        raise ValueError(
+            "the adapter or the chat template changes the instructions "
+            f"{quoted(target.prompt)}: others would be searched than are sent"
+        )
+    around = {e.source: text.split(_PROMPT) for e, text in zip(examples, texts, strict=True)}
+    layouts = build_layouts(
+        local.lm,
+        examples,
+        target.prompt,
+        extractor,
+        config,
+        around=lambda example: (around[example.source][0], around[example.source][1]),
+        stop_texts=reply.stop_texts(),
+    )
+    if layouts.extractor != extractor:  # it closes a thought first
+        raise ValueError(
+            f"{local.lm.name} thinks before it replies, and the search is for what it does in the "
+            "reply: switch that off in the LM's settings, as by "
+            "config={'chat_template_kwargs': {'enable_thinking': False}}"
+        )
+    return layouts

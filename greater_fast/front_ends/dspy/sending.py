@@ -1,0 +1,141 @@
+"""What DSPy sends for a program's rows: asked of the program itself, and never built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy import lm15
+
+from greater_fast.wording import listed, quoted
+
+
+class _SentError(BaseException):
+    """Ends a program where the request is known: no handler of the program's own may go on."""
+
+
+class _Recorder:
+    """An engine that keeps the request and answers none."""
+
+    supports_function_calling = False
+    supports_reasoning = False
+    supports_response_schema = False
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    def complete(self, request: Any) -> Any:
+        self.requests.append(request)
+        raise _SentError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The predictor of a program whose instructions are searched.
+
+    The last line of its instructions is the `prompt`, which changes; `fixed` is what stands before
+    it. `answer` is the output field that has a gold value.
+    """
+
+    student: Any
+    name: str
+    answer: str
+    fixed: str
+    prompt: str
+
+    @classmethod
+    def of(cls, student: Any, predictor: str | None, answer: str | None) -> Target:
+        """That of a program; errors of `predictor` and `answer` are ValueErrors."""
+        known = dict(student.named_predictors())
+        if predictor is None and len(known) != 1:
+            raise ValueError(
+                f"predictor: the program has {len(known)} that can be changed "
+                f"({listed(known)}): name one of them by predictor="
+            )
+        if predictor is not None and predictor not in known:
+            raise ValueError(f"predictor: got {quoted(predictor)}, expected one of {listed(known)}")
+        name = predictor or next(iter(known))
+        signature = known[name].signature
+        outputs = list(signature.output_fields)
+        if answer is not None and answer not in outputs:
+            raise ValueError(
+                f"answer_field: got {quoted(answer)}, but predictor {name} gives {listed(outputs)}"
+            )
+        lines = signature.instructions.splitlines(keepends=True) or [""]
+        prompt = lines[-1].strip()
+        if not prompt:
+            raise ValueError(
+                f"the instructions of predictor {name} have no last line to begin a search from: "
+                "give the signature some, such as 'Think step by step.'"
+            )
+        fixed = signature.instructions.rstrip().removesuffix(prompt)
+        return cls(student, name, answer or outputs[-1], fixed, prompt)
+
+    @property
+    def predictor(self) -> Any:
+        """The program's own predictor of that name."""
+        return dict(self.student.named_predictors())[self.name]
+
+    @property
+    def lm(self) -> Any:
+        """The LM that the predictor asks."""
+        return self.predictor.lm or dspy.settings.lm
+
+    def with_prompt(self, prompt: str) -> Any:
+        """A copy of the program, which differs in these instructions alone."""
+        program = self.student.deepcopy()
+        predictor = dict(program.named_predictors())[self.name]
+        predictor.signature = predictor.signature.with_instructions(f"{self.fixed}{prompt}")
+        return program
+
+    def requests(self, prompt: str, rows: Sequence[Any]) -> list[Any]:
+        """The `dspy.lm15.Request` that the predictor first sends on each row.
+
+        The program runs up to there: what comes before the predictor is computed as ever.
+
+        Raises:
+            ValueError: the program ends without asking this predictor.
+        """
+        program, recorder = self.with_prompt(prompt), _Recorder()
+        settings = getattr(self.lm, "kwargs", {})
+        dict(program.named_predictors())[self.name].lm = dspy.LM(
+            self.lm.model,
+            temperature=settings.get("temperature"),
+            max_tokens=settings.get("max_tokens"),
+            cache=False,
+            engine=recorder,
+        )
+        for number, row in enumerate(rows):
+            try:
+                program(**row.inputs())
+            except _SentError:
+                continue
+            raise ValueError(
+                f"predictor: the program answers row {number} ({quoted(str(row.toDict()), 60)}) "
+                f"without asking {self.name}: leave out such rows, or name another predictor"
+            )
+        return recorder.requests
+
+
+def check_layout(lm: Any, request: Any, num_ids: int) -> str | None:
+    """Ask a served LM how many tokens it reads in a request; a note where it does not say.
+
+    Raises:
+        ValueError: it reads another number than our ids are.
+    """
+    config = lm15.Config(max_tokens=1, temperature=0.0)
+    asked = lm15.Request(
+        model=lm.model, messages=request.messages, system=request.system, config=config
+    )
+    found = lm(asked, cache=False).usage.input_tokens
+    if found is None:
+        return f"{lm.model} does not say how many tokens it reads: its layout was not checked"
+    if found != num_ids:
+        raise ValueError(
+            f"{lm.model} reads {found} tokens in a conversation that is {num_ids} tokens of the "
+            "model that is searched with: it has another chat template or tokenizer, or puts a BOS "
+            "before the template's own; serve the same model, with the same template"
+        )
+    return None

@@ -1,0 +1,292 @@
+"""The teleprompter: a search for a predictor's instructions, judged by the program's own metric."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from greater_fast.config import Config
+from greater_fast.examples.data import Example
+from greater_fast.examples.layout import Layouts
+from greater_fast.examples.splits import make_splits
+from greater_fast.front_ends.dspy.engine import GreaterEngine
+from greater_fast.front_ends.dspy.rows import Reply, lay_out
+from greater_fast.front_ends.dspy.sending import Target, check_layout
+from greater_fast.search.checks import check_callable
+from greater_fast.search.found import Found, find_prompts
+from greater_fast.search.optimizer import OnStep
+from greater_fast.wording import listed
+
+_ADAPTERS_OWN = {"extractor", "prompt_placement", "system_prompt", "template"}
+_LMS_OWN = ("chat_template_kwargs", "device", "dtype", "template_date")
+_OF_ENGINE = (
+    *("batch_size", "draft_tokens", "engine", "kernels", "kv_cache_bytes", "max_step_tokens"),
+    *("seed", "temperature"),
+)
+
+
+class GReaTer(Teleprompter):
+    """Searches for the last line of a predictor's instructions by gradients through the reasoning.
+
+    What is optimised is what DSPy sends, to the token: rows are the conversations that the program
+    itself sends, the reasoning is what the model writes up to the answer's header. The best prompts
+    then compete in the program, by `metric` on `valset`.
+
+    Args:
+        metric: of an example and a prediction, as of `dspy.Evaluate`; the more, the better.
+        model: what `load_lm` takes, where the program's LM is not a `GreaterEngine`'s: the model
+            that the served LM has.
+        config: settings of the search by name; those not given are the LM's, `max_new_tokens` its
+            `max_tokens`.
+        predictor: the name, in `named_predictors()`, of the one to change; the only one by default.
+        answer_field: the output field that rows have gold values of; by default the last.
+        num_threads: of `dspy.Evaluate`; those that ask at the same time are one batch.
+        on_step: called with every finished `Step`; a true value from it ends the search.
+
+    After `compile`, `report` has the figures and `result` what `find_prompts` found.
+    """
+
+    def __init__(  # noqa: PLR0913 (settings of one object, all but the first by name)
+        self,
+        metric: Callable[..., Any],
+        *,
+        model: Any = None,
+        config: Mapping[str, Any] | None = None,
+        predictor: str | None = None,
+        answer_field: str | None = None,
+        num_threads: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        super().__init__()
+        check_callable("metric", metric, ("an example", "its prediction"))
+        self.metric, self.model, self.config = metric, model, dict(config or {})
+        self.predictor, self.answer_field = predictor, answer_field
+        self.num_threads, self.on_step = num_threads, on_step
+        self.report: dict[str, Any] = {}
+        self.result: Found | None = None
+
+    def compile(
+        self,
+        student: Any,
+        *,
+        trainset: Sequence[Any],
+        teacher: Any = None,
+        valset: Sequence[Any] | None = None,
+    ) -> Any:
+        """A copy of the student with the instructions that score best on the validation rows.
+
+        Its `candidate_programs` are all that were scored there, best first. Of equals the student's
+        own come first.
+
+        Args:
+            student: the program; it is not changed.
+            trainset: rows to search on, at most `num_train` of them.
+            teacher: none: what a right reasoning is the search finds out from the gold answers.
+            valset: rows to judge on, all of them; by default some of the trainset, drawn with the
+                seed and not searched on.
+
+        Raises:
+            ValueError: a program, rows, settings or an LM that cannot be searched with; says what
+                to change, before any step.
+        """
+        if teacher is not None:
+            raise ValueError("teacher: got one, but GReaTer learns from gold answers: leave it out")
+        target = Target.of(student, self.predictor, self.answer_field)
+        reply = Reply.of(target)
+        local, config = self._local(target)
+        train, val, notes = _split(reply, trainset, valset, config)
+        reply.check_golds(train.examples)
+        (first,) = target.requests(target.prompt, train.rows[:1])
+        if "max_new_tokens" not in self.config and first.config.max_tokens:
+            config = replace(config, max_new_tokens=first.config.max_tokens)
+        rows = lay_out(local, reply, train.rows, train.examples, config)
+        notes += [*rows.notes, *_notes(reply, rows)]
+        if self.model is not None:
+            num_ids = len(rows.context_ids(0, rows.prompt_ids))
+            notes += [note for note in [check_layout(target.lm, first, num_ids)] if note]
+        judge = _Judge(target, val.rows, self.metric, self.num_threads)
+        found = find_prompts(local.engine, rows, config, on_step=self.on_step, judge=judge)
+        programs = [target.with_prompt(prompt.prompt) for prompt in found.prompts]
+        best = target.with_prompt(found.best.prompt)
+        best.candidate_programs = [
+            {"score": prompt.judged, "program": program}
+            for prompt, program in zip(found.prompts, programs, strict=True)
+        ]
+        self.result = found
+        self.report = {
+            "initial_prompt": found.initial.prompt,
+            "prompt": found.best.prompt,
+            "initial_score": found.initial.judged,
+            "score": found.best.judged,
+            **_forced(local, reply, val, found, config),
+            "initial_num_unread": judge.num_unread[found.initial.prompt],
+            "num_unread": judge.num_unread[found.best.prompt],
+            "num_train": len(rows),
+            "num_val": len(val.rows),
+            "num_steps": found.num_steps,
+            "stopped": found.stopped,
+            "notes": notes,
+        }
+        return best
+
+    def _local(self, target: Target) -> tuple[GreaterEngine, Config]:
+        """The model that is searched with, and the settings."""
+        if given := sorted(_ADAPTERS_OWN & self.config.keys()):
+            raise ValueError(f"config: {listed(given)}: the adapter decides that: leave it out")
+        if self.model is not None:
+            if target.lm is None:
+                raise ValueError("no LM is configured: dspy.configure(lm=...), or set_lm")
+            served = GreaterEngine(self.model, self.config)
+            return served, served.config
+        local = getattr(target.lm, "engine", None)  # that of a `dspy.LM`
+        if not isinstance(local, GreaterEngine):
+            raise ValueError(
+                "GReaTer needs the weights: configure an LM made by local_lm, or name the model "
+                "that is served by model="
+            )
+        config = Config.from_mapping({**local.config.to_dict(), **self.config})
+        for name in _LMS_OWN:
+            if getattr(config, name) != getattr(local.config, name):
+                raise ValueError(f"config: {name} is the LM's: give it to local_lm(config=...)")
+        if any(getattr(config, n) != getattr(local.config, n) for n in _OF_ENGINE):
+            local = GreaterEngine(local.lm, config)  # of the same weights
+        return local, config
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Rows of DSPy's, and the same as ours."""
+
+    rows: list[Any]
+    examples: list[Example]
+
+
+def _split(
+    reply: Reply, trainset: Sequence[Any], valset: Sequence[Any] | None, config: Config
+) -> tuple[_Set, _Set, list[str]]:
+    """Rows to search on and to judge on, disjoint; what became of them. Errors of `make_splits`."""
+    given = {"trainset": list(trainset), "valset": list(valset or [])}
+    made = {
+        name: [reply.example(row, f"row {number} of {name}") for number, row in enumerate(rows)]
+        for name, rows in given.items()
+    }
+    splits = make_splits(
+        made["trainset"],
+        made["valset"] or None,
+        num_train=config.num_train,
+        num_dev=len(made["valset"]) or config.num_dev,
+        seed=config.seed,
+    )
+    rows = {
+        example.source: row
+        for name in given
+        for example, row in zip(made[name], given[name], strict=True)
+    }
+    train, val = (
+        _Set([rows[example.source] for example in examples], list(examples))
+        for examples in (splits.train, splits.dev)
+    )
+    return train, val, list(splits.report)
+
+
+def _notes(reply: Reply, rows: Layouts) -> list[str]:
+    """What a user should know of how the program asks."""
+    notes = []
+    if len({row.head_ids for row in rows.rows}) == 1:
+        notes.append(
+            "the instructions stand before the inputs, so what the model proposes for them knows "
+            "nothing of these: the adapter InstructionLast puts them behind"
+        )
+    if reply.is_first:
+        notes.append(
+            f"no field comes before {reply.target.answer}, so the model is to answer without any "
+            "reasoning: dspy.ChainOfThought gives it some"
+        )
+    if getattr(reply.adapter, "use_json_adapter_fallback", False):
+        notes.append(
+            "where a reply cannot be read, the adapter asks again by JSONAdapter, with other "
+            "messages than those searched on: use_json_adapter_fallback=False switches that off"
+        )
+    return notes
+
+
+def _forced(
+    local: GreaterEngine, reply: Reply, val: _Set, found: Found, config: Config
+) -> dict[str, float | None]:
+    """Percent of validation rows right where the header is written for the model; None unlabelled.
+
+    Beside the metric's score these tell replies without a header from wrong answers.
+    """
+    rows: Layouts | None = None
+    if all(example.answer for example in val.examples):
+        rows = lay_out(local, reply, val.rows, val.examples, config)
+    figures: dict[str, float | None] = {}
+    for name, prompt in (("initial_forced", found.initial), ("forced", found.best)):
+        figures[f"{name}_accuracy"] = None
+        if rows is not None:
+            given = rows.with_prompt(prompt.prompt)
+            scored = find_prompts(local.engine, given, replace(config, steps=0, minutes=None))
+            figures[f"{name}_accuracy"] = round(100 * (1 - scored.initial.error_rate), 2)
+    return figures
+
+
+@dataclass
+class _Judge:
+    """Scores prompts in the program, in percent, as `dspy.Evaluate` does.
+
+    A reply that the adapter cannot read is scored 0, and counted; any other error of the program or
+    the metric comes to the caller, once all rows have been run.
+    """
+
+    target: Target
+    rows: list[Any]
+    metric: Callable[..., Any]
+    num_threads: int | None
+    num_unread: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, prompts: Sequence[str]) -> list[float]:
+        return [self._score(prompt) for prompt in prompts]
+
+    def _score(self, prompt: str) -> float:
+        program, watch = self.target.with_prompt(prompt), _Watch()
+        evaluate = dspy.Evaluate(
+            devset=self.rows,
+            metric=watch.over(self.metric),
+            num_threads=self.num_threads,
+            max_errors=len(self.rows) + 1,
+        )
+        score = float(evaluate(watch.over(program)).score)
+        if watch.error is not None:
+            raise watch.error
+        self.num_unread[prompt] = watch.num_unread
+        return score
+
+
+class _Watch:
+    """Counts replies that could not be read, and keeps the first other error."""
+
+    def __init__(self) -> None:
+        self.num_unread = 0
+        self.error: Exception | None = None
+        self._lock = threading.Lock()
+
+    def over(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, watched."""
+
+        def watched(*values: Any, **named: Any) -> Any:
+            try:
+                return call(*values, **named)
+            except dspy.AdapterParseError:
+                with self._lock:
+                    self.num_unread += 1
+                raise
+            except Exception as error:
+                self.error = self.error or error
+                raise
+
+        return watched
