@@ -20,6 +20,7 @@ import pytest
 from dspy import lm15
 from dspy.teleprompt import BetterTogether
 
+from greater_fast.engine import RolloutRequest
 from greater_fast.front_ends.dspy import (
     AsyncGreaterEngine,
     GReaTer,
@@ -29,7 +30,7 @@ from greater_fast.front_ends.dspy import (
 )
 from greater_fast.front_ends.dspy.rows import Reply
 from greater_fast.front_ends.dspy.sending import Target
-from greater_fast.model.lm import LM
+from greater_fast.model.lm import LM, load_lm
 from greater_fast.texts.generation import generate
 from tests.docs.pages import ROOT
 from tests.tiny import LLAMA3_TEMPLATE, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
@@ -52,6 +53,9 @@ HEADER = "\n\n[[ ## answer ## ]]\n"
 
 class Lenient(dspy.ChatAdapter):
     """Reads whatever the tiny model writes: the last word is the answer."""
+
+    def __init__(self, use_json_adapter_fallback: bool = False) -> None:
+        super().__init__(use_json_adapter_fallback=use_json_adapter_fallback)
 
     def parse(self, signature: Any, completion: str) -> dict[str, Any]:
         *_, last = ["nothing", *completion.split()]
@@ -100,15 +104,25 @@ def no_cache() -> None:
 
 
 @pytest.fixture(scope="module")
-def asked(lm: LM) -> Any:
+def attentive(tokenizer: Any) -> LM:
+    """A tiny model that attends to all of its context, so that instructions change its replies."""
+    model = tiny_model("llama", len(tokenizer))
+    model.config.max_position_embeddings = 2048
+    for name, weight in model.named_parameters():
+        weight.mul_({"q_proj": 3, "o_proj": 4}.get(name.split(".")[-2], 1))
+    return load_lm((model, tokenizer))
+
+
+@pytest.fixture(scope="module")
+def asked(attentive: LM) -> Any:
     """The tiny model as a DSPy LM."""
-    return local_lm(lm, config={"max_new_tokens": LIMIT})
+    return local_lm(attentive, config={"max_new_tokens": LIMIT})
 
 
 @pytest.fixture
 def context(asked: Any) -> Iterator[None]:
     """DSPy configured as a user does, for the length of a test."""
-    with dspy.context(lm=asked, adapter=LenientLast(use_json_adapter_fallback=False)):
+    with dspy.context(lm=asked, adapter=LenientLast()):
         yield
 
 
@@ -181,14 +195,15 @@ def sent(program: Any, row: Any, asked: Any, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("context")
 def test_the_report_has_both_figures(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that are right where the header is forced, beside what the metric says of replies."""
-    rows, student, local = examples(12), thought(), asked.engine
+    rows, student, local = examples(40), thought(), asked.engine
     words = []
     for row in rows:
         ((request, rollout),) = sent(student, row, asked, monkeypatch)
-        text = local.lm.vocabulary.whole_text(request.prompt_ids)
-        reply = local.lm.vocabulary.text(rollout.reasoning_ids)
-        (answer,) = generate(local.engine, [text + reply + HEADER], 8)
-        words += re.findall("[A-Za-z]+", answer.text.strip().split("\n")[0])[:1] or ["zebra"]
+        header = local.lm.vocabulary.ids(HEADER.rstrip())
+        asking = (*request.prompt_ids, *rollout.reasoning_ids, *header)
+        (answer,) = local.engine.run([RolloutRequest(asking, 8, local.lm.end_ids)])
+        line, *_ = local.lm.vocabulary.text(answer.reasoning_ids).strip().split("\n")
+        words += re.findall(r"(?<!\S)[A-Za-z]{2,}(?!\S)", line)[:1] or ["zebra"]
     known = [number for number, word in enumerate(words) if word != "zebra"]
     train, val = known[:4], known[4:8]
     right = {*train[:2], *val[:3]}
@@ -245,9 +260,9 @@ def test_without_a_valset_rows_are_drawn_and_not_searched_on() -> None:
 @pytest.mark.parametrize("kind", ["paged", "generate"])
 @pytest.mark.parametrize("adapter", [Lenient, LenientLast, dspy.XMLAdapter])
 def test_the_ids_searched_on_are_the_ids_sent(
-    lm: LM, kind: str, adapter: Any, monkeypatch: pytest.MonkeyPatch
+    attentive: LM, kind: str, adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = local_lm(lm, config={"max_new_tokens": LIMIT, "engine": kind})
+    asked = local_lm(attentive, config={"max_new_tokens": LIMIT, "engine": kind})
     student = thought("Answer in one word.\n\n  Be careful.\nThink about it step by step.")
     demo = dspy.Example(question="Is it?", reasoning="It is not.", answer="False")
     student.predict.demos = [demo]
@@ -257,9 +272,9 @@ def test_the_ids_searched_on_are_the_ids_sent(
     # Replies are not judged here, so that of equals the initial instructions would stay.
     monkeypatch.setattr(
         "greater_fast.front_ends.dspy.teleprompter._Judge._score",
-        lambda self, prompt: self.num_unread.setdefault(prompt, 0) or float(len(prompt)),
+        lambda self, prompt: self.num_unread.setdefault(prompt, 0) or prompt != self.target.prompt,
     )
-    with dspy.context(lm=asked, adapter=adapter()):
+    with dspy.context(lm=asked, adapter=adapter(use_json_adapter_fallback=False)):
         with monkeypatch.context() as patch:
             searched = Recording(asked.engine.engine, patch)
             better = optimizer.compile(student, trainset=rows[:4], valset=rows[4:])
@@ -278,7 +293,7 @@ def test_the_ids_searched_on_are_the_ids_sent(
         assert request.prompt_ids in rollouts
         assert completion.reasoning_ids == rollouts[request.prompt_ids].reasoning_ids
         assert completion.end_id == rollouts[request.prompt_ids].end_id
-    text = lm.vocabulary.whole_text(called[-1][0].prompt_ids)
+    text = attentive.vocabulary.whole_text(called[-1][0].prompt_ids)
     assert "It is not." in text
     instructions = better.predict.signature.instructions
     assert instructions.startswith("Answer in one word.\n\n  Be careful.\n")
@@ -289,7 +304,7 @@ def test_the_ids_searched_on_are_the_ids_sent(
 
 
 def test_a_reasoning_is_the_reply_up_to_the_header(
-    asked: Any, lm: LM, monkeypatch: pytest.MonkeyPatch
+    asked: Any, attentive: LM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, program, adapter = examples(8), thought(), Marked()
     with dspy.context(lm=asked, adapter=adapter):
@@ -305,7 +320,7 @@ def test_a_reasoning_is_the_reply_up_to_the_header(
         written = {}
         for row in rows[:6]:
             ((request, rollout),) = sent(program, row, asked, monkeypatch)
-            written[request.prompt_ids] = lm.vocabulary.text(rollout.reasoning_ids)
+            written[request.prompt_ids] = attentive.vocabulary.text(rollout.reasoning_ids)
     cut = 0
     for request, rollout in searched:
         if request.target_ids and request.prompt_ids in written:
@@ -313,12 +328,12 @@ def test_a_reasoning_is_the_reply_up_to_the_header(
             stop = min(
                 (reply.find(t) for t in (adapter.mark, adapter.mark[1:]) if t in reply), default=-1
             )
-            assert lm.vocabulary.text(rollout.reasoning_ids) == (
+            assert attentive.vocabulary.text(rollout.reasoning_ids) == (
                 reply[:stop] if stop >= 0 else reply
             )
             assert (rollout.stop_text is None) == (stop < 0)
             cut += stop >= 0
-            asking = lm.vocabulary.text(request.target_ids)
+            asking = attentive.vocabulary.text(request.target_ids)
             assert asking.startswith(f"{adapter.mark}\n")
     assert cut
 
@@ -335,13 +350,15 @@ def test_instructions_last_follow_the_question(asked: Any) -> None:
     shown = adapter.format(signature, [demo], row)
     assert [PROMPT in message["content"] for message in shown] == [False, False, False, True]
     notes = {}
-    for adapter in (Lenient(), LenientLast()):
+    for adapter in (Lenient(use_json_adapter_fallback=True), LenientLast()):
         with dspy.context(lm=asked, adapter=adapter):
-            _, optimizer = compiled(thought(), config={**SEARCH, "steps": 0})
+            metric = lambda example, prediction, trace=None: 1  # noqa: E731
+            _, optimizer = compiled(thought(), config={**SEARCH, "steps": 0}, metric=metric)
             notes[type(adapter)] = " ".join(optimizer.report["notes"])
     assert "stand before the inputs" in notes[Lenient]
     assert "stand before the inputs" not in notes[LenientLast]
     assert "JSONAdapter" in notes[Lenient]
+    assert "JSONAdapter" not in notes[LenientLast]
 
 
 @pytest.mark.usefixtures("context")
@@ -450,14 +467,16 @@ def request_of(asked: Any, text: str = "Say something.", **config: Any) -> Any:
     return lm15.Request(model=asked.model, messages=messages, config=lm15.Config(**config))
 
 
-def test_the_engine_writes_what_generate_writes(asked: Any, lm: LM) -> None:
+def test_the_engine_writes_what_generate_writes(asked: Any, attentive: LM) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is it?"},
         {"role": "assistant", "content": "It is."},
         {"role": "user", "content": "What?"},
     ]
-    text = lm.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = attentive.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
     (expected,) = generate(asked.engine.engine, [text], LIMIT)
     request = lm15.request_from_openai_chat({"model": asked.model, "messages": messages})
     response = asked(request)
@@ -470,13 +489,12 @@ def test_the_engine_writes_what_generate_writes(asked: Any, lm: LM) -> None:
 
 
 def test_limit_and_stop_texts_are_honoured(asked: Any) -> None:
-    whole = asked(request_of(asked, max_tokens=30)).text
-    short = asked(request_of(asked, max_tokens=2, temperature=0.0))
+    whole = asked(request_of(asked, "What is it?", max_tokens=30)).text
+    short = asked(request_of(asked, "What is it?", max_tokens=2, temperature=0.0))
     assert (short.finish_reason, short.usage.output_tokens) == ("length", 2)
     assert whole.startswith(short.text)
-    assert len(whole) > 4
-    stop = whole[3:5]
-    stopped = asked(request_of(asked, max_tokens=30, stop=(stop,)))
+    stop = re.findall("[A-Za-z]{2}", whole)[-1]
+    stopped = asked(request_of(asked, "What is it?", max_tokens=30, stop=(stop,)))
     assert (stopped.text, stopped.finish_reason) == (whole.partition(stop)[0], "stop")
 
 
@@ -523,14 +541,14 @@ def test_what_does_not_fit_the_context_is_refused(asked: Any) -> None:
         asked.engine.complete(request_of(asked, max_tokens=2040))
 
 
-def test_what_the_pool_or_the_template_refuses_is_told(lm: LM) -> None:
-    small = GreaterEngine(lm, {"kv_cache_bytes": 1 << 16})
+def test_what_the_pool_or_the_template_refuses_is_told(attentive: LM) -> None:
+    small = GreaterEngine(attentive, {"kv_cache_bytes": 1 << 16})
     request = lm15.Request(model="m", messages=(lm15.Message.user("word " * 500),))
     with pytest.raises(lm15.InvalidRequestError, match="tokens"):
         small.complete(request)
-    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer = copy.deepcopy(attentive.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    refusing = GreaterEngine((lm.model, tokenizer))
+    refusing = GreaterEngine((attentive.model, tokenizer))
     with pytest.raises(lm15.InvalidRequestError, match="refused the conversation: System role"):
         refusing.complete(request)
 
@@ -677,7 +695,7 @@ def test_nothing_deprecated_is_used_and_no_litellm(
         ({"config": {"chat_template_kwargs": {"a": 1}}}, r"chat_template_kwargs is the LM's"),
         ({"config": {"step": 1}}, r"step: unknown"),
         ({"config": {**SEARCH, "gradient": "both"}}, r"stop_texts: got some with gradient"),
-        ({"config": {**SEARCH, "sampling_temperature": 1.0}}, r"sampling_temperature: got 1.0"),
+        ({"config": {**SEARCH, "sampling_temperature": 1.0}}, r"sampling_temperature is the LM's"),
     ],
 )
 @pytest.mark.usefixtures("context")
@@ -701,7 +719,7 @@ def test_bad_programs() -> None:
     with pytest.raises(ValueError, match=r"answers row 0 \(.*\) without asking second.predict"):
         compiled(Two(), predictor="second.predict")
     with pytest.raises(ValueError, match="no last line to begin a search from"):
-        compiled(dspy.Predict(dspy.Signature("question -> answer").with_instructions("")))
+        compiled(thought("Think.\n\n \n\x0b"))
     with pytest.raises(ValueError, match="has 1 tokens, expected 2"):
         compiled(thought("Think"))
     with pytest.raises(ValueError, match="name a special token"):
@@ -741,7 +759,7 @@ class Loud(dspy.ChatAdapter):
     """Changes the instructions."""
 
     def format_task_description(self, signature: Any) -> str:
-        return f"Do: {signature.instructions.upper()}"
+        return f"Do: {signature.instructions}".replace("step", "stage")
 
 
 class Nameless(dspy.ChatAdapter):
@@ -768,23 +786,23 @@ def test_bad_adapters(asked: Any, adapter: Any, message: str) -> None:
         compiled(thought())
 
 
-def test_bad_models(lm: LM) -> None:
+def test_bad_models(attentive: LM) -> None:
     with dspy.context(lm=dspy.LM("openai/none")), pytest.raises(ValueError, match="the weights"):
         compiled(thought())
     with dspy.context(lm=None), pytest.raises(ValueError, match="no LM is configured"):
-        compiled(thought(), model=lm)
+        compiled(thought(), model=attentive)
     with pytest.raises(ValueError, match="tensor_parallel: got True, but an LM of DSPy"):
-        local_lm(lm, config={"tensor_parallel": True})
+        local_lm(attentive, config={"tensor_parallel": True})
     plain = tiny_tokenizer("llama3", chat_template=False)
     with pytest.raises(ValueError, match="has no chat template, and DSPy sends conversations"):
         local_lm((tiny_model("llama", len(plain)), plain))
-    thinking = copy.deepcopy(lm.tokenizer)
+    thinking = copy.deepcopy(attentive.tokenizer)
     thinking.chat_template = LLAMA3_TEMPLATE.replace(
         "assistant<|end_header_id|>\n\n' }}{% endif",
         "assistant<|end_header_id|>\n\n<think>' }}{% endif",
     )
     with (
-        dspy.context(lm=local_lm((lm.model, thinking)), adapter=Lenient()),
+        dspy.context(lm=local_lm((attentive.model, thinking)), adapter=Lenient()),
         pytest.raises(ValueError, match="thinks before it replies"),
     ):
         compiled(thought())
@@ -875,20 +893,22 @@ def served(server: Server) -> Iterator[Any]:
 
 
 def test_a_served_model_is_searched_with_by_its_weights(
-    lm: LM, server: Server, served: Any
+    attentive: LM, server: Server, served: Any
 ) -> None:
-    better, optimizer = compiled(thought(), model=lm)
+    better, optimizer = compiled(thought(), model=attentive)
     assert server.bodies[0]["messages"][-1]["content"].endswith(PROMPT)
     assert [value for key, value in server.bodies[0].items() if "max" in key] == [1]
-    assert len(server.bodies) == 1 + 4 * 6
+    assert len(server.bodies) == 1 + 6 * len(better.candidate_programs)
     assert optimizer.report["score"] >= optimizer.report["initial_score"]
     assert better.predict.signature.instructions == optimizer.report["prompt"]
 
 
-def test_another_layout_at_the_server_is_refused(lm: LM, server: Server, served: Any) -> None:
+def test_another_layout_at_the_server_is_refused(
+    attentive: LM, server: Server, served: Any
+) -> None:
     server.num_more = 1
     with pytest.raises(ValueError, match=r"reads \d+ tokens in a conversation that is \d+ tokens"):
-        compiled(thought(), model=lm)
+        compiled(thought(), model=attentive)
     assert len(server.bodies) == 1
 
 

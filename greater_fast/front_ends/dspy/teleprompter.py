@@ -23,10 +23,13 @@ from greater_fast.search.optimizer import OnStep
 from greater_fast.wording import listed
 
 _ADAPTERS_OWN = {"extractor", "prompt_placement", "system_prompt", "template"}
-_LMS_OWN = ("chat_template_kwargs", "device", "dtype", "template_date")
+_LMS_OWN = (
+    *("chat_template_kwargs", "device", "dtype", "sampling_temperature", "template_date"),
+    "tensor_parallel",
+)
 _OF_ENGINE = (
     *("batch_size", "draft_tokens", "engine", "kernels", "kv_cache_bytes", "max_step_tokens"),
-    *("seed", "temperature"),
+    "temperature",
 )
 
 
