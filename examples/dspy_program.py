@@ -30,18 +30,19 @@ def is_right(example: dspy.Example, prediction: dspy.Prediction, trace: object =
 
 def main(
     model: str = "smollm2-135m",
-    steps: int = 6,
-    num_train: int = 12,
-    num_val: int = 24,
-    max_tokens: int = 80,
+    steps: int = 5,
+    num_train: int = 10,
+    num_val: int = 16,
+    max_tokens: int = 64,
 ) -> None:
     """Optimise a program, and say what it gained on rows that it has not seen."""
     logging.getLogger("dspy").setLevel(logging.ERROR)  # else it tells of every reply cut off
     lm = local_lm(model, max_tokens=max_tokens)
-    dspy.settings.configure(lm=lm, adapter=InstructionLast(use_json_adapter_fallback=False))
+    dspy.configure(lm=lm, adapter=InstructionLast(use_json_adapter_fallback=False))
     program = dspy.ChainOfThought(dspy.Signature("question -> answer: int", INSTRUCTIONS))
 
-    optimizer = GReaTer(is_right, config={"objective": "loss", "steps": steps}, num_threads=num_val)
+    config = {"objective": "loss", "steps": steps, "num_finalists": 3}
+    optimizer = GReaTer(is_right, config=config, num_threads=num_val)
     data = rows(num_train + 2 * num_val, seed=1)
     train, val, test = data[:num_train], data[num_train:-num_val], data[-num_val:]
     better = optimizer.compile(program, trainset=train, valset=val)

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import importlib.util
 import json
+import logging
 import pickle
 import re
 import sys
@@ -843,7 +844,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, asked: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.num_more, self.bodies = asked, 0, list[Any]()
+        self.asked, self.bodies = asked, list[Any]()
+        self.num_more: int | None = 0  # tokens told of beside those read; None tells of none
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -852,16 +854,12 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(body)
         body = {key: value for key, value in body.items() if key != "stream"}
         response = self.server.asked.engine.complete(lm15.request_from_openai_chat(body))
-        usage = {
-            "prompt_tokens": response.usage.input_tokens + self.server.num_more,
-            "completion_tokens": response.usage.output_tokens,
-            "total_tokens": 0,
-        }
         message = {"role": "assistant", "content": response.text}
         choice = {"index": 0, "message": message, "finish_reason": response.finish_reason}
         told = {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice]}
         if self.server.num_more is not None:
-            told["usage"] = usage
+            number = response.usage.input_tokens + self.server.num_more
+            told["usage"] = {"prompt_tokens": number, "completion_tokens": 1, "total_tokens": 1}
         payload = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -912,9 +910,29 @@ def test_another_layout_at_the_server_is_refused(
     assert len(server.bodies) == 1
 
 
+def test_what_a_server_does_otherwise_is_noted(attentive: LM, server: Server, served: Any) -> None:
+    server.num_more = None
+    config = {**SEARCH, "steps": 0}
+    with dspy.context(lm=served.copy(temperature=None)):
+        _, optimizer = compiled(thought(), 4, 2, model=attentive, config=config)
+    notes = " ".join(optimizer.report["notes"])
+    assert "does not say how many tokens it reads" in notes
+    assert "at temperature None" in notes
+
+
 # The example.
 
 
+@pytest.fixture
+def configured_for_a_while() -> Iterator[None]:
+    """What a program configures for its process is put back."""
+    level = logging.getLogger("dspy").level
+    yield
+    dspy.configure(lm=None, adapter=None)
+    logging.getLogger("dspy").setLevel(level)
+
+
+@pytest.mark.usefixtures("configured_for_a_while")
 def test_the_example_runs(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = ROOT / "examples" / "dspy_program.py"
     spec = importlib.util.spec_from_file_location("dspy_program", path)
@@ -922,4 +940,6 @@ def test_the_example_runs(model_folder: Path, capsys: pytest.CaptureFixture[str]
     spec.loader.exec_module(module)
     module.main(str(model_folder), steps=1, num_train=4, num_val=3, max_tokens=6)
     told = capsys.readouterr().out
-    assert "loaded again" in told
+    found = re.search(r"^to   '(.+)'$", told, re.MULTILINE)
+    assert f"loaded again: '{found[1]}'" in told
+    assert "num_unread on validation rows: 3 -> 3" in told

@@ -78,9 +78,8 @@ class GreaterEngine:
         _check_supported(request)
         limit = request.config.max_tokens or self.config.max_new_tokens
         try:
-            text = self.text(request)
-            self._check_length(text, limit)
-            (found,) = self._generate([text], limit, request.config.stop)
+            self._check_length(len(self.ids(request)), limit)
+            (found,) = self._generate([self.text(request)], limit, request.config.stop)
         except ValueError as error:
             raise lm15.InvalidRequestError(str(error)) from error
         return lm15.Response(
@@ -113,12 +112,16 @@ class GreaterEngine:
                 "another model, or an adapter that writes other messages"
             ) from error
 
-    def _check_length(self, text: str, limit: int) -> None:
-        ids = self.lm.vocabulary.encode([text], special_tokens=False)[0]
+    def ids(self, request: Any) -> list[int]:
+        """The ids of that text."""
+        (ids,) = self.lm.vocabulary.encode([self.text(request)], special_tokens=False)
+        return ids
+
+    def _check_length(self, number: int, limit: int) -> None:
         most = self.lm.max_context
-        if most is not None and len(ids) + limit > most:
+        if most is not None and number + limit > most:
             raise lm15.ContextLengthError(
-                f"{len(ids)} tokens and a reply of up to {limit} do not fit the context of {most} "
+                f"{number} tokens and a reply of up to {limit} do not fit the context of {most} "
                 f"tokens of {self.lm.name}: lower max_tokens, or shorten the inputs"
             )
 

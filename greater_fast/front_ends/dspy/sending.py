@@ -119,23 +119,29 @@ class Target:
         return recorder.requests
 
 
-def check_layout(lm: Any, request: Any, num_ids: int) -> str | None:
-    """Ask a served LM how many tokens it reads in a request; a note where it does not say.
+def check_served(lm: Any, request: Any, num_ids: int) -> list[str]:
+    """Ask a served LM how many tokens it reads in a request; notes on what is not as in a search.
 
     Raises:
         ValueError: it reads another number than our ids are.
     """
+    notes = []
+    if request.config.temperature != 0:
+        notes.append(
+            f"{lm.model} is asked at temperature {request.config.temperature} (None is the "
+            "server's own), and the search is greedy: temperature=0.0 has the same replies"
+        )
     config = lm15.Config(max_tokens=1, temperature=0.0)
     asked = lm15.Request(
         model=lm.model, messages=request.messages, system=request.system, config=config
     )
     found = lm(asked, cache=False).usage.input_tokens
     if found is None:
-        return f"{lm.model} does not say how many tokens it reads: its layout was not checked"
-    if found != num_ids:
+        notes.append(f"{lm.model} does not say how many tokens it reads: this was not checked")
+    elif found != num_ids:
         raise ValueError(
             f"{lm.model} reads {found} tokens in a conversation that is {num_ids} tokens of the "
             "model that is searched with: it has another chat template or tokenizer, or puts a BOS "
             "before the template's own; serve the same model, with the same template"
         )
-    return None
+    return notes

@@ -16,7 +16,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.examples.splits import make_splits
 from greater_fast.front_ends.dspy.engine import GreaterEngine
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
-from greater_fast.front_ends.dspy.sending import Target, check_layout
+from greater_fast.front_ends.dspy.sending import Target, check_served
 from greater_fast.search.checks import check_callable
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.optimizer import OnStep
@@ -108,10 +108,12 @@ class GReaTer(Teleprompter):
         if "max_new_tokens" not in self.config and first.config.max_tokens:
             config = replace(config, max_new_tokens=first.config.max_tokens)
         rows = lay_out(local, reply, train.rows, train.examples, config)
+        val_rows: Layouts | None = None
+        if all(example.answer for example in val.examples):
+            val_rows = lay_out(local, reply, val.rows, val.examples, config)
         notes += [*rows.notes, *_notes(reply, rows)]
         if self.model is not None:
-            num_ids = len(rows.context_ids(0, rows.prompt_ids))
-            notes += [note for note in [check_layout(target.lm, first, num_ids)] if note]
+            notes += check_served(target.lm, first, len(local.ids(first)))
         judge = _Judge(target, val.rows, self.metric, self.num_threads)
         found = find_prompts(local.engine, rows, config, on_step=self.on_step, judge=judge)
         programs = [target.with_prompt(prompt.prompt) for prompt in found.prompts]
@@ -126,7 +128,8 @@ class GReaTer(Teleprompter):
             "prompt": found.best.prompt,
             "initial_score": found.initial.judged,
             "score": found.best.judged,
-            **_forced(local, reply, val, found, config),
+            "initial_forced_accuracy": _forced(local, val_rows, found.initial.prompt, config),
+            "forced_accuracy": _forced(local, val_rows, found.best.prompt, config),
             "initial_num_unread": judge.num_unread[found.initial.prompt],
             "num_unread": judge.num_unread[found.best.prompt],
             "num_train": len(rows),
@@ -219,23 +222,21 @@ def _notes(reply: Reply, rows: Layouts) -> list[str]:
 
 
 def _forced(
-    local: GreaterEngine, reply: Reply, val: _Set, found: Found, config: Config
-) -> dict[str, float | None]:
-    """Percent of validation rows right where the header is written for the model; None unlabelled.
+    local: GreaterEngine, rows: Layouts | None, prompt: str, config: Config
+) -> float | None:
+    """Percent of validation rows that are right where the header is written for the model.
 
-    Beside the metric's score these tell replies without a header from wrong answers.
+    Beside the metric's score it tells replies without a header from wrong answers. None without
+    labels, and where the prompt has other tokens beside one of these rows than it was found with.
     """
-    rows: Layouts | None = None
-    if all(example.answer for example in val.examples):
-        rows = lay_out(local, reply, val.rows, val.examples, config)
-    figures: dict[str, float | None] = {}
-    for name, prompt in (("initial_forced", found.initial), ("forced", found.best)):
-        figures[f"{name}_accuracy"] = None
-        if rows is not None:
-            given = rows.with_prompt(prompt.prompt)
-            scored = find_prompts(local.engine, given, replace(config, steps=0, minutes=None))
-            figures[f"{name}_accuracy"] = round(100 * (1 - scored.initial.error_rate), 2)
-    return figures
+    if rows is None:
+        return None
+    try:
+        given = rows.with_prompt(prompt)
+    except ValueError:
+        return None
+    scored = find_prompts(local.engine, given, replace(config, steps=0, minutes=None))
+    return round(100 * (1 - scored.initial.error_rate), 2)
 
 
 @dataclass
