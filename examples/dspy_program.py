@@ -13,10 +13,19 @@ from greater_fast.examples.tasks import generate
 from greater_fast.front_ends.dspy import GReaTer, InstructionLast, local_lm
 
 INSTRUCTIONS = "Use proper logical reasoning and think step by step."
+# Without some, a model of this size does not keep to the adapter's format at all.
+DEMOS = [
+    dspy.Example(question=f"Work out the value of {sum_}.", reasoning=reasoning, answer=answer)
+    for sum_, reasoning, answer in (
+        ("7 - (1 - 6)", "1 - 6 is -5, and 7 - -5 is 12.", 12),
+        ("5 + (10 * 4)", "10 * 4 is 40, and 5 + 40 is 45.", 45),
+        ("20 + 3", "20 + 3 is 23.", 23),
+    )
+]
 
 
 def rows(number: int, seed: int) -> list[dspy.Example]:
-    """Small sums in words, whose answers are integers."""
+    """Sums of two numbers, and products."""
     return [
         dspy.Example(question=row.question, answer=int(row.answer)).with_inputs("question")
         for row in generate("multistep_arithmetic", number, seed=seed, difficulty=1)
@@ -30,16 +39,19 @@ def is_right(example: dspy.Example, prediction: dspy.Prediction, trace: object =
 
 def main(
     model: str = "smollm2-135m",
-    steps: int = 5,
-    num_train: int = 10,
-    num_val: int = 16,
-    max_tokens: int = 64,
+    steps: int = 4,
+    num_train: int = 8,
+    num_val: int = 12,
+    max_tokens: int = 48,
 ) -> None:
     """Optimise a program, and say what it gained on rows that it has not seen."""
     logging.getLogger("dspy").setLevel(logging.ERROR)  # else it tells of every reply cut off
     lm = local_lm(model, max_tokens=max_tokens)
     dspy.configure(lm=lm, adapter=InstructionLast(use_json_adapter_fallback=False))
-    program = dspy.ChainOfThought(dspy.Signature("question -> answer: int", INSTRUCTIONS))
+    signature = dspy.Signature("question -> answer: int", INSTRUCTIONS)
+    # Such a model often leaves out the header of its reasoning: that of the answer is enough.
+    program = dspy.ChainOfThought(signature, rationale_field_type=str | None)
+    program.predict.demos = DEMOS
 
     config = {"objective": "loss", "steps": steps, "num_finalists": 3}
     optimizer = GReaTer(is_right, config=config, num_threads=num_val)
@@ -60,7 +72,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.json"
         better.save(path)
-        again = dspy.ChainOfThought("question -> answer: int")
+        again = dspy.ChainOfThought("question -> answer: int", rationale_field_type=str | None)
         again.load(path)
     print(f"loaded again: {again.predict.signature.instructions!r}")
 

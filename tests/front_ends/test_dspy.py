@@ -389,6 +389,22 @@ def test_a_program_may_change_its_inputs(asked: Any, monkeypatch: pytest.MonkeyP
     assert better.hint.signature.instructions == Shouting().hint.signature.instructions
 
 
+@pytest.mark.usefixtures("context")
+def test_another_engine_searches_where_settings_of_it_differ(
+    asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The LM's own answers calls alone then; limits are the LM's, or those that are given."""
+    limits: dict[float, list[set[int]]] = {}
+    for temperature, more in ((1.0, {}), (0.2, {"max_new_tokens": 3})):
+        with monkeypatch.context() as patch:
+            recording = Recording(asked.engine.engine, patch)
+            config = {**SEARCH, **more, "temperature": temperature}
+            compiled(thought(), 4, 2, config=config)
+        searched = {r.max_new_tokens for r, _ in recording if r.target_ids}
+        limits[temperature] = [searched, {r.max_new_tokens for r, _ in recording} - searched]
+    assert limits == {1.0: [set(), {LIMIT}], 0.2: [{3}, {LIMIT}]}
+
+
 # How answers are asked for.
 
 
