@@ -39,13 +39,13 @@ def is_right(example: dspy.Example, prediction: dspy.Prediction, trace: object =
 
 def main(
     model: str = "smollm2-135m",
-    steps: int = 4,
-    num_train: int = 8,
-    num_val: int = 12,
-    max_tokens: int = 48,
+    steps: int = 3,
+    num_train: int = 6,
+    num_val: int = 8,
+    max_tokens: int = 40,
 ) -> None:
     """Optimise a program, and say what it gained on rows that it has not seen."""
-    logging.getLogger("dspy").setLevel(logging.ERROR)  # else it tells of every reply cut off
+    logging.getLogger("dspy").setLevel(logging.CRITICAL)  # each reply that cannot be read is told
     lm = local_lm(model, max_tokens=max_tokens)
     dspy.configure(lm=lm, adapter=InstructionLast(use_json_adapter_fallback=False))
     signature = dspy.Signature("question -> answer: int", INSTRUCTIONS)
@@ -53,7 +53,7 @@ def main(
     program = dspy.ChainOfThought(signature, rationale_field_type=str | None)
     program.predict.demos = DEMOS
 
-    config = {"objective": "loss", "steps": steps, "num_finalists": 3}
+    config = {"objective": "loss", "steps": steps, "num_finalists": 2}
     optimizer = GReaTer(is_right, config=config, num_threads=num_val)
     data = rows(num_train + 2 * num_val, seed=1)
     train, val, test = data[:num_train], data[num_train:-num_val], data[-num_val:]
