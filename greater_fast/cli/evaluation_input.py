@@ -14,6 +14,7 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Examples
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION, InputError, checking_input
+from greater_fast.runs.unseen import unseen
 from greater_fast.runs.visible import visible
 
 
@@ -124,11 +125,8 @@ def prompt_of(run: dict[str, Any]) -> str:
 
 def _unseen(rows: Examples, seen: list[dict[str, Any]]) -> Examples:
     """Rows that a run did not search or choose on; says how many were left out."""
-    questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
-    kept = [row for row in rows if " ".join(row.question.split()) not in questions]
+    kept = unseen(rows, seen)
     if len(kept) < len(rows):
         left_out = len(rows) - len(kept)
         print(f"{left_out} of {len(rows)} rows left out: the run has seen them", file=sys.stderr)
-    if not kept:
-        raise ValueError("the run has seen all of these rows: give it test rows")
-    return Examples(kept, rows.notes)
+    return kept

@@ -54,6 +54,16 @@ def matching_gold(predicted: str, golds: Iterable[str]) -> str | None:
     return next((gold for gold in golds if answers_match(predicted, gold)), None)
 
 
+def compared_form(text: str) -> str:
+    """The text by which whoever compares texts alone finds `answers_match`.
+
+    That of a predicted answer equals that of a gold one where the two match, unless the gold one is
+    a longer text that reads as a choice ("A) Paris"); an empty one is no gold one's.
+    """
+    written = normalise_answer(text)
+    return chosen_letter(written) or written
+
+
 def chosen_letter(text: str) -> str | None:
     """The letter of "(a) paris", "a) paris", "option a", in the form that answers are compared in.
 

@@ -31,9 +31,11 @@ class Rendering:
     It is tokenised with the tokenizer's own `special_tokens` or without; `num_behind` of the ids
     are taken off its end. `messages` are what the chat template makes that of, with {question} in
     its place; None for a model without one. `extractor_ids` follow the reasoning, which any
-    of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer.
+    of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. `lm` is the
+    model without its weights.
     """
 
+    lm: LM
     files: ModelFiles
     config: Config
     prompt: str
@@ -65,8 +67,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         named = run["run"]["model"] if model is None else model
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
-    if not isinstance(named, str):
-        raise ValueError(f"the run is of several models: name one of {', '.join(named)} (--model)")
+    check_one_model(named)
     config = Config.from_mapping(settings)
     files = locate(named, smollm2_source() if named == SMOLLM2 else named)
     lm = _outline(named, config)
@@ -74,6 +75,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
     rendering = Rendering(
+        lm=lm,
         files=files,
         config=config,
         prompt=prompt,
@@ -90,6 +92,12 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         notes=tuple(run["damage"]),
     )
     return _checked(rendering, lm, rows, run["result"])
+
+
+def check_one_model(named: object) -> None:
+    """Raise ValueError where a run names several models, of which one is to be named."""
+    if isinstance(named, list):
+        raise ValueError(f"the run is of several models: name one of {', '.join(named)} (--model)")
 
 
 def _prompt_of(run: Mapping[str, Any]) -> str:
@@ -164,12 +172,12 @@ def _checked(
                 f"the tokenizer of {rendering.files.name} makes other ids of the prompt "
                 f"{quoted(rendering.prompt)} than the run had: is it the run's model?"
             )
-        rendering = replace(rendering, num_behind=_compared(rendering, lm, layouts))
+        rendering = replace(rendering, num_behind=num_ids_behind(rendering, layouts))
         longest = layouts.longest_answer + SPARE_ANSWER_TOKENS
     return replace(rendering, notes=tuple(notes), max_answer_tokens=longest)
 
 
-def _compared(rendering: Rendering, lm: LM, layouts: Layouts) -> int:
+def num_ids_behind(rendering: Rendering, layouts: Layouts) -> int:
     """How many tokens the tokenizer adds behind each row's ids, which all come first.
 
     Raises:
@@ -178,7 +186,7 @@ def _compared(rendering: Rendering, lm: LM, layouts: Layouts) -> int:
     added = set()
     for number, row in enumerate(layouts.rows):
         text = f"{rendering.before}{row.example.question.strip()}{rendering.after}"
-        ids = lm.tokenizer(text, add_special_tokens=rendering.special_tokens)["input_ids"]
+        ids = rendering.lm.tokenizer(text, add_special_tokens=rendering.special_tokens)["input_ids"]
         wanted = layouts.context_ids(number, layouts.prompt_ids)
         added.add(len(ids) - len(wanted))
         if tuple(ids[: len(wanted)]) != wanted or len(added) > 1:

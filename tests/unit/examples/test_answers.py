@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.examples.answers import answers_match, matching_gold, normalise_answer
+from greater_fast.examples.answers import (
+    answers_match,
+    compared_form,
+    matching_gold,
+    normalise_answer,
+)
 
 SAME = [
     ("True", "true", " TRUE ", "True.", "true .", "True...", '"True"', "'true.'", '"true".'),
@@ -266,3 +271,21 @@ def test_numbers_match_exactly_when_they_are_equal(first, second):
     if first.is_finite() and second.is_finite():
         equal = Fraction(first) == Fraction(second)
         assert answers_match(format(first, "f"), format(second, ",f")) == equal
+
+
+WRITTEN = [text for texts in SAME for text in texts]
+CHOICES = ["(A) Paris", "option B", "a", "B: not A", "(b) or (c)", "answer: C.", "A. 5", ""]
+
+
+@given(st.sampled_from([*WRITTEN, *CHOICES]), st.sampled_from([*WRITTEN, *CHOICES]))
+def test_equal_forms_are_answers_that_match(predicted: str, gold: str) -> None:
+    """But for a gold answer that is the text of a choice with its letter, or empty."""
+    form = compared_form(gold)
+    if form == normalise_answer(gold) and form:
+        assert (compared_form(predicted) == form) == answers_match(predicted, gold)
+
+
+def test_a_choice_is_compared_by_its_letter() -> None:
+    assert [compared_form(text) for text in CHOICES] == [
+        *("a", "b", "a", "b: not a", "(b) or (c)", "c", "a", ""),
+    ]

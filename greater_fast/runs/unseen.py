@@ -1,0 +1,23 @@
+"""Rows that a run has not seen: those that a test of its prompt may be on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from greater_fast.examples.data import Examples
+
+
+def unseen(rows: Examples, seen: Iterable[Mapping[str, Any]]) -> Examples:
+    """Rows that a run did not search or choose on; `seen` are lines of its `examples.jsonl`.
+
+    White space in a question is no difference.
+
+    Raises:
+        ValueError: the run has seen all of them.
+    """
+    questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
+    kept = [row for row in rows if " ".join(row.question.split()) not in questions]
+    if not kept:
+        raise ValueError("the run has seen all of these rows: give it test rows")
+    return Examples(kept, rows.notes)
