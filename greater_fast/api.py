@@ -49,6 +49,7 @@ from greater_fast.runs.sitting.sit import Asked, Functions, sit
 from greater_fast.runs.timing.run_plan import RunPlan, check_measure, measured
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.runs.timing.work import Work
+from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
 
 DEFAULT_PROMPT = (
@@ -69,6 +70,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
     on_step: OnStep | None = None,
     loss: AnswerLoss | None = None,
     metric: Metric | str | None = None,
+    judge: Judge | None = None,
     progress: bool = True,
     resume: bool = False,
 ) -> Result:
@@ -92,6 +94,10 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             number from 0 to 1, or a name as of `config.metric`. It is called once for each answer
             that is generated, by the process that holds the row. By objective error the search
             generates answers too, and counts 1 - metric; by objective loss it does not.
+        judge: who chooses the prompt, in place of the development rows: a function of the texts of
+            the best prompts and the initial one to a number for each, the more the better; of
+            equals the initial one is kept. It is called once, when the search has ended. Only the
+            chosen and the initial prompt are then measured on the development rows.
         progress: tell on standard error what is done: by a bar in a terminal or a notebook, by a
             line a step elsewhere.
         resume: go on with the run that `run_dir` holds, if it holds one, with the same arguments;
@@ -110,15 +116,16 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
         FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
 
-    These two, and whatever `on_step`, `loss` or `metric` raises, end the run once its result so far
-    is written; notes on the exception name the best prompt and the folder.
+    These two, a `judge` that gives something else than a finite number for each prompt, and
+    whatever `on_step`, `loss`, `metric` or `judge` raises, end the run once its result so far is
+    written; notes on the exception name the best prompt and the folder.
 
     Under torchrun every process calls this alike and gets the same result. Settings, rows and what
     `on_step` says are rank 0's, which alone writes and tells; each loads the model.
     """
     begun = time.monotonic()
     ranks = join()
-    functions = Functions(on_step, loss, metric)
+    functions = Functions(on_step, loss, metric, judge)
     with checking_input():
         sources = as_models(model, ranks)
         given = ranks.from_first(with_metric(checked_config(config), metric))

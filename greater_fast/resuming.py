@@ -18,6 +18,7 @@ from greater_fast.runs.models.alike import as_models
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks
 from greater_fast.runs.result import Result
 from greater_fast.runs.sitting.sit import Asked, Functions, saved_splits, sit
+from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
 
 
@@ -31,6 +32,7 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
     on_step: OnStep | None = None,
     loss: AnswerLoss | None = None,
     metric: Metric | None = None,
+    judge: Judge | None = None,
     progress: bool = True,
 ) -> Result:
     """Go on with a run where it ended, for whatever reason, by what its folder holds.
@@ -49,6 +51,8 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
         on_step: as of `optimize`: called with steps that are finished from now on.
         loss: the function that the run was begun with, if there was one.
         metric: the function that the run was begun with, if there was one.
+        judge: the function that the run was begun with, if there was one. It is asked again only
+            where there are other prompts to judge than before.
         progress: as of `optimize`.
 
     Raises:
@@ -58,7 +62,7 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
     """
     begun = time.monotonic()
     ranks = join()
-    functions = Functions(on_step, loss, metric)
+    functions = Functions(on_step, loss, metric, judge)
     with checking_input():
         if ranks.is_first:
             read_run(run_dir)  # there is one, and it has begun

@@ -52,8 +52,11 @@ def _outcome_of(trial: dict[str, Any]) -> str:
 
 def finalists_table(result: dict[str, Any]) -> Table:
     """One row a prompt that was tried on the development rows, the initial one among them."""
-    numbers = ("dev\naccuracy", "95% interval", "train\nerror", "objective")
-    table = _table("prompts on the development rows", ("", *numbers))
+    numbers = ["dev\naccuracy", "95% interval", "train\nerror", "objective"]
+    title, is_judged = "prompts on the development rows", _judged(result["best"]) is not None
+    if is_judged:
+        title, numbers = "prompts that were judged", ["judged", *numbers]
+    table = _table(title, ("", *numbers))
     table.add_column("prompt", overflow="fold")
     for prompt in result["finalists"]:
         role = [
@@ -63,6 +66,7 @@ def finalists_table(result: dict[str, Any]) -> Table:
         ]
         cells = (
             "\n".join(role),
+            *([f"{_judged(prompt):g}"] if is_judged else []),
             percent(prompt["dev"]),
             interval(prompt["dev"]),
             f"{prompt['train_error_rate']:.1%}",
@@ -115,6 +119,8 @@ def outcome(result: dict[str, Any]) -> list[str]:
     lines = [f"stopped: {result['stopped']} ({steps})"]
     for name, prompt in (("initial", baseline), ("best", best)):
         lines.append(f"{name} prompt: {prompt['prompt']}")
+        if _judged(prompt) is not None:
+            lines.append(f"  judged {_judged(prompt):g}")
         for split in ("train", "dev", "test"):
             if prompt.get(split) is not None:
                 lines.append(
@@ -186,7 +192,13 @@ def _test(comparison: dict[str, Any]) -> str:
 def _optimism(result: dict[str, Any]) -> list[str]:
     """That the best of several prompts looks better on the rows it was chosen on."""
     best, num_measured = result["best"], len(_measured(result))
-    if _same(best, result["baseline"]) or best["test"] or not best["dev"] or num_measured < 2:
+    if (
+        _judged(best) is not None
+        or _same(best, result["baseline"])
+        or best["test"]
+        or not best["dev"]
+        or num_measured < 2
+    ):
         return []
     return [
         f"the best prompt was chosen among {num_measured} on these dev rows, so its dev accuracy "
@@ -198,6 +210,8 @@ def _optimism(result: dict[str, Any]) -> list[str]:
 def _unmeasured(result: dict[str, Any]) -> list[str]:
     """What a run that ended early left unknown."""
     num_measured, num_prompts = len(_measured(result)), len(result["finalists"])
+    if _judged(result["best"]) is not None:
+        return []
     if result["best"]["dev"] is None:
         return [
             "no prompt was measured on the development rows: the run ended before, so the best "
@@ -213,6 +227,11 @@ def _unmeasured(result: dict[str, Any]) -> list[str]:
 
 def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [prompt for prompt in result["finalists"] if prompt["dev"] is not None]
+
+
+def _judged(prompt: dict[str, Any]) -> float | None:
+    """What a judge gave the prompt; older results know of none."""
+    return prompt.get("judged")
 
 
 def _same(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -86,6 +86,7 @@ class Prompt:
     ids: tuple[int, ...] | None
     objective: float | None
     train_error_rate: float | None
+    judged: float | None
     measured: Mapping[str, Measured]
 
     @classmethod
@@ -100,6 +101,7 @@ class Prompt:
             ids=values.counts("prompt_ids"),
             objective=values.number("objective"),
             train_error_rate=values.number("train_error_rate"),
+            judged=values.number("judged"),
             measured={split: one for split, one in found.items() if one},
         )
 
@@ -206,6 +208,11 @@ class RunView:
         return self.run.texts("model")
 
     @property
+    def is_judged(self) -> bool:
+        """Whether a judge chose the new prompt."""
+        return self.new is not None and self.new.judged is not None
+
+    @property
     def is_same(self) -> bool:
         """Whether the best prompt is the initial one, as far as both are known."""
         return bool(self.initial and self.initial.is_same_as(self.new))
@@ -267,4 +274,4 @@ def read_run_view(folder: Path, number: int) -> RunView:
 
 def _bare(text: Any, objective: float | None = None, error: float | None = None) -> Prompt | None:
     """A prompt of which no more is known."""
-    return Prompt(text, None, objective, error, {}) if text else None
+    return Prompt(text, None, objective, error, None, {}) if text else None

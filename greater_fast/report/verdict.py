@@ -40,19 +40,20 @@ def verdict(view: RunView) -> Verdict:
     compared = known[split]
     if view.is_same:
         return Verdict("Nothing was gained", "calm", summary, split, compared)
-    headline, tone = _headline(compared, split)
+    headline, tone = _headline(compared, split, view.is_judged)
     return Verdict(headline, tone, summary, split, compared)
 
 
-def _headline(compared: Compared, split: str) -> tuple[str, str]:
+def _headline(compared: Compared, split: str, is_judged: bool) -> tuple[str, str]:
     sure = is_sure(compared.p_value)
     if compared.difference <= 0:
         worse = sure and compared.difference < 0
         return ("The new prompt is worse", "bad") if worse else ("Nothing was gained", "calm")
     if split == "dev":
+        which = "development rows" if is_judged else "rows it was chosen by"
         if not sure:
-            return "No gain is shown on the rows it was chosen by", "calm"
-        return "A gain on the rows it was chosen by, not tried on others", "open"
+            return f"No gain is shown on the {which}", "calm"
+        return f"A gain on the {which}, not tried on others", "open"
     return ("The new prompt is better", "good") if sure else ("A gain that may be chance", "open")
 
 

@@ -24,7 +24,9 @@ def result_html(result: Result) -> str:
     rows = "".join(
         _row(role, prompt) for role, prompt in (("initial", result.baseline), ("best", result.best))
     )
-    head = "".join(f"<th>{name}</th>" for name in ("", "objective", "dev", "test", "prompt"))
+    judged = () if result.best.judged is None else ("judged",)
+    names = ("", "objective", *judged, "dev", "test", "prompt")
+    head = "".join(f"<th>{name}</th>" for name in names)
     return (
         f"<div><p>{_text(result.summary)}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -72,7 +74,8 @@ def _dot(place: str, step: Step) -> str:
 
 
 def _row(role: str, prompt: PromptResult) -> str:
-    cells = (f"{prompt.objective:.4f}", _measured(prompt.dev), _measured(prompt.test))
+    judged = () if prompt.judged is None else (f"{prompt.judged:g}",)
+    cells = (f"{prompt.objective:.4f}", *judged, _measured(prompt.dev), _measured(prompt.test))
     figures = "".join(f"<td>{cell}</td>" for cell in cells)
     return f"<tr><th>{role}</th>{figures}<td{_LEFT}>{_text(prompt.prompt)}</td></tr>"
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from greater_fast.runs.evaluation import Comparison, Evaluation
+from greater_fast.config import Config
+from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation, compare_models
 from greater_fast.runs.notebook import result_html
 from greater_fast.runs.statistics import is_sure, p_text, points_text
@@ -17,15 +18,16 @@ from greater_fast.search.nouns import Step
 
 @dataclass(frozen=True, slots=True)
 class PromptResult:
-    """A prompt with both its figures: objective on the training rows, accuracy on the others.
+    """A prompt with its figures: objective on the training rows, accuracy on the others.
 
     `train` is the initial prompt's accuracy there, to be held beside its `train_error_rate`: the
     search wants the gold answer token by token, evaluation compares what is generated; with a
     metric and objective error, both are the metric's. `dev` is
     None where the run was stopped before the development rows; `test` where none were given, and
-    for prompts that were neither the initial nor the best. `answer_loss` is the mean cross-entropy
-    of the gold answers in training at the temperature of the loss (0 where answers were measured),
-    `prompt_nll` the mean -log p of the prompt's tokens in nats.
+    for prompts that were neither the initial nor the best, of which a run with a judge measures
+    none on the development rows either. `answer_loss` is the mean cross-entropy of the gold answers
+    in training at the temperature of the loss (0 where answers were measured), `prompt_nll` the
+    mean -log p of the prompt's tokens in nats, `judged` what the judge gave the prompt.
     """
 
     prompt: str
@@ -37,6 +39,7 @@ class PromptResult:
     test: Evaluation | None = None
     answer_loss: float | None = None
     prompt_nll: float | None = None
+    judged: float | None = None
 
     @property
     def dev_accuracy(self) -> float | None:
@@ -57,6 +60,7 @@ class PromptResult:
             "train_error_rate": self.train_error_rate,
             "answer_loss": self.answer_loss,
             "prompt_nll": self.prompt_nll,
+            "judged": self.judged,
             "train": self.train.to_dict() if self.train else None,
             "dev": self.dev.to_dict() if self.dev else None,
             "test": self.test.to_dict() if self.test else None,
@@ -67,8 +71,9 @@ class PromptResult:
 class Result:
     """The outcome of `optimize`.
 
-    `best` is the prompt with the highest development accuracy, `baseline` the initial one;
-    `finalists` holds both and the others that were tried there. `dev_comparison` and
+    `best` is the prompt with the highest development accuracy, or the one that a judge gave the
+    most, `baseline` the initial one; `finalists` holds both and the others that were tried.
+    `dev_comparison` and
     `test_comparison` pair best (first) with baseline (second). `stopped` says why the loop ended,
     in a few words: "all steps done", "out of time", "interrupted", ... `test_seen_after` is set
     where the search went on, after so many steps, when the test rows had been evaluated already:
@@ -115,7 +120,8 @@ class Result:
         if new.prompt_ids == initial.prompt_ids:
             where = self._test_rows if initial.test else "development rows"
             measured = initial.test or initial.dev
-            so_far = "" if all(finalist.dev for finalist in self.finalists) else " so far"
+            is_known = new.judged is not None or all(finalist.dev for finalist in self.finalists)
+            so_far = "" if is_known else " so far"
             return (
                 f"Nothing was gained{so_far}: the initial prompt is still the best; on "
                 f"{measured.num_rows} {where}, it {_is_right_on(measured)}."
@@ -126,8 +132,9 @@ class Result:
                 f"{_is_right_on(new.test, initial.test)}: {gain_text(self.test_comparison)}."
             )
         assert self.dev_comparison is not None  # both were measured
+        chosen = "by which it was chosen" if new.judged is None else "while a judge chose it"
         return (
-            f"On the {new.dev.num_rows} development rows, by which it was chosen, the new prompt "
+            f"On the {new.dev.num_rows} development rows, {chosen}, the new prompt "
             f"{_is_right_on(new.dev, initial.dev)}: {gain_text(self.dev_comparison)}; on rows "
             "never seen, neither was tried."
         )
@@ -230,14 +237,26 @@ def gain_text(comparison: Comparison) -> str:
 
 
 def best_of(finalists: Sequence[PromptResult], initial_ids: tuple[int, ...]) -> PromptResult:
-    """The finalist that does best on the development rows.
+    """The finalist that does best on the development rows, or that a judge gave the most.
 
     They stand in the order of their training objective: the first of equals wins, but a prompt
-    that is no better on the development rows than the initial one is no reason to change.
+    that is no better than the initial one is no reason to change. All were judged, or none was.
     """
-    best = max(finalists, key=_dev_sum)
+    best = max(finalists, key=_worth)
     baseline = next(f for f in finalists if f.prompt_ids == initial_ids)
-    return baseline if baseline.dev and _dev_sum(baseline) == _dev_sum(best) else best
+    is_known = baseline.dev is not None or baseline.judged is not None
+    return baseline if is_known and _worth(baseline) == _worth(best) else best
+
+
+def cut_off_lines(best: PromptResult, baseline: PromptResult, config: Config) -> tuple[str, ...]:
+    """Lines on reasoning that the token limit ended, of both prompts that are compared."""
+    prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
+    return tuple(
+        note
+        for role, prompt in prompts.items()
+        for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
+        for note in cut_off_notes(f"{split} rows, {role} prompt", evaluation, config)
+    )
 
 
 def gap_notes(prompt: PromptResult) -> tuple[str, ...]:
@@ -254,6 +273,11 @@ def gap_notes(prompt: PromptResult) -> tuple[str, ...]:
         "extractor that ends in what the model writes before an answer, a colon or a quote, brings "
         "the two together",
     )
+
+
+def _worth(prompt: PromptResult) -> float:
+    """What finalists are chosen by."""
+    return _dev_sum(prompt) if prompt.judged is None else prompt.judged
 
 
 def _dev_sum(prompt: PromptResult) -> float:

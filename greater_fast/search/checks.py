@@ -7,6 +7,7 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
 from greater_fast.wording import quoted
 
@@ -44,10 +45,14 @@ def check_no_race(num_models: int, config: Config) -> None:
         )
 
 
-def check_functions(on_step: OnStep | None, loss: AnswerLoss | None, config: Config) -> None:
+def check_functions(
+    on_step: OnStep | None, loss: AnswerLoss | None, config: Config, judge: Judge | None = None
+) -> None:
     """Raise ValueError where one cannot be called, or goes with no such settings."""
     if on_step is not None:
         check_callable("on_step", on_step, ("a step",))
+    if judge is not None:
+        check_callable("judge", judge, ("the texts of prompts",))
     if loss is None:
         return
     check_callable("loss", loss, ("an answer's logits [A, V]", "its ids [A]"))

@@ -6,9 +6,8 @@ Nothing is written, and no development row is asked: that is what a run adds (`g
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from greater_fast.config import Config
@@ -16,19 +15,16 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.search.checks import (
-    check_callable,
     check_functions,
     check_no_race,
     check_stop_texts,
 )
 from greater_fast.search.ensemble import Models, members
+from greater_fast.search.judge import Judge, judged
 from greater_fast.search.nouns import Scored
 from greater_fast.search.optimizer import OnStep, run, start
 from greater_fast.search.state import LoopState
 from greater_fast.wording import printable
-
-# The texts of some prompts -> what each is worth, the more the better
-Judge = Callable[[Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +93,8 @@ def find_prompts(
     until then.
     """
     check_no_race(len(members(models)), config)
-    check_functions(on_step, loss, config)
+    check_functions(on_step, loss, config, judge)
     check_stop_texts(layouts.stop, config)
-    if judge is not None:
-        check_callable("judge", judge, ("the texts of prompts",))
     if config.minutes is not None:
         warnings.warn(
             "minutes: without effect on find_prompts: a true value from on_step ends the search",
@@ -133,12 +127,12 @@ def _judged(
     initial, best = state.scored[layouts.prompt_ids], state.best(config.num_finalists, config)
     finalists = best if initial in best else [*best, initial]
     texts = [layouts.prompt_text(scored.prompt_ids) for scored in finalists]
-    judged: list[float | None] = [None] * len(texts)
+    values: list[float | None] = [None] * len(texts)
     if judge is not None:
-        judged = [*_checked(judge(tuple(texts)), len(texts))]
+        values = [*judged(judge, texts)]
     found = [
         _found(scored, text, value, config)
-        for scored, text, value in zip(finalists, texts, judged, strict=True)
+        for scored, text, value in zip(finalists, texts, values, strict=True)
     ]
     own = found[finalists.index(initial)]
     if judge is not None:
@@ -156,14 +150,3 @@ def _found(scored: Scored, text: str, judged: float | None, config: Config) -> F
         prompt_nll=scored.objective.prompt_nll,
         judged=judged,
     )
-
-
-def _checked(values: Sequence[float], number: int) -> list[float]:
-    """What a judge gave, as numbers."""
-    try:
-        found = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"judge: got {values!r}, expected a number for each prompt") from error
-    if len(found) != number or not all(map(math.isfinite, found)):
-        raise ValueError(f"judge: got {found}, expected {number} finite numbers")
-    return found

@@ -54,7 +54,7 @@ def compare_sources(run: Mapping[str, Any], number: int) -> None:
 def compare_functions(run: Mapping[str, Any], given: Mapping[str, str | None]) -> None:
     """Raise ValueError where a function of the user's own is missing, or has another name.
 
-    `given` has the names of `on_step`, `loss` and `metric`, None for none.
+    `given` has the names of `on_step`, `loss`, `metric` and `judge`, None for none.
     """
     for name, now in given.items():
         before = run.get(name)

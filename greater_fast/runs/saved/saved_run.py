@@ -34,7 +34,7 @@ class SavedRun:
     finals and test had not. `rows` are those that were evaluated, by split, prompt and model ("" of
     one alone), then by number; `tested_after` are the numbers of steps after which test rows were.
     `clock` has the seconds that all sittings took. The last step `is_unanswered` where an `on_step`
-    was not heard out on it.
+    was not heard out on it. `judgement` has the `prompts` that were judged, and their `values`.
     """
 
     run: dict[str, Any]
@@ -46,6 +46,7 @@ class SavedRun:
     tested_after: frozenset[int] = frozenset()
     clock: Mapping[str, float] = field(default_factory=dict)
     is_unanswered: bool = False
+    judgement: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> str | list[str]:
@@ -121,7 +122,8 @@ class SavedRun:
             raise _damaged(folder, error) from error
         search = (state, steps, values.get("ended"))
         is_unanswered = bool(steps) and bool(values.get("unanswered"))
-        return cls(run, examples, *search, rows, tested_after, seconds, is_unanswered)
+        more = (is_unanswered, values.get("judged"))
+        return cls(run, examples, *search, rows, tested_after, seconds, *more)
 
 
 def _lost_state(folder: Path) -> list[str]:

@@ -26,13 +26,15 @@ class Journal:
     """The finished part of a run of so many planned steps; `saved` is that of earlier sittings.
 
     A step that is cut off in its middle may have changed the loop's state: here it has not. One
-    whose `on_step` was not heard out is known as such (`unanswered`), in the folder too.
+    whose `on_step` was not heard out is known as such (`unanswered`), in the folder too. The
+    `judgement` of finalists is written with the state.
     """
 
     def __init__(self, directory: RunDirectory, num_steps: int) -> None:
         self._directory, self._num_planned = directory, num_steps
         self.saved = directory.saved or SavedRun({}, [])
         self._is_unanswered = self.saved.is_unanswered
+        self.judgement = self.saved.judgement
         self._finished: _Finished | None = None
         if self.saved.state is not None:
             self._finished = _Finished(self.saved.state.copy(), self.saved.steps)
@@ -96,7 +98,11 @@ class Journal:
         self._directory.write_state({**self._values(self.state), **waiting})
 
     def _values(self, state: LoopState) -> dict[str, Any]:
-        return {**state.to_dict(), **({"unanswered": True} if self._is_unanswered else {})}
+        return {
+            **state.to_dict(),
+            **({"unanswered": True} if self._is_unanswered else {}),
+            **({"judged": self.judgement} if self.judgement else {}),
+        }
 
     def write_result(self, result: Result, ended: str | None) -> None:
         """The outcome; `ended` as of `write_state`, where something of finals or test is left."""

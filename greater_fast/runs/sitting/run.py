@@ -10,20 +10,25 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Evaluation, cut_off_notes
+from greater_fast.runs.evaluation import Evaluation
 from greater_fast.runs.interrupts import Terminated, signals_heard
-from greater_fast.runs.models.mean_evaluation import (
-    evaluate_models,
-    recorded,
-    was_measured,
-)
+from greater_fast.runs.models.mean_evaluation import evaluate_models, recorded, was_measured
 from greater_fast.runs.progress import Teller
-from greater_fast.runs.result import PromptResult, Result, best_of, comparison_of, gap_notes
+from greater_fast.runs.result import (
+    PromptResult,
+    Result,
+    best_of,
+    comparison_of,
+    cut_off_lines,
+    gap_notes,
+)
 from greater_fast.runs.sitting.journal import Journal
+from greater_fast.runs.sitting.judgement import Judgement
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.ensemble import Models, members
+from greater_fast.search.judge import Judge
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.optimizer import STOPPED, OnStep, flat_note, run, start
 from greater_fast.search.state import LoopState
@@ -48,11 +53,17 @@ class Run:
         self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
         self._journal = Journal(directory, config.steps)
+        self._judgement = Judgement(self._journal)
         self._pace = Pace(layouts, config)
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
     def result(
-        self, on_step: OnStep | None, teller: Teller, budget: TimeBudget, ranks: Ranks = ALONE
+        self,
+        on_step: OnStep | None,
+        teller: Teller,
+        budget: TimeBudget,
+        ranks: Ranks = ALONE,
+        judge: Judge | None = None,
     ) -> Result:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
@@ -104,6 +115,11 @@ class Run:
                     )
                     ended = stopped
                     self._journal.write_state(ended)
+                    if judge is not None:
+                        self._judgement.ask(judge, self._texts(state), teller, ranks)
+                        self._journal.write_state(ended)
+                        signals.hear_anew()  # as after `on_step`
+                        budget.lap()
                     self._measure(state, teller, budget)
             except KeyboardInterrupt:
                 stopped = "interrupted"
@@ -146,11 +162,15 @@ class Run:
     def _measure(self, state: LoopState, teller: Teller, budget: TimeBudget) -> None:
         """The finalists on the development rows; the initial prompt in training; the test rows.
 
-        Where time is short, the best and the initial prompt are measured all the same; what was
-        left out stands in the notes.
+        Where they were judged, only the best and the initial prompt. Where time is short, these are
+        measured all the same; what was left out stands in the notes.
         """
         finalists, initial = self._finalists(state), state.scored[self._initial_ids]
-        sure = [s for s in finalists if s is initial or s is finalists[0]]
+        first = finalists[0]
+        if self._judgement.of(self._text(initial)) is not None:
+            first = state.scored[self._best(finalists).prompt_ids]
+            finalists = [s for s in finalists if s is initial or s is first]
+        sure = [s for s in finalists if s is initial or s is first]
         left_out = self._compare(finalists, sure, teller, budget)
         is_known = was_measured(initial.rollouts) or not self._share_left("train", initial)
         to_come = self._seconds("train", initial) + self._seconds("test", *sure)
@@ -162,7 +182,7 @@ class Run:
             left_out.append("the initial prompt on the training rows")
         if "test" in self._layouts:
             teller.say("test rows, the best and the initial prompt")
-            best = best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
+            best = self._best(finalists)
             for prompt_ids in dict.fromkeys((self._initial_ids, best.prompt_ids)):
                 self._evaluate("test", state.scored[prompt_ids], budget)
         self._notes = (*self._notes, *budget.notes(left_out))
@@ -205,27 +225,27 @@ class Run:
         baseline = state.scored[self._initial_ids]
         return best if baseline in best else [*best, baseline]
 
+    def _best(self, finalists: list[Scored]) -> PromptResult:
+        return best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
+
+    def _text(self, scored: Scored) -> str:
+        return self._layouts["train"].prompt_text(scored.prompt_ids)
+
+    def _texts(self, state: LoopState) -> list[str]:
+        return [self._text(scored) for scored in self._finalists(state)]
+
     def _prompt_result(self, scored: Scored) -> PromptResult:
         return PromptResult(
-            prompt=self._layouts["train"].prompt_text(scored.prompt_ids),
+            prompt=self._text(scored),
             prompt_ids=scored.prompt_ids,
             objective=scored.objective.value(self._config),
             train_error_rate=scored.objective.error_rate,
+            judged=self._judgement.of(self._text(scored)),
             train=self._evaluations.get(("train", scored.prompt_ids)),
             dev=self._evaluations.get(("dev", scored.prompt_ids)),
             test=self._evaluations.get(("test", scored.prompt_ids)),
             answer_loss=scored.objective.answer_loss,
             prompt_nll=scored.objective.prompt_nll,
-        )
-
-    def _cut_off_notes(self, best: PromptResult, baseline: PromptResult) -> tuple[str, ...]:
-        """Lines on reasoning that the token limit ended, of both prompts that are compared."""
-        prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
-        return tuple(
-            note
-            for role, prompt in prompts.items()
-            for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
-            for note in cut_off_notes(f"{split} rows, {role} prompt", evaluation, self._config)
         )
 
     def _evaluate(self, split: str, scored: Scored, budget: TimeBudget) -> None:
@@ -244,9 +264,10 @@ class Run:
     def _take_known(self, state: LoopState) -> None:
         """Take in what earlier sittings evaluated, where this one was cut off before it did so."""
         finalists, initial = self._finalists(state), state.scored[self._initial_ids]
+        self._judgement.take_known(self._texts(state))
         self._evaluate_known("dev", *finalists)
         self._evaluate_known("train", initial)
-        best = best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
+        best = self._best(finalists)
         self._evaluate_known("test", initial, state.scored[best.prompt_ids])
 
     def _evaluate_known(self, split: str, *prompts: Scored) -> None:
@@ -280,7 +301,7 @@ class Run:
                 *journal.notes,
                 *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
                 *gap_notes(baseline),
-                *self._cut_off_notes(best, baseline),
+                *cut_off_lines(best, baseline, self._config),
             ),
             run_dir=self._directory.path,
             dev_comparison=comparison_of(best.dev, baseline.dev),

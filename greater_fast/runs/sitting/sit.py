@@ -44,6 +44,7 @@ from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.search.checks import check_functions
 from greater_fast.search.ensemble import Models, members
+from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
 
 
@@ -54,10 +55,11 @@ class Functions:
     on_step: OnStep | None = None
     loss: AnswerLoss | None = None
     metric: Metric | str | None = None
+    judge: Judge | None = None
 
     def check(self, config: Config) -> None:
         """Raise ValueError where one cannot be called, or goes with no such settings."""
-        check_functions(self.on_step, self.loss, config)
+        check_functions(self.on_step, self.loss, config, self.judge)
 
     @property
     def names(self) -> dict[str, str | None]:
@@ -70,6 +72,7 @@ class Functions:
             "on_step": _name_of(on_step),
             "loss": _name_of(self.loss),
             "metric": name_of_metric(self.metric) if callable(self.metric) else None,
+            "judge": _name_of(self.judge),
         }
 
 
@@ -134,7 +137,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             notes = tuple(dict.fromkeys((*saved.run["notes"], *notes, *directory.notes)))
             directory.go_on({**run, "notes": notes})
         else:
-            notes = (*own_notes, *directory.notes)
+            notes = (*own_notes, *_judge_notes(functions.judge), *directory.notes)
             layouts = prepared.layouts["train"]
             directory.begin(
                 {
@@ -156,7 +159,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
         return followed(
             functions.on_step if ranks.is_first else None,
             directory.path,
-            lambda: job.result(functions.on_step, teller, budget, ranks),
+            lambda: job.result(functions.on_step, teller, budget, ranks, functions.judge),
         )
 
 
@@ -250,6 +253,11 @@ def _path_or_name(source: Any) -> str | None:
         return str(path.absolute()) if path.exists() else str(source)
     except (OSError, RuntimeError):
         return str(source)
+
+
+def _judge_notes(judge: Judge | None) -> tuple[str, ...]:
+    """A line that names who chooses the prompt, if it is not for the development rows."""
+    return () if judge is None else (f"the prompt is chosen by: {_name_of(judge)}",)
 
 
 def _name_of(function: Any) -> str | None:

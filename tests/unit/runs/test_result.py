@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from greater_fast.runs.evaluation import Evaluation, RowRecord, compare
-from greater_fast.runs.result import PromptResult, Result
+from greater_fast.runs.result import PromptResult, Result, best_of
 
 
 def evaluation(correct: str) -> Evaluation:
@@ -82,6 +82,33 @@ def test_development_rows_alone_are_called_so() -> None:
         "On the 4 development rows, by which it was chosen, the new prompt is right on 75.0% ["
     )
     assert text.endswith("which may be chance; on rows never seen, neither was tried.")
+
+
+def test_a_prompt_that_a_judge_chose_is_called_so() -> None:
+    best, initial = prompt((1,), "1110"), prompt((2,), "0010")
+    best, initial = (dataclasses.replace(p, judged=j) for p, j in ((best, 2.0), (initial, 1.5)))
+    text = summary(best, initial, dataclasses.replace(prompt((3,)), judged=0.0))
+    assert text.startswith("On the 4 development rows, while a judge chose it, the new prompt is ")
+    assert summary(initial, initial, dataclasses.replace(prompt((3,)), judged=0.0)).startswith(
+        "Nothing was gained: the initial prompt is still the best; on 4 development rows, it is"
+    )
+
+
+def test_the_best_is_chosen_by_the_judge_or_else_by_development_rows() -> None:
+    """Of equals the initial one, else the first: they stand in the order of their objective."""
+    first, second, initial = prompt((1,), "1100"), prompt((2,), "0011"), prompt((3,), "0001")
+    assert best_of([first, second, initial], (3,)) is first
+    equal = prompt((3,), "1010")
+    assert best_of([first, second, equal], (3,)) is equal
+    for values, place in (((0.0, 1.0, 0.5), 1), ((0.0, 1.0, 1.0), 2), ((-2.0, -2.0, -3.0), 0)):
+        judged = [
+            dataclasses.replace(p, judged=value)
+            for p, value in zip((first, second, initial), values, strict=True)
+        ]
+        assert best_of(judged, (3,)) is judged[place]
+        unmeasured = [dataclasses.replace(p, dev=None) for p in judged]
+        assert best_of(unmeasured, (3,)) is unmeasured[place]
+    assert best_of([prompt((1,)), prompt((3,))], (3,)).prompt_ids == (1,)
 
 
 def test_nothing_better_was_found() -> None:

@@ -63,7 +63,7 @@ def test_all_other_settings_are_refused_by_name() -> None:
 
 
 def test_functions_are_asked_for_again() -> None:
-    none = dict.fromkeys(("on_step", "loss", "metric"))
+    none = dict.fromkeys(("on_step", "loss", "metric", "judge"))
     compare_functions(RUN, none)
     named = {"config": {**RUN["config"], "metric": "numeric"}, "metric": "numeric"}
     compare_functions(named, none)  # a setting, and no function
@@ -72,7 +72,7 @@ def test_functions_are_asked_for_again() -> None:
     for name in none:
         with pytest.raises(ValueError, match=rf"^{name}: .*'f', which no file holds: give it"):
             compare_functions({**RUN, name: "f"}, none)
-    for name in ("loss", "metric"):
+    for name in ("loss", "metric", "judge"):
         with pytest.raises(ValueError, match=f"^{name}: got 'g', the run was begun with 'f'"):
             compare_functions({**RUN, name: "f"}, {**none, name: "g"})
         with pytest.raises(ValueError, match=f"^{name}: got 'g', the run was begun with None"):
