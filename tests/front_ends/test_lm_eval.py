@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -296,6 +298,16 @@ def test_it_scores_no_text(small: Path) -> None:
             method([])
     assert model.tokenizer_name.endswith(f"-{model._config.template_date}")
     assert "/" not in model.tokenizer_name
+
+
+def test_the_example_finds_both_figures_equal(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = runpy.run_path(str(EXAMPLES / "lm_eval_check.py"))
+    names["main"](model=str(model_folder), steps=1, num_rows=2, max_new_tokens=6)
+    theirs, ours = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"the harness: (\d+\.\d% of 10 rows)", theirs)
+    assert theirs.split()[2:] == ours.split()[1:]
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
