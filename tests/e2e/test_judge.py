@@ -168,7 +168,7 @@ def test_what_was_judged_is_kept_while_the_finals_are_not_done(
         def fail(*given: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("greater_fast.runs.sitting.run.evaluate_models", fail)
+        patch.setattr("greater_fast.runs.sitting.finals.evaluate_models", fail)
         cut = optimize(**given, judge=Second(), run_dir=run_dir)
     assert cut.stopped == "interrupted"
     assert cut.best.judged == max(f.judged or 0 for f in cut.finalists) > 0.5

@@ -97,6 +97,10 @@ class Journal:
         waiting = {"ended": {"why": ended, "steps": self._num_planned}} if ended else {}
         self._directory.write_state({**self._values(self.state), **waiting})
 
+    def write_clock(self, seconds: float, score_seconds: float) -> None:
+        """How long the run took until now, and the scoring of its initial prompt."""
+        self._directory.write_clock({"seconds": seconds, "score_seconds": score_seconds})
+
     def _values(self, state: LoopState) -> dict[str, Any]:
         return {
             **state.to_dict(),

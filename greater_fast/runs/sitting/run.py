@@ -1,4 +1,4 @@
-"""One run: the search on the training rows, the finals on the development rows, the test."""
+"""One run: the search on the training rows, then its finals, and what is written at its end."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
-from greater_fast.runs.evaluation import Evaluation
 from greater_fast.runs.interrupts import Terminated, signals_heard
-from greater_fast.runs.models.mean_evaluation import evaluate_models, recorded, was_measured
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import (
-    PromptResult,
     Result,
     best_of,
     comparison_of,
     cut_off_lines,
     gap_notes,
 )
+from greater_fast.runs.sitting.finals import Finals
 from greater_fast.runs.sitting.journal import Journal
-from greater_fast.runs.sitting.judgement import Judgement
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
-from greater_fast.search.ensemble import Models, members
+from greater_fast.search.ensemble import Models
 from greater_fast.search.judge import Judge
-from greater_fast.search.nouns import Scored, Step
+from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import STOPPED, OnStep, flat_note, run, start
 from greater_fast.search.state import LoopState
 
@@ -50,12 +47,10 @@ class Run:
     ) -> None:
         self._models, self._layouts, self._config = models, layouts, config
         self._directory, self._notes, self._loss = directory, notes, loss
-        self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
         self._journal = Journal(directory, config.steps)
-        self._judgement = Judgement(self._journal)
         self._pace = Pace(layouts, config)
-        self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
+        self._finals = Finals(models, layouts, config, self._journal, self._pace)
 
     def result(
         self,
@@ -96,7 +91,7 @@ class Run:
 
             def log_step(step: Step) -> str | None:
                 self._journal.finish(state, step, is_unanswered=on_step is not None)
-                self._write_clock(budget)
+                self._journal.write_clock(budget.elapsed(), self._pace.score_seconds)
                 teller.step(step)
                 stop = answer(step)
                 self._pace.add_step(step, budget.lap())
@@ -116,11 +111,11 @@ class Run:
                     ended = stopped
                     self._journal.write_state(ended)
                     if judge is not None:
-                        self._judgement.ask(judge, self._texts(state), teller, ranks)
+                        self._finals.ask(judge, state, teller, ranks)
                         self._journal.write_state(ended)
                         signals.hear_anew()  # as after `on_step`
                         budget.lap()
-                    self._measure(state, teller, budget)
+                    self._notes += self._finals.measure(state, teller, budget)
             except KeyboardInterrupt:
                 stopped = "interrupted"
             except BaseException as error:
@@ -147,136 +142,13 @@ class Run:
             state = start(self._models, rows, self._config)
         self._pace.add_score(state.incumbent, budget.lap())
         self._journal.finish(state)
-        self._write_clock(budget)
+        self._journal.write_clock(budget.elapsed(), self._pace.score_seconds)
         return state
-
-    def _write_clock(self, budget: TimeBudget) -> None:
-        seconds = {"seconds": budget.elapsed(), "score_seconds": self._pace.score_seconds}
-        self._directory.write_clock(seconds)
 
     def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
         """A line on how long the run will take, and how much of it there is time for."""
         estimate = self._pace.estimate(state, self._config.steps - state.step)
         return f"to go: {estimate.describe()}{budget.describe(estimate)}"
-
-    def _measure(self, state: LoopState, teller: Teller, budget: TimeBudget) -> None:
-        """The finalists on the development rows; the initial prompt in training; the test rows.
-
-        Where they were judged, only the best and the initial prompt. Where time is short, these are
-        measured all the same; what was left out stands in the notes.
-        """
-        finalists, initial = self._finalists(state), state.scored[self._initial_ids]
-        first = finalists[0]
-        if self._judgement.of(self._text(initial)) is not None:
-            first = state.scored[self._best(finalists).prompt_ids]
-            finalists = [s for s in finalists if s is initial or s is first]
-        sure = [s for s in finalists if s is initial or s is first]
-        left_out = self._compare(finalists, sure, teller, budget)
-        is_known = was_measured(initial.rollouts) or not self._share_left("train", initial)
-        to_come = self._seconds("train", initial) + self._seconds("test", *sure)
-        if is_known or budget.has_room_for(to_come):
-            if not is_known:  # else nothing is done now
-                teller.say("training rows, the initial prompt")
-            self._evaluate("train", initial, budget)
-        else:
-            left_out.append("the initial prompt on the training rows")
-        if "test" in self._layouts:
-            teller.say("test rows, the best and the initial prompt")
-            best = self._best(finalists)
-            for prompt_ids in dict.fromkeys((self._initial_ids, best.prompt_ids)):
-                self._evaluate("test", state.scored[prompt_ids], budget)
-        self._notes = (*self._notes, *budget.notes(left_out))
-
-    def _compare(
-        self, finalists: list[Scored], sure: list[Scored], teller: Teller, budget: TimeBudget
-    ) -> list[str]:
-        """Finalists on the development rows: those that are sure, and all that there is time for.
-
-        One whose rows are all known takes none. What there was no time for is returned.
-        """
-        waiting, num_measured, seconds = sure, 0, self._seconds
-        for number, scored in enumerate(finalists, 1):
-            is_sure = any(s is scored for s in waiting) or not self._share_left("dev", scored)
-            waiting = [s for s in waiting if s is not scored]
-            to_come = seconds("dev", scored, *waiting) + seconds("test", *sure)
-            if is_sure or budget.has_room_for(to_come):
-                teller.say(f"development rows, prompt {number} of {len(finalists)}")
-                self._evaluate("dev", scored, budget)
-                num_measured += 1
-        if num_measured == len(finalists):
-            return []
-        num_left_out = len(finalists) - num_measured
-        return [f"{num_left_out} of {len(finalists)} prompts on the development rows"]
-
-    def _seconds(self, split: str, *prompts: Scored) -> float:
-        """Seconds of evaluations to come, of the rows alone that earlier sittings have not done."""
-        left = self._share_left
-        return sum(self._pace.evaluation(split, s, share=left(split, s)) for s in prompts)
-
-    def _share_left(self, split: str, scored: Scored) -> float:
-        if split not in self._layouts:
-            return 0.0
-        layouts, num_models = self._layouts[split], len(members(self._models))
-        prompt = layouts.prompt_text(scored.prompt_ids)
-        return self._journal.share_left(split, prompt, layouts, num_models)
-
-    def _finalists(self, state: LoopState) -> list[Scored]:
-        best = state.best(self._config.num_finalists, self._config)
-        baseline = state.scored[self._initial_ids]
-        return best if baseline in best else [*best, baseline]
-
-    def _best(self, finalists: list[Scored]) -> PromptResult:
-        return best_of([self._prompt_result(s) for s in finalists], self._initial_ids)
-
-    def _text(self, scored: Scored) -> str:
-        return self._layouts["train"].prompt_text(scored.prompt_ids)
-
-    def _texts(self, state: LoopState) -> list[str]:
-        return [self._text(scored) for scored in self._finalists(state)]
-
-    def _prompt_result(self, scored: Scored) -> PromptResult:
-        return PromptResult(
-            prompt=self._text(scored),
-            prompt_ids=scored.prompt_ids,
-            objective=scored.objective.value(self._config),
-            train_error_rate=scored.objective.error_rate,
-            judged=self._judgement.of(self._text(scored)),
-            train=self._evaluations.get(("train", scored.prompt_ids)),
-            dev=self._evaluations.get(("dev", scored.prompt_ids)),
-            test=self._evaluations.get(("test", scored.prompt_ids)),
-            answer_loss=scored.objective.answer_loss,
-            prompt_nll=scored.objective.prompt_nll,
-        )
-
-    def _evaluate(self, split: str, scored: Scored, budget: TimeBudget) -> None:
-        layouts, prompt_ids = self._layouts[split], scored.prompt_ids
-        log = self._journal.row_log(split, layouts.prompt_text(prompt_ids), layouts)
-        given = (self._models, layouts, prompt_ids, self._config)
-        found = recorded(*given, scored.rollouts, log) if split == "train" else None
-        if found is None:
-            found = evaluate_models(*given, self._max_answer_tokens, log)
-            seconds = budget.lap()
-            if not any(log.known.values()):  # else it says nothing of how long one takes
-                self._pace.add_evaluation(split, scored, seconds)
-        self._write_clock(budget)
-        self._evaluations[split, prompt_ids] = found
-
-    def _take_known(self, state: LoopState) -> None:
-        """Take in what earlier sittings evaluated, where this one was cut off before it did so."""
-        finalists, initial = self._finalists(state), state.scored[self._initial_ids]
-        self._judgement.take_known(self._texts(state))
-        self._evaluate_known("dev", *finalists)
-        self._evaluate_known("train", initial)
-        best = self._best(finalists)
-        self._evaluate_known("test", initial, state.scored[best.prompt_ids])
-
-    def _evaluate_known(self, split: str, *prompts: Scored) -> None:
-        for scored in prompts if split in self._layouts else ():
-            key, layouts = (split, scored.prompt_ids), self._layouts[split]
-            if key not in self._evaluations and not self._share_left(split, scored):
-                log = self._journal.row_log(split, layouts.prompt_text(scored.prompt_ids), layouts)
-                given = (self._models, layouts, scored.prompt_ids, self._config)
-                self._evaluations[key] = evaluate_models(*given, self._max_answer_tokens, log)
 
     def _written(self, stopped: str, ended: str | None) -> Result:
         """The result of what is known, written down; what was left undone stays None.
@@ -285,8 +157,8 @@ class Run:
         """
         journal = self._journal
         state, seen_after = journal.state, journal.test_seen_after
-        self._take_known(state)
-        finalists = tuple(self._prompt_result(scored) for scored in self._finalists(state))
+        self._finals.take_known(state)
+        finalists = tuple(map(self._finals.prompt_result, self._finals.finalists(state)))
         best = best_of(finalists, self._initial_ids)
         baseline = next(f for f in finalists if f.prompt_ids == self._initial_ids)
         result = Result(

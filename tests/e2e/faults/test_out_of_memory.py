@@ -21,7 +21,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.runs.models import ready
 from greater_fast.runs.result import Result
 from greater_fast.runs.sitting import run
-from greater_fast.runs.sitting.run import Run
+from greater_fast.runs.sitting.finals import Finals
 from greater_fast.search import optimizer
 from greater_fast.search.meter import Meter
 from greater_fast.search.nouns import WORK_FIELDS
@@ -89,7 +89,7 @@ def search(
             patch.setattr(optimizer, "Meter", StageMeter)
             patch.setattr(ready, "make_engine_of", limit.counted("engine", make_engine))
             patch.setattr(run, "start", limit.counted("start", optimizer.start))
-            patch.setattr(Run, "_measure", limit.counted("finals", measure))
+            patch.setattr(Finals, "measure", limit.counted("finals", measure))
             with limit:
                 return optimize(
                     lm,
@@ -100,7 +100,7 @@ def search(
                     progress=False,
                 )
 
-    make_engine, measure = ready.make_engine_of, Run._measure
+    make_engine, measure = ready.make_engine_of, Finals.measure
     return call
 
 

@@ -15,6 +15,7 @@ from greater_fast.runs.evaluation import Evaluation, RowLog, RowRecord
 from greater_fast.runs.on_ranks import NoDirectory
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import Result
+from greater_fast.runs.sitting import finals
 from greater_fast.runs.sitting import run as run_module
 from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
@@ -150,7 +151,7 @@ def machines_work() -> Iterator[None]:
         mock.patch.object(run_module, "start", lambda e, *given: e.lm.machine.start(*given)),
         mock.patch.object(run_module, "run", lambda e, *given: e.lm.machine.search(*given)),
         mock.patch.object(
-            run_module, "evaluate_models", lambda e, *given: e.lm.machine.evaluate(*given)
+            finals, "evaluate_models", lambda e, *given: e.lm.machine.evaluate(*given)
         ),
     ):
         yield
