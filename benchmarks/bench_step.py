@@ -82,7 +82,7 @@ def check_same_step(case: StepCase, reference: StepOutcome, ours: StepOutcome) -
     if parted:
         inputs = load_inputs(case)
         for row in parted:
-            gap = _gap_where_parted(inputs, row, *pairs[row])
+            gap = gap_where_parted(inputs, row, *pairs[row])
             assert gap <= NEAR_TIE, f"row {row} parts at a gap of {gap:.2e}"
         procedure, position = reference_procedure(inputs), inputs.position
         prompt_ids = list(position.prompt_ids)
@@ -102,7 +102,7 @@ def check_same_step(case: StepCase, reference: StepOutcome, ours: StepOutcome) -
     return len(parted)
 
 
-def _gap_where_parted(inputs: StepInputs, row: int, theirs: list[int], own: list[int]) -> float:
+def gap_where_parted(inputs: StepInputs, row: int, theirs: list[int], own: list[int]) -> float:
     """Difference of the two best logits where two greedy reasonings of a row part."""
     lengths = range(min(len(theirs), len(own)))
     common = next((i for i in lengths if theirs[i] != own[i]), len(lengths))

@@ -126,6 +126,8 @@ SELECTION = "selection, 3 × 16 rollouts with scoring"
 # In the order of the table.
 LINES = {
     "step/step": Line("a whole step", "released procedure", _both),
+    "greaterprompt/round[5]": Line("a round of 5 rows", "GreaterPrompt's procedure", _both),
+    "greaterprompt/round[16]": Line("a round of 16 rows", "GreaterPrompt's procedure", _both),
     "rollout/selection[reference]": Line(SELECTION, "released procedure", _both),
     "rollout/selection[generate]": Line(SELECTION, "`generate`, one batch", _both),
     "rollout/selection[generate_batch]": Line(SELECTION, "`generate_batch`", _both),

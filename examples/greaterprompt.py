@@ -8,15 +8,15 @@ from greater_fast.front_ends.greaterprompt import GreaterDataloader, GreaterOpti
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_folder
 
 PROMPT = "Use logical reasoning and think step by step."
-EXTRACTOR = "\nNext, give only the exact answer:"
+EXTRACTOR = "\nTherefore, the final answer, True or False, is"
 
 
 def main(
     model: str = SMOLLM2,
     num_rows: int = 16,
-    num_test: int = 100,
-    rounds: int = 8,
-    max_new_tokens: int = 48,
+    num_test: int = 60,
+    rounds: int = 6,
+    max_new_tokens: int = 32,
 ) -> None:
     """Search a prompt on generated rows; then, on rows never seen, hold it beside the first."""
     folder = smollm2_folder() if model == SMOLLM2 else model
