@@ -65,7 +65,7 @@ class GreaterPromptProcedure:
                 reasoning = self.reason(row, prompt_ids)
                 loss = self.answer_loss(row, prompt_ids, reasoning)
                 self.model.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 assert self.weight.grad is not None
                 gradient = self.weight.grad.detach().clone()
                 means = [gradient[candidate].mean().item() for candidate in candidates]
@@ -93,7 +93,7 @@ class GreaterPromptProcedure:
         )
         mask = torch.ones_like(ids)
         output = self.model.generate(ids, attention_mask=mask, generation_config=config)
-        new = output[0, ids.shape[1] :].tolist()
+        new: list[int] = output[0, ids.shape[1] :].tolist()
         self.generated_tokens += len(new)
         self.forward_tokens += output.shape[1] - 1
         return new[:-1] if new[-1] in self.settings.end_ids else new

@@ -27,6 +27,7 @@ from greater_fast.cli.options import (
     settings,
 )
 from greater_fast.cli.printing import print_json, print_parts, print_result
+from greater_fast.cli.released import add_released_command
 from greater_fast.cli.report import add_report_command
 from greater_fast.cli.resume import add_resume_command
 from greater_fast.cli.ui import add_ui_command
@@ -44,7 +45,22 @@ from greater_fast.wording import quoted
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors are shown as all others are."""
+    """One whose errors are shown as all others are.
+
+    `rest` names where arguments are put that it does not know; without it they are errors.
+    """
+
+    def __init__(self, *, rest: str | None = None, **given: Any) -> None:
+        super().__init__(**given)
+        self._rest = rest
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """What the arguments are, and those that are not known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if self._rest is None:
+            return found, unknown
+        setattr(found, self._rest, unknown)
+        return found, []
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit with 2."""
@@ -132,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     add_export_command(commands)
     add_report_command(commands)
     add_ui_command(commands)
+    add_released_command(commands)
     return parser
 
 

@@ -1,0 +1,226 @@
+"""The search that the released command stands for, and what it tells and writes meanwhile."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.examples.data import Example
+from greater_fast.examples.extractor import check_reads_back, derive_extractor, make_extractor
+from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.loading.files import read_file
+from greater_fast.front_ends.released.keys import Given
+from greater_fast.model.lm import load_lm
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.evaluation import Evaluation, evaluate_prompt
+from greater_fast.runs.input import checking_input
+from greater_fast.runs.writer import Writer
+from greater_fast.search.found import Found, find_prompts
+from greater_fast.search.nouns import Step
+from greater_fast.wording import in_one_line, listed, quoted
+
+ADDITION = ". Use"  # behind every goal; the prompt goes on from there
+_EVERY, _NUM_BEST = 15, 10
+Say = Callable[[str], object]
+
+
+def run(
+    values: Mapping[str, Any], settings: Mapping[str, Any] | None = None, say: Say = print
+) -> Found:
+    """Search as the released command does, by its keys, and write its file of results.
+
+    Args:
+        values: keys of its config.
+        settings: further settings by our names, which take the place of the released rule's.
+        say: called with each line that is told.
+
+    Returns:
+        The prompts found, as they stand behind ". Use": by their loss on the training rows, or
+        where there are test rows, by what is right of these.
+
+    Raises:
+        ValueError: keys, rows or a model that cannot work, before any step.
+    """
+    with checking_input():
+        given, idle = Given.of(values)
+        train = _rows(given.train_data, given.data_offset, given.n_train_data)
+        first = given.data_offset + given.n_train_data
+        tested = given.test_data or given.train_data
+        test = _rows(tested, first, given.n_test_data) if given.n_test_data else []
+        golds = [example.answer for example in (*train, *test)]
+        text = given.extractor_text
+        extractor = make_extractor(text) if text.strip() else derive_extractor(golds)
+        check_reads_back(extractor, golds)
+        config = given.config(len(train), settings or {})
+        path = _new_path(given.result_prefix)
+        lm = load_lm(given.model_paths[0], config.device, config.dtype)
+        layouts = build_layouts(lm, train, given.control, extractor, config)
+        test_layouts = build_layouts(lm, test, given.control, extractor, config) if test else None
+        longest = max(own.longest_sequence(config) for own in (layouts, test_layouts or layouts))
+        num_sequences = config.shortlist_size * len(layouts)
+        engine, engine_note = make_engine(lm, config, longest, num_sequences)
+    log = _Log.begin(path, given, config, {"train": train, "test": test}, say)
+    for line in (
+        *([f"without effect: {listed(idle, 40)}"] if idle else []),
+        *([extractor.describe()] if extractor.is_derived else []),
+        *layouts.notes,
+        f"{len(train)} training rows, {len(test)} test rows; {engine_note}",
+        f"results in {log.path}",
+    ):
+        say(line)
+    judge = None if test_layouts is None else _Judge(engine, test_layouts, config, log)
+    found = find_prompts(engine, layouts, config, on_step=log.add, judge=judge)
+    log.end(found)
+    return found
+
+
+def _rows(path: str, first: int, number: int) -> list[Example]:
+    """The rows of a file from one on, in its order, as goals with ". Use" behind them.
+
+    Raises:
+        ValueError: there are none, or columns are missing or empty.
+    """
+    rows = read_file(Path(path).expanduser())
+    examples = []
+    for place, row in enumerate(rows[first : first + number], start=first + 1):
+        cells = [row.get(name) for name in ("goal", "final_target")]
+        goal, answer = ("" if cell is None else str(cell) for cell in cells)
+        if not goal.strip() or not answer.strip():
+            raise ValueError(
+                f"{path}: got {quoted(dict(row))} in row {place}, expected a goal and a "
+                "final_target, by these names"
+            )
+        if len(answer) == 3 and answer[0] == "(" and answer[2] == ")":
+            answer = answer[1]
+        examples.append(Example(f"{goal}{ADDITION}", answer, source=f"row {place} of {path}"))
+    if not examples:
+        raise ValueError(f"{path}: got {len(rows)} rows, expected some from row {first + 1} on")
+    return examples
+
+
+def _new_path(prefix: str) -> Path:
+    """The file of results, which is new, in a folder that can be written to.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H:%M:%S")
+    path = Path(f"{prefix}_{stamp}.json").expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"config.result_prefix: no {path}: {in_one_line(error)}") from error
+    if path.exists():
+        raise ValueError(f"config.result_prefix: {path} exists already: name another")
+    return path
+
+
+@dataclass(slots=True)
+class _Log:
+    """The lines and the file of a search: lists of a value for each step, written after each."""
+
+    path: Path
+    num_steps: int
+    say: Say
+    content: dict[str, Any]
+    writer: Writer = field(default_factory=Writer)
+    best: list[tuple[float, str]] = field(default_factory=list)
+    last_told: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        given: Given,
+        config: Config,
+        rows: Mapping[str, Sequence[Example]],
+        say: Say,
+    ) -> _Log:
+        """A new file, with what was asked for."""
+        params = asdict(given)
+        for name, prefix in (("train", ""), ("test", "test_")):
+            params[f"{prefix}goals"] = [example.question for example in rows[name]]
+            params[f"{prefix}targets"] = [example.answer for example in rows[name]]
+        params["settings"] = config.to_dict()
+        names = ("controls", "losses", "runtimes", "tests")
+        log = cls(path, config.steps, say, {"params": params, **{name: [] for name in names}})
+        log._write()
+        return log
+
+    def add(self, step: Step) -> None:
+        """A finished step: its prompt, as the released code prints it."""
+        control, loss, now = _as_control(step.prompt), step.objective, time.monotonic()
+        self.content["controls"].append(control)
+        self.content["losses"].append(loss)
+        self.content["runtimes"].append(now - self.begun)
+        self.begun = now
+        if (loss, control) not in self.best:
+            self.best = sorted([*self.best, (loss, control)])[:_NUM_BEST]
+        self._write()
+        best_loss, best_control = self.best[0]
+        self.say(f"New Control: {control}, New Loss: {loss}")
+        self.say(f"Current Loss: {loss} Best Loss: {best_loss} Best Control: {best_control}")
+        if step.step % _EVERY == 0 or step.step + 1 == self.num_steps:
+            self._tell_best()
+
+    def end(self, found: Found) -> None:
+        """The prompt that was chosen, and by what."""
+        if self.last_told < len(self.content["controls"]):
+            self._tell_best()
+        by = "its loss on the training rows"
+        if tests := self.content["tests"]:
+            number = tests[0]["total"]
+            own, first = (
+                next(t["right"] for t in tests if t["control"] == _as_control(each.prompt))
+                for each in (found.best, found.initial)
+            )
+            by = f"{own} of {number} test rows right, of which the initial one has {first}"
+        self._write()
+        self.say(f"Chosen Control: {_as_control(found.best.prompt)}, by {by}")
+
+    def add_test(self, control: str, evaluation: Evaluation) -> None:
+        """What is right of the test rows with a prompt."""
+        right = sum(row.correct for row in evaluation.rows)
+        test = {"control": control, "right": right, "total": len(evaluation.rows)}
+        self.content["tests"].append(test)
+        self._write()
+
+    def _tell_best(self) -> None:
+        self.last_told = len(self.content["controls"])
+        self.say(f"Step:  {self.last_told - 1} Candidates:  {self.best}")
+
+    def _write(self) -> None:
+        self.writer.replace(self.path, self.content, indent=4, durable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What is right of the test rows, with each of some prompts."""
+
+    engine: Engine
+    layouts: Layouts
+    config: Config
+    log: _Log
+
+    def __call__(self, prompts: Sequence[str]) -> list[float]:
+        accuracies = []
+        for prompt in prompts:
+            layouts = self.layouts.with_prompt(prompt)
+            found = evaluate_prompt(self.engine, layouts, layouts.prompt_ids, self.config)
+            self.log.add_test(_as_control(prompt), found)
+            accuracies.append(found.accuracy)
+        return accuracies
+
+
+def _as_control(prompt: str) -> str:
+    """A prompt as the released code writes it: with the space that stands before it."""
+    return f" {prompt}"
