@@ -20,11 +20,11 @@ def main(
 ) -> None:
     """Write rows, and run `greater-fast released` on them; its results go to results/."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "object_counting.json"  # whose content is CSV, as there
+        data = Path(folder) / "boolean_expressions.json"  # whose content is CSV, as there
         with data.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(("goal", "target", "final_target"))
-            for example in generate("object_counting", num_train + num_test, seed=0):
+            for example in generate("boolean_expressions", num_train + num_test, seed=0):
                 rows.writerow((example.question, example.answer, example.answer))
         greater_fast(
             [

@@ -21,7 +21,7 @@ def get_config() -> config_dict.ConfigDict:
     config.control_init = (
         " proper logical reasoning and think step by step. Finally give the actual correct answer."
     )
-    config.extractor_text = "Therefore, the final answer is $"
+    config.extractor_text = "Therefore, the final answer, $ True $ or $ False $, is $ "
     config.n_steps = 105
     config.topk = 10
     config.topq = 5

@@ -277,6 +277,12 @@ def test_test_rows_choose(values: dict[str, Any], here: Path, rows: Any) -> None
     assert lines[-1].endswith(
         f"of which the initial one has {round(3 * (found.initial.judged or 0))}"
     )
+    assert not any("in training, too" in line for line in lines)
+    twice = here / "twice.csv"
+    twice.write_text("final_target,goal\n" + "yes,Is it?\nno,Is it not?\n" * 2)
+    given = {"train_data": str(twice), "n_train_data": 2, "n_test_data": 2, "n_steps": 0}
+    _, lines = quiet({**values, **given, "result_prefix": "twice"})
+    assert "2 questions of the test rows are in training, too" in lines
     other = here / "other.tsv"
     other.write_text("final_target\tgoal\n" + "".join(f"(B)\tWhich {i}?\n" for i in range(9)))
     quiet({**values, "n_test_data": 9, "test_data": str(other), "result_prefix": "two"})
@@ -397,14 +403,6 @@ def test_errors_of_input_end_with_2(command: Any, values: dict[str, Any], here: 
         assert done.status == 2
         assert wrong.lstrip("-").partition("=")[0] in done.err
     assert list(here.glob("results/*")) == []
-
-
-def test_other_commands_still_refuse_what_they_do_not_know(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        cli.main(["show", "runs/first", "--config.n_steps=2"])
-    assert "unrecognized arguments: --config.n_steps=2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

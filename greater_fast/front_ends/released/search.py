@@ -67,10 +67,12 @@ def run(
         num_sequences = config.shortlist_size * len(layouts)
         engine, engine_note = make_engine(lm, config, longest, num_sequences)
     log = _Log.begin(path, given, config, {"train": train, "test": test}, say)
+    shared = {example.question for example in train} & {example.question for example in test}
     for line in (
         *([f"without effect: {listed(idle, 40)}"] if idle else []),
         *([extractor.describe()] if extractor.is_derived else []),
         *layouts.notes,
+        *([f"{len(shared)} questions of the test rows are in training, too"] if shared else []),
         f"{len(train)} training rows, {len(test)} test rows; {engine_note}",
         f"results in {log.path}",
     ):
