@@ -38,6 +38,7 @@ def main(
                 f"--config.n_steps={steps}",
                 # 1024 there; a small model says the same again long before
                 f"--max-new-tokens={max_new_tokens}",
+                "--num-finalists=4",
             ]
         )
 
