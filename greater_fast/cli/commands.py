@@ -55,24 +55,18 @@ class _Parser(argparse.ArgumentParser):
         self._rest = rest
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """What the arguments are, and those that are not known."""
+        """What the arguments are; of one that is not known the nearest known name is told."""
         found, unknown = super().parse_known_args(args, namespace)
-        if self._rest is None:
-            return found, unknown
-        setattr(found, self._rest, unknown)
+        if self._rest is not None:
+            setattr(found, self._rest, unknown)
+        elif unknown:
+            near = guess(unknown[0].partition("=")[0], [*self._option_string_actions])
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
         return found, []
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and exit with 2."""
         super().error(brief(visible(message), 2000))
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """The arguments; what a command does not know is its error, with the nearest known name."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            near = guess(unknown[0].partition("=")[0], [*self._option_string_actions])
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        return found, unknown
 
 
 def parser() -> argparse.ArgumentParser:
