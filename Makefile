@@ -88,9 +88,9 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
-# Strict: a link, an anchor or a name that is not there is an error.
+# Strict: a link, an anchor or a name that is not there is an error (--quiet would hide it, and let it pass).
 docs: $(VENV)/dev.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: venv
 	$(BIN)/ruff check --fix-only $(SOURCES)
