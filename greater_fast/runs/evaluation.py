@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.engine import RIGHT_FROM, Engine, Rollout, RolloutRequest
+from greater_fast.engine import RIGHT_FROM, Engine, Rollout
 from greater_fast.examples.answers import matching_gold
 from greater_fast.examples.data import Example
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 from greater_fast.examples.metrics import name_of_metric
+from greater_fast.runs.asking import answer_request
 from greater_fast.runs.statistics import (
     mcnemar_exact,
     mean_interval,
@@ -222,18 +222,7 @@ def evaluate_prompt(
     rows = [row for row in range(len(layouts)) if row not in found]
     waiting = list(rows)  # to be told, in their order
     requests = [
-        RolloutRequest(
-            prompt_ids=layouts.context_ids(row, prompt_ids),
-            max_new_tokens=config.max_new_tokens,
-            end_ids=engine.lm.end_ids | layouts.end_ids,
-            stop=layouts.stop,
-            target_ids=layouts.extractor_ids,
-            max_answer_tokens=longest + SPARE_ANSWER_TOKENS,
-            answer_stop=layouts.answer_stop,
-            sample_key=row,
-            measure=partial(layouts.measured, row) if layouts.metric else None,
-        )
-        for row in rows
+        answer_request(engine.lm, layouts, row, prompt_ids, config, longest) for row in rows
     ]
 
     def tell(row: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
@@ -47,12 +47,16 @@ class FoundPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The prompts that a search found, best first, the initial one among them; why it ended."""
+    """The prompts that a search found, best first, the initial one among them; why it ended.
+
+    `num_steps` were done in all; a further search goes on from `state`, which stays as it is.
+    """
 
     prompts: tuple[FoundPrompt, ...]
     initial: FoundPrompt
     num_steps: int
     stopped: str
+    state: LoopState = field(repr=False, compare=False)
 
     @property
     def best(self) -> FoundPrompt:
@@ -60,7 +64,7 @@ class Found:
         return self.prompts[0]
 
 
-def find_prompts(
+def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by keyword)
     models: Models,
     layouts: Layouts,
     config: Config,
@@ -68,6 +72,7 @@ def find_prompts(
     on_step: OnStep | None = None,
     loss: AnswerLoss | None = None,
     judge: Judge | None = None,
+    state: LoopState | None = None,
 ) -> Found:
     """Search from the prompt of `layouts`, on all of its rows: the loop of GReaTer, and no finals.
 
@@ -82,10 +87,13 @@ def find_prompts(
             it gives each decides their order, the more the better. Of equals the initial prompt
             comes first, for there is no reason to change it, then the lower objective. Without a
             judge the order is that of the objective.
+        state: `Found.state` of an earlier search on these rows, to go on from by `steps` more: as
+            one search of so many steps in all would have gone.
 
     Raises:
-        ValueError: settings that do not go with several models, the loss or stop texts, before any
-            step; the judge gives something else than a finite number for each prompt.
+        ValueError: settings that do not go with several models, the loss or stop texts, or a state
+            of another search, before any step; the judge gives something else than a finite number
+            for each prompt.
         FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
 
@@ -101,12 +109,27 @@ def find_prompts(
             RuntimeWarning,
             stacklevel=2,
         )
-    with memory_errors_explained(models.lm.device):
-        state = start(models, layouts, config)
+    if state is None:
+        with memory_errors_explained(models.lm.device):
+            state = start(models, layouts, config)
+    else:
+        state = _gone_on_with(state, layouts, len(members(models)))
+        config = replace(config, steps=state.step + config.steps)
     with _best_prompt_noted(state, layouts, config):
         with memory_errors_explained(models.lm.device):
             stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
         return _judged(layouts, config, state, stopped, judge)
+
+
+def _gone_on_with(state: LoopState, layouts: Layouts, num_models: int) -> LoopState:
+    """A state of its own for a search that goes on."""
+    initial = state.scored.get(layouts.prompt_ids)
+    if initial is None or len(initial.rollouts) != num_models * len(layouts):
+        raise ValueError(
+            "state: it is of a search from another prompt or on other rows: pass the layouts of "
+            "that search, or no state"
+        )
+    return state.copy()
 
 
 @contextlib.contextmanager
@@ -137,7 +160,7 @@ def _judged(
     own = found[finalists.index(initial)]
     if judge is not None:
         found.sort(key=lambda prompt: (-(prompt.judged or 0.0), prompt is not own))
-    return Found(tuple(found), own, state.step, stopped)
+    return Found(tuple(found), own, state.step, stopped, state)
 
 
 def _found(scored: Scored, text: str, judged: float | None, config: Config) -> FoundPrompt:

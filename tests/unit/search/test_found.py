@@ -29,7 +29,7 @@ def engine() -> Engine:
 
 
 def find(engine: Engine, layouts: Layouts | None = None, **more: Any) -> Found:
-    config = small_config(**SETTINGS, **more.pop("settings", {}))
+    config = small_config(**{**SETTINGS, **more.pop("settings", {})})
     return find_prompts(engine, layouts or layouts_of(tiny_lm(), 4), config, **more)
 
 
@@ -146,6 +146,24 @@ def test_minutes_are_ignored_with_a_warning(engine: Engine) -> None:
     with pytest.warns(RuntimeWarning, match="minutes: without effect on find_prompts"):
         found = find(engine, settings={"minutes": 0.001})
     assert found.num_steps == 3
+
+
+def test_two_searches_on_end_are_one(engine: Engine) -> None:
+    whole = find(engine, settings={"steps": 3})
+    first = find(engine, settings={"steps": 1})
+    kept = first.state.to_dict()
+    second = find(engine, settings={"steps": 2}, state=first.state)
+    assert second == whole
+    assert second.state.to_dict() == whole.state.to_dict()
+    assert (first.num_steps, first.state.to_dict()) == (1, kept)
+
+
+def test_a_state_of_another_search_is_refused(engine: Engine) -> None:
+    state = find(engine, settings={"steps": 1}).state
+    layouts = layouts_of(tiny_lm(), 4)
+    for other in (layouts.with_prompt("Think about the sum."), layouts_of(tiny_lm(), 3)):
+        with pytest.raises(ValueError, match="state: it is of a search from another prompt"):
+            find(engine, other, state=state)
 
 
 def test_a_step_may_end_it(engine: Engine) -> None:
