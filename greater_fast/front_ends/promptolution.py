@@ -1,0 +1,251 @@
+"""GReaTer as an optimizer of promptolution, and our engine as one of its language models."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from greater_fast.config import Config
+from greater_fast.engine import Engine
+from greater_fast.examples.data import Example
+from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.front_ends.missing import needs
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.prepare import as_config, check_placement, choose_extractor
+from greater_fast.search.found import Found, find_prompts
+from greater_fast.texts.generation import Asked, generate_numbered
+from greater_fast.wording import quoted
+
+try:
+    from promptolution.llms.base_llm import BaseLLM
+    from promptolution.optimizers.base_optimizer import BaseOptimizer
+    from promptolution.predictors import MarkerBasedPredictor
+    from promptolution.predictors.base_predictor import BasePredictor
+    from promptolution.tasks.base_task import BaseTask
+    from promptolution.utils.callbacks import BaseCallback
+    from promptolution.utils.prompt import Prompt
+    from promptolution.utils.templates import DEFAULT_SYS_PROMPT
+except ImportError as error:
+    raise needs("promptolution", error) from error
+
+_log = logging.getLogger("greater_fast")
+
+_INSTRUCTION = "\ue000instruction\ue000"  # where it stands in a message
+
+
+class GreaterLLM(BaseLLM):
+    """A language model of promptolution on our engine: what is asked for at once is one batch.
+
+    Token counts are those of the model's own tokens. With `sampling_temperature` among the settings
+    each text that is asked for has noise of its own, in the order of asking; `set_generation_seed`
+    begins another order. A chat template that refuses a system message has its text before the
+    user's.
+
+    Args:
+        model: what `load_lm` takes.
+        config: settings, or a mapping of some of them; `max_new_tokens` limits each response.
+
+    Raises:
+        ValueError: a model or settings that cannot work.
+    """
+
+    def __init__(self, model: Any, config: Config | Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = as_config(config)
+        self.lm = _loaded(model, self.config)
+        self.engine, _ = make_engine(self.lm, self.config)
+        self.tokenizer = self.lm.tokenizer
+        self._next_number = 0
+
+    def _get_response(self, prompts: list[str], system_prompts: list[str]) -> list[str]:
+        texts = [
+            _rendered(self.lm, self.config, system, prompt)
+            for prompt, system in zip(prompts, system_prompts, strict=True)
+        ]
+        if not texts:
+            return []
+        first, self._next_number = self._next_number, self._next_number + len(texts)
+        asked = Asked.of(self.lm, texts, self.config.max_new_tokens, (), None)
+        found = generate_numbered(self.engine, list(enumerate(texts, first)), asked)
+        self.input_token_count += sum(each.num_prompt_tokens for each in found)
+        self.output_token_count += sum(each.num_tokens for each in found)
+        return [each.text for each in found]
+
+    def update_token_count(self, inputs: list[str], outputs: list[str]) -> None:
+        """Do nothing: tokens were counted as they were read and written."""
+
+    def set_generation_seed(self, seed: int) -> None:
+        """Draw the next responses by a seed, where responses are sampled."""
+        self._next_number = seed
+
+
+class GReaTer(BaseOptimizer):
+    """GReaTer beside promptolution's own optimizers: a step changes one token of the prompt.
+
+    The gradient is taken through the model's own reasoning, up to the answer in the predictor's
+    marker. While it runs, `prompts` are the best by the objective on the training rows, and
+    `scores` are minus that objective; at the end the finalists and the initial prompt are evaluated
+    by the task, which decides.
+
+    Args:
+        predictor: how the model is asked, and where its answer stands.
+        task: its rows need gold answers; `config.num_train` of them are searched on, drawn by the
+            seed.
+        model: what `load_lm` takes; that of the predictor if it is a `GreaterLLM`.
+        config: settings, or a mapping of some of them; those of the `GreaterLLM` if unset. `steps`
+            and `minutes` have no say. Without an extractor it is the predictor's marker.
+        initial_prompts: the search begins with the best of them by the objective.
+        callbacks: promptolution's.
+        meta_llm: not asked; experiments of promptolution hand it to all optimizers.
+
+    Raises:
+        ValueError: no model, a task without gold answers, or settings that cannot work.
+    """
+
+    prompts: list[Prompt]
+
+    def __init__(  # noqa: PLR0913 (promptolution's constructor, and what a search takes)
+        self,
+        predictor: BasePredictor,
+        task: BaseTask,
+        model: Any = None,
+        config: Config | Mapping[str, Any] | None = None,
+        initial_prompts: list[str] | None = None,
+        callbacks: list[BaseCallback] | None = None,
+        meta_llm: BaseLLM | None = None,
+    ) -> None:
+        rows, llm = _rows_of(task), predictor.llm
+        own = llm if isinstance(llm, GreaterLLM) else None
+        if model is None and own is None:
+            raise ValueError(
+                f"model: got none beside a predictor that asks {type(llm).__name__}: name the "
+                "local model that gradients are taken of, or give the predictor a GreaterLLM"
+            )
+        settings = own.config if own and config is None else as_config(config)
+        lm = own.lm if own and model is None else _loaded(model, settings)
+        super().__init__(predictor, task, initial_prompts, callbacks)
+        self.config = replace(settings, steps=1, minutes=None)
+        drawn = random.Random(settings.seed).sample(rows, min(settings.num_train, len(rows)))
+        self._given = list(self.prompts)
+        self._begun = self._laid_out(lm, drawn)
+        if own and lm is own.lm and config is None:
+            self.engine: Engine = own.engine
+        else:
+            longest = max(each.longest_sequence(settings) for each in self._begun.values())
+            self.engine, _ = make_engine(lm, settings, longest)
+        self._found: Found | None = None
+
+    def _laid_out(self, lm: LM, rows: Sequence[Example]) -> dict[Prompt, Layouts]:
+        """The rows around each initial prompt; one that cannot stand there is left out, and told.
+
+        Raises:
+            ValueError: none of them can.
+        """
+        config, predictor = self.config, self.predictor
+        stop_texts: list[str] = []
+        if config.extractor is None and isinstance(predictor, MarkerBasedPredictor):
+            mark = f"{predictor.begin_marker}{{answer}}{predictor.end_marker}"
+            config, stop_texts = replace(config, extractor=mark), [predictor.begin_marker]
+        extractor = choose_extractor(config, rows)
+        laid_out, problems = {}, []
+        for prompt in self._given:
+
+            def around(row: Example, prompt: Prompt = prompt) -> tuple[str, str]:
+                shown = Prompt(_INSTRUCTION, prompt.few_shots, prompt.downstream_template)
+                message = f"{shown.construct_prompt()}\n{row.question}"  # as a predictor joins them
+                text = _rendered(lm, config, DEFAULT_SYS_PROMPT, message)
+                before, _, after = text.partition(_INSTRUCTION)
+                return before, after
+
+            try:
+                laid_out[prompt] = build_layouts(
+                    *(lm, rows, prompt.instruction, extractor, config),
+                    around=around,
+                    stop_texts=stop_texts,
+                )
+            except ValueError as error:
+                problems.append(f"the prompt {quoted(prompt.instruction)}: {error}")
+        if not laid_out:
+            raise ValueError(
+                f"no initial prompt can be searched from: {problems[0]}. A line break follows the "
+                "prompt: where the tokenizer merges that with its end, give "
+                "Prompt(..., downstream_template='<instruction> Input:')"
+            )
+        for problem in problems:
+            _log.warning("promptolution: not searched from: %s", problem)
+        return laid_out
+
+    def _pre_optimization_loop(self) -> None:
+        """Score the initial prompts on the rows, unless that is done: the best is begun with."""
+        if self._found is not None:
+            return
+        config = replace(self.config, steps=0)
+        found = {
+            prompt: find_prompts(self.engine, layouts, config)
+            for prompt, layouts in self._begun.items()
+        }
+        self._start = min(found, key=lambda prompt: found[prompt].best.objective)
+        self._found = found[self._start]
+
+    def _step(self) -> list[Prompt]:
+        """One step of GReaTer; the best prompts until now, by the objective."""
+        assert self._found is not None  # the loop is prepared before its steps
+        layouts = self._begun[self._start]
+        self._found = find_prompts(self.engine, layouts, self.config, state=self._found.state)
+        self.scores = [-prompt.objective for prompt in self._found.prompts]
+        return [
+            Prompt(found.prompt, self._start.few_shots, self._start.downstream_template)
+            for found in self._found.prompts
+        ]
+
+    def _on_train_end(self) -> None:
+        """Have the task decide: of equals the prompts that were given come first."""
+        entrants = list(dict.fromkeys([*self._given, *self.prompts]))
+        scores = self.task.evaluate(entrants, self.predictor).agg_scores
+        order = sorted(range(len(entrants)), key=lambda number: -scores[number])
+        self.prompts = [entrants[number] for number in order]
+        self.scores = [float(scores[number]) for number in order]
+        super()._on_train_end()
+
+
+def _loaded(model: Any, config: Config) -> LM:
+    lm = load_lm(model, config.device, config.dtype)
+    check_placement(model, lm, config)
+    return lm
+
+
+def _rows_of(task: BaseTask) -> list[Example]:
+    """A task's inputs with their gold answers."""
+    if not task.has_y or not all(answer.strip() for answer in task.ys):
+        raise ValueError(
+            "task: its rows have no gold answers, which the gradient is of: give it a y_column"
+        )
+    if len(task.xs) != len(task.ys):
+        raise ValueError(
+            f"task: got {len(task.xs)} inputs and {len(task.ys)} answers, for rows with the same "
+            "input were dropped and their answers were not: drop them before the task is made"
+        )
+    return [Example(x, y) for x, y in zip(task.xs, task.ys, strict=True)]
+
+
+def _rendered(lm: LM, config: Config, system: str, message: str) -> str:
+    """A system message and a user's as the model reads them."""
+    if not has_template(lm.tokenizer):
+        return f"{system}\n\n{message}"
+    assert config.template_date is not None  # as_config has settled it
+    given = (config.chat_template_kwargs, datetime.date.fromisoformat(config.template_date))
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": message}]
+    try:
+        text = render(lm.tokenizer, turns, *given)
+    except ValueError:  # Gemma's, for one, knows no system
+        text = ""
+    if system.strip() not in text or not text:
+        turns = [{"role": "user", "content": f"{system}\n\n{message}"}]
+        text = render(lm.tokenizer, turns, *given)
+    return text
