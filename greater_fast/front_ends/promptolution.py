@@ -65,7 +65,7 @@ class GreaterLLM(BaseLLM):
 
     def _get_response(self, prompts: list[str], system_prompts: list[str]) -> list[str]:
         texts = [
-            _rendered(self.lm, self.config, system, prompt)
+            rendered(self.lm, self.config, system, prompt)
             for prompt, system in zip(prompts, system_prompts, strict=True)
         ]
         if not texts:
@@ -159,7 +159,7 @@ class GReaTer(BaseOptimizer):
             def around(row: Example, prompt: Prompt = prompt) -> tuple[str, str]:
                 shown = Prompt(_INSTRUCTION, prompt.few_shots, prompt.downstream_template)
                 message = f"{shown.construct_prompt()}\n{row.question}"  # as a predictor joins them
-                text = _rendered(lm, config, DEFAULT_SYS_PROMPT, message)
+                text = rendered(lm, config, DEFAULT_SYS_PROMPT, message)
                 before, _, after = text.partition(_INSTRUCTION)
                 return before, after
 
@@ -180,6 +180,14 @@ class GReaTer(BaseOptimizer):
         for problem in problems:
             _log.warning("promptolution: not searched from: %s", problem)
         return laid_out
+
+    @property
+    def num_tried(self) -> int:
+        """Prompts that were tried on the rows from that on which the search began with."""
+        if self._found is None:
+            return 0
+        state = self._found.state
+        return len({*state.scored, *state.given_up, *state.dropped})
 
     def _pre_optimization_loop(self) -> None:
         """Score the initial prompts on the rows, unless that is done: the best is begun with."""
@@ -234,7 +242,7 @@ def _rows_of(task: BaseTask) -> list[Example]:
     return [Example(x, y) for x, y in zip(task.xs, task.ys, strict=True)]
 
 
-def _rendered(lm: LM, config: Config, system: str, message: str) -> str:
+def rendered(lm: LM, config: Config, system: str, message: str) -> str:
     """A system message and a user's as the model reads them."""
     if not has_template(lm.tokenizer):
         return f"{system}\n\n{message}"

@@ -1,0 +1,161 @@
+"""GReaTer beside CAPO, OPRO and EvoPrompt of promptolution: one task, one model, one budget.
+
+    pip install -e ".[dev,promptolution]"
+    python -m benchmarks.peers --out results/peers --minutes 60   # goes on where it stopped
+    python -m benchmarks.peers --out results/peers --minutes 0    # prints the table alone
+
+All arms are given the same ten prompts, the same rows and the same number of generated tokens:
+those of the rows that they evaluate, and those of the meta model, which is the same small model,
+sampling. Answers are had as by `evaluate`: the reasoning, then the answer behind an extractor, by
+all arms alike. Otherwise each peer has promptolution's settings for it: blocks of 30 rows for OPRO
+and EvoPrompt, races over blocks and few shots for CAPO. GReaTer searches on 50 of the rows.
+
+No step begins once the budget is spent. Then the best prompts by an arm's own scores, and the first
+of those that were given, are compared on development rows, beside the budget; the best of them is
+tested on unseen rows. The seed is the unit of the intervals.
+"""
+
+import argparse
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.evidence.effect import kind_of_device
+from benchmarks.evidence.effect_cells import Budget, Cell, Log, Outcome
+from benchmarks.evidence.effect_intervals import Interval, pooled_interval
+from benchmarks.evidence.effect_table import budgets_of, differences, of_arm
+from benchmarks.evidence.peer_arms import ARMS, Bench, PeerSettings
+from greater_fast.examples.tasks import TASKS
+from greater_fast.model.lm import load_lm
+
+_SMOKE: dict[str, Any] = {
+    "num_train": 50,
+    "num_dev": 4,
+    "num_test": 6,
+    "num_searched": 4,
+    "num_block": 5,
+    "num_finalists": 2,
+    "max_new_tokens": 4,
+    "max_meta_tokens": 8,
+}
+_SMOKE_TOKENS = 400
+
+
+def cells_of(task: str, seeds: Sequence[int], arms: Sequence[str], budget: Budget) -> list[Cell]:
+    """All cells, one seed after the other; the first prompt has no budget."""
+    return [
+        Cell(task=task, seed=seed, arm=arm, budget=Budget() if arm == "initial" else budget)
+        for seed in seeds
+        for arm in ARMS
+        if arm in arms
+    ]
+
+
+def run_cells(bench: Bench, cells: Sequence[Cell], log: Log, stop_at: float) -> Iterator[Cell]:
+    """Run what is not done yet, each cell as it ends; none that would likely end too late.
+
+    `stop_at` is in seconds of `time.monotonic`.
+    """
+    longest = 0.0
+    for cell in cells:
+        begun = time.monotonic()
+        if cell in log.outcomes:
+            continue
+        if begun + longest > stop_at:
+            return
+        log.add(cell, bench.run(cell))
+        longest = max(longest, time.monotonic() - begun)
+        yield cell
+
+
+def report(outcomes: Mapping[Cell, Outcome], task: str, title: str) -> str:
+    """Accuracy by arm, paired differences over seeds, and costs, for each budget."""
+    parts = [_part(outcomes, task, title, budget) for budget in budgets_of(outcomes)]
+    return "\n\n".join(parts) or f"{title}: no search is done"
+
+
+def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budget) -> str:
+    lines = []
+    for arm, name in ARMS.items():
+        found = list(of_arm(outcomes, task, arm, budget).values())
+        if not found:
+            continue
+        against = {
+            other: pooled_interval([differences(outcomes, task, (arm, other), budget)])
+            for other in ("initial", "greater")
+        }
+        costs = [
+            fmean(o.search.tokens for o in found),
+            fmean(o.finals.tokens for o in found),
+            fmean(o.search.seconds for o in found),
+            fmean(o.num_steps for o in found),
+            fmean(o.num_candidates for o in found),
+        ]
+        lines.append(
+            [
+                name,
+                f"{fmean(o.accuracy for o in found):.1%}",
+                *(_points(own) if arm != other else "–" for other, own in against.items()),
+                str(len(found)),
+                *(f"{mean:,.0f}" for mean in costs),
+            ]
+        )
+    titles = ["accuracy", "points over the first prompt, 95%", "points over GReaTer, 95%", "seeds"]
+    titles += ["tokens, search", "finals", "seconds, search", "steps", "candidates"]
+    rows = [["", *titles], ["---"] * (len(titles) + 1), *lines]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{title}, {task}, {budget}\n\n{table}"
+
+
+def _points(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    asked = _parser().parse_args(arguments)
+    given = {f.name: getattr(asked, f.name) for f in fields(PeerSettings) if f.name != "device"}
+    given["model"] = Path(asked.model).name  # a folder's place is nobody's business
+    settings = PeerSettings(**given, device=kind_of_device())
+    amount, seeds, minutes = asked.tokens, asked.seeds, asked.minutes
+    if asked.smoke:
+        settings = replace(settings, **_SMOKE)
+        amount, seeds = min(amount, _SMOKE_TOKENS), seeds[:1]
+    cells = cells_of(asked.task, seeds, asked.arms, Budget("tokens", amount))
+    stop_at, log = time.monotonic() + 60 * minutes, Log(asked.out, settings)
+    if minutes > 0 and any(cell not in log.outcomes for cell in cells):
+        logging.getLogger("promptolution").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
+        for cell in run_cells(Bench(load_lm(asked.model), settings), cells, log, stop_at):
+            done = log.outcomes[cell]
+            seconds = done.search.seconds + done.finals.seconds
+            print(f"seed {cell.seed}, {ARMS[cell.arm]}: {done.accuracy:.1%}, ", end="")
+            print(f"{done.search.tokens:,} tokens, {seconds:.0f} s", flush=True)
+    title = f"{settings.model}, {settings.device}"
+    print("\n".join([*log.damage, report(log.outcomes, asked.task, title)]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
+    parser.add_argument("--out", type=Path, default=Path("peers"), help="folder of cells")
+    parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the table alone")
+    parser.add_argument("--smoke", action="store_true", help="that all of it runs: tiny sizes")
+    parser.add_argument("--task", default="object_counting", choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--tokens", type=int, default=150_000, help="generated, a search")
+    for name, value in asdict(PeerSettings()).items():
+        if name != "device":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

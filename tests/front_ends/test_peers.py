@@ -1,0 +1,140 @@
+"""The comparison with promptolution's optimizers runs, is resumed, and counts what it says."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.front_ends
+pytest.importorskip("promptolution")
+
+from promptolution.utils.prompt import Prompt  # noqa: E402
+
+import greater_fast as gf  # noqa: E402
+from benchmarks import peers  # noqa: E402
+from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome  # noqa: E402
+from benchmarks.evidence.peer_arms import ARMS, GIVEN, Bench, PeerSettings, Place  # noqa: E402
+from greater_fast.model.lm import LM, load_lm  # noqa: E402
+
+TASK = "boolean_expressions"
+
+
+@pytest.fixture(scope="module")
+def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with room for the peers' meta prompts, which are long."""
+    copy = tmp_path_factory.mktemp("roomy") / "tiny"
+    shutil.copytree(model_folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def roomy(folder: Path) -> LM:
+    return load_lm(str(folder))
+
+
+def settings(**more: Any) -> PeerSettings:
+    return PeerSettings(**({"model": "tiny"} | peers._SMOKE | more))
+
+
+# CAPO compares prompts whose scores differ by their lengths alone: scipy says so.
+@pytest.mark.filterwarnings("ignore:Precision loss occurred in moment calculation:RuntimeWarning")
+def test_all_arms_run_and_what_is_done_is_not_done_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--smoke", "--model", str(folder), "--task", TASK, "--out", str(tmp_path)]
+    peers.main([*command, "--minutes", "0"])
+    assert "no search is done" in capsys.readouterr().out
+    peers.main([*command, "--minutes", "5"])
+    told = capsys.readouterr().out
+    for name in ARMS.values():
+        assert f"seed 0, {name}: " in told
+        assert f"| {name} | " in told
+    (log,) = tmp_path.glob("*.jsonl")
+    written = log.read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [line["cell"]["arm"] for line in lines] == list(ARMS)
+    for line in lines:
+        arm, outcome = line["cell"]["arm"], line["outcome"]
+        assert len(outcome["rows"]) == 6
+        if arm in ("greater", "capo", "opro", "evoprompt"):
+            assert outcome["search"]["tokens"] >= 400  # to the end of the budget
+            assert outcome["stopped"].startswith("budget spent; ")
+            asked_meta = " 0 tokens" not in outcome["stopped"]
+            assert asked_meta == (arm != "greater")
+            assert outcome["num_steps"] >= 1
+            assert outcome["num_candidates"] > 0
+        if arm != "initial":
+            assert outcome["finals"]["tokens"] > 0
+    peers.main([*command, "--minutes", "5"])
+    assert "seed 0" not in capsys.readouterr().out
+    assert log.read_text() == written
+    peers.main([*command, "--minutes", "5", "--seeds", "3", "--arms", "initial"])
+    assert "seed 3, first prompt: " in capsys.readouterr().out
+    assert log.read_text().startswith(written)
+
+
+def test_no_cell_begins_that_would_end_too_late(roomy: LM, tmp_path: Path) -> None:
+    cells = peers.cells_of(TASK, [0], ["initial"], Budget("tokens", 1))
+    log = Log(tmp_path, settings())
+    assert list(peers.run_cells(Bench(roomy, settings()), cells, log, stop_at=0.0)) == []
+
+
+def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
+    own = settings(max_new_tokens=6, num_test=12)
+    place = Place(Bench(roomy, own), Cell(task=TASK, seed=0, arm="initial"))
+    rows, prompt = place.splits.test, GIVEN[1]
+    found = place.scores([Prompt(prompt)], rows)
+    config = gf.Config(**place.predictor.llm.config.to_dict())
+    turns = [{"role": "system", "content": "You are a helpful assistant."}]
+
+    def around(row: gf.Example) -> tuple[str, str]:
+        messages = [*turns, {"role": "user", "content": f"@@@\n{row.question}"}]
+        text = roomy.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        before, _, after = text.partition("@@@")
+        return before, after
+
+    from greater_fast.runs.evaluation import evaluate_prompt
+
+    layouts = gf.build_layouts(
+        roomy, rows, prompt, place.predictor.extractor, config, around=around
+    )
+    expected = evaluate_prompt(place.predictor.llm.engine, layouts, layouts.prompt_ids, config)
+    assert found.shape == (1, 12)
+    assert np.array_equal(found[0], [float(row.correct) for row in expected.rows])
+
+
+def test_a_step_that_fails_is_no_outcome(roomy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(roomy, settings())
+    cell = Cell(task=TASK, seed=0, arm="opro", budget=Budget("tokens", 10**6))
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(bench.meta, "get_response", fails)
+    with pytest.raises(RuntimeError, match=r"arm='opro'.*a step failed after 0"):
+        bench.run(cell)
+
+
+def test_the_table_has_paired_differences() -> None:
+    budget = Budget("tokens", 100)
+    outcomes = {}
+    for seed, (greater, capo) in enumerate([("1110", "1000"), ("1100", "1000"), ("1111", "0000")]):
+        for arm, rows in (("initial", "1000"), ("greater", greater), ("capo", capo)):
+            own = Budget() if arm == "initial" else budget
+            cell = Cell(task=TASK, seed=seed, arm=arm, budget=own)
+            outcomes[cell] = Outcome(prompt="p", rows=rows, search=Cost(tokens=100, seconds=2.0))
+    told = peers.report(outcomes, TASK, "tiny, cpu")
+    (line,) = [line for line in told.splitlines() if line.startswith("| CAPO |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    # CAPO less GReaTer: -50, -25 and -100 points; t(2) = 4.303, s = 38.19, half = 94.9
+    assert cells[:5] == ["CAPO", "16.7%", "-8.3 [-44.2, +27.5]", "-58.3 [-153.2, +36.5]", "3"]
+    assert cells[5] == "100"
+    assert "| GReaTer | 75.0% |" in told
+    assert "OPRO" not in told
