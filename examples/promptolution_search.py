@@ -8,7 +8,7 @@ EvoPromptGA) takes the place of GReaTer by its name, and wants a meta model.
 """
 
 import pandas as pd
-from promptolution.predictors import MarkerBasedPredictor
+from promptolution.predictors import FirstOccurrencePredictor
 from promptolution.tasks import ClassificationTask
 from promptolution.utils.evaluation import evaluate_prompts
 from promptolution.utils.prompt import Prompt
@@ -16,14 +16,14 @@ from promptolution.utils.prompt import Prompt
 from greater_fast.examples.tasks import generate
 from greater_fast.front_ends.promptolution import GReaTer, GreaterLLM
 
-PROMPT = "Think step by step, then write true or false as <final_answer>true</final_answer>"
+PROMPT = "Say true or false, and why"
 
 
 def main(
     model: str = "smollm2-135m",
     num_train: int = 12,
     num_test: int = 48,
-    num_steps: int = 4,
+    num_steps: int = 8,
     max_new_tokens: int = 48,
 ) -> None:
     """Search on `num_train` rows, and compare on unseen ones."""
@@ -33,11 +33,13 @@ def main(
         ClassificationTask(part, task_description="Say whether an expression is true or false.")
         for part in (frame[:num_train], frame[num_train:])
     )
-    llm = GreaterLLM(model, {"max_new_tokens": max_new_tokens, "num_finalists": 2})
-    predictor = MarkerBasedPredictor(llm, classes=["true", "false"])
+    llm = GreaterLLM(model, {"max_new_tokens": max_new_tokens, "num_finalists": 4})
+    predictor = FirstOccurrencePredictor(llm, classes=["true", "false"])
     optimizer = GReaTer(predictor, train, initial_prompts=[PROMPT])
     best = optimizer.optimize(n_steps=num_steps)[0]
     print(f"prompt: {best.instruction!r}")
+    if best == Prompt(PROMPT):
+        print("nothing better was found in so few steps")
     print(f"tokens generated: {llm.engine.num_generated_tokens:,}")
     scores = evaluate_prompts([best, Prompt(PROMPT)], test, predictor)
     after, before = (scores.score[scores.prompt == str(each)].iloc[0] for each in (best, PROMPT))

@@ -90,8 +90,8 @@ class GReaTer(BaseOptimizer):
 
     The gradient is taken through the model's own reasoning, up to the answer in the predictor's
     marker. While it runs, `prompts` are the best by the objective on the training rows, and
-    `scores` are minus that objective; at the end the finalists and the initial prompt are evaluated
-    by the task, which decides.
+    `scores` are minus that objective; at the end the finalists and all initial prompts are
+    evaluated by the task, which decides.
 
     Args:
         predictor: how the model is asked, and where its answer stands.
