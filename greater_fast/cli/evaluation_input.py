@@ -14,7 +14,7 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Examples
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION, InputError, checking_input
-from greater_fast.runs.unseen import unseen
+from greater_fast.runs.rows.unseen import unseen
 from greater_fast.runs.visible import visible
 
 

@@ -27,7 +27,7 @@ from greater_fast.export.rendering import Rendering, num_ids_behind, rendering_o
 from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.prepare import choose_extractor
-from greater_fast.runs.unseen import unseen
+from greater_fast.runs.rows.unseen import unseen
 from greater_fast.runs.visible import visible
 from greater_fast.runs.writer import new_path
 from greater_fast.version import __version__

@@ -13,7 +13,7 @@ from greater_fast.examples.answers import matching_gold
 from greater_fast.examples.data import Example
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.metrics import name_of_metric
-from greater_fast.runs.asking import answer_request
+from greater_fast.runs.rows.asking import answer_request
 from greater_fast.runs.statistics import (
     mcnemar_exact,
     mean_interval,
@@ -221,9 +221,8 @@ def evaluate_prompt(
     found = dict(log.known.get("", {})) if log else {}
     rows = [row for row in range(len(layouts)) if row not in found]
     waiting = list(rows)  # to be told, in their order
-    requests = [
-        answer_request(engine.lm, layouts, row, prompt_ids, config, longest) for row in rows
-    ]
+    given = (prompt_ids, config, longest)
+    requests = [answer_request(engine.lm, layouts, row, *given) for row in rows]
 
     def tell(row: int) -> None:
         waiting.remove(row)

@@ -20,9 +20,9 @@ from greater_fast.front_ends.missing import needs
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.runs.asking import answer_request
 from greater_fast.runs.evaluation import RowRecord, record_rollouts
 from greater_fast.runs.prepare import as_config, check_placement, choose_extractor
+from greater_fast.runs.rows.asking import answer_request
 from greater_fast.wording import quoted
 
 try:
