@@ -24,7 +24,7 @@ _LOSS = Config(objective="loss")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """R ways to split the pool's N rows: `train` and `truth` [R, N] are shares, each of sum 1.
+    """R ways to split the pool's N rows: `train` and `truth` [R, N] are 1 where a row is in it.
 
     `halves` are the truth's rows in two parts that are as large.
     """
@@ -44,19 +44,29 @@ class Splits:
         source = np.random.default_rng(0)
         later = np.tile(np.arange(num_selection, num_rows), (_NUM_SPLITS, 1))
         chosen = source.permuted(later, axis=1)[:, :num_truth]
-        truth = _shares(chosen, num_rows)
+        truth = _marked(chosen, num_rows)
         keys = source.random((_NUM_SPLITS, num_scored))
         keys[truth[:, :num_scored] > 0] = np.inf
-        train = _shares(np.argsort(keys, axis=1)[:, : min(num_train, num_selection)], num_rows)
+        train = _marked(np.argsort(keys, axis=1)[:, : min(num_train, num_selection)], num_rows)
         half = num_truth // 2
         parts = (chosen[:, :half], chosen[:, half : 2 * half])
-        return cls(train, truth, (_shares(parts[0], num_rows), _shares(parts[1], num_rows)))
+        return cls(train, truth, (_marked(parts[0], num_rows), _marked(parts[1], num_rows)))
 
 
-def _shares(chosen: npt.NDArray[np.int64], num_rows: int) -> Doubles:
-    shares = np.zeros((len(chosen), num_rows))
-    np.put_along_axis(shares, chosen, 1 / chosen.shape[1], axis=1)
-    return shares
+def _marked(chosen: npt.NDArray[np.int64], num_rows: int) -> Doubles:
+    marked = np.zeros((len(chosen), num_rows))
+    np.put_along_axis(marked, chosen, 1, axis=1)
+    return marked
+
+
+def means(rows: Doubles, values: npt.NDArray[np.generic]) -> Doubles:
+    """Means [R, K] of values [N, K] over the rows [R, N] of each split.
+
+    They are summed before they are divided: sums of counts, and of numbers of few bits, are exact
+    whatever their order, so that equals are equal on every machine.
+    """
+    found: Doubles = (rows @ values.astype(np.float64)) / rows.sum(1, keepdims=True)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +78,13 @@ class Measured:
     chosen: npt.NDArray[np.bool_]  # [K] of all candidates
 
     def score(self, name: str) -> Doubles:
-        """A score that was stored of each row, summed over the training rows."""
-        scores = self.place.scores[name][:, self.chosen].astype(np.float64)
-        return self.train[:, : len(scores)] @ scores
+        """A score that was stored of each row, its mean over the training rows."""
+        scores = self.place.scores[name][:, self.chosen]
+        return means(self.train[:, : len(scores)], scores)
 
     def mean(self, values: npt.NDArray[np.generic]) -> Doubles:
         """Means over the training rows of outcomes [1 + K, N]."""
-        return self.train @ values[1:][self.chosen].astype(np.float64).T
+        return means(self.train, values[1:][self.chosen].T)
 
     def logprob(self) -> Doubles:
         """Minus the model's own log-probability; tokens that it does not propose come last."""

@@ -18,6 +18,7 @@ from benchmarks.evidence.places.ranking import (
     Ranking,
     Splits,
     lowest_at_random,
+    means,
     ranking,
 )
 from benchmarks.evidence.resampling import Clusters, Doubles, Estimate, ceiling, holm, spearman
@@ -122,7 +123,7 @@ def baselines(place: Place, num_selection: int) -> Baselines:
     splits = splits_of(place, num_selection, NUM_TRAIN[-1])
     errors = _errors(place, splits.truth)[:, place.from_lm]
     first, second = (_errors(place, half)[:, place.from_lm] for half in splits.halves)
-    incumbent = splits.truth @ ~place.outcomes.is_right[0]
+    incumbent = means(splits.truth, ~place.outcomes.is_right[:1].T)
     return Baselines(
         half_correlation=float(spearman(first, second).mean()),
         mean=float(errors.mean()),
@@ -132,25 +133,24 @@ def baselines(place: Place, num_selection: int) -> Baselines:
     )
 
 
-def _errors(place: Place, shares: Doubles) -> Doubles:
+def _errors(place: Place, rows: Doubles) -> Doubles:
     """Error rates [R, K] of all candidates on rows [R, N]."""
-    found: Doubles = shares @ (~place.outcomes.is_right[1:]).astype(np.float64).T
-    return found
+    return means(rows, ~place.outcomes.is_right[1:].T)
 
 
 def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
     clusters = Clusters([chain.cluster for chain, _ in used])
     bases = [baselines(place, chain.num_selection) for chain, place in used]
-    means = {
+    estimates = {
         name: clusters.estimate([getattr(base, name) for base in bases])
         for name in Baselines.__slots__
     }
     errors = (
-        f"{SHORTLIST} at random {means['mean'].mean:.3f}, the lowest of them "
-        f"{means['lowest_at_random'].mean:.3f}; the best of all {means['best'].mean:.3f}; the "
-        f"prompt as it is {means['incumbent'].mean:.3f}"
+        f"{SHORTLIST} at random {estimates['mean'].mean:.3f}, the lowest of them "
+        f"{estimates['lowest_at_random'].mean:.3f}; the best of all {estimates['best'].mean:.3f}; the "
+        f"prompt as it is {estimates['incumbent'].mean:.3f}"
     )
-    half = means["half_correlation"]
+    half = estimates["half_correlation"]
     return (
         f"True error of the proposals: {errors}.\n"
         f"A signal without noise would correlate by {ceiling(half.mean):.2f} "
