@@ -138,10 +138,10 @@ def test_ids_that_do_not_come_back_are_noted(lm: LM, right_rows: Rows, here: Rep
     assert right == [own for own, k in zip(here.evaluation.rows, kept, strict=True) if k]
 
 
-def _layouts(lm: LM, rows: Rows) -> Any:
+def _layouts(lm: LM, rows: Rows, prompt: str = PROMPT) -> Any:
     config = Config.from_mapping(CONFIG)
     return build_layouts(
-        lm, [Example(**row) for row in rows], PROMPT, make_extractor(EXTRACTOR), config
+        lm, [Example(**row) for row in rows], prompt, make_extractor(EXTRACTOR), config
     )
 
 
@@ -163,12 +163,16 @@ def test_a_text_that_has_no_place_is_encoded_as_it_is(
 def test_a_server_that_takes_texts_alone(
     lm: LM, writes_bos: bool, right_rows: Rows, here: Report
 ) -> None:
-    """`llama_cpp.server` answers 500 to ids; they are sent once in each way."""
+    """`llama_cpp.server` answers 500 to ids; in each way they are then sent twice."""
     options = {"takes_ids": False, "writes_bos": writes_bos, "refusal": 500 if writes_bos else 422}
     with serving(lm, **options) as served:
         report = measured(served, right_rows)
-    tried = [body["prompt"] for body in served.completions(rows=False)[:3]]
-    assert [isinstance(prompt, str) for prompt in tried] == [False, False, True]
+    tried = [body["prompt"] for body in served.completions(rows=False)]
+    num_as_ids = 4 if options["refusal"] == 500 else 2
+    assert [isinstance(prompt, str) for prompt in tried[: num_as_ids + 1]] == [
+        *([False] * num_as_ids),
+        True,
+    ]
     first = served.completions()[0]["prompt"]
     assert first.startswith("<|begin_of_text|>") != writes_bos
     assert [row.reasoning for row in report.evaluation.rows] == [
@@ -176,6 +180,63 @@ def test_a_server_that_takes_texts_alone(
     ]
     (note,) = [note for note in report.notes if "rows as text" in note]
     assert note.endswith("a token that is taken to be <|begin_of_text|>") == writes_bos
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, OTHER])
+def test_both_prompts_are_sent_in_one_way(
+    served: Served, right_rows: Rows, here: Report, prompt: str
+) -> None:
+    """A failure that passes, while it is found out, does not part them."""
+    left = [1]
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        is_trial = path == "/v1/completions" and body["max_tokens"] == 1
+        ids = list(_layouts(served.lm, right_rows, prompt).prompt_ids)
+        text = ",".join(map(str, body.get("prompt", ())))
+        if not (is_trial and left[0] and ",".join(map(str, ids)) in text):
+            return False
+        left[0] -= 1
+        handler.send(500, {"error": {"message": "out of memory"}})
+        return True
+
+    served.fault = fault
+    report = measured(served, right_rows, against=OTHER)
+    assert (report.evaluation, report.against) == (here.evaluation, here.against)
+    assert all(isinstance(body["prompt"], list) for body in served.completions())
+    ways = [note for note in report.notes if note.startswith("asked at ")]
+    assert len(ways) == 1
+    assert ways[0].endswith("rows as token ids")
+    assert len(served.completions(rows=False)) == len(served.completions()) + (
+        2 if prompt == PROMPT else 1
+    )
+
+
+def _without_usage(handler: Handler, path: str, body: Any) -> bool:
+    if path != "/v1/completions":
+        return False
+    status, reply = handler.server.served.reply(path, body)  # type: ignore[attr-defined]
+    reply.pop("usage", None)
+    handler.send(status, reply)
+    return True
+
+
+def test_ids_that_are_not_counted_are_noted(served: Served, right_rows: Rows, here: Report) -> None:
+    served.fault = _without_usage
+    report = measured(served, right_rows)
+    assert report.evaluation == here.evaluation
+    (note,) = [note for note in report.notes if note.startswith("asked at ")]
+    assert note.endswith("rows as token ids, which the server does not count")
+
+
+@pytest.mark.parametrize("writes_bos", [False, True])
+@pytest.mark.parametrize("kind", ["vllm", "neither"])
+def test_a_text_that_is_not_counted_is_refused(lm: LM, kind: str, writes_bos: bool) -> None:
+    """Two BOS would be read, or a template, and nobody would know."""
+    options = {"takes_ids": False, "writes_bos": writes_bos, "kind": kind}
+    with serving(lm, **options, fault=_without_usage) as served:
+        with pytest.raises(ValueError, match=r"does not say as how many tokens .*; by chat"):
+            measured(served, examples(2))
+        assert served.completions() == []
 
 
 def test_a_tokenizer_without_a_template(right_rows: Rows) -> None:
@@ -219,6 +280,21 @@ def test_a_text_that_is_read_as_other_tokens_is_refused(lm: LM, more: int) -> No
         pytest.raises(ValueError, match=message),
     ):
         measured(served, examples(2))
+
+
+def test_a_text_is_counted_on_each_row(lm: LM) -> None:
+    """What counted the first row may leave another out."""
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        return body.get("max_tokens") != 1 and _without_usage(handler, path, body)
+
+    with (
+        serving(lm, takes_ids=False, fault=fault) as served,
+        pytest.raises(
+            ValueError, match=r"^row 0 \('Question 1: .*does not say as how many .*--chat"
+        ),
+    ):
+        measured(served, examples(2), num_concurrent=1)
 
 
 def test_each_row_is_counted(served: Served) -> None:

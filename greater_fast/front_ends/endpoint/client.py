@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 
@@ -21,6 +21,9 @@ Found = TypeVar("Found")
 _MOST_BYTES = 1 << 24  # of a reply
 _LONGEST_WAIT_S, _LONGEST_ASKED_S = 30.0, 120.0  # between two tries; where the server says so
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_MALFORMED = 200  # the status of a reply that cannot be read
+# llama_cpp.server says 500 of a prompt that is no text; others put the error into a reply.
+_NOT_TAKEN, _TRIAL_TRIES = frozenset({_MALFORMED, 500}), 2
 _SHORTEST_SECRET = 8  # characters: what is shorter ("EMPTY") guards nothing, and is a word
 
 
@@ -67,11 +70,13 @@ class Client:
         path: str,
         body: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], Found],
-        final: Collection[int] = (),
+        *,
+        is_trial: bool = False,
     ) -> Found:
         """What `read` makes of the reply at a path behind the server's address.
 
-        Statuses that are `final` refuse, whatever they may mean elsewhere.
+        A trial finds out whether the server takes such a request: a status 500 refuses it, and so
+        does a reply that cannot be read, where it comes twice.
 
         Raises:
             RefusedError: the server refuses the request.
@@ -82,11 +87,11 @@ class Client:
             try:
                 return read(self._reply(f"{self.server.url}{path}", body))
             except MalformedError as error:
-                failure, asked = str(error), 0.0
+                failure, asked, status = str(error), 0.0, _MALFORMED
             except _PassingError as error:
-                if error.status in final:
-                    raise RefusedError(error.status, str(error)) from None
-                failure, asked = str(error), error.wait_s
+                failure, asked, status = str(error), error.wait_s, error.status
+            if is_trial and status in _NOT_TAKEN and number + 1 >= min(tries, _TRIAL_TRIES):
+                raise RefusedError(status, failure)
             if number + 1 < tries:
                 self._wait(number, asked)
         raise ValueError(

@@ -22,6 +22,7 @@ from greater_fast.front_ends.endpoint.record import Record, digest
 from greater_fast.front_ends.endpoint.replies import Answered
 from greater_fast.front_ends.endpoint.server import Server
 from greater_fast.front_ends.endpoint.threads import in_threads
+from greater_fast.front_ends.endpoint.wire import agreed
 from greater_fast.memory.outline import outline_with_ends
 from greater_fast.runs.evaluation import (
     Evaluation,
@@ -126,7 +127,7 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
         *measuring,
         *idle,
         *_idle_here(given),
-        *asked[0].notes,
+        *dict.fromkeys(note for conversation in asked for note in conversation.notes),
         *_notes_of(server, record, runs),
         *(
             line
@@ -218,7 +219,8 @@ def _conversations(
         return [Chat(client, examples, prompt, extractor, config) for prompt in prompts]
     lm = outline_with_ends(tokenizer, "cpu")
     laid_out = [build_layouts(lm, examples, prompt, extractor, config) for prompt in prompts]
-    return [Completions(client, lm, layouts, config) for layouts in laid_out]
+    wire = agreed(client, lm, laid_out[0])
+    return [Completions(client, wire, lm, layouts, config) for layouts in laid_out]
 
 
 def _check_greedy(config: Config) -> None:
