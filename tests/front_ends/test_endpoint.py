@@ -520,6 +520,49 @@ def test_the_key_is_sent_and_never_told(
     assert not any("unencrypted" in note for note in report.notes)  # it stays on this machine
 
 
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"choices": [{"text": {"auth": "Bearer KEY"}, "message": {}}]}, "has no (text|content)"),
+        (
+            {"choices": [{"text": ["x" * 60 + "KEY"], "message": {"content": ["x" * 60 + "KEY"]}}]},
+            "xx",
+        ),
+        ({"KEY": 1, "other": ["KEY"]}, r"no choices, but \['\[key\]', 'other'\]"),
+        ({"choices": [{"text": "", "token_ids": ["KEY"], "message": {"content": 1}}]}, "has "),
+    ],
+)
+def test_a_reply_that_is_none_does_not_tell_the_key(
+    served: Served, monkeypatch: pytest.MonkeyPatch, content: Any, message: str, *, chat: bool
+) -> None:
+    """Nor a part of it, where what the server says is shortened; nor how JSON may write it."""
+    monkeypatch.setenv("SOME_KEY", KEY)
+    written = json.dumps(content).replace("KEY", "\\u0073" + KEY[1:])
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        handler.send(200, written.encode())
+        return True
+
+    served.fault = fault
+    tokenizer = None if chat else served.lm
+    with pytest.raises(ValueError, match=message) as caught:
+        measured(served, examples(1), num_retries=0, key_variable="SOME_KEY", tokenizer=tokenizer)
+    assert KEY[:8] not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ['{"detail": "\\u0073KEY"}', '"\\u0073KEY"', "no: sKEY"])
+def test_an_error_does_not_tell_the_key(
+    served: Served, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    said = content.replace("KEY", KEY[1:]).encode()
+    served.fault = lambda handler, *_: handler.send(400, said) or True
+    with pytest.raises(ValueError, match=r"the server answered 400: .*\[key\]") as caught:
+        measured(served, examples(1), key_variable="SOME_KEY")
+    assert KEY[1:] not in str(caught.value)
+
+
 def test_no_key_is_sent_that_is_not_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     measured(served, examples(1))

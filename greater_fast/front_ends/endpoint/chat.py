@@ -86,4 +86,4 @@ class Chat:
         }
         if self._config.chat_template_kwargs:
             body["chat_template_kwargs"] = dict(self._config.chat_template_kwargs)
-        return self._client.post(_PATH, body, chat_message(self._client.without_key))
+        return self._client.post(_PATH, body, chat_message)

@@ -107,11 +107,20 @@ class Client:
         except (_PassingError, MalformedError, RefusedError):
             return {}
 
-    def without_key(self, text: str) -> str:
-        """A text of the server without the key, should it say it."""
+    def _without_key(self, said: Any) -> Any:
+        """What the server says without the key, wherever it says it.
+
+        All that it says passes here before it is read, shortened or quoted.
+        """
         if self._key is None or len(self._key) < _SHORTEST_SECRET:
-            return text
-        return text.replace(self._key, "[key]")
+            return said
+        if isinstance(said, str):
+            return said.replace(self._key, "[key]")
+        if isinstance(said, list):
+            return [self._without_key(part) for part in said]
+        if isinstance(said, dict):
+            return {self._without_key(name): self._without_key(v) for name, v in said.items()}
+        return said
 
     def _wait(self, number: int, asked_s: float) -> None:
         """Wait before the next try; others that failed at the same time come at another."""
@@ -137,7 +146,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise _PassingError(self._unreached(error)) from None
         try:
-            value = json.loads(content)
+            value = self._without_key(json.loads(content))
         except (ValueError, RecursionError):
             raise MalformedError("the server's reply is no JSON, or was cut off") from None
         if not isinstance(value, dict):
@@ -155,7 +164,7 @@ class Client:
         if status in _PASSING:
             return _PassingError(message, status, _seconds(headers.get("Retry-After", "")))
         if 300 <= status < 400:
-            place = quoted(self.without_key(headers.get("Location", "")))
+            place = quoted(self._without_key(headers.get("Location", "")))
             return RefusedError(
                 status, f"{message}; it sends us to {place}: give that address, if you trust it"
             )
@@ -170,19 +179,20 @@ class Client:
         """What the server says in an error, in one line: its message, else all of it."""
         text = content.decode("utf-8", "replace")
         try:
-            value = json.loads(text)
+            value = self._without_key(json.loads(text))
+            text = json.dumps(value, ensure_ascii=False)
             inner = value.get("error", value)
             found = inner if isinstance(inner, str) else inner.get("message")
             text = found if isinstance(found, str) else text
         except (AttributeError, ValueError, RecursionError):
             pass
-        return in_one_line(self.without_key(text))
+        return in_one_line(self._without_key(text))
 
     def _unreached(self, error: Exception) -> str:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError):
             return f"the server did not answer within {self.server.timeout_s:g} seconds (timeout_s)"
-        said = in_one_line(self.without_key(str(reason))) or type(reason).__name__
+        said = in_one_line(self._without_key(str(reason))) or type(reason).__name__
         return f"the server was not reached, or hung up: {said}"
 
 

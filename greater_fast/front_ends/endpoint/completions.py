@@ -99,5 +99,5 @@ class Completions:
         self, ids: Sequence[int], text: str, room: int, stop: Mapping[str, Any] | None = None
     ) -> Written:
         body = {**self._wire.body(self._client.server.model, ids, text, room), **(stop or {})}
-        read = completion(room, self._layouts.vocab_size, self._client.without_key)
+        read = completion(room, self._layouts.vocab_size)
         return self._client.post(PATH, body, read)

@@ -35,9 +35,7 @@ class Written:
     num_tokens: int | None = None
 
 
-def completion(
-    most_tokens: int, vocab_size: int, clean: Callable[[str], str]
-) -> Callable[[Mapping[str, Any]], Written]:
+def completion(most_tokens: int, vocab_size: int) -> Callable[[Mapping[str, Any]], Written]:
     """What reads the reply of `/completions`: at most so many tokens, of a vocabulary."""
 
     def read(reply: Mapping[str, Any]) -> Written:
@@ -53,7 +51,7 @@ def completion(
                 f"{most_tokens}: {quoted(ids)}"
             )
         return Written(
-            clean(_text(choice, "text")),
+            _text(choice, "text"),
             _cut_off(choice),
             None if ids is None else tuple(ids),
             _count(reply, "prompt_tokens"),
@@ -63,20 +61,16 @@ def completion(
     return read
 
 
-def chat_message(clean: Callable[[str], str]) -> Callable[[Mapping[str, Any]], Written]:
-    """What reads the reply of `/chat/completions`: the content, or a thought that never ended."""
-
-    def read(reply: Mapping[str, Any]) -> Written:
-        choice = _choice(reply)
-        message = choice.get("message")
-        if not isinstance(message, dict):
-            raise MalformedError("the server's reply has no message")
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if not message.get("content") and isinstance(thought, str):
-            return Written(clean(thought), _cut_off(choice))
-        return Written(clean(_text(message, "content")), _cut_off(choice))
-
-    return read
+def chat_message(reply: Mapping[str, Any]) -> Written:
+    """What the reply of `/chat/completions` says: the content, or a thought that never ended."""
+    choice = _choice(reply)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise MalformedError("the server's reply has no message")
+    thought = next((n for n in ("reasoning_content", "reasoning") if message.get(n)), None)
+    if not message.get("content") and thought is not None:
+        return Written(_text(message, thought), _cut_off(choice))
+    return Written(_text(message, "content"), _cut_off(choice))
 
 
 def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:

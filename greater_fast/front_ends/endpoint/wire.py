@@ -77,7 +77,7 @@ def agreed(client: Client, lm: LM, layouts: Layouts) -> Wire:
     """
     ids = layouts.context_ids(0, layouts.prompt_ids)
     text = layouts.rendered(0, layouts.prompt_ids)
-    read = completion(1, _ANY_VOCABULARY, client.without_key)
+    read = completion(1, _ANY_VOCABULARY)
     problem = ""
     for wire in _wires(lm, ids, text):
         body = wire.body(client.server.model, ids, text, 1)
