@@ -354,6 +354,7 @@ def test_failures_that_do_not_pass_name_the_row(served: Served) -> None:
         (b'{"error": "no"}', r"no choices, but \['error'\]"),
         (b'{"choices": []}', "no choices"),
         (b'{"choices": [{"text": null}]}', "no text, but None"),
+        (b'{"choices": [{"text": "a\\ud83d b"}]}', r"half a character in its text: '\\ud83d b'"),
         (b'{"choices": [{"text": "a", "token_ids": [5, true]}]}', "token ids that are none"),
         (b'{"choices": [{"text": "a", "token_ids": [-1]}]}', "token ids that are none"),
         (b'{"choices": [{"text": "a", "token_ids": [1, 1, 1, 1, 1, 1, 1]}]}', "more than 6"),
@@ -905,9 +906,16 @@ def test_an_answer_by_chat_may_repeat_what_asks_for_it(
 
 
 def test_a_chat_without_a_message(served: Served) -> None:
-    served.fault = lambda handler, *_: handler.send(200, {"choices": [{"text": "a"}]}) or True
+    def says(**choice: Any) -> None:
+        served.fault = lambda handler, *_: handler.send(200, {"choices": [choice]}) or True
+
+    says(text="a")
     with pytest.raises(ValueError, match=r"^row 0 .* has no message"):
         measured(served, examples(1), tokenizer=None, num_retries=0)
+    for name in ("content", "reasoning_content"):
+        says(message={name: "a\ud83d"})
+        with pytest.raises(ValueError, match=rf"^row 0 .* half a character in its {name}"):
+            measured(served, examples(1), tokenizer=None, num_retries=0)
 
 
 def test_settings_of_our_engine_are_without_effect(served: Served) -> None:

@@ -84,6 +84,12 @@ def _text(holder: Mapping[str, Any], name: str) -> str:
     text = holder.get(name)
     if not isinstance(text, str):
         raise MalformedError(f"the server's reply has no {name}, but {quoted(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write what no tokenizer or file takes
+        raise MalformedError(
+            f"the server's reply has half a character in its {name}: {quoted(text[error.start :])}"
+        ) from None
     return text
 
 
