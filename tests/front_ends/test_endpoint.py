@@ -812,13 +812,33 @@ def test_a_disk_that_takes_nothing_is_told_of(
     assert any("could not be written" in note for note in report.notes)
 
 
-def test_a_metric_that_fails_ends_it(served: Served) -> None:
+@pytest.mark.parametrize("num_concurrent", [1, 4])
+def test_a_metric_that_fails_ends_it(served: Served, tmp_path: Path, num_concurrent: int) -> None:
+    """Once rows under way have ended; what the server has answered is not asked for again."""
+    records, under_way = tmp_path / "rows.jsonl", threading.Barrier(num_concurrent)
+
     def metric(predicted: str, example: Example) -> float:
         raise KeyError("mine")
 
+    def waits(handler: Handler, path: str, body: Any) -> bool:
+        if path == "/v1/completions" and body["max_tokens"] == CONFIG["max_new_tokens"]:
+            under_way.wait(30)
+        return False
+
+    served.fault = waits
+    options = {"records": records, "num_concurrent": num_concurrent}
     with pytest.raises(KeyError, match="mine") as caught:
-        measured(served, examples(4), metric=metric)
+        measured(served, examples(4), metric=metric, **options)
     assert "raised by the metric" in caught.value.__notes__[0]
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    num_asked = len(served.completions()) // 2
+    assert len(lines) == num_asked >= num_concurrent
+    assert not any("correct" in line for line in lines)
+    served.fault = lambda *_: False
+    served.asked.clear()
+    report = measured(served, examples(4), **options)
+    assert len(served.completions()) == 2 * (4 - num_asked)
+    assert report.evaluation == measured(served, examples(4)).evaluation
 
 
 def test_an_interruption_waits_for_no_thread() -> None:
@@ -856,6 +876,54 @@ def test_after_an_error_rows_under_way_are_heard_of() -> None:
     with pytest.raises(ValueError, match="row 0"):
         in_threads(range(20), ask, lambda *item: heard.append(item), 2, threading.Event())
     assert heard == [(1, 1)]
+
+
+def test_after_an_error_of_who_hears_rows_under_way_are_heard_of() -> None:
+    both, begun, heard = threading.Barrier(2), list[int](), list[int]()
+
+    def ask(row: int) -> int:
+        begun.append(row)
+        if row < 2:
+            both.wait(30)
+        time.sleep(0.02)
+        return row
+
+    def hears(row: int, answer: int) -> None:
+        heard.append(row)
+        raise ValueError(f"row {row}")
+
+    with pytest.raises(ValueError, match="row ") as caught:
+        in_threads(range(100), ask, hears, 2, threading.Event())
+    assert str(caught.value) == f"row {heard[0]}"
+    assert sorted(heard) == sorted(begun)
+    assert len(begun) < 100
+
+
+def test_threads_that_do_not_start_end_those_that_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, begun, start, started = (
+        threading.Event(),
+        list[int](),
+        threading.Thread.start,
+        list[Any](),
+    )
+
+    def starts(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    def ask(row: int) -> int:
+        begun.append(row)
+        stop.wait(30)
+        return row
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    with pytest.raises(RuntimeError, match="can't start"):
+        in_threads(range(20), ask, lambda *_: None, 4, stop)
+    assert stop.is_set()
+    started[0].join(30)
+    assert len(begun) <= 1
 
 
 def test_by_chat_nothing_is_known_of_tokens(served: Served, right_rows: Rows) -> None:

@@ -187,10 +187,11 @@ class _Run:
             raise ValueError(f"{name}: {error}") from error
 
     def _heard(self, row: int, answered: Answered) -> None:
-        self._take(row, answered)
-        self._record.append(
-            self._keys[row], self._conversation.prompt, row, self._rows[row], answered
-        )
+        try:
+            self._take(row, answered)
+        finally:  # what the server was asked for is kept, whatever the metric makes of it
+            prompt = self._conversation.prompt
+            self._record.append(self._keys[row], prompt, row, self._rows.get(row), answered)
 
     def _take(self, row: int, answered: Answered) -> None:
         examples = self._conversation.examples

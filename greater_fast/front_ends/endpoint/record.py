@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -86,14 +87,14 @@ class Record:
         return self._known.get(asked)
 
     def append(
-        self, asked: str, prompt: str, number: int, row: RowRecord, answered: Answered
+        self, asked: str, prompt: str, number: int, row: RowRecord | None, answered: Answered
     ) -> None:
-        """A row that has been answered, and what it came to."""
+        """A row that has been answered, and what it came to, None where the metric failed."""
         if self._path is None:
             return
-        line = {"asked": asked, "prompt": prompt, "row": number, **row.to_dict()}
-        line |= {"answer": answered.answer, "exact": answered.exact}
-        self._writer.append(self._path, line)
+        line: dict[str, Any] = {"asked": asked, "prompt": prompt, "row": number}
+        line |= {} if row is None else row.to_dict()
+        self._writer.append(self._path, line | asdict(answered))
 
     def _check_and_mend(self, file: Any) -> None:
         """Read what is there; cut off what a kill has left of a line.

@@ -25,8 +25,9 @@ def in_threads(
 ) -> None:
     """Call `ask` for each row in up to so many threads, and here `heard` with what each came to.
 
-    After the first error no row is begun; those under way are heard of, then it is raised. Where
-    something ends this call itself, `stop` is set: threads then end without being waited for.
+    After the first error, of either, no row is begun; those under way are heard of, then it is
+    raised. Where an interruption ends this call, `stop` is set: threads then end without being
+    waited for.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Found] | _Failed | None] = queue.SimpleQueue()
@@ -47,10 +48,10 @@ def in_threads(
         done.put(None)
 
     num_working = min(num_threads, len(rows))
-    for _ in range(num_working):
-        threading.Thread(target=work, daemon=True).start()
     first: BaseException | None = None
     try:
+        for _ in range(num_working):
+            threading.Thread(target=work, daemon=True).start()
         while num_working:
             item = done.get()
             if item is None:
@@ -58,7 +59,11 @@ def in_threads(
             elif isinstance(item, _Failed):
                 first = first or item.error
             else:
-                heard(*item)
+                try:
+                    heard(*item)
+                except Exception as error:
+                    failed.set()
+                    first = first or error
     except BaseException:
         stop.set()
         raise
