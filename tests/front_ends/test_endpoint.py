@@ -525,7 +525,10 @@ def test_the_key_is_sent_and_never_told(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"choices": [{"text": {"auth": "Bearer KEY"}, "message": {}}]}, "has no (text|content)"),
+        (
+            {"choices": [{"text": {"auth": "Bearer KEY"}, "message": {"content": ["KEY"]}}]},
+            "has no (text|content)",
+        ),
         (
             {"choices": [{"text": ["x" * 60 + "KEY"], "message": {"content": ["x" * 60 + "KEY"]}}]},
             "xx",
@@ -971,6 +974,43 @@ def test_an_answer_by_chat_may_repeat_what_asks_for_it(
     assert report.evaluation.rows[0].predicted == expected
     assert report.evaluation.rows[0].reasoning == "9 + 9"
     assert report.accuracy == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "note"),
+    [
+        ({"content": None, "reasoning_content": "18"}, "length", "2 answers were empty"),
+        ({"content": "", "reasoning": "18"}, "length", "2 answers were empty"),
+        ({"content": ""}, "content_filter", "2 answers were empty"),
+        ({"content": None, "refusal": "18"}, "stop", "2 answers were empty"),
+        ({"content": f"{EXTRACTOR} "}, "length", "2 answers were empty"),
+        ({"content": "18 is what"}, "length", "2 answers were cut off"),
+        ({"content": "18"}, "stop", ""),
+    ],
+)
+def test_a_thought_is_no_answer(
+    served: Served, tmp_path: Path, message: dict[str, Any], reason: str, note: str
+) -> None:
+    """And where there is none, or a part of one, that is said; of recorded rows too."""
+
+    def says(handler: Handler, path: str, body: Any) -> bool:
+        is_second = body["messages"][-1]["content"].endswith("...")
+        reply = message if is_second else {"content": "9 + 9"}
+        choice = {"message": reply, "finish_reason": reason if is_second else "stop"}
+        handler.send(200, {"choices": [choice]})
+        return True
+
+    served.fault = says
+    rows = [{"question": f"What is 9 plus 9, {i}?", "answer": "18"} for i in range(2)]
+    asked = {"tokenizer": None, "records": tmp_path / "rows.jsonl"}
+    for _ in range(2):
+        report = measured(served, rows, **asked)
+        predicted = "" if "empty" in note else message["content"]
+        assert [row.predicted for row in report.evaluation.rows] == [predicted] * 2
+        told = [line for line in report.notes if "answers were" in line]
+        assert len(told) == bool(note)
+        assert all(line.startswith(note) for line in told)
+    assert len(served.asked) == 4
 
 
 def test_a_chat_without_a_message(served: Served) -> None:

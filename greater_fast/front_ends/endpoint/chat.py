@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from greater_fast.config import Config
@@ -11,7 +11,7 @@ from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.front_ends.endpoint.client import Client
-from greater_fast.front_ends.endpoint.replies import Answered, Written, chat_message
+from greater_fast.front_ends.endpoint.replies import Answered, Written, chat_answer, chat_reasoning
 
 _PATH = "/chat/completions"
 
@@ -67,17 +67,25 @@ class Chat:
         """A row's reasoning and answer; errors as of `Client.post`."""
         asked = self.asked(row)
         messages, (reasoning_room, answer_room) = asked["messages"], asked["limits"]
-        reasoning = self._say(messages, reasoning_room)
+        reasoning = self._say(messages, reasoning_room, chat_reasoning)
         turns = [
             {"role": "assistant", "content": reasoning.text},
             {"role": "user", "content": self._asks},
         ]
-        reply = self._say([*messages, *turns], answer_room)
+        reply = self._say([*messages, *turns], answer_room, chat_answer)
         _, repeats, behind = reply.text.partition(self.extractor.text)
         answer = behind if repeats else reply.text
-        return Answered(reasoning.text.strip(), answer, reasoning.cut_off)
+        flaw = "" if answer.strip() else "empty"
+        if reply.cut_off and not flaw:
+            flaw = "cut off"
+        return Answered(reasoning.text.strip(), answer, reasoning.cut_off, flaw=flaw)
 
-    def _say(self, messages: Sequence[Mapping[str, str]], room: int) -> Written:
+    def _say(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        room: int,
+        read: Callable[[Mapping[str, Any]], Written],
+    ) -> Written:
         body = {
             "model": self._client.server.model,
             "messages": list(messages),
@@ -86,4 +94,4 @@ class Chat:
         }
         if self._config.chat_template_kwargs:
             body["chat_template_kwargs"] = dict(self._config.chat_template_kwargs)
-        return self._client.post(_PATH, body, chat_message)
+        return self._client.post(_PATH, body, read)

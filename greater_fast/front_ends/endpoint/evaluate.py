@@ -155,7 +155,7 @@ class _Run:
         self._metric, self._teller = metric, teller
         self._rows: dict[int, RowRecord] = {}
         self._keys = [self._key(row) for row in range(len(conversation.examples))]
-        self.num_known = self.num_inexact = 0
+        self.num_known = self.num_inexact = self.num_empty = self.num_answers_cut_off = 0
 
     def ask(self) -> None:
         """Take the known rows, and ask for the others."""
@@ -204,6 +204,8 @@ class _Run:
             examples[row], predicted, answered.reasoning, cut_off=answered.cut_off, metric=value
         )
         self.num_inexact += not answered.exact
+        self.num_empty += answered.flaw == "empty"
+        self.num_answers_cut_off += answered.flaw == "cut off"
         self._teller.row()
 
 
@@ -241,8 +243,9 @@ def _idle_here(config: Config) -> tuple[str, ...]:
 
 def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str, ...]:
     """What is to be said of how the rows were come by."""
-    num_known, num_inexact = (
-        sum(getattr(run, name) for run in runs) for name in ("num_known", "num_inexact")
+    num_known, num_inexact, num_empty, num_answers_cut_off = (
+        sum(getattr(run, name) for run in runs)
+        for name in ("num_known", "num_inexact", "num_empty", "num_answers_cut_off")
     )
     notes = []
     if record.num_known:
@@ -252,6 +255,13 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
             f"of {num_inexact} rows the reasoning came back as text, and was read as other tokens "
             "than were generated: the answer follows these"
         )
+    if num_empty:
+        notes.append(
+            f"{num_empty} answers were empty, and count as wrong: the model only thought in its "
+            "second turn, or the server kept back what it said"
+        )
+    if num_answers_cut_off:
+        notes.append(f"{num_answers_cut_off} answers were cut off at their token limit")
     if server.is_open and server.key_variable is not None:
         notes.append(f"the key went to {server.url} unencrypted: https keeps it from others")
     if record.problem:

@@ -109,7 +109,11 @@ class Record:
                 damage.append("a line is none of ours")
                 break
             self._known[line["asked"]] = Answered(
-                line["reasoning"], line["answer"], line["cut_off"], line["exact"]
+                line["reasoning"],
+                line["answer"],
+                line["cut_off"],
+                line["exact"],
+                str(line.get("flaw", "")),
             )
         file.seek(0)
         content = file.read()

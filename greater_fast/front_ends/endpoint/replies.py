@@ -15,13 +15,15 @@ class Answered:
     """A row's reasoning, and what was written behind the extractor, as texts.
 
     It is `exact` where the answer followed the very tokens that the server had generated; else the
-    reasoning's text was turned into tokens again, and came to others.
+    reasoning's text was turned into tokens again, and came to others. An answer that a turn of its
+    own brings can have a `flaw`: "empty", or "cut off" at its token limit.
     """
 
     reasoning: str
     answer: str
     cut_off: bool
     exact: bool = True
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +63,24 @@ def completion(most_tokens: int, vocab_size: int) -> Callable[[Mapping[str, Any]
     return read
 
 
-def chat_message(reply: Mapping[str, Any]) -> Written:
-    """What the reply of `/chat/completions` says: the content, or a thought that never ended."""
+def chat_reasoning(reply: Mapping[str, Any]) -> Written:
+    """What `/chat/completions` says of a row: the content, or a thought that never came to one."""
     choice = _choice(reply)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise MalformedError("the server's reply has no message")
+    message = _message(choice)
     thought = next((n for n in ("reasoning_content", "reasoning") if message.get(n)), None)
-    if not message.get("content") and thought is not None:
-        return Written(_text(message, thought), _cut_off(choice))
-    return Written(_text(message, "content"), _cut_off(choice))
+    name = thought if thought is not None and not message.get("content") else "content"
+    return Written(_text(message, name), _cut_off(choice))
+
+
+def chat_answer(reply: Mapping[str, Any]) -> Written:
+    """What `/chat/completions` answers: the content alone, "" where it thinks, refuses or filters.
+
+    A thought is no answer, whatever stands in it.
+    """
+    choice = _choice(reply)
+    message = _message(choice)
+    text = "" if message.get("content") is None else _text(message, "content")
+    return Written(text, _cut_off(choice))
 
 
 def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -78,6 +88,13 @@ def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise MalformedError(f"the server's reply has no choices, but {quoted(list(reply))}")
     return choices[0]
+
+
+def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise MalformedError("the server's reply has no message")
+    return message
 
 
 def _text(holder: Mapping[str, Any], name: str) -> str:
