@@ -466,6 +466,48 @@ def test_a_server_without_completions_is_told_of_chat(served: Served) -> None:
     assert len(served.asked) == 1
 
 
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("has_path", [False, True])
+def test_an_address_without_a_version_is_told_of_it(
+    served: Served, *, has_path: bool, chat: bool
+) -> None:
+    """The server has nothing there, or something of its own, as llama.cpp's `/completions`."""
+    url = served.url
+    served.url = url.removesuffix("/v1")
+    if has_path:
+        served.fault = lambda handler, *_: (
+            handler.send(200, {"content": "so", "tokens": []}) or True
+        )
+    said = r"has no choices, but \['content', 'tokens'\]" if has_path else "answered 404"
+    with pytest.raises(ValueError, match=said) as caught:
+        measured(served, examples(1), tokenizer=None if chat else served.lm)
+    told = str(caught.value)
+    assert f"; such an address mostly ends with /v1: try {url}" in told
+    assert "--chat" not in told
+    if has_path and not chat:  # of each of the four to six ways two requests
+        assert 8 <= len(served.asked) <= 12
+    for address in (url, f"{url}beta/openai", "https://host/api/v2"):
+        assert Server(address, "m").hint == ""
+
+
+def test_ids_that_a_reply_refuses_are_sent_as_text(lm: LM, right_rows: Rows, here: Report) -> None:
+    """Some servers answer 200, and put the error into the reply."""
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        if path != "/v1/completions" or isinstance(body["prompt"], str):
+            return False
+        handler.send(200, {"error": {"message": "prompt: expected a string"}})
+        return True
+
+    with serving(lm, fault=fault) as served:
+        report = measured(served, right_rows)
+        num_trials = len(served.completions(rows=False)) - len(served.completions())
+    assert [row.reasoning for row in report.evaluation.rows] == [
+        row.reasoning for row in here.evaluation.rows
+    ]
+    assert num_trials == 5
+
+
 def test_a_redirect_is_not_followed(
     served: Served, lm: LM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

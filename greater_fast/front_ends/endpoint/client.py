@@ -21,9 +21,9 @@ Found = TypeVar("Found")
 _MOST_BYTES = 1 << 24  # of a reply
 _LONGEST_WAIT_S, _LONGEST_ASKED_S = 30.0, 120.0  # between two tries; where the server says so
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_MALFORMED = 200  # the status of a reply that cannot be read
+MALFORMED = 200  # the status of a reply that cannot be read
 # llama_cpp.server says 500 of a prompt that is no text; others put the error into a reply.
-_NOT_TAKEN, _TRIAL_TRIES = frozenset({_MALFORMED, 500}), 2
+_NOT_TAKEN, _TRIAL_TRIES = frozenset({MALFORMED, 500}), 2
 _SHORTEST_SECRET = 8  # characters: what is shorter ("EMPTY") guards nothing, and is a word
 
 
@@ -87,7 +87,7 @@ class Client:
             try:
                 return read(self._reply(f"{self.server.url}{path}", body))
             except MalformedError as error:
-                failure, asked, status = str(error), 0.0, _MALFORMED
+                failure, asked, status = f"{error}{self.server.hint}", 0.0, MALFORMED
             except _PassingError as error:
                 failure, asked, status = str(error), error.wait_s, error.status
             if is_trial and status in _NOT_TAKEN and number + 1 >= min(tries, _TRIAL_TRIES):
@@ -173,6 +173,8 @@ class Client:
                 "; does it want a key? name the environment variable that holds it "
                 "(key_variable, --key-variable)"
             )
+        if status in (404, 405):
+            message += self.server.hint
         return RefusedError(status, message)
 
     def _said(self, content: bytes) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from greater_fast.wording import quoted
 
 _MOST_CONCURRENT = 1024
+_VERSION = re.compile(r"v\d")  # v1, v1beta
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,13 @@ class Server:
     def root(self) -> str:
         """The address without its version: where servers tokenise."""
         return self.url.removesuffix("/v1")
+
+    @property
+    def hint(self) -> str:
+        """What to try where nothing is found at an address without a version; "" with one."""
+        if any(_VERSION.match(part) for part in urlsplit(self.url).path.split("/")):
+            return ""
+        return f"; such an address mostly ends with /v1: try {self.url}/v1"
 
     @property
     def is_here(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.rendering import name_of
-from greater_fast.front_ends.endpoint.client import Client, RefusedError
+from greater_fast.front_ends.endpoint.client import MALFORMED, Client, RefusedError
 from greater_fast.front_ends.endpoint.replies import Written, completion
 from greater_fast.model.lm import LM
 from greater_fast.wording import quoted
@@ -86,17 +86,18 @@ def agreed(client: Client, lm: LM, layouts: Layouts) -> Wire:
         except RefusedError as error:
             if error.status in (401, 403) or 300 <= error.status < 400:
                 raise
-            problem = str(error)
+            elsewhere = error.status in (MALFORMED, 404, 405) and client.server.hint
+            problem = str(error) if elsewhere else f"{error}; {BY_CHAT}"
             if error.status in (404, 405):  # there is nothing to send anything to
                 break
             continue
         if not (misread := wire.misread(ids, written)):
             return replace(wire, is_counted=written.num_prompt_tokens is not None)
-        problem = misread
+        problem = f"{misread}; {BY_CHAT}"
     row = name_of([row.example for row in layouts.rows], 0)
     raise ValueError(
         f"the server cannot be asked at {client.server.url}{PATH} in the layout of "
-        f"{quoted(lm.name)}: on {row}, {problem}; {BY_CHAT}"
+        f"{quoted(lm.name)}: on {row}, {problem}"
     )
 
 
