@@ -1,8 +1,10 @@
 """A prompt checked on a served model: here a small server over our own engine, on this machine.
 
-The server answers `/v1/completions` as vLLM, SGLang, llama.cpp's server and Ollama do; in its place
-goes the address of any of these. The prompt is measured there as it was searched for: the same
-text up to the reasoning, the same extractor behind it, the same intervals and paired test.
+The server answers `/v1/completions` as vLLM, SGLang and llama.cpp's server do; in its place goes
+the address of any of these. (Ollama puts a template of its own around every text: it is asked by
+chat, without a tokenizer, which is another layout.) The prompt is measured there as it was searched
+for: the same text up to the reasoning, the same extractor behind it, the same intervals and paired
+test.
 """
 
 import json

@@ -703,7 +703,9 @@ def test_rows_that_were_answered_are_taken(
     served.asked.clear()
     report = measured(served, right_rows, records=records)
     assert report.evaluation == here.evaluation
-    assert "5 rows were taken from the records, where the same was asked" in report.notes
+    (note,) = [note for note in report.notes if "were taken" in note]
+    assert note.startswith("5 rows were taken from the records, where the same was asked of 'tiny'")
+    assert note.endswith("if other weights are served there by now, name another file (records)")
     assert len(served.completions()) == 2 * (len(right_rows) - 5)
     told = [json.loads(line) for line in records.read_text().splitlines()]
     assert sorted(line["row"] for line in told) == list(range(len(right_rows)))
@@ -790,6 +792,33 @@ def test_rows_of_which_another_thing_was_asked_are_not_taken(
     assert "0 rows were taken from the records, where the same was asked" in report.notes
     assert len([path for path, body, _ in served.asked if "completions" in path]) >= 4
     assert len(records.read_text().splitlines()) == 4
+
+
+def test_lines_that_another_process_adds_stay(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it may right after the file was read."""
+    records, opened = tmp_path / "rows.jsonl", Path.open
+    measured(served, examples(1), records=records)
+    line = records.read_bytes()
+
+    def adding(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        file = opened(path, mode, *args, **options)
+        if path == records and mode == "ab+":
+            read = file.read
+
+            def reads() -> bytes:
+                content = read()
+                with opened(records, "ab") as other:
+                    other.write(line)
+                return content
+
+            file.read = reads
+        return file
+
+    monkeypatch.setattr(Path, "open", adding)
+    measured(served, examples(1), records=records)
+    assert records.read_bytes() == line + line
 
 
 def test_another_server_is_asked_anew(served: Served, lm: LM, tmp_path: Path) -> None:

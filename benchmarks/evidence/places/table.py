@@ -141,16 +141,16 @@ def _errors(place: Place, rows: Doubles) -> Doubles:
 def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
     clusters = Clusters([chain.cluster for chain, _ in used])
     bases = [baselines(place, chain.num_selection) for chain, place in used]
-    estimates = {
+    found = {
         name: clusters.estimate([getattr(base, name) for base in bases])
         for name in Baselines.__slots__
     }
     errors = (
-        f"{SHORTLIST} at random {estimates['mean'].mean:.3f}, the lowest of them "
-        f"{estimates['lowest_at_random'].mean:.3f}; the best of all {estimates['best'].mean:.3f}; the "
-        f"prompt as it is {estimates['incumbent'].mean:.3f}"
+        f"{SHORTLIST} at random {found['mean'].mean:.3f}, the lowest of them "
+        f"{found['lowest_at_random'].mean:.3f}; the best of all {found['best'].mean:.3f}; the "
+        f"prompt as it is {found['incumbent'].mean:.3f}"
     )
-    half = estimates["half_correlation"]
+    half = found["half_correlation"]
     return (
         f"True error of the proposals: {errors}.\n"
         f"A signal without noise would correlate by {ceiling(half.mean):.2f} "

@@ -36,6 +36,7 @@ from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.prepare import as_config, check_prompt, choose_extractor
 from greater_fast.runs.progress import Teller, told
 from greater_fast.runs.result import Report
+from greater_fast.wording import quoted
 
 # Settings of an evaluation that say how a model is run here.
 _OF_OUR_ENGINE = (
@@ -249,7 +250,13 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
     )
     notes = []
     if record.num_known:
-        notes.append(f"{num_known} rows were taken from the records, where the same was asked")
+        taken = f"{num_known} rows were taken from the records, where the same was asked"
+        if num_known:  # an address and a name are all that is known of what was served
+            taken += (
+                f" of {quoted(server.model)} at this address: if other weights are served there "
+                "by now, name another file (records)"
+            )
+        notes.append(taken)
     if num_inexact:
         notes.append(
             f"of {num_inexact} rows the reasoning came back as text, and was read as other tokens "

@@ -123,4 +123,5 @@ class Record:
                 f"records: {self._path} holds something else than rows of a served model "
                 f"({damage[0] if damage else 'it does not end with a line'}): name another file"
             )
-        file.truncate(len(content) - len(rest))
+        if rest:  # else another process may have added a line by now
+            file.truncate(len(content) - len(rest))

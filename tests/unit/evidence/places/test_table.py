@@ -12,6 +12,7 @@ from benchmarks.evidence.places.ranking import (
     Splits,
     by_rank,
     lowest_at_random,
+    means,
     ranking,
     together,
 )
@@ -59,16 +60,25 @@ def test_training_and_truth_share_no_row_and_truth_none_of_the_selection():
     assert splits.train.shape == splits.truth.shape == (100, 160)
     for shares, number in ((splits.train, 24), (splits.truth, 96)):
         assert ((shares > 0).sum(1) == number).all()
-        assert shares.sum(1) == pytest.approx(1)
+        assert set(np.unique(shares)) == {0, 1}
     assert not (splits.train * splits.truth).any()
     assert not splits.truth[:, :50].any()
     assert not splits.train[:, 64:].any()
     assert splits.train[:, :64].any(0).all()
     first, second = splits.halves
     assert not (first * second).any()
-    assert first + second == pytest.approx(2 * splits.truth)
+    assert first + second == pytest.approx(splits.truth)
     assert len(np.unique(splits.truth, axis=0)) == 100
     assert (splits.train == Splits.drawn((50, 64, 160), 24, 96).train).all()
+
+
+def test_equal_counts_are_equal_means_whatever_the_order_of_their_sum():
+    rows = Splits.drawn((50, 64, 160), 24, 96).truth
+    wrong = np.random.default_rng(0).random((160, 7)) < 0.3
+    counts = rows.astype(int) @ wrong.astype(int)
+    assert (means(rows, wrong) == counts / 96).all()
+    turned = slice(None, None, -1)
+    assert (means(rows[:, turned], wrong[turned]) == means(rows, wrong)).all()
 
 
 def test_few_rows_are_split_without_sharing_any():
