@@ -339,6 +339,46 @@ def test_a_reasoning_is_the_reply_up_to_the_header(
     assert cut
 
 
+@pytest.mark.parametrize("owner", ["predictor", "lm"])
+def test_the_users_stop_texts_end_a_reasoning_too(
+    asked: Any, attentive: LM, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    rows, program = examples(8), thought()
+    with dspy.context(lm=asked, adapter=LenientLast()):
+        replies = [program(**row.inputs()).reasoning for row in rows]
+        ((stop, _), *_) = Counter(
+            word for reply in replies for word in set(re.findall(r"[a-z]{3,}", reply[1:]))
+        ).most_common()
+        if owner == "predictor":
+            program.predict.update_config(stop=[stop])
+        lm = asked.copy(stop=[stop]) if owner == "lm" else asked
+        with dspy.context(lm=lm):
+            with monkeypatch.context() as patch:
+                searched = Recording(asked.engine.engine, patch)
+                compiled(program, config={**SEARCH, "steps": 0, "num_train": 6})
+            rollouts = {request.prompt_ids: rollout for request, rollout in searched}
+            num_stopped = 0
+            for row in rows[:6]:
+                ((request, rollout),) = sent(program, row, asked, monkeypatch)
+                assert rollouts[request.prompt_ids].reasoning_ids == rollout.reasoning_ids
+                num_stopped += rollout.stop_text is not None
+    assert num_stopped
+
+
+@pytest.mark.usefixtures("context")
+def test_other_stop_texts_from_row_to_row_are_refused() -> None:
+    class Fickle(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = thought()
+
+        def forward(self, question: str) -> Any:
+            return self.ask(question=question, config={"stop": [f"{len(question)}."]})
+
+    with pytest.raises(ValueError, match=r"stop: ask.predict is asked with other stop texts from"):
+        compiled(Fickle())
+
+
 def test_instructions_last_follow_the_question(asked: Any) -> None:
     row = {"question": "How many?"}
     signature = thought().predict.signature

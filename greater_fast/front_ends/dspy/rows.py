@@ -121,7 +121,9 @@ def lay_out(
             f"the instructions {quoted(target.prompt)} name a special token, which is sent as one: "
             "write them without it"
         )
-    texts = [local.text(request) for request in target.requests(_PROMPT, rows)]
+    requests = target.requests(_PROMPT, rows)
+    stop = _stop_of(target, requests)
+    texts = [local.text(request) for request in requests]
     for text, example in zip(texts, examples, strict=True):
         if text.count(_PROMPT) != 1:
             raise ValueError(
@@ -143,7 +145,8 @@ def lay_out(
         extractor,
         config,
         around=lambda example: (around[example.source][0], around[example.source][1]),
-        stop_texts=reply.stop_texts(),
+        stop_texts=[*dict.fromkeys((*reply.stop_texts(), *stop))],
+        answer_stop_texts=stop,
     )
     if layouts.extractor != extractor:  # it closes a thought first
         raise ValueError(
@@ -152,3 +155,18 @@ def lay_out(
             "config={'chat_template_kwargs': {'enable_thinking': False}}"
         )
     return layouts
+
+
+def _stop_of(target: Target, requests: Sequence[Any]) -> tuple[str, ...]:
+    """What the user has end a reply; one set of texts for all rows.
+
+    Raises:
+        ValueError: it is another from row to row.
+    """
+    found = list(dict.fromkeys(tuple(request.config.stop) for request in requests))
+    if len(found) != 1:
+        raise ValueError(
+            f"stop: {target.name} is asked with other stop texts from row to row "
+            f"({', '.join(map(str, found[:2]))}): give all rows the same"
+        )
+    return found[0]

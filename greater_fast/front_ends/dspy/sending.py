@@ -11,6 +11,8 @@ from dspy import lm15
 
 from greater_fast.wording import listed, quoted
 
+_RECORDED = ("temperature", "max_tokens", "stop")  # of an LM's settings, those of a search
+
 
 class _SentError(BaseException):
     """Ends a program where the request is known: no handler of the program's own may go on."""
@@ -102,8 +104,7 @@ class Target:
         settings = getattr(self.lm, "kwargs", {})
         dict(program.named_predictors())[self.name].lm = dspy.LM(
             self.lm.model,
-            temperature=settings.get("temperature"),
-            max_tokens=settings.get("max_tokens"),
+            **{name: settings[name] for name in _RECORDED if settings.get(name) is not None},
             cache=False,
             engine=recorder,
         )
