@@ -34,6 +34,8 @@ from greater_fast.version import __version__
 from greater_fast.wording import quoted
 
 _DATE = re.compile(r"\d{4}-\d\d")
+_MARK = "Q: "  # before each question, which all together could else be read as times
+_QUESTION = f"{{{{question[{len(_MARK)}:]}}}}"
 
 
 def export_task(
@@ -93,7 +95,9 @@ def write_task(
     head = f"# A task of lm-evaluation-harness: lm_eval --tasks {path.name}{template}\n"
     task = head + as_yaml(_task(path.stem, rows_path, rendering, layouts, notes))
     lines = [
-        json.dumps({"question": row.example.question.strip(), "answers": own}, ensure_ascii=False)
+        json.dumps(
+            {"question": _MARK + row.example.question.strip(), "answers": own}, ensure_ascii=False
+        )
         for row, own in zip(layouts.rows, golds, strict=True)
     ]
     try:
@@ -152,7 +156,7 @@ def _golds(example: Example, extractor: Extractor) -> list[str]:
     """A row's gold answers in the form in which texts are compared.
 
     A list that begins like a date is read as times where all are, by who reads JSON for the
-    harness: a second text that no answer equals keeps it one of texts.
+    harness, as questions would be: a second text that no answer equals keeps it one of texts.
 
     Raises:
         ValueError: one of them is not read back, or would equal an answer that it does not match.
@@ -209,7 +213,7 @@ def _task(
         "num_fewshot": 0,
         "output_type": "generate_until",
         **({} if system is None else {"description": as_jinja(system)}),
-        "doc_to_text": f"{prompt}{{{{question}}}}" if first else f"{{{{question}}}}{prompt}",
+        "doc_to_text": f"{prompt}{_QUESTION}" if first else f"{_QUESTION}{prompt}",
         "doc_to_target": "answers",
         "generation_kwargs": {
             "until": end_texts(rendering.lm.vocabulary, rendering.end_ids),

@@ -111,7 +111,7 @@ def test_the_harness_finds_what_evaluate_does(run: Any, tmp_path: Path) -> None:
     assert found["exact_match,answer"] == expected.accuracy
     assert [s["exact_match"] for s in found["samples"]] == [row.value for row in expected.rows]
     for sample, row in zip(found["samples"], expected.rows, strict=True):
-        assert sample["doc"]["question"] == row.question
+        assert sample["doc"]["question"] == f"Q: {row.question}"
         ((text,),) = sample["resps"]
         assert row.reasoning in text
 

@@ -71,7 +71,7 @@ def test_messages_are_those_of_the_run(run: Any, tmp_path: Path) -> None:
                 add_generation_prompt=True,
                 **rendering.config.chat_template_kwargs,
             )
-        assert text == rendering.before + row["question"] + rendering.after
+        assert text == rendering.before + row["question"].removeprefix("Q: ") + rendering.after
 
 
 def test_the_fields_are_those_of_the_run(plain: Path, tmp_path: Path) -> None:
@@ -83,11 +83,11 @@ def test_the_fields_are_those_of_the_run(plain: Path, tmp_path: Path) -> None:
     assert (
         [*found]
         == rows_of(file)
-        == [{"question": row["question"], "answers": [row["answer"].lower()]} for row in NEW]
+        == [{"question": f"Q: {r['question']}", "answers": [r["answer"].lower()]} for r in NEW]
     )
     prompt = read_run(plain)["result"]["prompt"]
     assert "{{ 7 * 7 }}" in prompt
-    assert filled(task["doc_to_text"], {"question": "{{ 1 }}?"}) == f"{{{{ 1 }}}}? {prompt}"
+    assert filled(task["doc_to_text"], {"question": "Q: {{ 1 }}?"}) == f"{{{{ 1 }}}}? {prompt}"
     rendering = rendering_of(read_run(plain))
     written = task["generation_kwargs"].pop("max_gen_toks")
     assert written == 6 + len(rendering.extractor_ids) + rendering.max_answer_tokens
@@ -116,6 +116,17 @@ def test_gold_answers_stand_as_they_are_compared(plain: Path, tmp_path: Path) ->
     rows = [{"question": f"How much, {n}?", "answer": a} for n, a in enumerate(["$1,000", "(B)"])]
     file = export_task(plain, rows, tmp_path / "numbers.yaml")
     assert [row["answers"] for row in rows_of(file)] == [["1000"], ["b"]]
+
+
+def test_questions_that_are_dates_are_asked_as_they_are(plain: Path, tmp_path: Path) -> None:
+    questions = ["2024-01-05", "2024-01-06"]
+    rows = [{"question": question, "answer": "Friday"} for question in questions]
+    task = task_of(export_task(plain, rows, tmp_path / "days.yaml"))
+    path = task["dataset_kwargs"]["data_files"]["test"]
+    found = load_dataset("json", data_files={"test": path}, cache_dir=str(tmp_path))["test"]
+    prompt = read_run(plain)["result"]["prompt"]
+    asked = [filled(task["doc_to_text"], row) for row in found]
+    assert asked == [f"{question} {prompt}" for question in questions]
 
 
 def test_what_a_reader_should_know_is_told(plain: Path, rows: Any, tmp_path: Path) -> None:
