@@ -235,6 +235,23 @@ def test_rows_without_labels_can_judge() -> None:
 
 
 @pytest.mark.usefixtures("context")
+def test_a_valset_is_judged_on_whole() -> None:
+    """Its repeated rows too, and those of the trainset, which are not searched on."""
+    rows = examples(8)
+    val = [*rows[4:], rows[5], *rows[:2], rows[7]]
+    better = (optimizer := GReaTer(odd, config=SEARCH)).compile(
+        thought(), trainset=rows[:6], valset=val
+    )
+    report = optimizer.report
+    assert (report["num_train"], report["num_val"]) == (2, 8)
+    evaluate = dspy.Evaluate(devset=val, metric=odd, num_threads=1)
+    assert evaluate(better).score == report["score"]
+    assert evaluate(thought()).score == report["initial_score"]
+    told = ["train: 2 of 2 rows used, 4 more are in the valset", "val: all 8 rows used"]
+    assert report["notes"][:2] == told
+
+
+@pytest.mark.usefixtures("context")
 def test_without_a_valset_rows_are_drawn_and_not_searched_on() -> None:
     judged: set[str] = set()
 
@@ -799,7 +816,7 @@ def test_bad_rows() -> None:
     long = [*rows[:3], dspy.Example(question="So?", answer="a\nb").with_inputs("question")]
     with pytest.raises(ValueError, match=r"ends an answer at .*the line's end"):
         optimizer.compile(thought(), trainset=long, valset=rows[4:])
-    with pytest.raises(ValueError, match="train and dev are identical"):
+    with pytest.raises(ValueError, match="trainset: 4 of its 4 rows are in the valset"):
         optimizer.compile(thought(), trainset=rows[:4], valset=rows[:4])
     with pytest.raises(ValueError, match="with_inputs"):
         optimizer.compile(thought(), trainset=[dspy.Example(question="So?", answer="a")] * 4)

@@ -13,7 +13,7 @@ from dspy.teleprompt import Teleprompter
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.layout import Layouts
-from greater_fast.examples.splits import make_splits
+from greater_fast.examples.splits import make_splits, question_key
 from greater_fast.front_ends.dspy.engine import GreaterEngine
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import Target, check_served
@@ -88,7 +88,7 @@ class GReaTer(Teleprompter):
 
         Args:
             student: the program; it is not changed.
-            trainset: rows to search on, at most `num_train` of them.
+            trainset: rows to search on, at most `num_train` of them, none that the valset has too.
             teacher: none: what a right reasoning is the search finds out from the gold answers.
             valset: rows to judge on, all of them; by default some of the trainset, drawn with the
                 seed and not searched on.
@@ -171,33 +171,44 @@ class _Set:
     rows: list[Any]
     examples: list[Example]
 
+    def of(self, examples: Sequence[Example]) -> _Set:
+        """Some of them."""
+        rows = {own.source: row for own, row in zip(self.examples, self.rows, strict=True)}
+        return _Set([rows[example.source] for example in examples], list(examples))
+
 
 def _split(
     reply: Reply, trainset: Sequence[Any], valset: Sequence[Any] | None, config: Config
 ) -> tuple[_Set, _Set, list[str]]:
-    """Rows to search on and to judge on, disjoint; what became of them. Errors of `make_splits`."""
-    given = {"trainset": list(trainset), "valset": list(valset or [])}
-    made = {
-        name: [reply.example(row, f"row {number} of {name}") for number, row in enumerate(rows)]
-        for name, rows in given.items()
-    }
+    """Rows to search on and to judge on, disjoint, a valset whole; what became of them.
+
+    Raises:
+        ValueError: too few rows are left to search on, or none to judge on.
+    """
+    train, val = (
+        _Set(list(rows), [reply.example(row, f"row {n} of {name}") for n, row in enumerate(rows)])
+        for name, rows in (("trainset", trainset), ("valset", valset or ()))
+    )
+    judged_on = {question_key(example) for example in val.examples}
+    left = [each for each in train.examples if question_key(each) not in judged_on]
+    num_shared = len(train.examples) - len(left)
+    if num_shared and len(left) < 2:
+        raise ValueError(
+            f"trainset: {num_shared} of its {len(train.examples)} rows are in the valset, expected "
+            "at least 2 of its own: leave valset out to have its rows drawn, disjoint"
+        )
     splits = make_splits(
-        made["trainset"],
-        made["valset"] or None,
+        left,
+        val.examples or None,
         num_train=config.num_train,
-        num_dev=len(made["valset"]) or config.num_dev,
+        num_dev=len(val.examples) or config.num_dev,
         seed=config.seed,
     )
-    rows = {
-        example.source: row
-        for name in given
-        for example, row in zip(made[name], given[name], strict=True)
-    }
-    train, val = (
-        _Set([rows[example.source] for example in examples], list(examples))
-        for examples in (splits.train, splits.dev)
-    )
-    return train, val, list(splits.report)
+    searched, notes = train.of(splits.train), list(splits.report)
+    if not val.examples:
+        return searched, train.of(splits.dev), notes
+    shared = f", {num_shared} more are in the valset" if num_shared else ""
+    return searched, val, [notes[0] + shared, f"val: all {len(val.rows)} rows used"]
 
 
 def _notes(reply: Reply, rows: Layouts) -> list[str]:
