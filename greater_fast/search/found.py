@@ -63,6 +63,21 @@ class Found:
         """The first of the prompts."""
         return self.prompts[0]
 
+    def judged_by(self, judge: Judge) -> Found:
+        """The same prompts in the order of what a judge gives them, as of `find_prompts`.
+
+        Raises:
+            ValueError: it gives something else than a finite number for each.
+        """
+        values = judged(judge, [prompt.prompt for prompt in self.prompts])
+        found = [
+            replace(prompt, judged=value)
+            for prompt, value in zip(self.prompts, values, strict=True)
+        ]
+        own = found[self.prompts.index(self.initial)]
+        found.sort(key=lambda prompt: (-(prompt.judged or 0.0), prompt is not own))
+        return replace(self, prompts=tuple(found), initial=own)
+
 
 def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by keyword)
     models: Models,
@@ -118,7 +133,8 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
     with _best_prompt_noted(state, layouts, config):
         with memory_errors_explained(models.lm.device):
             stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
-        return _judged(layouts, config, state, stopped, judge)
+        found = _all_found(layouts, config, state, stopped)
+        return found if judge is None else found.judged_by(judge)
 
 
 def _gone_on_with(state: LoopState, layouts: Layouts, num_models: int) -> LoopState:
@@ -144,26 +160,14 @@ def _best_prompt_noted(state: LoopState, layouts: Layouts, config: Config) -> It
         raise
 
 
-def _judged(
-    layouts: Layouts, config: Config, state: LoopState, stopped: str, judge: Judge | None
-) -> Found:
+def _all_found(layouts: Layouts, config: Config, state: LoopState, stopped: str) -> Found:
     initial, best = state.scored[layouts.prompt_ids], state.best(config.num_finalists, config)
     finalists = best if initial in best else [*best, initial]
-    texts = [layouts.prompt_text(scored.prompt_ids) for scored in finalists]
-    values: list[float | None] = [None] * len(texts)
-    if judge is not None:
-        values = [*judged(judge, texts)]
-    found = [
-        _found(scored, text, value, config)
-        for scored, text, value in zip(finalists, texts, values, strict=True)
-    ]
-    own = found[finalists.index(initial)]
-    if judge is not None:
-        found.sort(key=lambda prompt: (-(prompt.judged or 0.0), prompt is not own))
-    return Found(tuple(found), own, state.step, stopped, state)
+    found = [_found(each, layouts.prompt_text(each.prompt_ids), config) for each in finalists]
+    return Found(tuple(found), found[finalists.index(initial)], state.step, stopped, state)
 
 
-def _found(scored: Scored, text: str, judged: float | None, config: Config) -> FoundPrompt:
+def _found(scored: Scored, text: str, config: Config) -> FoundPrompt:
     return FoundPrompt(
         prompt=text,
         prompt_ids=scored.prompt_ids,
@@ -171,5 +175,4 @@ def _found(scored: Scored, text: str, judged: float | None, config: Config) -> F
         error_rate=scored.objective.error_rate,
         answer_loss=scored.objective.answer_loss,
         prompt_nll=scored.objective.prompt_nll,
-        judged=judged,
     )

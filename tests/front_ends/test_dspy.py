@@ -887,8 +887,42 @@ def test_errors_of_metric_and_program_come_to_the_caller() -> None:
     def failing(example: Any, prediction: Any, trace: Any = None) -> int:
         raise KeyError(example.question)
 
+    steps: list[Any] = []
     with pytest.raises(KeyError, match="Question"):
-        compiled(thought(), metric=failing)
+        compiled(thought(), metric=failing, on_step=steps.append)
+    with pytest.raises(ValueError, match=r"judge: got \[nan\], expected 1 finite numbers"):
+        compiled(thought(), metric=lambda *given: float("nan"), on_step=steps.append)
+    long = dspy.Example(question="word " * 2100).with_inputs("question")
+    optimizer = GReaTer(odd, config=SEARCH, on_step=steps.append)
+    with pytest.raises(dspy.ContextWindowExceededError):
+        optimizer.compile(thought(), trainset=examples(4), valset=[long])
+    assert steps == []
+
+
+@pytest.mark.usefixtures("context")
+def test_what_was_found_is_kept_where_judging_it_fails() -> None:
+    steps: list[Any] = []
+    scored: list[Any] = []
+
+    def metric(example: Any, prediction: Any, trace: Any = None) -> int:
+        if steps:
+            raise OSError("no metric")
+        scored.append(example)
+        return 1
+
+    optimizer = GReaTer(metric, config=SEARCH, on_step=steps.append)
+    rows = examples(8)
+    with pytest.raises(OSError, match="no metric") as caught:
+        optimizer.compile(thought(), trainset=rows[:4], valset=rows[4:])
+    assert len(steps) == 2
+    assert len(scored) == 4  # the student's, on each row once
+    assert optimizer.report == {}
+    assert len(optimizer.result.prompts) > 1
+    assert {prompt.judged for prompt in optimizer.result.prompts} == {None}
+    assert any(optimizer.result.best.prompt in note for note in caught.value.__notes__)
+    with pytest.raises(ValueError, match="teacher"):
+        optimizer.compile(thought(), trainset=rows, teacher=thought())
+    assert optimizer.result is None
 
 
 def test_replies_that_cannot_be_read_are_counted(asked: Any) -> None:

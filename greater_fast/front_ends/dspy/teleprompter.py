@@ -17,10 +17,11 @@ from greater_fast.examples.splits import make_splits, question_key
 from greater_fast.front_ends.dspy.engine import GreaterEngine
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import Target, check_served
-from greater_fast.search.checks import check_callable
+from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
 from greater_fast.search.found import Found, find_prompts
+from greater_fast.search.judge import judged
 from greater_fast.search.optimizer import OnStep
-from greater_fast.wording import listed
+from greater_fast.wording import listed, printable
 
 _ADAPTERS_OWN = {"extractor", "prompt_placement", "system_prompt", "template"}
 _LMS_OWN = (
@@ -96,7 +97,11 @@ class GReaTer(Teleprompter):
         Raises:
             ValueError: a program, rows, settings or an LM that cannot be searched with; says what
                 to change, before any step.
+
+        What program or metric raise on a row comes to the caller: mostly before any step, when the
+        student is scored; where it comes afterwards, `result` has the prompts found, not judged.
         """
+        self.report, self.result = {}, None
         if teacher is not None:
             raise ValueError("teacher: got one, but GReaTer learns from gold answers: leave it out")
         target = Target.of(student, self.predictor, self.answer_field)
@@ -115,14 +120,22 @@ class GReaTer(Teleprompter):
         if self.model is not None:
             notes += check_served(target.lm, first, len(local.ids(first)))
         judge = _Judge(target, val.rows, self.metric, self.num_threads)
-        found = find_prompts(local.engine, rows, config, on_step=self.on_step, judge=judge)
+        check_functions(self.on_step, None, config)
+        check_stop_texts(rows.stop, config)
+        judged(judge, [target.prompt])  # what fails in program or metric does before the search
+        self.result = find_prompts(local.engine, rows, config, on_step=self.on_step)
+        try:
+            self.result = found = self.result.judged_by(judge)
+        except BaseException as error:
+            prompt = printable(self.result.best.prompt)
+            error.add_note(f"the best prompt by its loss, of those in `result`: {prompt}")
+            raise
         programs = [target.with_prompt(prompt.prompt) for prompt in found.prompts]
         best = target.with_prompt(found.best.prompt)
         best.candidate_programs = [
             {"score": prompt.judged, "program": program}
             for prompt, program in zip(found.prompts, programs, strict=True)
         ]
-        self.result = found
         self.report = {
             "initial_prompt": found.initial.prompt,
             "prompt": found.best.prompt,
@@ -255,7 +268,7 @@ class _Judge:
     """Scores prompts in the program, in percent, as `dspy.Evaluate` does.
 
     A reply that the adapter cannot read is scored 0, and counted; any other error of the program or
-    the metric comes to the caller, once all rows have been run.
+    the metric comes to the caller, once all rows have been run. No prompt is scored twice.
     """
 
     target: Target
@@ -263,9 +276,13 @@ class _Judge:
     metric: Callable[..., Any]
     num_threads: int | None
     num_unread: dict[str, int] = field(default_factory=dict)
+    _scores: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, prompts: Sequence[str]) -> list[float]:
-        return [self._score(prompt) for prompt in prompts]
+        for prompt in prompts:
+            if prompt not in self._scores:
+                self._scores[prompt] = self._score(prompt)
+        return [self._scores[prompt] for prompt in prompts]
 
     def _score(self, prompt: str) -> float:
         program, watch = self.target.with_prompt(prompt), _Watch()

@@ -77,6 +77,19 @@ def test_of_equals_the_initial_prompt_comes_first(engine: Engine) -> None:
     assert least.prompts[-1] is least.initial
 
 
+def test_what_was_found_may_be_judged_afterwards(engine: Engine) -> None:
+    def judge(prompts: Sequence[str]) -> list[float]:
+        return [len(prompts) - abs(place - 1) for place in range(len(prompts))]
+
+    plain = find(engine)
+    judged = plain.judged_by(judge)
+    assert judged == find(engine, judge=judge)
+    assert judged.best.prompt == plain.prompts[1].prompt
+    assert plain == find(engine)
+    with pytest.raises(ValueError, match=r"^judge: got "):
+        plain.judged_by(lambda prompts: [0.0])
+
+
 @pytest.mark.parametrize("values", [[1.0], None, ["a"] * 9, [float("nan")] * 9])
 def test_what_no_judge_may_give(engine: Engine, values: Any) -> None:
     with pytest.raises(ValueError, match=r"^judge: got "):
