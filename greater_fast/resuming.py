@@ -52,7 +52,7 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
         loss: the function that the run was begun with, if there was one.
         metric: the function that the run was begun with, if there was one.
         judge: the function that the run was begun with, if there was one. It is asked again only
-            where there are other prompts to judge than before.
+            where there are other prompts to judge than before; where not, a note says so.
         progress: as of `optimize`.
 
     Raises:

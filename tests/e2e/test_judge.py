@@ -159,6 +159,23 @@ def test_a_judge_is_asked_for_again(given: dict[str, Any], tmp_path: Path) -> No
         optimize(**given, judge=sorted, run_dir=run_dir, resume=True)
 
 
+def test_it_is_told_where_another_judge_of_the_same_name_is_not_asked(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    first = optimize(**given, judge=lambda prompts: [*range(len(prompts))], run_dir=run_dir)
+    told = "the judge was not asked: what one of its name said of these prompts in an earlier"
+    assert not any(told in note for note in first.notes)
+    other = resume(run_dir, judge=lambda prompts: [0] * len(prompts), progress=False)
+    assert other.finalists == first.finalists
+    assert sum(told in note for note in other.notes) == 1
+    assert sum(told in note for note in read_run(run_dir)["result"]["notes"]) == 1
+    more = given["config"]["steps"] + 3
+    longer = resume(run_dir, steps=more, judge=lambda prompts: [0] * len(prompts), progress=False)
+    assert longer.prompt == PROMPT
+    assert not any(told in note for note in longer.notes)
+
+
 def test_what_was_judged_is_kept_while_the_finals_are_not_done(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,11 @@ class Finals:
         """Let a judge say what it makes of the finalists, as of `Judgement.ask`."""
         self._judgement.ask(judge, self._texts(state), teller, ranks)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line where the judge was not asked, as of `Judgement`."""
+        return self._judgement.notes
+
     def measure(self, state: LoopState, teller: Teller, budget: TimeBudget) -> tuple[str, ...]:
         """The finalists on the development rows; the initial prompt in training; the test rows.
 

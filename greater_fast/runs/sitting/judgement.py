@@ -15,12 +15,13 @@ class Judgement:
     """The values that a judge gave prompts, by their texts; there are none without one.
 
     It is asked once for the same finalists, by however many sittings: the journal keeps what it
-    said.
+    said. A function is known by its name alone, so that where it was not asked a note says so.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._values: dict[str, float] = {}
+        self.notes: tuple[str, ...] = ()
 
     def ask(self, judge: Judge, prompts: Sequence[str], teller: Teller, ranks: Ranks) -> None:
         """Have the prompts judged, by the first rank.
@@ -29,7 +30,12 @@ class Judgement:
             ValueError: as of `judged`.
         """
         self.take_known(prompts)
-        if not self._values:
+        if self._values:
+            self.notes = (
+                "the judge was not asked: what one of its name said of these prompts in an earlier "
+                "sitting stands",
+            )
+        else:
             teller.say(f"{len(prompts)} prompts are judged")
             with callers_errors():
                 values = ranks.by_first(lambda: judged(judge, prompts))

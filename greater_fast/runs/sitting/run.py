@@ -171,6 +171,7 @@ class Run:
             notes=(
                 *self._notes,
                 *journal.notes,
+                *self._finals.notes,
                 *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
                 *gap_notes(baseline),
                 *cut_off_lines(best, baseline, self._config),
