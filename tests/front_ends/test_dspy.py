@@ -447,6 +447,21 @@ def test_a_program_may_change_its_inputs(asked: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("context")
+def test_a_program_that_awaits_its_predictor_is_compiled() -> None:
+    class Awaiting(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = thought()
+
+        def forward(self, question: str) -> Any:
+            return asyncio.run(self.ask.acall(question=question))
+
+    better, optimizer = compiled(Awaiting())
+    assert better.ask.predict.signature.instructions == optimizer.report["prompt"]
+    assert optimizer.report["num_steps"] == 2
+
+
+@pytest.mark.usefixtures("context")
 def test_another_engine_searches_where_settings_of_it_differ(
     asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

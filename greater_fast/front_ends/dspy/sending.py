@@ -17,20 +17,27 @@ _RECORDED = ("temperature", "max_tokens", "stop")  # of an LM's settings, those 
 class _SentError(BaseException):
     """Ends a program where the request is known: no handler of the program's own may go on."""
 
+    def __init__(self, request: Any) -> None:
+        super().__init__()
+        self.request = request
+
 
 class _Recorder:
-    """An engine that keeps the request and answers none."""
+    """An engine that tells of the request by an error, and answers none."""
 
     supports_function_calling = False
     supports_reasoning = False
     supports_response_schema = False
 
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-
     def complete(self, request: Any) -> Any:
-        self.requests.append(request)
-        raise _SentError
+        raise _SentError(request)
+
+
+class _AsyncRecorder:
+    """The same for a program that awaits."""
+
+    async def complete(self, request: Any) -> Any:
+        raise _SentError(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +107,26 @@ class Target:
         Raises:
             ValueError: the program ends without asking this predictor.
         """
-        program, recorder = self.with_prompt(prompt), _Recorder()
+        program, requests = self.with_prompt(prompt), list[Any]()
         settings = getattr(self.lm, "kwargs", {})
         dict(program.named_predictors())[self.name].lm = dspy.LM(
             self.lm.model,
             **{name: settings[name] for name in _RECORDED if settings.get(name) is not None},
             cache=False,
-            engine=recorder,
+            engine=_Recorder(),
+            async_engine=_AsyncRecorder(),
         )
         for number, row in enumerate(rows):
             try:
                 program(**row.inputs())
-            except _SentError:
+            except _SentError as sent:
+                requests.append(sent.request)
                 continue
             raise ValueError(
                 f"predictor: the program answers row {number} ({quoted(str(row.toDict()), 60)}) "
                 f"without asking {self.name}: leave out such rows, or name another predictor"
             )
-        return recorder.requests
+        return requests
 
 
 def check_served(lm: Any, request: Any, num_ids: int) -> list[str]:
