@@ -30,7 +30,7 @@ from greater_fast.front_ends.dspy import (
     local_lm,
 )
 from greater_fast.front_ends.dspy.rows import Reply
-from greater_fast.front_ends.dspy.sending import Target
+from greater_fast.front_ends.dspy.sending import MARK, Target
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.texts.generation import generate
 from tests.docs.pages import ROOT
@@ -444,6 +444,56 @@ def test_a_program_may_change_its_inputs(asked: Any, monkeypatch: pytest.MonkeyP
     assert all("QUESTION 1" in t or "QUESTION" in t for t in texts)
     assert all("none at all" in t for t in texts)
     assert better.hint.signature.instructions == Shouting().hint.signature.instructions
+
+
+class Shuffled(dspy.Module):
+    """Gives its predictor something else in each run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ask = thought()
+        self.questions: list[str] = []
+
+    def forward(self, question: str) -> Any:
+        self.questions.append(question)
+        return self.ask(question=f"{len(self.questions)}: {question}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = type(self)()
+        copied.ask, copied.questions = copy.deepcopy(self.ask, memo), self.questions
+        return copied
+
+
+@pytest.mark.usefixtures("context")
+def test_a_program_may_be_random_and_runs_once_for_each_row() -> None:
+    student, seen = Shuffled(), list[Any]()
+    target = Target.of(student, None, None)
+    rows = examples(4)
+    for number, (own, marked) in enumerate(target.sent(rows), 1):
+        system, user = (own.system, own.messages[-1].text)
+        assert f"{number}: {rows[number - 1].question}" in user
+        assert marked.messages[-1].text == user.replace(PROMPT, MARK)
+        assert (marked.system, marked.config) == (system, own.config)
+    assert student.questions == [row.question for row in rows]
+    metric = lambda *given: seen.append(len(student.questions)) or 1  # noqa: E731
+    compiled(student, metric=metric, num_threads=1)
+    assert min(seen) == 4 + 4 + 6 + 1  # rows recorded, then the first that is scored
+
+
+@pytest.mark.usefixtures("context")
+def test_a_program_may_call_its_predictors_forward() -> None:
+    class Direct(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict(dspy.Signature("question -> answer", PROMPT))
+
+        def forward(self, question: str) -> Any:
+            return self.ask.forward(question=question)
+
+    target, rows = Target.of(Direct(), None, None), examples(2)
+    for row, (own, marked) in zip(rows, target.sent(rows), strict=True):
+        assert row.question in own.messages[-1].text
+        assert own.messages[-1].text.replace(PROMPT, MARK) == marked.messages[-1].text
 
 
 @pytest.mark.usefixtures("context")

@@ -13,10 +13,9 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor, check_reads_back
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.front_ends.dspy.engine import GreaterEngine
-from greater_fast.front_ends.dspy.sending import Target
+from greater_fast.front_ends.dspy.sending import MARK, Sent, Target
 from greater_fast.wording import quoted
 
-_PROMPT = "\ue000prompt\ue000"
 _ONE_LINE = (str, int, float, bool)  # types of answers, and Literal
 
 
@@ -105,7 +104,7 @@ class Reply:
 def lay_out(
     local: GreaterEngine,
     reply: Reply,
-    rows: Sequence[Any],
+    sent: Sequence[Sent],
     examples: Sequence[Example],
     config: Config,
 ) -> Layouts:
@@ -121,23 +120,21 @@ def lay_out(
             f"the instructions {quoted(target.prompt)} name a special token, which is sent as one: "
             "write them without it"
         )
-    requests = target.requests(_PROMPT, rows)
-    stop = _stop_of(target, requests)
-    texts = [local.text(request) for request in requests]
-    for text, example in zip(texts, examples, strict=True):
-        if text.count(_PROMPT) != 1:
+    stop = _stop_of(target, sent)
+    texts = [local.text(each.marked) for each in sent]
+    for text, each, example in zip(texts, sent, examples, strict=True):
+        if text.count(MARK) != 1:
             raise ValueError(
-                f"the instructions stand {text.count(_PROMPT)} times in what is sent for "
+                f"the instructions stand {text.count(MARK)} times in what is sent for "
                 f"{example.source}, expected once: take an adapter, and a model with a chat "
                 "template, that write them once"
             )
-    (sent,) = target.requests(target.prompt, rows[:1])
-    if texts[0].replace(_PROMPT, target.prompt) != local.text(sent):
-        raise ValueError(
-            "the adapter or the chat template changes the instructions "
-            f"{quoted(target.prompt)}: others would be searched than are sent"
-        )
-    around = {e.source: text.split(_PROMPT) for e, text in zip(examples, texts, strict=True)}
+        if text.replace(MARK, target.prompt) != local.text(each.own):
+            raise ValueError(
+                "the adapter or the chat template changes the instructions "
+                f"{quoted(target.prompt)}: others would be searched than are sent"
+            )
+    around = {e.source: text.split(MARK) for e, text in zip(examples, texts, strict=True)}
     layouts = build_layouts(
         local.lm,
         examples,
@@ -157,13 +154,13 @@ def lay_out(
     return layouts
 
 
-def _stop_of(target: Target, requests: Sequence[Any]) -> tuple[str, ...]:
+def _stop_of(target: Target, sent: Sequence[Sent]) -> tuple[str, ...]:
     """What the user has end a reply; one set of texts for all rows.
 
     Raises:
         ValueError: it is another from row to row.
     """
-    found = list(dict.fromkeys(tuple(request.config.stop) for request in requests))
+    found = list(dict.fromkeys(tuple(each.own.config.stop) for each in sent))
     if len(found) != 1:
         raise ValueError(
             f"stop: {target.name} is asked with other stop texts from row to row "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 from dspy import lm15
+from dspy.utils.callback import BaseCallback
 
 from greater_fast.wording import listed, quoted
 
+MARK = "\ue000prompt\ue000"
 _RECORDED = ("temperature", "max_tokens", "stop")  # of an LM's settings, those of a search
 
 
@@ -38,6 +40,23 @@ class _AsyncRecorder:
 
     async def complete(self, request: Any) -> Any:
         raise _SentError(request)
+
+
+class _Inputs(BaseCallback):
+    """Keeps what a predictor is called with."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {}
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.given = inputs["kwargs"]
+
+
+class Sent(NamedTuple):
+    """A row's `dspy.lm15.Request`: with the program's own prompt, and with `MARK` in its place."""
+
+    own: Any
+    marked: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +118,55 @@ class Target:
         predictor.signature = predictor.signature.with_instructions(f"{self.fixed}{prompt}")
         return program
 
-    def requests(self, prompt: str, rows: Sequence[Any]) -> list[Any]:
-        """The `dspy.lm15.Request` that the predictor first sends on each row.
+    def sent(self, rows: Sequence[Any]) -> list[Sent]:
+        """What the predictor first sends on each row.
 
-        The program runs up to there: what comes before the predictor is computed as ever.
+        The program runs up to there, once a row: what comes before the predictor is computed as
+        ever. Then the predictor alone is asked the same with the mark, so that the two requests
+        differ in it alone, whatever in the program is random. (A program that calls its `forward`
+        itself, of which callbacks are not told, runs again.)
 
         Raises:
             ValueError: the program ends without asking this predictor.
         """
-        program, requests = self.with_prompt(prompt), list[Any]()
+        program, inputs = self.with_prompt(self.prompt), _Inputs()
+        predictor = dict(program.named_predictors())[self.name]
+        own, marked = (
+            dict(each.named_predictors())[self.name].signature
+            for each in (program, self.with_prompt(MARK))
+        )
         settings = getattr(self.lm, "kwargs", {})
-        dict(program.named_predictors())[self.name].lm = dspy.LM(
+        predictor.lm = dspy.LM(
             self.lm.model,
             **{name: settings[name] for name in _RECORDED if settings.get(name) is not None},
             cache=False,
             engine=_Recorder(),
             async_engine=_AsyncRecorder(),
         )
+        predictor.callbacks = [*predictor.callbacks, inputs]
+        found = []
         for number, row in enumerate(rows):
-            try:
-                program(**row.inputs())
-            except _SentError as sent:
-                requests.append(sent.request)
-                continue
-            raise ValueError(
-                f"predictor: the program answers row {number} ({quoted(str(row.toDict()), 60)}) "
-                f"without asking {self.name}: leave out such rows, or name another predictor"
-            )
-        return requests
+            predictor.signature, inputs.given = own, {}
+            request = _request(program, row.inputs())
+            if request is None:
+                raise ValueError(
+                    f"predictor: the program answers row {number} "
+                    f"({quoted(str(row.toDict()), 60)}) without asking {self.name}: leave out such "
+                    "rows, or name another predictor"
+                )
+            predictor.signature = marked
+            again = (predictor, inputs.given) if inputs.given else (program, row.inputs())
+            found.append(Sent(request, _request(*again)))
+        return found
+
+
+def _request(module: Any, inputs: Mapping[str, Any]) -> Any:
+    """What a recorder is sent where a module is called; None where it is not asked."""
+    try:
+        module(**inputs)
+    except _SentError as sent:
+        return sent.request
+    return None
 
 
 def check_served(lm: Any, request: Any, num_ids: int) -> list[str]:

@@ -109,13 +109,14 @@ class GReaTer(Teleprompter):
         local, config = self._local(target)
         train, val, notes = _split(reply, trainset, valset, config)
         reply.check_golds(train.examples)
-        (first,) = target.requests(target.prompt, train.rows[:1])
+        sent = target.sent(train.rows)
+        first = sent[0].own
         if "max_new_tokens" not in self.config and first.config.max_tokens:
             config = replace(config, max_new_tokens=first.config.max_tokens)
-        rows = lay_out(local, reply, train.rows, train.examples, config)
+        rows = lay_out(local, reply, sent, train.examples, config)
         val_rows: Layouts | None = None
         if all(example.answer for example in val.examples):
-            val_rows = lay_out(local, reply, val.rows, val.examples, config)
+            val_rows = lay_out(local, reply, target.sent(val.rows), val.examples, config)
         notes += [*rows.notes, *_notes(reply, rows)]
         if self.model is not None:
             notes += check_served(target.lm, first, len(local.ids(first)))
