@@ -289,7 +289,7 @@ def test_the_ids_searched_on_are_the_ids_sent(
     optimizer = GReaTer(metric, config={**SEARCH, "seed": 1})
     # Replies are not judged here, so that of equals the initial instructions would stay.
     monkeypatch.setattr(
-        "greater_fast.front_ends.dspy.teleprompter._Judge._score",
+        "greater_fast.front_ends.dspy.judging.ProgramJudge._score",
         lambda self, prompt: self.num_unread.setdefault(prompt, 0) or prompt != self.target.prompt,
     )
     with dspy.context(lm=asked, adapter=adapter(use_json_adapter_fallback=False)):
@@ -990,14 +990,32 @@ def test_what_was_found_is_kept_where_judging_it_fails() -> None:
     assert optimizer.result is None
 
 
-def test_replies_that_cannot_be_read_are_counted(asked: Any) -> None:
+def test_replies_that_cannot_be_read_are_counted(
+    asked: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """The tiny model writes no header, which ends no evaluation, however many rows there are."""
     with dspy.context(lm=asked, adapter=InstructionLast(use_json_adapter_fallback=False)):
         better, optimizer = compiled(thought(), 4, 12, config={**SEARCH, "steps": 1})
     report = optimizer.report
     assert report["num_unread"] == report["initial_num_unread"] == report["num_val"] == 12
     assert report["score"] == report["initial_score"] == 0.0
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert better.predict.signature.instructions == PROMPT
+
+
+@pytest.mark.usefixtures("context")
+def test_what_a_metric_cannot_read_is_worth_nothing() -> None:
+    """As to `dspy.Evaluate`, where an LM is asked for the metric."""
+
+    def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+        if example.question.startswith("Question 8"):
+            raise dspy.AdapterParseError("ChatAdapter", thought().predict.signature, "so")
+        return 1.0
+
+    rows = examples(8)
+    optimizer = GReaTer(metric, config={**SEARCH, "steps": 0})
+    optimizer.compile(thought(), trainset=rows[:4], valset=rows[4:])
+    assert (optimizer.report["score"], optimizer.report["num_unread"]) == (75.0, 1)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

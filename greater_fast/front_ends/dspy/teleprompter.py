@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import dspy
 from dspy.teleprompt import Teleprompter
 
 from greater_fast.config import Config
@@ -15,6 +13,7 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.splits import make_splits, question_key
 from greater_fast.front_ends.dspy.engine import GreaterEngine
+from greater_fast.front_ends.dspy.judging import ProgramJudge
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import Target, check_served
 from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
@@ -120,7 +119,7 @@ class GReaTer(Teleprompter):
         notes += [*rows.notes, *_notes(reply, rows)]
         if self.model is not None:
             notes += check_served(target.lm, first, len(local.ids(first)))
-        judge = _Judge(target, val.rows, self.metric, self.num_threads)
+        judge = ProgramJudge(target, val.rows, self.metric, self.num_threads)
         check_functions(self.on_step, None, config)
         check_stop_texts(rows.stop, config)
         judged(judge, [target.prompt])  # what fails in program or metric does before the search
@@ -262,64 +261,3 @@ def _forced(
         return None
     scored = find_prompts(local.engine, given, replace(config, steps=0, minutes=None))
     return round(100 * (1 - scored.initial.error_rate), 2)
-
-
-@dataclass
-class _Judge:
-    """Scores prompts in the program, in percent, as `dspy.Evaluate` does.
-
-    A reply that the adapter cannot read is scored 0, and counted; any other error of the program or
-    the metric comes to the caller, once all rows have been run. No prompt is scored twice.
-    """
-
-    target: Target
-    rows: list[Any]
-    metric: Callable[..., Any]
-    num_threads: int | None
-    num_unread: dict[str, int] = field(default_factory=dict)
-    _scores: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self, prompts: Sequence[str]) -> list[float]:
-        for prompt in prompts:
-            if prompt not in self._scores:
-                self._scores[prompt] = self._score(prompt)
-        return [self._scores[prompt] for prompt in prompts]
-
-    def _score(self, prompt: str) -> float:
-        program, watch = self.target.with_prompt(prompt), _Watch()
-        evaluate = dspy.Evaluate(
-            devset=self.rows,
-            metric=watch.over(self.metric),
-            num_threads=self.num_threads,
-            max_errors=len(self.rows) + 1,
-        )
-        score = float(evaluate(watch.over(program)).score)
-        if watch.error is not None:
-            raise watch.error
-        self.num_unread[prompt] = watch.num_unread
-        return score
-
-
-class _Watch:
-    """Counts replies that could not be read, and keeps the first other error."""
-
-    def __init__(self) -> None:
-        self.num_unread = 0
-        self.error: Exception | None = None
-        self._lock = threading.Lock()
-
-    def over(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched."""
-
-        def watched(*values: Any, **named: Any) -> Any:
-            try:
-                return call(*values, **named)
-            except dspy.AdapterParseError:
-                with self._lock:
-                    self.num_unread += 1
-                raise
-            except Exception as error:
-                self.error = self.error or error
-                raise
-
-        return watched
