@@ -627,6 +627,17 @@ def test_the_engine_writes_what_generate_writes(asked: Any, attentive: LM) -> No
     assert asked("What is it?") == [asked(request_of(asked, "What is it?")).text]
 
 
+def test_a_conversation_goes_through_the_template_once(
+    asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[Any] = []
+    text = GreaterEngine.text
+    monkeypatch.setattr(GreaterEngine, "text", lambda self, r: rendered.append(r) or text(self, r))
+    request = request_of(asked, max_tokens=2)
+    asked.engine.complete(request)
+    assert rendered == [request]
+
+
 def test_limit_and_stop_texts_are_honoured(asked: Any) -> None:
     whole = asked(request_of(asked, "What is it?", max_tokens=30)).text
     short = asked(request_of(asked, "What is it?", max_tokens=2, temperature=0.0))

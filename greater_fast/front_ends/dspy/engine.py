@@ -78,8 +78,9 @@ class GreaterEngine:
         _check_supported(request)
         limit = request.config.max_tokens or self.config.max_new_tokens
         try:
-            self._check_length(len(self.ids(request)), limit)
-            (found,) = self._generate([self.text(request)], limit, request.config.stop)
+            text = self.text(request)
+            self._check_length(len(self._ids(text)), limit)
+            (found,) = self._generate([text], limit, request.config.stop)
         except ValueError as error:
             raise lm15.InvalidRequestError(str(error)) from error
         return lm15.Response(
@@ -114,7 +115,10 @@ class GreaterEngine:
 
     def ids(self, request: Any) -> list[int]:
         """The ids of that text."""
-        (ids,) = self.lm.vocabulary.encode([self.text(request)], special_tokens=False)
+        return self._ids(self.text(request))
+
+    def _ids(self, text: str) -> list[int]:
+        (ids,) = self.lm.vocabulary.encode([text], special_tokens=False)
         return ids
 
     def _check_length(self, number: int, limit: int) -> None:
