@@ -40,7 +40,9 @@ def search(lm: LM, rows: list[Any], settings: dict[str, Any]) -> Search:
                 run_dir=run,
                 progress=False,
             )
-        of_writing = [str(warning.message) for warning in told if "written" in str(warning.message)]
+        of_writing = [
+            str(warning.message) for warning in told if "be written" in str(warning.message)
+        ]
         problems = [note for note in result.notes if "could not be written" in note]
         assert len(of_writing) == len(problems) <= 1  # told once, in each way
         return result
