@@ -29,7 +29,9 @@ def add_released_command(commands: Any) -> None:
         help="a config file of GReaTer's, which is executed; --config.KEY=VALUE sets a key of it",
     )
     add_debug_option(command)
-    group = command.add_argument_group("settings, in place of those of keys and released rule")
+    group = command.add_argument_group(
+        "settings, in place of those of keys and released rule; rows and extractor are keys' alone"
+    )
     for setting in dataclasses.fields(Config):
         add_setting(group, setting, default="the released rule's")
 

@@ -368,6 +368,36 @@ def test_values_that_are_refused(
         quiet({**values, **change})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "decides"),
+    [
+        ("extractor", "Hello there", "config.extractor_text"),
+        ("num_train", 2, "config.n_train_data"),
+        ("num_dev", 2, "config.n_test_data"),
+        ("template", "{goal}", "the goals of config.train_data"),
+    ],
+)
+def test_settings_that_keys_decide_are_refused(
+    command: Any, values: dict[str, Any], here: Path, name: str, value: Any, decides: str
+) -> None:
+    message = f"{name}: got {value!r}, expected none: here {decides} decides"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quiet(values, {name: value})
+    done = command(*as_options(values), f"--{name.replace('_', '-')}={value}")
+    assert done.status == 2
+    assert message in done.err
+    assert list(here.glob("results/*")) == []
+
+
+def test_the_extractor_that_was_used_is_written_down(values: dict[str, Any], here: Path) -> None:
+    quiet({**values, "n_steps": 0})
+    assert written(here)["params"]["settings"]["extractor"] == EXTRACTOR
+    given = {"extractor_text": "", "n_steps": 0, "result_prefix": "results/two"}
+    _, lines = quiet({**values, **given})
+    used = written(here, "results/two")["params"]["settings"]["extractor"]
+    assert any(line.startswith("extractor (derived: ") and repr(used) in line for line in lines)
+
+
 def test_rows_that_are_refused(values: dict[str, Any], here: Path) -> None:
     path = here / "bad.csv"
     for text in ("goal,target\nIs it?,yes\n", "goal,final_target\nIs it?,yes\n ,no\n"):

@@ -12,6 +12,13 @@ from greater_fast.config_checks import guess
 from greater_fast.wording import listed, quoted
 
 _PREFIX = "--config."
+# Settings of ours that would be ignored, each with what decides it here.
+_BY_KEYS = {
+    "extractor": "config.extractor_text",
+    "num_train": "config.n_train_data",
+    "num_dev": "config.n_test_data",
+    "template": "the goals of config.train_data",
+}
 _LEAST = {"n_train_data": 1, "topk": 1, "topq": 1}  # of other numbers 0
 # Without effect in the released code, or here: one model with its own template is enough.
 _IDLE = (
@@ -104,8 +111,13 @@ class Given:
         """The settings of the search: the released rule, and what else a user names by our names.
 
         Raises:
-            ValueError: as `Config.from_mapping`.
+            ValueError: as `Config.from_mapping`, or a setting is of what keys alone decide.
         """
+        for name, decides in _BY_KEYS.items():
+            if name in settings:
+                raise ValueError(
+                    f"{name}: got {quoted(settings[name])}, expected none: here {decides} decides"
+                )
         device = self.devices[0] if self.devices and self.devices[0] != "auto" else None
         own = {
             "steps": self.n_steps,

@@ -6,7 +6,7 @@ import datetime
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def run(
 
     Args:
         values: keys of its config.
-        settings: further settings by our names, which take the place of the released rule's.
+        settings: further settings by our names, which take the place of the released rule's, but
+            for those of rows and extractor, which are keys'.
         say: called with each line that is told.
 
     Returns:
@@ -59,6 +60,7 @@ def run(
         extractor = make_extractor(text) if text.strip() else derive_extractor(golds)
         check_reads_back(extractor, golds)
         config = given.config(len(train), settings or {})
+        config = replace(config, extractor=extractor.in_config())  # as it is written down
         path = _new_path(given.result_prefix)
         lm = load_lm(given.model_paths[0], config.device, config.dtype)
         layouts = build_layouts(lm, train, given.control, extractor, config)
