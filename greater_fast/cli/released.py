@@ -37,11 +37,12 @@ def add_released_command(commands: Any) -> None:
 
 
 def _released(options: argparse.Namespace) -> int:
-    from greater_fast.front_ends.released import KEYS, parse_overrides, read_config, run
+    from greater_fast.front_ends.released import KEYS, SWITCHES, parse_overrides, read_config, run
 
     with checking_input():
         values = read_config(options.config) if options.config else {}
-        values |= parse_overrides(vars(options)[_OVERRIDES], {*KEYS, *values})
+        switches = {*SWITCHES, *(name for name, value in values.items() if isinstance(value, bool))}
+        values |= parse_overrides(vars(options)[_OVERRIDES], {*KEYS, *values}, switches)
     settings = {
         name.removeprefix("config."): value
         for name, value in vars(options).items()

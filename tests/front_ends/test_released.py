@@ -320,6 +320,10 @@ def test_steps_that_end_early_are_told(
         (["--config.control_init= 12"], {"control_init": " 12"}),
         (["--config.extractor_text=a=b $ "], {"extractor_text": "a=b $ "}),
         (["--config.attack=gcg"], {"attack": "gcg"}),
+        (["--config.anneal"], {"anneal": True}),
+        (["--config.verbose", "--config.topk=3"], {"verbose": True, "topk": 3}),
+        (["--config.anneal", "--noconfig.verbose"], {"anneal": True, "verbose": False}),
+        (["--config.allow_non_ascii", "False"], {"allow_non_ascii": False}),
     ],
 )
 def test_overrides(arguments: list[str], expected: dict[str, Any]) -> None:
@@ -333,6 +337,9 @@ def test_overrides(arguments: list[str], expected: dict[str, Any]) -> None:
         (["--config.zzz=20"], "no such key; known are .*n_steps"),
         (["rows.csv"], "got 'rows.csv', expected --config.KEY=VALUE"),
         (["--config.n_steps"], "--config.n_steps: expected a value"),
+        (["--config.n_steps", "--noconfig.anneal"], "--config.n_steps: expected a value"),
+        (["--config.anneal", "--stps=3"], "got '--stps=3', expected --config.KEY=VALUE"),
+        (["--noconfig.n_steps"], "got '--noconfig.n_steps', expected --config.KEY=VALUE"),
         (["--config.n_steps", "--config.topk=3"], "--config.n_steps: expected a value"),
     ],
 )
@@ -415,12 +422,14 @@ def test_rows_that_are_refused(values: dict[str, Any], here: Path) -> None:
 def test_a_key_that_only_the_file_has_is_known(
     command: Any, configs: Path, values: dict[str, Any]
 ) -> None:
-    text = configs.read_text().replace("    return config", "    config.own = 1\n    return config")
+    text = configs.read_text().replace(
+        "    return config", "    config.own = False\n    return config"
+    )
     configs.write_text(text)
     del values["model_paths"]
-    done = command(f"--config={configs}", *as_options(values), "--config.own=2")
+    done = command(f"--config={configs}", "--config.own", *as_options(values), "--config.verbose")
     assert done.status == 0
-    assert "without effect: anneal, control_weight, own, tokenizer_kwargs\n" in done.out
+    assert "without effect: anneal, control_weight, own, tokenizer_kwargs, verbose\n" in done.out
 
 
 def test_errors_of_input_end_with_2(command: Any, values: dict[str, Any], here: Path) -> None:

@@ -11,7 +11,7 @@ from greater_fast.config import Config
 from greater_fast.config_checks import guess
 from greater_fast.wording import listed, quoted
 
-_PREFIX = "--config."
+_PREFIX, _NO_PREFIX = "--config.", "--noconfig."
 # Settings of ours that would be ignored, each with what decides it here.
 _BY_KEYS = {
     "extractor": "config.extractor_text",
@@ -135,12 +135,22 @@ class Given:
 _NAMES = tuple(field.name for field in fields(Given))
 _TEXTS = tuple(field.name for field in fields(Given) if field.type == "str")
 KEYS = tuple(sorted((*_NAMES, *_IDLE)))
+SWITCHES = (
+    *("allow_non_ascii", "anneal", "filter_cand", "gbda_deterministic", "incr_control"),
+    *("log_first", "progressive_goals", "progressive_models", "stop_on_success", "transfer"),
+    "verbose",
+)
 
 
-def parse_overrides(arguments: Sequence[str], known: Collection[str] = KEYS) -> dict[str, Any]:
+def parse_overrides(
+    arguments: Sequence[str],
+    known: Collection[str] = KEYS,
+    switches: Collection[str] = SWITCHES,
+) -> dict[str, Any]:
     """Keys and values of arguments such as `--config.n_steps=20`, or `--config.n_steps 20`.
 
     A value is what Python reads it as, a list for one, or else text, as it is for keys of texts.
+    As absl takes them, a key of `switches` is True without a value, and False as `--noconfig.KEY`.
 
     Raises:
         ValueError: another argument, a key that is not `known`, or one without a value.
@@ -149,6 +159,10 @@ def parse_overrides(arguments: Sequence[str], known: Collection[str] = KEYS) -> 
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
+        negated = argument.removeprefix(_NO_PREFIX)
+        if negated != argument and negated in switches:
+            values[negated] = False
+            continue
         name, equals, text = argument.removeprefix(_PREFIX).partition("=")
         if not argument.startswith(_PREFIX):
             raise ValueError(f"got {quoted(argument)}, expected --config.KEY=VALUE")
@@ -156,7 +170,12 @@ def parse_overrides(arguments: Sequence[str], known: Collection[str] = KEYS) -> 
             hint = guess(name, tuple(known)) or f"; known are {listed(sorted(known), 40)}"
             raise ValueError(f"{_PREFIX}{name}: no such key{hint}")
         if not equals:
-            if not rest or rest[0].startswith(_PREFIX):
+            others = "--" if name in switches else (_PREFIX, _NO_PREFIX)
+            alone = not rest or rest[0].startswith(others)
+            if alone and name in switches:
+                values[name] = True
+                continue
+            if alone:
                 raise ValueError(f"{_PREFIX}{name}: expected a value, got none")
             text = rest.pop(0)
         values[name] = text if name in _TEXTS else _literal(text)
