@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,31 @@ def test_our_own_settings_are_refused_by_their_own_names(lm: LM) -> None:
         GreaterOptimizer(lm.model, lm.tokenizer, {"candidates_topk": 5}, config={"top_k": 0})
     with pytest.raises(ValueError, match="tokn: unknown"):
         GreaterOptimizer(lm.model, lm.tokenizer, config={"tokn": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "decides"),
+    [
+        ("steps", 9, "rounds decides"),
+        ("extractor", "So:", "p_extractor decides"),
+        ("num_train", 2, "inputs decides"),
+        ("num_dev", 2, "inputs decides"),
+        ("template", "{question}", "a row's question decides"),
+        ("metric", "contains", "the cross-entropy of the gold answers"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(
+    lm: LM, name: str, value: Any, decides: str
+) -> None:
+    message = f"config: {name}: got {value!r}, expected none: here {decides}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GreaterOptimizer(lm.model, lm.tokenizer, config={"objective": "error", name: value})
+
+
+def test_a_model_by_name_is_of_the_device_and_type_asked_for(model_folder: Path, lm: LM) -> None:
+    given = {"device": "cpu", "dtype": "float64"}
+    optimizer = GreaterOptimizer(model_folder, lm.tokenizer, config=given)
+    assert optimizer.lm.model.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class GreaterOptimizer:
         self.config = config_of(given, config or {})
         self.loss = loss_of(given.get("loss_function"))
         self.notes: tuple[str, ...] = ()
-        self.lm = load_lm(model, tokenizer=tokenizer)
+        self.lm = load_lm(model, self.config.device, self.config.dtype, tokenizer)
 
     def optimize(self, inputs: Rows, p_extractor: str, rounds: int) -> Prompts:
         """Search for as many rounds at most from each prompt of the rows.

@@ -19,6 +19,15 @@ from greater_fast.wording import listed, quoted
 # Their names, and those of the settings that they become.
 _SETTINGS = {"intersect_q": "num_proposal_examples", "candidates_topk": "top_k"}
 _GENERATION = {"temperature": "sampling_temperature", "max_new_tokens": "max_new_tokens"}
+# Settings of ours that would be ignored, each with what decides it here.
+_ELSEWHERE = {
+    "steps": "rounds",
+    "extractor": "p_extractor",
+    "num_train": "inputs",
+    "num_dev": "inputs",
+    "template": "a row's question",
+    "metric": "the cross-entropy of the gold answers, which is the loss that is returned,",
+}
 _SWITCHES = ("perplexity_loss", "filter", "do_sample")
 _KNOWN = (
     *_SETTINGS,
@@ -32,6 +41,11 @@ def config_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: as of the class; a value out of range is named as the user named it.
     """
+    for name, decides in _ELSEWHERE.items():
+        if name in others:
+            raise ValueError(
+                f"config: {name}: got {quoted(others[name])}, expected none: here {decides} decides"
+            )
     _check_names("optimize_config", given, _KNOWN)
     generation = given.get("generate_config", {})
     _check_names("generate_config", generation, ("do_sample", *_GENERATION))
