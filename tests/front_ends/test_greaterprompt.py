@@ -265,6 +265,47 @@ def test_what_a_callback_raises_ends_it(lm: LM, rows: Any) -> None:
         optimizer.optimize_streamlit(rows, EXTRACTOR, 2, stop)
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_searches_that_ended_outlive_a_later_one(
+    lm: LM, rows: Any, kind: type[BaseException]
+) -> None:
+    given = {"intersect_q": 2, "candidates_topk": 10, **SHORT}
+    optimizer = GreaterOptimizer(lm.model, lm.tokenizer, given)
+    assert optimizer.found == {}
+    complete = optimizer.optimize(rows, EXTRACTOR, 2)
+    assert optimizer.found == complete
+
+    def stop_in(batch: int, number: int) -> list[str]:
+        def stop(_: float, info: dict[str, Any]) -> None:
+            if (info["batch"], info["round"]) == (batch, number):
+                raise kind
+
+        with pytest.raises(kind) as raised:
+            optimizer.optimize_streamlit(rows, EXTRACTOR, 2, stop)
+        return list(getattr(raised.value, "__notes__", ()))
+
+    nothing: dict[str, Any] = {row["question"]: [] for row in rows}
+    first = {row["question"]: complete[row["question"]] for row in rows[::2]}
+    note = "1 of 2 searches had ended: what they found is in the optimizer's `found`"
+    for number in (1, 2):
+        assert note in stop_in(2, number)
+        assert optimizer.found == nothing | first
+    assert not any("had ended" in line for line in stop_in(1, 2))
+    assert optimizer.found == nothing
+
+
+def test_rows_may_come_from_whatever_gives_them(lm: LM, rows: Any) -> None:
+    optimizer = GreaterOptimizer(lm.model, lm.tokenizer, SHORT)
+    expected = optimizer.optimize(rows[:4:2], EXTRACTOR, 1)
+    subset = torch.utils.data.Subset(GreaterDataloader(rows), [0, 2])
+    assert optimizer.optimize(subset, EXTRACTOR, 1) == expected
+    assert optimizer.optimize((row for row in rows[:4:2]), EXTRACTOR, 1) == expected
+    part, _ = torch.utils.data.random_split(GreaterDataloader(rows[:4:2]), [2, 0])
+    assert optimizer.optimize(part, EXTRACTOR, 1).keys() == expected.keys()
+    with pytest.raises(ValueError, match="inputs: got 3, expected rows"):
+        optimizer.optimize(3, EXTRACTOR, 1)  # type: ignore[arg-type]
+
+
 def test_the_model_is_frozen_as_it_was_loaded(own_lm: LM) -> None:
     model = own_lm.model.train()
     model.requires_grad_(True)

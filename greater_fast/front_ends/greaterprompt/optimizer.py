@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
@@ -26,7 +28,8 @@ from greater_fast.wording import printable, quoted
 Prompts = dict[str, list[tuple[str, float]]]
 # Called with the share of the work that is done, and what is done now.
 Callback = Callable[[float, dict[str, Any]], object]
-Rows = GreaterDataloader | Sequence[Mapping[str, Any]]
+# Anything that gives rows one by one: a `Subset` of a loader too, or a generator.
+Rows = GreaterDataloader | Dataset[dict[str, Any]] | Iterable[Mapping[str, Any]]
 
 _log = logging.getLogger("greater_fast")
 
@@ -44,7 +47,8 @@ class GreaterOptimizer:
             `do_sample`, `temperature` and `max_new_tokens`.
         config: further settings by our names, which take the place of these.
 
-    `notes` say of the last search what its losses and prompts are.
+    `notes` say of the last call what its losses and prompts are. `found` holds what it returns, and
+    is filled as each of its searches ends: what ends a later one, Ctrl-C too, loses no earlier one.
 
     Raises:
         ValueError: an unknown name, a value out of range, or a model that is refused.
@@ -64,6 +68,7 @@ class GreaterOptimizer:
         self.config = config_of(given, config or {})
         self.loss = loss_of(given.get("loss_function"))
         self.notes: tuple[str, ...] = ()
+        self.found: Prompts = {}
         self.lm = load_lm(model, self.config.device, self.config.dtype, tokenizer)
 
     def optimize(self, inputs: Rows, p_extractor: str, rounds: int) -> Prompts:
@@ -97,7 +102,12 @@ class GreaterOptimizer:
     ) -> Prompts:
         if type(rounds) is not int or rounds < 1:
             raise ValueError(f"rounds: got {quoted(rounds)}, expected a whole number from 1 on")
-        examples = examples_by_prompt(inputs[:])
+        try:
+            iterator = iter(inputs)
+        except TypeError as error:
+            raise ValueError(f"inputs: got {quoted(inputs)}, expected rows") from error
+        rows = list(iterator)
+        examples = examples_by_prompt(rows)
         config, extractor = replace(self.config, steps=rounds), make_extractor(p_extractor)
         batches = [
             build_layouts(self.lm, own, prompt, extractor, config)
@@ -113,13 +123,19 @@ class GreaterOptimizer:
         self.notes = (*notes_on(config, self.loss), engine_note)
         for note in self.notes:
             _log.info("%s", printable(note))
-        found: Prompts = {row["question"]: [] for row in inputs[:]}
+        self.found = {row["question"]: [] for row in rows}
         for number, (own, layouts) in enumerate(zip(examples.values(), batches, strict=True)):
             begins = _RoundBegins(number, len(batches), rounds, callback)
-            prompts = self._search(engine, layouts, config, begins)
+            try:
+                prompts = self._search(engine, layouts, config, begins)
+            except BaseException as error:
+                if number:
+                    done = f"{number} of {len(batches)} searches had ended"
+                    error.add_note(f"{done}: what they found is in the optimizer's `found`")
+                raise
             for question in dict.fromkeys(example.question for example in own):
-                found[question] += prompts
-        return {question: sorted(each, key=itemgetter(1)) for question, each in found.items()}
+                self.found[question] = sorted(self.found[question] + prompts, key=itemgetter(1))
+        return self.found
 
     def _search(
         self, engine: Engine, layouts: Layouts, config: Config, begins: _RoundBegins
