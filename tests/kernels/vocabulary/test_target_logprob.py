@@ -55,8 +55,9 @@ def by_autograd(
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities, and the gradient of their sum weighted 1, 2, 3 ..., in a type."""
-    leaf = hidden.to(dtype).requires_grad_()
-    logits = leaf @ head.weight.to(dtype).T * head.scale
+    # Without the NaN around them: some products of odd width in 16 bits read beyond the edge (AMX).
+    leaf = hidden.to(dtype).clone().requires_grad_()
+    logits = leaf @ head.weight.to(dtype).clone().T * head.scale
     if head.soft_cap:
         logits = head.soft_cap * torch.tanh(logits / head.soft_cap)
     scaled = logits / temperatures.to(dtype)[:, None]
