@@ -254,6 +254,38 @@ class TestProposer:
         assert places == [0, 1, 2, 3, 4]  # from the parent's own text, whatever was proposed
         assert len(set(texts)) == len(texts) > 0
 
+    def test_all_better_prompts_are_proposed_the_best_first(
+        self, adapter: GReaTerAdapter, rows: list[Example]
+    ) -> None:
+        """Of each call: the best of all scored so far that has not been proposed, till none is."""
+        proposer = adapter.proposer(rows[:6], steps=2)
+        parent = adapter._layouts.with_prompt(SEED).prompt_ids
+        texts: list[str] = []
+        while answer := proposed(proposer, SEED):
+            text = answer["prompt"]
+            objectives = {
+                adapter._layouts.prompt_text(ids): scored.objective.value(adapter.config)
+                for ids, scored in proposer._known.items()
+                if ids != parent
+            }
+            left = {own: value for own, value in objectives.items() if own not in texts}
+            assert left[text] == min(left.values())
+            texts.append(text)
+        own = proposer._known[parent].objective.value(adapter.config)
+        better = {text for text, value in objectives.items() if value < own - 1e-6}
+        assert set(texts) == better
+        assert len(texts) == len(better) > 11  # its 11 places alone give as many at most
+
+    def test_a_text_that_is_a_parent_is_not_proposed(
+        self, adapter: GReaTerAdapter, rows: list[Example]
+    ) -> None:
+        first = proposed(adapter.proposer(rows[:6], steps=2), SEED)["prompt"]
+        proposer = adapter.proposer(rows[:6], steps=2)
+        proposed(proposer, first)  # GEPA has it from elsewhere
+        texts = [text for _ in range(3) for text in proposed(proposer, SEED).values()]
+        assert texts
+        assert first not in texts
+
     def test_what_is_known_is_not_run_again(
         self, adapter: GReaTerAdapter, rows: list[Example], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -293,14 +325,22 @@ class TestProposer:
         named = GReaTerProposer(*given, component="first", steps=2)
         assert named(two, {}, ["second"]) == {}
         assert named(two, {}, ["first", "second"]).keys() == {"first"}
-        with pytest.raises(ValueError, match=r"component: got None.*'first', 'second'"):
-            GReaTerProposer(*given)(two, {}, ["first"])
-        with pytest.raises(ValueError, match=r"component: got 'prompt'.*'first', 'second'"):
-            GReaTerProposer(*given, component="prompt")(two, {}, ["first"])
+        for name in (None, "prompt"):
+            proposer, said = GReaTerProposer(*given, component=name), rf"component: got {name!r}.*"
+            match = rf"{said}'first', 'second'"
+            with pytest.warns(RuntimeWarning, match=match), pytest.raises(ValueError, match=match):
+                proposer(two, {}, ["first"])
+            with pytest.raises(ValueError, match=match):  # the warning is given once
+                proposer(two, {}, ["first"])
         with pytest.raises(ValueError, match="steps: got 0, expected 1 or more"):
             GReaTerProposer(*given, steps=0)
-        with pytest.raises(ValueError, match="prompt"):
+        with (
+            pytest.warns(RuntimeWarning, match="ValueError: .*prompt"),
+            pytest.raises(ValueError, match="prompt"),
+        ):
             GReaTerProposer(*given)({"prompt": TOO_LONG}, {}, ["prompt"])
+        with pytest.raises(ValueError, match="layouts: got no row"):
+            adapter.proposer([])
 
 
 class TestOptimize:
@@ -343,6 +383,21 @@ class TestOptimize:
         assert result.val_aggregate_scores[result.best_idx] == 1.0
         assert "Wrong: the answer is" in asked[0]
         assert SEED in asked[0]
+
+    def test_what_the_proposer_raises_is_warned_of_where_gepa_goes_on(
+        self, lm: LM, rows: list[Example], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: Any, **__: Any) -> Any:
+            raise MemoryError("the gradient does not fit")
+
+        monkeypatch.setattr("greater_fast.front_ends.gepa.proposer.find_prompts", fails)
+        logger = Quiet()
+        match = "no proposal was made: MemoryError: the gradient does not fit"
+        with pytest.warns(RuntimeWarning, match=match) as told:
+            result = optimized(lm, rows, logger=logger)
+        assert len([each for each in told if "no proposal" in str(each.message)]) == 1
+        assert len(result.candidates) == 1
+        assert any("MemoryError" in line or "does not fit" in line for line in logger.lines)
 
     def test_a_run_goes_on_from_its_folder(
         self, lm: LM, rows: list[Example], tmp_path: Path
@@ -422,6 +477,10 @@ def test_the_example_runs(
     told = capsys.readouterr().out
     assert "4 unseen rows: " in told
     assert "tokens generated: " in told
+    module.Errors().log("Iteration 3: Selected program 0")
+    assert capsys.readouterr().out == ""
+    module.Errors().log("Per-task reflection failed: it does not fit")
+    assert "it does not fit" in capsys.readouterr().out
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

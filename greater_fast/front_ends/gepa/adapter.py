@@ -100,8 +100,17 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         self._is_new = True
         _log.info("GEPA: %s; %s", note, self._layouts.extractor.describe())
 
+    @property
+    def extractor(self) -> str:
+        """The extractor, as settings have it: `evaluate` asks other rows alike with it."""
+        return self._layouts.extractor.in_config()
+
     def proposer(self, rows: Sequence[Example], steps: int = 4) -> GReaTerProposer:
-        """A proposer that searches on some of the adapter's rows, with its engine and settings."""
+        """A proposer that searches on some of the adapter's rows, with its engine and settings.
+
+        Raises:
+            ValueError: there is no row or no step, or a row is none of the adapter's.
+        """
         layouts = _with_rows(self._layouts, self._numbers_of(rows))
         return GReaTerProposer(
             self.engine, layouts, self.config, component=self.component, steps=steps
