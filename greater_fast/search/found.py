@@ -6,6 +6,7 @@ Nothing is written, and no development row is asked: that is what a run adds (`g
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,13 @@ from greater_fast.search.judge import Judge, judged
 from greater_fast.search.nouns import Scored
 from greater_fast.search.optimizer import OnStep, run, start
 from greater_fast.search.state import LoopState
-from greater_fast.wording import printable
+from greater_fast.wording import listed, printable
+
+# Settings that a prompt's objective depends on.
+_OF_SCORING = (
+    *("objective", "metric", "temperature", "fluency_weight", "error_fluency_weight"),
+    *("max_new_tokens", "sampling_temperature"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +109,9 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
             it gives each decides their order, the more the better. Of equals the initial prompt
             comes first, for there is no reason to change it, then the lower objective. Without a
             judge the order is that of the objective.
-        state: `Found.state` of an earlier search on these rows, to go on from by `steps` more: as
-            one search of so many steps in all would have gone.
+        state: `Found.state` of an earlier search on these rows, in this order and with the settings
+            that scored them, to go on from by `steps` more: as one search of so many steps in all
+            would have gone.
 
     Raises:
         ValueError: settings that do not go with several models, the loss or stop texts, or a state
@@ -128,8 +136,9 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
         with memory_errors_explained(models.lm.device):
             state = start(models, layouts, config)
     else:
-        state = _gone_on_with(state, layouts, len(members(models)))
+        state = _gone_on_with(state, layouts, config, len(members(models)))
         config = replace(config, steps=state.step + config.steps)
+    state.scored_with = _scored_with(layouts, config)
     with _best_prompt_noted(state, layouts, config):
         with memory_errors_explained(models.lm.device):
             stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
@@ -137,15 +146,28 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
         return found if judge is None else found.judged_by(judge)
 
 
-def _gone_on_with(state: LoopState, layouts: Layouts, num_models: int) -> LoopState:
+def _gone_on_with(state: LoopState, layouts: Layouts, config: Config, num_models: int) -> LoopState:
     """A state of its own for a search that goes on."""
     initial = state.scored.get(layouts.prompt_ids)
-    if initial is None or len(initial.rollouts) != num_models * len(layouts):
+    differs = state.scored_with not in ("", _scored_with(layouts, config))
+    if differs or initial is None or len(initial.rollouts) != num_models * len(layouts):
         raise ValueError(
-            "state: it is of a search from another prompt or on other rows: pass the layouts of "
-            "that search, or no state"
+            "state: it is of a search from another prompt, on other rows, or with other settings "
+            f"of {listed(_OF_SCORING, len(_OF_SCORING))}: pass those of that search, or no state"
         )
     return state.copy()
+
+
+def _scored_with(layouts: Layouts, config: Config) -> str:
+    """A digest of the rows and the settings that a prompt's objective on them depends on."""
+    stops = [stop.texts for stop in (layouts.stop, layouts.answer_stop) if stop]
+    seed = config.seed if config.sampling_temperature else None
+    settings = [getattr(config, name) for name in _OF_SCORING]
+    digest = hashlib.sha256(repr((layouts.extractor_ids, stops, seed, settings)).encode())
+    for row in layouts.rows:
+        ids = (row.head_ids, row.tail_ids, row.answer_ids)
+        digest.update(repr((ids, row.example.answers)).encode())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ class LoopState:
     `given_up` says of prompts that were not scored to the end which objective theirs is over.
     `dropped` has the rows of those that a race dropped, which proves nothing of them. They are not
     raced again: an incumbent that competes only gets better on these rows. Without a race they are
-    tried like any other. `reasonings` are those that the gradient may ask for.
+    tried like any other. `reasonings` are those that the gradient may ask for. `scored_with` is a
+    digest of rows and settings that objectives depend on; it is not written, and empty if unknown.
     """
 
     incumbent: Scored
@@ -33,6 +34,7 @@ class LoopState:
     given_up: dict[tuple[int, ...], float] = field(default_factory=dict)
     dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
     reasonings: ReasoningStore = field(default_factory=ReasoningStore)
+    scored_with: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         self.scored.setdefault(self.incumbent.prompt_ids, self.incumbent)

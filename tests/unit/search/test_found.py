@@ -179,6 +179,43 @@ def test_a_state_of_another_search_is_refused(engine: Engine) -> None:
             find(engine, other, state=state)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "error"},
+        {"max_new_tokens": 3},
+        {"temperature": 0.7},
+        {"fluency_weight": 0.5},
+        {"sampling_temperature": 0.9},
+    ],
+)
+def test_a_state_of_other_settings_is_refused(engine: Engine, settings: dict[str, Any]) -> None:
+    state = find(engine, settings={"steps": 1}).state
+    with pytest.raises(ValueError, match=r"with other settings of objective, metric, .*no state"):
+        find(engine, settings=settings, state=state)
+    assert find(engine, settings={"steps": 1, "accept": "best"}, state=state).num_steps == 2
+
+
+def test_a_state_of_as_many_other_rows_is_refused(engine: Engine) -> None:
+    state = find(engine, settings={"steps": 1}).state
+    layouts = layouts_of(tiny_lm(), 4)
+    first, *others = layouts.rows
+    changed = (
+        replace(first, answer_ids=first.answer_ids * 2),
+        replace(first, head_ids=first.head_ids[:-1]),
+        replace(first, tail_ids=first.tail_ids[:-1]),
+    )
+    several = [replace(layouts, rows=(row, *others)) for row in changed]
+    several.append(replace(layouts, rows=(*others, first)))
+    several.append(replace(layouts, extractor_ids=layouts.extractor_ids[:-1]))
+    several.append(replace(layouts, stop=StopTexts(layouts.vocabulary, ["e"])))
+    for other in several:
+        with pytest.raises(ValueError, match="on other rows, or with other settings"):
+            find(engine, other, state=state)
+    whole = find(engine, layouts_of(tiny_lm(), 4), settings={"steps": 1}, state=state)
+    assert whole.num_steps == 2  # rows laid out again are the same rows
+
+
 def test_a_step_may_end_it(engine: Engine) -> None:
     steps: list[Step] = []
     found = find(engine, on_step=lambda step: steps.append(step) or True)
