@@ -91,7 +91,7 @@ class GReaTer(BaseOptimizer):
     The gradient is taken through the model's own reasoning, up to the answer in the predictor's
     marker. While it runs, `prompts` are the best by the objective on the training rows, and
     `scores` are minus that objective; at the end the finalists and all initial prompts are
-    evaluated by the task, which decides.
+    evaluated on all rows of the task, whatever its `eval_strategy`, and that decides.
 
     Args:
         predictor: how the model is asked, and where its answer stands.
@@ -213,9 +213,9 @@ class GReaTer(BaseOptimizer):
         ]
 
     def _on_train_end(self) -> None:
-        """Have the task decide: of equals the prompts that were given come first."""
+        """Have all rows of the task decide: of equals the prompts that were given come first."""
         entrants = list(dict.fromkeys([*self._given, *self.prompts]))
-        scores = self.task.evaluate(entrants, self.predictor).agg_scores
+        scores = self.task.evaluate(entrants, self.predictor, eval_strategy="full").agg_scores
         order = sorted(range(len(entrants)), key=lambda number: -scores[number])
         self.prompts = [entrants[number] for number in order]
         self.scores = [float(scores[number]) for number in order]

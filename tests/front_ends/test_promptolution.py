@@ -151,16 +151,37 @@ class TestLLM:
 
 
 class TestOptimizer:
-    def test_the_best_prompt_is_no_worse_by_the_task(self, llm: GreaterLLM) -> None:
-        optimizer = searcher(llm)
+    @pytest.mark.parametrize(
+        "strategy", ["full", "subsample", "sequential_block", "random_block", "evaluated"]
+    )
+    def test_all_rows_of_the_task_decide(self, llm: GreaterLLM, strategy: Any) -> None:
+        """Rows have the model's own answers as gold ones, with one prompt or with the other."""
+        predictor, rows = MarkerBasedPredictor(llm), boolean_rows(12)
+        few, many = PROMPT, "Explain the question"
+        answers = {
+            prompt: predictor.predict([prompt] * 12, [x for x, _ in rows])[0]
+            for prompt in (few, many)
+        }
+        golds = [answers[few if number < 4 else many][number] for number in range(12)]
+        labelled = pd.DataFrame({"x": [x for x, _ in rows], "y": golds})
+        task = ClassificationTask(labelled, "Say it.", n_subsamples=5, eval_strategy=strategy)
+        optimizer = searcher(llm, few, many, predictor=predictor, task=task)
         found = optimizer.optimize(n_steps=2)
         assert found is optimizer.prompts
-        again = task_of()
-        scores = again.evaluate([*found, Prompt(PROMPT)], optimizer.predictor).agg_scores
-        assert list(scores[:-1]) == optimizer.scores == sorted(optimizer.scores, reverse=True)
-        assert scores[0] >= scores[-1]
-        assert Prompt(PROMPT) in found
-        assert len(found) > 1
+        told = {
+            prompt: predictor.predict([str(prompt)] * 12, list(labelled.x))[0] for prompt in found
+        }
+        right = {
+            prompt: [answer == gold for answer, gold in zip(own, golds, strict=True)]
+            for prompt, own in told.items()
+        }
+        scores = [sum(right[prompt]) / 12 for prompt in found]
+        assert optimizer.scores == pytest.approx(scores)
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] >= scores[found.index(Prompt(many))] >= 8 / 12
+        assert scores[found.index(Prompt(few))] >= 4 / 12
+        assert scores[0] > scores[-1]  # any order would do of equals
+        assert len(found) > 2
 
     def test_its_steps_are_those_of_a_search(self, lm: LM, llm: GreaterLLM) -> None:
         class Seen(BaseCallback):
