@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import greater_fast as gf  # noqa: E402
 from benchmarks import peers  # noqa: E402
 from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome  # noqa: E402
 from benchmarks.evidence.peer_arms import ARMS, GIVEN, Bench, PeerSettings, Place  # noqa: E402
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS  # noqa: E402
 from greater_fast.model.lm import LM, load_lm  # noqa: E402
+from greater_fast.runs.evaluation import RowRecord, evaluate_prompt  # noqa: E402
 
 TASK = "boolean_expressions"
 
@@ -85,10 +88,10 @@ def test_no_cell_begins_that_would_end_too_late(roomy: LM, tmp_path: Path) -> No
 
 
 def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
+    """On rows of which the even ones have what the model answers as their gold answer."""
     own = settings(max_new_tokens=6, num_test=12)
     place = Place(Bench(roomy, own), Cell(task=TASK, seed=0, arm="initial"))
-    rows, prompt = place.splits.test, GIVEN[1]
-    found = place.scores([Prompt(prompt)], rows)
+    rows, prompt = list(place.splits.test), GIVEN[1]
     config = gf.Config(**place.predictor.llm.config.to_dict())
     turns = [{"role": "system", "content": "You are a helpful assistant."}]
 
@@ -100,14 +103,23 @@ def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
         before, _, after = text.partition("@@@")
         return before, after
 
-    from greater_fast.runs.evaluation import evaluate_prompt
+    def expected() -> Sequence[RowRecord]:
+        extractor = place.predictor.extractor
+        layouts = gf.build_layouts(roomy, rows, prompt, extractor, config, around=around)
+        engine = place.predictor.llm.engine
+        room = {"max_answer_tokens": place.predictor._max_answer_tokens - SPARE_ANSWER_TOKENS}
+        return evaluate_prompt(engine, layouts, layouts.prompt_ids, config, **room).rows
 
-    layouts = gf.build_layouts(
-        roomy, rows, prompt, place.predictor.extractor, config, around=around
-    )
-    expected = evaluate_prompt(place.predictor.llm.engine, layouts, layouts.prompt_ids, config)
+    for number, row in enumerate(expected()):
+        if number % 2 == 0:
+            rows[number] = gf.Example(row.question, row.predicted)
+    told = expected()
+    answers, _ = place.predictor.predict(prompt, [row.question for row in rows])
+    assert answers == [row.predicted.lower() for row in told]
+    found = place.scores([Prompt(prompt)], rows)
     assert found.shape == (1, 12)
-    assert np.array_equal(found[0], [float(row.correct) for row in expected.rows])
+    assert np.array_equal(found[0], [float(row.correct) for row in told])
+    assert {*found[0]} == {0.0, 1.0}
 
 
 def test_a_step_that_fails_is_no_outcome(roomy: LM, monkeypatch: pytest.MonkeyPatch) -> None:
