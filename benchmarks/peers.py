@@ -1,22 +1,29 @@
-"""GReaTer beside CAPO, OPRO and EvoPrompt of promptolution: one task, one model, one budget.
+"""GReaTer beside CAPO, OPRO and EvoPrompt of promptolution: one task, one model, one rule to end.
 
     pip install -e ".[dev,promptolution]"
     python -m benchmarks.peers --out results/peers --minutes 60   # goes on where it stopped
     python -m benchmarks.peers --out results/peers --minutes 0    # prints the table alone
 
-All arms are given the same ten prompts, the same rows and the same number of generated tokens:
+All arms are given the same ten prompts, the same rows and the same budget of generated tokens:
 those of the rows that they evaluate, and those of the meta model, which is the same small model,
-sampling. Answers are had as by `evaluate`: the reasoning, then the answer behind an extractor, by
+sampling. What they spend is not equal. A step in which the budget ends is finished: CAPO races over
+blocks in one, and may go far over, as the table says. What generates nothing is free: reading a
+prompt, and GReaTer's passes for proposals and gradients. Forward tokens in the table have all that
+is read and generated, and passes for proposals; those for gradients are in the seconds alone.
+
+Answers are had as by `evaluate`: the reasoning, then the answer behind an extractor, by
 all arms alike. Otherwise each peer has promptolution's settings for it: blocks of 30 rows for OPRO
 and EvoPrompt, races over blocks and few shots for CAPO. GReaTer searches on 50 of the rows.
 
 No step begins once the budget is spent. Then the best prompts by an arm's own scores, and the first
 of those that were given, are compared on development rows, beside the budget; the best of them is
-tested on unseen rows. The seed is the unit of the intervals.
+tested on unseen rows. The seed is the unit of the intervals. A cell that fails is told, and tried
+again by the next call; then the exit status is 1.
 """
 
 import argparse
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +63,12 @@ def cells_of(task: str, seeds: Sequence[int], arms: Sequence[str], budget: Budge
     ]
 
 
-def run_cells(bench: Bench, cells: Sequence[Cell], log: Log, stop_at: float) -> Iterator[Cell]:
+def run_cells(
+    bench: Bench, cells: Sequence[Cell], log: Log, stop_at: float
+) -> Iterator[tuple[Cell, Exception | None]]:
     """Run what is not done yet, each cell as it ends; none that would likely end too late.
+
+    Beside a cell that failed, which is not in the log, stands its error.
 
     `stop_at` is in seconds of `time.monotonic`.
     """
@@ -68,9 +79,15 @@ def run_cells(bench: Bench, cells: Sequence[Cell], log: Log, stop_at: float) -> 
             continue
         if begun + longest > stop_at:
             return
-        log.add(cell, bench.run(cell))
+        failed = None
+        try:
+            outcome = bench.run(cell)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+            failed = error
+        else:
+            log.add(cell, outcome)
         longest = max(longest, time.monotonic() - begun)
-        yield cell
+        yield cell, failed
 
 
 def report(outcomes: Mapping[Cell, Outcome], task: str, title: str) -> str:
@@ -91,6 +108,7 @@ def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budge
         }
         costs = [
             fmean(o.search.tokens for o in found),
+            fmean(o.search.forward_tokens for o in found),
             fmean(o.finals.tokens for o in found),
             fmean(o.search.seconds for o in found),
             fmean(o.num_steps for o in found),
@@ -102,11 +120,20 @@ def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budge
                 f"{fmean(o.accuracy for o in found):.1%}",
                 *(_points(own) if arm != other else "–" for other, own in against.items()),
                 str(len(found)),
+                _most_over(found, budget) if arm != "initial" else "–",
                 *(f"{mean:,.0f}" for mean in costs),
             ]
         )
     titles = ["accuracy", "points over the first prompt, 95%", "points over GReaTer, 95%", "seeds"]
-    titles += ["tokens, search", "finals", "seconds, search", "steps", "candidates"]
+    titles += [
+        "over the budget, at most",
+        "tokens, search",
+        "forward tokens",
+        "finals",
+        "seconds, search",
+        "steps",
+        "candidates",
+    ]
     rows = [["", *titles], ["---"] * (len(titles) + 1), *lines]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{title}, {task}, {budget}\n\n{table}"
@@ -118,8 +145,13 @@ def _points(found: Interval | None) -> str:
     return f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+def _most_over(found: Sequence[Outcome], budget: Budget) -> str:
+    """By what share of the budget the dearest search is over it, or under."""
+    return f"{max(o.search.tokens for o in found) / budget.amount - 1:+.0%}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 where a cell failed, 0 otherwise."""
     asked = _parser().parse_args(arguments)
     given = {f.name: getattr(asked, f.name) for f in fields(PeerSettings) if f.name != "device"}
     given["model"] = Path(asked.model).name  # a folder's place is nobody's business
@@ -129,17 +161,27 @@ def main(arguments: list[str] | None = None) -> None:
         settings = replace(settings, **_SMOKE)
         amount, seeds = min(amount, _SMOKE_TOKENS), seeds[:1]
     cells = cells_of(asked.task, seeds, asked.arms, Budget("tokens", amount))
+    failed: list[Cell] = []
     stop_at, log = time.monotonic() + 60 * minutes, Log(asked.out, settings)
     if minutes > 0 and any(cell not in log.outcomes for cell in cells):
         logging.getLogger("promptolution").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
-        for cell in run_cells(Bench(load_lm(asked.model), settings), cells, log, stop_at):
+        bench = Bench(load_lm(asked.model), settings)
+        waiting = [cell for cell in cells if cell.arm == "greater" and cell not in log.outcomes]
+        for cell in waiting[:1]:
+            bench.check_given(cell)
+        for cell, error in run_cells(bench, cells, log, stop_at):
+            if error is not None:
+                failed.append(cell)
+                print(f"seed {cell.seed}, {ARMS[cell.arm]}: failed: {error!r}", flush=True)
+                continue
             done = log.outcomes[cell]
             seconds = done.search.seconds + done.finals.seconds
             print(f"seed {cell.seed}, {ARMS[cell.arm]}: {done.accuracy:.1%}, ", end="")
             print(f"{done.search.tokens:,} tokens, {seconds:.0f} s", flush=True)
     title = f"{settings.model}, {settings.device}"
     print("\n".join([*log.damage, report(log.outcomes, asked.task, title)]))
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,4 +200,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -115,6 +115,11 @@ class AskedAnswer(BasePredictor):
 class Search(GReaTer):
     """GReaTer without the evaluation at its end: development rows decide for all arms alike."""
 
+    @property
+    def num_begun(self) -> int:
+        """How many of the given prompts the search may begin with."""
+        return len(self._begun)
+
     def _on_train_end(self) -> None:
         BaseOptimizer._on_train_end(self)
 
@@ -184,6 +189,20 @@ class Bench:
             seconds=time.perf_counter() - self._begun.seconds,
         )
 
+    def check_given(self, cell: Cell) -> None:
+        """See that GReaTer can begin with all of the given prompts.
+
+        Raises:
+            ValueError: it cannot, with this model's tokenizer.
+        """
+        problem = Place(self, cell).problem_of_given()
+        if problem:
+            raise ValueError(
+                f"model: {problem}. All arms begin with the same ten, and these end in a full "
+                "stop before a line break, which Llama 3 and Qwen have one token for: take another "
+                "model, or leave greater out of --arms"
+            )
+
     def run(self, cell: Cell) -> Outcome:
         """Search with an arm, choose on the development rows, test."""
         place = Place(self, cell)
@@ -247,6 +266,17 @@ class Place:
             "stopped": f"{rule.stopped}; {meta_tokens:,} tokens by the meta model",
         }
         return [prompt for prompt, _ in ranked[: settings.num_finalists]], told
+
+    def problem_of_given(self) -> str:
+        """What keeps GReaTer from beginning with all given prompts; empty if nothing does."""
+        task = self._task(self.splits.train, "full")
+        try:
+            search = self._optimizer(task, [Prompt(text) for text in GIVEN])
+        except ValueError as error:
+            return str(error)
+        num_begun = search.num_begun if isinstance(search, Search) else 0
+        left_out = len(GIVEN) - num_begun
+        return f"{left_out} of the given prompts cannot be searched from" if left_out else ""
 
     def scores(self, prompts: Sequence[Prompt], rows: Sequence[Example]) -> np.ndarray:
         """A 1 for each row that is right, a 0 for each other [prompts, rows]."""

@@ -21,6 +21,7 @@ from benchmarks.evidence.peer_arms import ARMS, GIVEN, Bench, PeerSettings, Plac
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS  # noqa: E402
 from greater_fast.model.lm import LM, load_lm  # noqa: E402
 from greater_fast.runs.evaluation import RowRecord, evaluate_prompt  # noqa: E402
+from tests.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 TASK = "boolean_expressions"
 
@@ -66,6 +67,7 @@ def test_all_arms_run_and_what_is_done_is_not_done_again(
         assert len(outcome["rows"]) == 6
         if arm in ("greater", "capo", "opro", "evoprompt"):
             assert outcome["search"]["tokens"] >= 400  # to the end of the budget
+            assert outcome["search"]["forward_tokens"] > outcome["search"]["tokens"]
             assert outcome["stopped"].startswith("budget spent; ")
             asked_meta = " 0 tokens" not in outcome["stopped"]
             assert asked_meta == (arm != "greater")
@@ -85,6 +87,57 @@ def test_no_cell_begins_that_would_end_too_late(roomy: LM, tmp_path: Path) -> No
     cells = peers.cells_of(TASK, [0], ["initial"], Budget("tokens", 1))
     log = Log(tmp_path, settings())
     assert list(peers.run_cells(Bench(roomy, settings()), cells, log, stop_at=0.0)) == []
+
+
+def test_a_cell_that_fails_keeps_no_other_from_being_run(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ["--smoke", "--model", str(folder), "--task", TASK, "--out", str(tmp_path)]
+    command += ["--arms", "initial", "given"]
+    run = Bench.run
+
+    def fails(bench: Bench, cell: Cell) -> Outcome:
+        if cell.arm == "initial":
+            raise RuntimeError("a step failed after 0")
+        return run(bench, cell)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Bench, "run", fails)
+        assert peers.main(command) == 1
+    told = capsys.readouterr().out
+    assert "seed 0, first prompt: failed: RuntimeError('a step failed after 0')" in told
+    assert f"| {ARMS['given']} | " in told
+    (log,) = tmp_path.glob("*.jsonl")
+    assert [json.loads(s)["cell"]["arm"] for s in log.read_text().splitlines()] == ["given"]
+    assert peers.main(command) == 0  # what failed is tried again
+    assert [json.loads(s)["cell"]["arm"] for s in log.read_text().splitlines()][1:] == ["initial"]
+
+
+def test_given_prompts_that_cannot_be_searched_from_are_told_before_any_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer("llama3", more=["It is so.\nAnd so."] * 200)
+    model = tiny_model("llama", len(tokenizer))
+    model.config.max_position_embeddings = 8192
+    monkeypatch.setattr(peers, "load_lm", lambda _: load_lm((model, tokenizer)))
+    command = ["--smoke", "--task", TASK, "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"model: no initial prompt .* greater out of --arms"):
+        peers.main(command)
+    assert list(tmp_path.glob("*.jsonl")) == []
+    assert peers.main([*command, "--arms", "initial"]) == 0
+
+
+def test_one_given_prompt_that_cannot_be_searched_from_is_one_too_many(
+    roomy: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, cell = Bench(roomy, settings()), Cell(task=TASK, seed=0, arm="greater")
+    bench.check_given(cell)
+    monkeypatch.setattr("benchmarks.evidence.peer_arms.GIVEN", (*GIVEN[:9], "word " * 200))
+    with pytest.raises(ValueError, match="model: 1 of the given prompts cannot be searched from"):
+        bench.check_given(cell)
 
 
 def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
@@ -137,16 +190,21 @@ def test_a_step_that_fails_is_no_outcome(roomy: LM, monkeypatch: pytest.MonkeyPa
 def test_the_table_has_paired_differences() -> None:
     budget = Budget("tokens", 100)
     outcomes = {}
+    spent = [Cost(tokens=n, forward_tokens=9 * n, seconds=2.0) for n in (100, 110, 150)]
     for seed, (greater, capo) in enumerate([("1110", "1000"), ("1100", "1000"), ("1111", "0000")]):
         for arm, rows in (("initial", "1000"), ("greater", greater), ("capo", capo)):
             own = Budget() if arm == "initial" else budget
             cell = Cell(task=TASK, seed=seed, arm=arm, budget=own)
-            outcomes[cell] = Outcome(prompt="p", rows=rows, search=Cost(tokens=100, seconds=2.0))
+            outcomes[cell] = Outcome(prompt="p", rows=rows, search=spent[seed])
     told = peers.report(outcomes, TASK, "tiny, cpu")
     (line,) = [line for line in told.splitlines() if line.startswith("| CAPO |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     # CAPO less GReaTer: -50, -25 and -100 points; t(2) = 4.303, s = 38.19, half = 94.9
     assert cells[:5] == ["CAPO", "16.7%", "-8.3 [-44.2, +27.5]", "-58.3 [-153.2, +36.5]", "3"]
-    assert cells[5] == "100"
+    assert cells[5:8] == ["+50%", "120", "1,080"]
+    titles = [cell.strip() for cell in told.splitlines()[2].strip("|").split("|")]
+    assert titles[5:8] == ["over the budget, at most", "tokens, search", "forward tokens"]
+    (first,) = [line for line in told.splitlines() if line.startswith("| first prompt |")]
+    assert first.split("|")[6].strip() == "–"  # it has no budget
     assert "| GReaTer | 75.0% |" in told
     assert "OPRO" not in told
