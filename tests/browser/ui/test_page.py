@@ -201,7 +201,7 @@ def test_what_cannot_work_is_said_and_no_markup_of_data_is_the_pages(
     # Buttons stand beside each other as one row, on a phone as well.
     for width in (360, *WIDTHS):
         page.show_as(width)
-        assert len({*page.js(_HEIGHTS, "#look, #start")}) == 1
+        until(lambda: len({*page.js(_HEIGHTS, "#look, #start")}) == 1)  # sizes are animated
         assert page.too_wide() == []
 
     # The run's process says what is wrong in its own words.
