@@ -139,6 +139,17 @@ def make_folders(folder: Path) -> list[Path]:
     return absent
 
 
+def take_back(path: Path, folders: Iterable[Path]) -> None:
+    """Remove a file in which nothing came, and the folders that were made for it, if they can be.
+
+    `folders` are those of `make_folders`; the first that others use by now stays, with the rest.
+    """
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
+
+
 def _encoded(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     """JSON in UTF-8 with a line break; half characters (of a file's name) as JSON escapes them."""
     text = json.dumps(values, ensure_ascii=False, indent=indent) + "\n"

@@ -15,7 +15,7 @@ from typing import Any, Self
 from greater_fast.front_ends.endpoint.replies import Answered
 from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.read import read_lines
-from greater_fast.runs.writer import Writer, make_folders, new_path
+from greater_fast.runs.writer import Writer, make_folders, new_path, take_back
 
 _BEGINNING = b'{"asked": "'
 _ANSWERED = {"asked": str, "reasoning": str, "answer": str, "cut_off": bool, "exact": bool}
@@ -78,9 +78,7 @@ class Record:
             return
         with contextlib.suppress(OSError):
             if self._path.stat().st_size == 0:
-                self._path.unlink()
-                for folder in self._made:
-                    folder.rmdir()  # which ends at the first that others use
+                take_back(self._path, self._made)
 
     def known(self, asked: str) -> Answered | None:
         """The row that was answered when the same was asked."""

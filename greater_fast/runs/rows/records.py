@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import Any, Self
 
 from greater_fast.runs.evaluation import RowLog, RowRecord
 from greater_fast.runs.progress import Teller
-from greater_fast.runs.writer import Writer, make_folders, new_path
+from greater_fast.runs.writer import Writer, make_folders, new_path, take_back
 
 
 class Records:
@@ -49,10 +48,7 @@ class Records:
         frames: TracebackType | None,
     ) -> None:
         if self._is_empty:
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
-                for folder in self._made:
-                    folder.rmdir()  # which ends at the first that others use
+            take_back(self._path, self._made)
         else:
             self._writer.flush()
 
