@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.evidence.paper_cells import SEARCHES, Cell, Log, Outcome, Settings
-from benchmarks.evidence.paper_tasks import BENCHMARKS, Task, found_tasks, shortfalls
+from benchmarks.evidence.paper.cells import SEARCHES, Cell, Log, Outcome, Settings
+from benchmarks.evidence.paper.tasks import BENCHMARKS, Task, found_tasks, shortfalls
 from greater_fast import evaluate, optimize
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.model.lm import load_lm

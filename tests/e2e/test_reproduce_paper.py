@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence import reproduce_paper
-from benchmarks.evidence.paper_cells import Cell, Log, Outcome, Settings
-from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes, Task, found_tasks, shortfalls
+from benchmarks.evidence.paper.cells import Cell, Log, Outcome, Settings
+from benchmarks.evidence.paper.tasks import BENCHMARKS, Sizes, Task, found_tasks, shortfalls
 from benchmarks.evidence.reproduce_paper import main, table
 from greater_fast.examples.tasks import generate
 from tests.conftest import SHARED_DATA

@@ -17,7 +17,7 @@ from promptolution.utils.prompt import Prompt  # noqa: E402
 import greater_fast as gf  # noqa: E402
 from benchmarks import peers  # noqa: E402
 from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome  # noqa: E402
-from benchmarks.evidence.peer_arms import ARMS, GIVEN, Bench, PeerSettings, Place  # noqa: E402
+from benchmarks.evidence.peers.arms import ARMS, GIVEN, Bench, PeerSettings, Place  # noqa: E402
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS  # noqa: E402
 from greater_fast.model.lm import LM, load_lm  # noqa: E402
 from greater_fast.runs.evaluation import RowRecord, evaluate_prompt  # noqa: E402
@@ -135,7 +135,7 @@ def test_one_given_prompt_that_cannot_be_searched_from_is_one_too_many(
 ) -> None:
     bench, cell = Bench(roomy, settings()), Cell(task=TASK, seed=0, arm="greater")
     bench.check_given(cell)
-    monkeypatch.setattr("benchmarks.evidence.peer_arms.GIVEN", (*GIVEN[:9], "word " * 200))
+    monkeypatch.setattr("benchmarks.evidence.peers.arms.GIVEN", (*GIVEN[:9], "word " * 200))
     with pytest.raises(ValueError, match="model: 1 of the given prompts cannot be searched from"):
         bench.check_given(cell)
 

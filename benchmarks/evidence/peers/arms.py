@@ -15,7 +15,7 @@ from promptolution.utils.callbacks import BaseCallback
 from promptolution.utils.prompt import Prompt
 
 from benchmarks.evidence.effect_cells import Cell, Cost, Outcome, Settings
-from benchmarks.evidence.peer_predictor import AskedAnswer
+from benchmarks.evidence.peers.predictor import AskedAnswer
 from benchmarks.gpu.main import commit
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.engine import Engine

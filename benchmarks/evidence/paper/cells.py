@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.evidence.lines import append_line
-from benchmarks.evidence.paper_tasks import BENCHMARKS, Sizes
+from benchmarks.evidence.paper.tasks import BENCHMARKS, Sizes
 from greater_fast import Config
 from greater_fast.runs.read import read_lines
 

@@ -1,0 +1,1 @@
+"""The arms of `benchmarks.peers`: GReaTer beside the optimizers of promptolution."""
