@@ -6,21 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gepa
 import pytest
 import torch
 
 import greater_fast as gf
 from greater_fast.engine import RolloutRequest
 from greater_fast.examples.data import Example, load_examples
+from greater_fast.front_ends.gepa import GReaTerAdapter, GReaTerProposer
 from greater_fast.model.lm import LM
 from greater_fast.search.optimizer import run, start
 from greater_fast.search.state import LoopState
 from tests.tiny import PROMPT
-
-pytestmark = pytest.mark.front_ends
-gepa = pytest.importorskip("gepa")
-
-from greater_fast.front_ends.gepa import GReaTerAdapter, GReaTerProposer  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "objective": "loss",

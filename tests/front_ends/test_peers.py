@@ -8,20 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from promptolution.utils.prompt import Prompt
 
-pytestmark = pytest.mark.front_ends
-pytest.importorskip("promptolution")
-
-from promptolution.utils.prompt import Prompt  # noqa: E402
-
-import greater_fast as gf  # noqa: E402
-from benchmarks import peers  # noqa: E402
-from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome  # noqa: E402
-from benchmarks.evidence.peers.arms import ARMS, GIVEN, Bench, PeerSettings, Place  # noqa: E402
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS  # noqa: E402
-from greater_fast.model.lm import LM, load_lm  # noqa: E402
-from greater_fast.runs.evaluation import RowRecord, evaluate_prompt  # noqa: E402
-from tests.tiny import tiny_model, tiny_tokenizer  # noqa: E402
+import greater_fast as gf
+from benchmarks import peers
+from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome
+from benchmarks.evidence.peers.arms import ARMS, GIVEN, Bench, PeerSettings, Place
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
+from greater_fast.model.lm import LM, load_lm
+from greater_fast.runs.evaluation import RowRecord, evaluate_prompt
+from tests.tiny import tiny_model, tiny_tokenizer
 
 TASK = "boolean_expressions"
 

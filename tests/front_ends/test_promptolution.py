@@ -8,23 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from promptolution.predictors import FirstOccurrencePredictor, MarkerBasedPredictor
+from promptolution.tasks import ClassificationTask
+from promptolution.utils.callbacks import BaseCallback, LoggerCallback
+from promptolution.utils.prompt import Prompt
 
 import greater_fast as gf
 from greater_fast.engine import RolloutRequest
+from greater_fast.front_ends.promptolution import GReaTer, GreaterLLM
 from greater_fast.model.lm import LM
 from tests.tiny import boolean_rows, tiny_model, tiny_tokenizer
-
-pytestmark = pytest.mark.front_ends
-pytest.importorskip("promptolution")
-
-import pandas as pd  # noqa: E402
-from promptolution.predictors import FirstOccurrencePredictor, MarkerBasedPredictor  # noqa: E402
-from promptolution.tasks import ClassificationTask  # noqa: E402
-from promptolution.utils.callbacks import BaseCallback, LoggerCallback  # noqa: E402
-from promptolution.utils.prompt import Prompt  # noqa: E402
-
-from greater_fast.front_ends.promptolution import GReaTer, GreaterLLM  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "objective": "loss",
