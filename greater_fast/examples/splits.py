@@ -100,13 +100,13 @@ def make_splits(
     )
 
 
-def question_key(example: Example) -> str:
-    """What two examples share that ask the same: the question, up to white space."""
-    return " ".join(example.question.split())
+def question_key(question: str) -> str:
+    """What two questions share that are the same: white space makes no difference."""
+    return " ".join(question.split())
 
 
 def _keys(examples: Collection[Example]) -> set[str]:
-    return {question_key(example) for example in examples}
+    return {question_key(example.question) for example in examples}
 
 
 def _distinct(examples: Sequence[Example]) -> tuple[list[Example], int]:
@@ -114,7 +114,7 @@ def _distinct(examples: Sequence[Example]) -> tuple[list[Example], int]:
     first: dict[str, Example] = {}
     num_contradicting = 0
     for example in examples:
-        kept = first.setdefault(question_key(example), example)
+        kept = first.setdefault(question_key(example.question), example)
         num_contradicting += example.answer not in kept.answers
     return list(first.values()), num_contradicting
 
@@ -124,7 +124,7 @@ def _without(
 ) -> tuple[list[Example], SplitCounts]:
     """The distinct rows of a set that no other set uses; an error if none is left."""
     distinct, num_contradicting = _distinct(examples)
-    left = [example for example in distinct if question_key(example) not in used_keys]
+    left = [example for example in distinct if question_key(example.question) not in used_keys]
     if not left:
         got = (
             f"{len(examples)} rows, all used in {_OTHERS[name]} already" if examples else "no rows"

@@ -202,8 +202,8 @@ def _split(
         _Set(list(rows), [reply.example(row, f"row {n} of {name}") for n, row in enumerate(rows)])
         for name, rows in (("trainset", trainset), ("valset", valset or ()))
     )
-    judged_on = {question_key(example) for example in val.examples}
-    left = [each for each in train.examples if question_key(each) not in judged_on]
+    judged_on = {question_key(example.question) for example in val.examples}
+    left = [each for each in train.examples if question_key(each.question) not in judged_on]
     num_shared = len(train.examples) - len(left)
     if num_shared and len(left) < 2:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from greater_fast.examples.data import Examples
+from greater_fast.examples.splits import question_key
 
 
 def unseen(rows: Examples, seen: Iterable[Mapping[str, Any]]) -> Examples:
@@ -16,8 +17,8 @@ def unseen(rows: Examples, seen: Iterable[Mapping[str, Any]]) -> Examples:
     Raises:
         ValueError: the run has seen all of them.
     """
-    questions = {" ".join(e["question"].split()) for e in seen if e["split"] != "test"}
-    kept = [row for row in rows if " ".join(row.question.split()) not in questions]
+    used = {question_key(line["question"]) for line in seen if line["split"] != "test"}
+    kept = [row for row in rows if question_key(row.question) not in used]
     if not kept:
         raise ValueError("the run has seen all of these rows: give it test rows")
     return Examples(kept, rows.notes)
