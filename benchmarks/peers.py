@@ -4,8 +4,9 @@
     python -m benchmarks.peers --out results/peers --minutes 60   # goes on where it stopped
     python -m benchmarks.peers --out results/peers --minutes 0    # prints the table alone
 
-All arms are given the same ten prompts, the same rows and the same budget of generated tokens:
-those of the rows that they evaluate, and those of the meta model, which is the same small model,
+All arms are given the same ten prompts and the same rows. The best of these prompts on all training
+rows is a control, whatever that takes. The others have the same budget of generated tokens: those
+of the rows that they evaluate, and those of the meta model, which is the same small model,
 sampling. What they spend is not equal. A step in which the budget ends is finished: CAPO races over
 blocks in one, and may go far over, as the table says. What generates nothing is free: reading a
 prompt, and GReaTer's passes for proposals and gradients. Forward tokens in the table have all that
@@ -36,7 +37,7 @@ from benchmarks.evidence.effect import kind_of_device
 from benchmarks.evidence.effect_cells import Budget, Cell, Log, Outcome
 from benchmarks.evidence.effect_intervals import Interval, pooled_interval
 from benchmarks.evidence.effect_table import budgets_of, differences, of_arm
-from benchmarks.evidence.peers.arms import ARMS, Bench, PeerSettings
+from benchmarks.evidence.peers.arms import ARMS, SEARCHES, Bench, PeerSettings
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
 
@@ -54,9 +55,9 @@ _SMOKE_TOKENS = 400
 
 
 def cells_of(task: str, seeds: Sequence[int], arms: Sequence[str], budget: Budget) -> list[Cell]:
-    """All cells, one seed after the other; the first prompt has no budget."""
+    """All cells, one seed after the other; the given prompts are tried whatever that takes."""
     return [
-        Cell(task=task, seed=seed, arm=arm, budget=Budget() if arm == "initial" else budget)
+        Cell(task=task, seed=seed, arm=arm, budget=budget if arm in SEARCHES else Budget())
         for seed in seeds
         for arm in ARMS
         if arm in arms
@@ -120,7 +121,7 @@ def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budge
                 f"{fmean(o.accuracy for o in found):.1%}",
                 *(_points(own) if arm != other else "–" for other, own in against.items()),
                 str(len(found)),
-                _most_over(found, budget) if arm != "initial" else "–",
+                _most_over(found, budget) if arm in SEARCHES else "–",
                 *(f"{mean:,.0f}" for mean in costs),
             ]
         )

@@ -15,16 +15,15 @@ _TESTED = ("ours", "random")
 
 def budgets_of(outcomes: Outcomes) -> list[Budget]:
     """The budgets that searches were run with."""
-    return sorted({cell.budget for cell in outcomes if cell.arm != "initial"})
+    return sorted({cell.budget for cell in outcomes if cell.budget != Budget()})
 
 
 def of_arm(outcomes: Outcomes, task: str, arm: str, budget: Budget) -> dict[int, Outcome]:
-    """An arm's outcomes on a task by seed; the initial prompt has no budget."""
-    wanted = Budget() if arm == "initial" else budget
+    """An arm's outcomes on a task by seed: with this budget, or with none."""
     found = {
         cell.seed: outcome
         for cell, outcome in outcomes.items()
-        if (cell.task, cell.arm, cell.budget) == (task, arm, wanted)
+        if (cell.task, cell.arm) == (task, arm) and cell.budget in (budget, Budget())
     }
     return dict(sorted(found.items()))
 

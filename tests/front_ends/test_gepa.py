@@ -19,6 +19,8 @@ from greater_fast.search.optimizer import run, start
 from greater_fast.search.state import LoopState
 from tests.tiny import PROMPT
 
+pytestmark = pytest.mark.front_ends
+
 SETTINGS: dict[str, Any] = {
     "objective": "loss",
     "max_new_tokens": 6,

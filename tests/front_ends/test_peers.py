@@ -13,11 +13,13 @@ from promptolution.utils.prompt import Prompt
 import greater_fast as gf
 from benchmarks import peers
 from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome
-from benchmarks.evidence.peers.arms import ARMS, GIVEN, Bench, PeerSettings, Place
+from benchmarks.evidence.peers.arms import ARMS, GIVEN, SEARCHES, Bench, PeerSettings, Place
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.evaluation import RowRecord, evaluate_prompt
 from tests.tiny import tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.front_ends
 
 TASK = "boolean_expressions"
 
@@ -60,8 +62,9 @@ def test_all_arms_run_and_what_is_done_is_not_done_again(
     assert [line["cell"]["arm"] for line in lines] == list(ARMS)
     for line in lines:
         arm, outcome = line["cell"]["arm"], line["outcome"]
+        assert line["cell"]["budget"]["kind"] == ("tokens" if arm in SEARCHES else "none")
         assert len(outcome["rows"]) == 6
-        if arm in ("greater", "capo", "opro", "evoprompt"):
+        if arm in SEARCHES:
             assert outcome["search"]["tokens"] >= 400  # to the end of the budget
             assert outcome["search"]["forward_tokens"] > outcome["search"]["tokens"]
             assert outcome["stopped"].startswith("budget spent; ")
@@ -105,7 +108,7 @@ def test_a_cell_that_fails_keeps_no_other_from_being_run(
         assert peers.main(command) == 1
     told = capsys.readouterr().out
     assert "seed 0, first prompt: failed: RuntimeError('a step failed after 0')" in told
-    assert f"| {ARMS['given']} | " in told
+    assert f"seed 0, {ARMS['given']}: " in told
     (log,) = tmp_path.glob("*.jsonl")
     assert [json.loads(s)["cell"]["arm"] for s in log.read_text().splitlines()] == ["given"]
     assert peers.main(command) == 0  # what failed is tried again
@@ -188,8 +191,9 @@ def test_the_table_has_paired_differences() -> None:
     outcomes = {}
     spent = [Cost(tokens=n, forward_tokens=9 * n, seconds=2.0) for n in (100, 110, 150)]
     for seed, (greater, capo) in enumerate([("1110", "1000"), ("1100", "1000"), ("1111", "0000")]):
-        for arm, rows in (("initial", "1000"), ("greater", greater), ("capo", capo)):
-            own = Budget() if arm == "initial" else budget
+        found = {"initial": "1000", "given": "1000", "greater": greater, "capo": capo}
+        for arm, rows in found.items():
+            own = Budget() if arm in ("initial", "given") else budget
             cell = Cell(task=TASK, seed=seed, arm=arm, budget=own)
             outcomes[cell] = Outcome(prompt="p", rows=rows, search=spent[seed])
     told = peers.report(outcomes, TASK, "tiny, cpu")
@@ -200,7 +204,8 @@ def test_the_table_has_paired_differences() -> None:
     assert cells[5:8] == ["+50%", "120", "1,080"]
     titles = [cell.strip() for cell in told.splitlines()[2].strip("|").split("|")]
     assert titles[5:8] == ["over the budget, at most", "tokens, search", "forward tokens"]
-    (first,) = [line for line in told.splitlines() if line.startswith("| first prompt |")]
-    assert first.split("|")[6].strip() == "–"  # it has no budget
+    for name in ("first prompt", "best of the ten given"):
+        (line,) = [line for line in told.splitlines() if line.startswith(f"| {name} |")]
+        assert line.split("|")[6].strip() == "–"  # it has no budget
     assert "| GReaTer | 75.0% |" in told
     assert "OPRO" not in told

@@ -21,6 +21,8 @@ from greater_fast.front_ends.promptolution import GReaTer, GreaterLLM
 from greater_fast.model.lm import LM
 from tests.tiny import boolean_rows, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.front_ends
+
 SETTINGS: dict[str, Any] = {
     "objective": "loss",
     "max_new_tokens": 6,

@@ -36,6 +36,7 @@ ARMS = {
     "opro": "OPRO",
     "evoprompt": "EvoPrompt (GA)",
 }
+SEARCHES = ("greater", "capo", "opro", "evoprompt")  # these end with the budget
 GIVEN = (
     DEFAULT_PROMPT,
     "Let's think step by step.",
