@@ -1,0 +1,110 @@
+"""Rows asked by chat: the server's own template, and the answer by a second turn."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cases import examples
+from tests.front_ends.endpoint.asking import CONFIG, EXTRACTOR, OTHER, Rows, measured
+from tests.front_ends.served import Handler, Served
+from tests.tiny import PROMPT
+
+pytestmark = pytest.mark.front_ends
+
+
+def test_by_chat_nothing_is_known_of_tokens(served: Served, right_rows: Rows) -> None:
+    config = {**CONFIG, "system_prompt": "Be brief.", "chat_template_kwargs": {"tools": None}}
+    report = measured(served, right_rows, tokenizer=None, config=config, against=OTHER)
+    assert report.notes[0].startswith("not the same layout as a run's: rows are asked by chat")
+    assert report.evaluation.num_rows == len(right_rows)
+    bodies = [body for path, body, _ in served.asked if path == "/v1/chat/completions"]
+    assert len(bodies) == len(served.asked) == 4 * len(right_rows)
+    question = right_rows[0]["question"]
+    system = {"role": "system", "content": "Be brief."}
+    user = {"role": "user", "content": f"{question} {PROMPT}"}
+    (first,) = [body for body in bodies if body["messages"] == [system, user]]
+    assert first["max_tokens"] == CONFIG["max_new_tokens"]
+    assert first["chat_template_kwargs"] == {"tools": None}
+    (second,) = [b for b in bodies if b["messages"][:2] == [system, user] and b is not first]
+    assert [turn["role"] for turn in second["messages"]] == ["system", "user", "assistant", "user"]
+    assert second["messages"][3]["content"] == f"{EXTRACTOR} ..."
+    assert report.evaluation.rows[0].reasoning == second["messages"][2]["content"].strip()
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Therefore, the answer is $ 18 $. Done.", "18"),
+        ("18 $", "18"),
+        ("$18$", "18"),
+        ("So it is: Therefore, the answer is $18", "18"),
+    ],
+)
+def test_an_answer_by_chat_may_repeat_what_asks_for_it(
+    served: Served, reply: str, expected: str
+) -> None:
+    def says(handler: Handler, path: str, body: Any) -> bool:
+        asked = body["messages"][-1]["content"]
+        thinks = {"content": None, "reasoning_content": "9 + 9"}
+        message = {"content": reply} if asked.endswith("...") else thinks
+        handler.send(200, {"choices": [{"message": message, "finish_reason": "stop"}]})
+        return True
+
+    served.fault = says
+    rows = [{"question": "What is 9 plus 9?", "answer": "18"}]
+    config = {**CONFIG, "extractor": "Therefore, the answer is $ "}
+    report = measured(served, rows, tokenizer=None, config=config)
+    assert report.evaluation.rows[0].predicted == expected
+    assert report.evaluation.rows[0].reasoning == "9 + 9"
+    assert report.accuracy == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "note"),
+    [
+        ({"content": None, "reasoning_content": "18"}, "length", "2 answers were empty"),
+        ({"content": "", "reasoning": "18"}, "length", "2 answers were empty"),
+        ({"content": ""}, "content_filter", "2 answers were empty"),
+        ({"content": None, "refusal": "18"}, "stop", "2 answers were empty"),
+        ({"content": f"{EXTRACTOR} "}, "length", "2 answers were empty"),
+        ({"content": "18 is what"}, "length", "2 answers were cut off"),
+        ({"content": "18"}, "stop", ""),
+    ],
+)
+def test_a_thought_is_no_answer(
+    served: Served, tmp_path: Path, message: dict[str, Any], reason: str, note: str
+) -> None:
+    """And where there is none, or a part of one, that is said; of recorded rows too."""
+
+    def says(handler: Handler, path: str, body: Any) -> bool:
+        is_second = body["messages"][-1]["content"].endswith("...")
+        reply = message if is_second else {"content": "9 + 9"}
+        choice = {"message": reply, "finish_reason": reason if is_second else "stop"}
+        handler.send(200, {"choices": [choice]})
+        return True
+
+    served.fault = says
+    rows = [{"question": f"What is 9 plus 9, {i}?", "answer": "18"} for i in range(2)]
+    asked = {"tokenizer": None, "records": tmp_path / "rows.jsonl"}
+    for _ in range(2):
+        report = measured(served, rows, **asked)
+        predicted = "" if "empty" in note else message["content"]
+        assert [row.predicted for row in report.evaluation.rows] == [predicted] * 2
+        told = [line for line in report.notes if "answers were" in line]
+        assert len(told) == bool(note)
+        assert all(line.startswith(note) for line in told)
+    assert len(served.asked) == 4
+
+
+def test_a_chat_without_a_message(served: Served) -> None:
+    def says(**choice: Any) -> None:
+        served.fault = lambda handler, *_: handler.send(200, {"choices": [choice]}) or True
+
+    says(text="a")
+    with pytest.raises(ValueError, match=r"^row 0 .* has no message"):
+        measured(served, examples(1), tokenizer=None, num_retries=0)
+    for name in ("content", "reasoning_content"):
+        says(message={name: "a\ud83d"})
+        with pytest.raises(ValueError, match=rf"^row 0 .* half a character in its {name}"):
+            measured(served, examples(1), tokenizer=None, num_retries=0)

@@ -1,0 +1,176 @@
+"""A server that fails, hangs, redirects or says what is no reply: bounded, tried again, told of."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from greater_fast.front_ends.endpoint import client
+from greater_fast.model.lm import LM
+from greater_fast.runs.result import Report
+from tests.cases import examples
+from tests.front_ends.endpoint.asking import KEY, Rows, fails, measured, server
+from tests.front_ends.served import Handler, Served, serving
+
+pytestmark = pytest.mark.front_ends
+
+
+def replies(content: bytes) -> Callable[[Handler, str, Any], bool]:
+    """A fault: completions of rows have that content."""
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        if path != "/v1/completions" or body["max_tokens"] == 1:
+            return False
+        handler.send(200, content)
+        return True
+
+    return fault
+
+
+def test_failures_that_pass_are_tried_again(served: Served, right_rows: Rows, here: Report) -> None:
+    served.fault = fails(7)
+    report = measured(served, right_rows)
+    assert report.evaluation == here.evaluation
+    assert len(served.completions()) == 2 * len(right_rows) + 7
+
+
+def test_failures_that_do_not_pass_name_the_row(served: Served) -> None:
+    served.fault = fails(1000)
+    with pytest.raises(ValueError, match=r"^row 0 \('Question 1: ") as caught:
+        measured(served, examples(3), num_concurrent=1, num_retries=2)
+    assert str(caught.value).endswith(
+        f"the server answered 500: try\\x1b[31m again (3 tries at {served.url}/completions)"
+    )
+    assert len(served.completions()) == 3  # no other row was begun
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"choices": [', "no JSON, or was cut off"),
+        (b"[" * 100_000, "no JSON, or was cut off"),
+        (b"[]", "no JSON object"),
+        (b'{"error": "no"}', r"no choices, but \['error'\]"),
+        (b'{"choices": []}', "no choices"),
+        (b'{"choices": [{"text": null}]}', "no text, but None"),
+        (b'{"choices": [{"text": "a\\ud83d b"}]}', r"half a character in its text: '\\ud83d b'"),
+        (b'{"choices": [{"text": "a", "token_ids": [5, true]}]}', "token ids that are none"),
+        (b'{"choices": [{"text": "a", "token_ids": [-1]}]}', "token ids that are none"),
+        (b'{"choices": [{"text": "a", "token_ids": [1, 1, 1, 1, 1, 1, 1]}]}', "more than 6"),
+    ],
+)
+def test_replies_that_are_none_name_the_row(served: Served, content: bytes, message: str) -> None:
+    served.fault = replies(content)
+    with pytest.raises(ValueError, match=rf"^row 0 \('Question 1: .*{message}.*2 tries"):
+        measured(served, examples(1), num_retries=1)
+
+
+@pytest.mark.parametrize("begun", [None, b"", b'{"choices": [{"te'])
+def test_a_connection_that_is_cut(served: Served, begun: bytes | None) -> None:
+    def cuts(handler: Handler, path: str, body: Any) -> bool:
+        if path != "/v1/completions" or body["max_tokens"] == 1:
+            return False
+        if begun is not None:
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + begun)
+        handler.close_connection = True
+        return True
+
+    served.fault = cuts
+    message = "no JSON, or was cut off" if begun is not None else "not reached, or hung up: "
+    with pytest.raises(ValueError, match=rf"^row 0 \('Question 1: .*{message}.* \(2 tries"):
+        measured(served, examples(1), num_retries=1)
+    assert len(served.completions()) == 2
+
+
+def test_a_server_that_is_not_there(served: Served) -> None:
+    served.url = "http://127.0.0.1:9/v1"  # discard: nobody listens
+    with pytest.raises(ValueError, match=r"not reached, .*refused \(2 tries at http://127.0.0.1:9"):
+        measured(served, examples(1), num_retries=1)
+
+
+def test_a_reply_that_does_not_come_or_end_in_time(served: Served) -> None:
+    gone = threading.Event()
+
+    def drips(handler: Handler, path: str, body: Any) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")
+        while not gone.wait(0.02):
+            handler.wfile.write(b" ")
+        return True
+
+    served.fault = drips
+    with pytest.raises(ValueError, match="did not end in time"):
+        measured(served, examples(1), timeout_s=0.1, num_retries=0)
+    served.fault = lambda *_: gone.wait(30)
+    with pytest.raises(ValueError, match=r"did not answer within 0\.1 seconds"):
+        measured(served, examples(1), timeout_s=0.1, num_retries=0)
+    gone.set()
+
+
+def test_a_reply_is_read_up_to_a_bound(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_MOST_BYTES", 1000)
+    served.fault = replies(b" " * 1001)
+    with pytest.raises(ValueError, match=r"^row 0 .* more than 1,000 bytes \(at "):
+        measured(served, examples(1), num_retries=0)
+
+
+def test_waits_grow_up_to_a_bound_and_hear_the_server(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    found = client.Client(server(served, wait_s=8.0, num_retries=4))
+    monkeypatch.setattr(found.stop, "wait", waited.append)
+    served.fault = fails(4, 429)
+    body = {"model": "tiny", "prompt": [5], "max_tokens": 2, "temperature": 0}
+    assert found.post("/completions", body, lambda reply: len(reply["choices"])) == 1
+    assert len(waited) == 4
+    for wait, most in zip(waited, (8, 16, 30, 30), strict=True):
+        assert most / 2 <= wait <= most
+    for text, expected in (("100", 100), ("1e9", 120), ("-5", 4), ("nan", 4), ("soon", 4)):
+        waited.clear()
+        served.fault = fails(1, 429, Retry_After=text)
+        found.post("/completions", body, len)
+        assert len(waited) == 1
+        assert waited[0] == expected or 4 <= waited[0] <= 8 < expected + 5, text
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
+    served.fault = fails(1, 503, Retry_After=date)
+    waited.clear()
+    found.post("/completions", body, len)
+    assert 50 < waited[0] <= 61
+
+
+def test_once_stopped_nothing_is_asked(served: Served) -> None:
+    found = client.Client(server(served))
+    found.stop.set()
+    with pytest.raises(client.StoppedError):
+        found.post("/completions", {}, len)
+    assert served.asked == []
+
+
+def test_what_the_server_refuses_is_not_tried_again(served: Served) -> None:
+    served.fault = fails(1000, 400)
+    with pytest.raises(ValueError, match=r"^row 0 .* the server answered 400: try"):
+        measured(served, examples(1))
+    assert len(served.completions()) == 1
+
+
+def test_a_redirect_is_not_followed(
+    served: Served, lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    with serving(lm) as other:
+        for status in (301, 302, 303, 307, 308):
+            place = f"{other.url}/completions?key={KEY}"
+
+            def sends(
+                handler: Handler, path: str, body: Any, status: int = status, place: str = place
+            ) -> bool:
+                handler.send(status, {}, Location=place)
+                return True
+
+            served.fault = sends
+            with pytest.raises(ValueError, match=f"answered {status}.*sends us to") as caught:
+                measured(served, examples(1), key_variable="SOME_KEY")
+            assert f"'{other.url}/completions?key=[key]'" in str(caught.value)
+        assert other.asked == []
