@@ -58,6 +58,7 @@ class Served:
     writes_bos: bool = False  # before a text
     kind: str = "vllm"
     more: str = ""  # what its chat template writes behind ours
+    limit: str = "max_tokens"  # of a chat; OpenAI's models of today take another one
     fault: Callable[[Handler, str, Any], bool] = lambda *_: False
     url: str = ""
     asked: list[tuple[str, Any, dict[str, str]]] = field(default_factory=list)
@@ -123,8 +124,12 @@ class Served:
         return text + self.more
 
     def _chat(self, body: Any) -> Reply:
+        for other in {"max_tokens", "max_completion_tokens"} & set(body) - {self.limit}:
+            said = f"'{other}' is not supported with this model. Use '{self.limit}' instead."
+            error = {"message": f"Unsupported parameter: {said}", "param": other}
+            return 400, {"error": {**error, "code": "unsupported_parameter"}}
         (ids,) = self.lm.vocabulary.encode([self._render(body)], special_tokens=False)
-        _, text, reason = self._written(ids, body["max_tokens"])
+        _, text, reason = self._written(ids, body[self.limit])
         return 200, {"choices": [{"message": {"content": text}, "finish_reason": reason}]}
 
     def _tokenize(self, body: Any) -> Reply:

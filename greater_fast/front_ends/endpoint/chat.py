@@ -10,7 +10,7 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
 from greater_fast.examples.placing.joint import Joint
-from greater_fast.front_ends.endpoint.client import Client
+from greater_fast.front_ends.endpoint.client import LATER_LIMIT, Client, RefusedError
 from greater_fast.front_ends.endpoint.replies import Answered, Written, chat_answer, chat_reasoning
 
 _PATH = "/chat/completions"
@@ -86,12 +86,16 @@ class Chat:
         room: int,
         read: Callable[[Mapping[str, Any]], Written],
     ) -> Written:
-        body = {
-            "model": self._client.server.model,
-            "messages": list(messages),
-            "max_tokens": room,
-            "temperature": 0,
-        }
+        client = self._client
+        limit = client.limit  # once: another thread may come to know better
+        body = {"model": client.server.model, "messages": list(messages), "temperature": 0}
         if self._config.chat_template_kwargs:
             body["chat_template_kwargs"] = dict(self._config.chat_template_kwargs)
-        return self._client.post(_PATH, body, read)
+        try:
+            return client.post(_PATH, {**body, limit: room}, read)
+        except RefusedError as error:
+            if error.status != 400 or limit == LATER_LIMIT or not error.names_later_limit:
+                raise
+        written = client.post(_PATH, {**body, LATER_LIMIT: room}, read)
+        client.limit = LATER_LIMIT  # now that it is taken: some name it in other errors too
+        return written

@@ -25,6 +25,8 @@ MALFORMED = 200  # the status of a reply that cannot be read
 # llama_cpp.server says 500 of a prompt that is no text; others put the error into a reply.
 _NOT_TAKEN, _TRIAL_TRIES = frozenset({MALFORMED, 500}), 2
 _SHORTEST_SECRET = 8  # characters: what is shorter ("EMPTY") guards nothing, and is a word
+# A chat's limit, and its name at OpenAI's models of today, which refuse the older one.
+LIMIT, LATER_LIMIT = "max_tokens", "max_completion_tokens"
 
 
 class MalformedError(ValueError):
@@ -32,11 +34,14 @@ class MalformedError(ValueError):
 
 
 class RefusedError(ValueError):
-    """A request that the server refuses, and would again."""
+    """A request that the server refuses, and would again.
 
-    def __init__(self, status: int, message: str) -> None:
+    It `names_later_limit` where the server's own words, of which the message may be a part, do.
+    """
+
+    def __init__(self, status: int, message: str, *, names_later_limit: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.names_later_limit = status, names_later_limit
 
 
 class StoppedError(Exception):
@@ -54,11 +59,12 @@ class _PassingError(Exception):
 class Client:
     """One server's replies; used by many threads. No redirect is followed: the key stays here.
 
-    Once `stop` is set, no request begins.
+    Once `stop` is set, no request begins. `limit` is the name of a chat's limit that the server
+    takes, as far as is known.
     """
 
     def __init__(self, server: Server) -> None:
-        self.server, self.stop = server, threading.Event()
+        self.server, self.stop, self.limit = server, threading.Event(), LIMIT
         self._key = server.key()
         handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
         if server.is_here:
@@ -156,10 +162,10 @@ class Client:
     def _of_status(self, error: HTTPError, until: float) -> RefusedError | _PassingError:
         """What a status other than 200 comes to."""
         try:
-            said = self._said(_read(error, until))
+            content = _read(error, until)
         except (OSError, http.client.HTTPException, _PassingError):
-            said = ""
-        status, headers = error.code, error.headers
+            content = b""
+        status, headers, said = error.code, error.headers, self._said(content)
         message = f"the server answered {status}" + (f": {said}" if said else "")
         if status in _PASSING:
             return _PassingError(message, status, _seconds(headers.get("Retry-After", "")))
@@ -175,7 +181,12 @@ class Client:
             )
         if status in (404, 405):
             message += self.server.hint
-        return RefusedError(status, message)
+        if status == 400 and "temperature" in said:
+            message += (
+                "; rows are asked at temperature 0, for the likeliest tokens: a model that refuses "
+                "it cannot be measured, name another one (model, --model)"
+            )
+        return RefusedError(status, message, names_later_limit=LATER_LIMIT.encode() in content)
 
     def _said(self, content: bytes) -> str:
         """What the server says in an error, in one line: its message, else all of it."""

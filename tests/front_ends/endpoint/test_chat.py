@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 
+from greater_fast import Config, Example
+from greater_fast.examples.extractor import make_extractor
+from greater_fast.front_ends.endpoint import client
+from greater_fast.front_ends.endpoint.chat import Chat
+from greater_fast.model.lm import LM
 from tests.cases import examples
-from tests.front_ends.endpoint.asking import CONFIG, EXTRACTOR, OTHER, Rows, measured
-from tests.front_ends.served import Handler, Served
+from tests.front_ends.endpoint.asking import CONFIG, EXTRACTOR, OTHER, Rows, measured, server
+from tests.front_ends.served import Handler, Served, serving
 from tests.tiny import PROMPT
 
 pytestmark = pytest.mark.front_ends
@@ -108,3 +113,89 @@ def test_a_chat_without_a_message(served: Served) -> None:
         says(message={name: "a\ud83d"})
         with pytest.raises(ValueError, match=rf"^row 0 .* half a character in its {name}"):
             measured(served, examples(1), tokenizer=None, num_retries=0)
+
+
+@pytest.mark.parametrize("num_concurrent", [1, 4])
+def test_a_model_may_take_the_later_limit_alone(
+    lm: LM, served: Served, right_rows: Rows, num_concurrent: int
+) -> None:
+    """It refuses the other at the first request of each thread, of both prompts together."""
+    asked = {"tokenizer": None, "against": OTHER, "num_concurrent": num_concurrent}
+    own = measured(served, right_rows, **asked)
+    assert not any("max_completion_tokens" in body for _, body, _ in served.asked)
+    with serving(lm, limit="max_completion_tokens") as other:
+        report = measured(other, right_rows, **asked)
+    assert (report.evaluation, report.against) == (own.evaluation, own.against)
+    refused = [body for _, body, _ in other.asked if "max_tokens" in body]
+    taken = [body for _, body, _ in other.asked if "max_completion_tokens" in body]
+    assert 1 <= len(refused) <= num_concurrent
+    assert len(other.asked) == len(refused) + len(taken)
+    assert len(taken) == len(served.asked) == 4 * len(right_rows)
+    rooms = sorted(body["max_tokens"] for _, body, _ in served.asked)
+    assert sorted(body["max_completion_tokens"] for body in taken) == rooms
+    for body in refused:
+        again = {**body, "max_completion_tokens": body["max_tokens"]}
+        del again["max_tokens"]
+        assert again in taken
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "num_asked"),
+    [
+        (400, "the prompt is too long", 1),
+        (422, "Use 'max_completion_tokens' instead.", 1),
+        (400, "'max_tokens' or 'max_completion_tokens' is too large: 9", 2),  # as vLLM says
+        (400, f"{'so ' * 200} max_completion_tokens", 2),
+    ],
+)
+def test_a_chat_that_is_refused(served: Served, status: int, said: str, num_asked: int) -> None:
+    """It is asked again where the later limit is named, and told of by what is said then."""
+    told = iter([said, f"still: {said}"])
+    served.fault = lambda handler, *_: handler.send(status, {"error": next(told)}) or True
+    with pytest.raises(ValueError, match=rf"^row 0 .* the server answered {status}: ") as caught:
+        measured(served, examples(1), tokenizer=None)
+    assert len(served.asked) == num_asked
+    assert ("still: " in str(caught.value)) == (num_asked == 2)
+
+
+def test_what_names_the_later_limit_by_the_way_changes_nothing(served: Served) -> None:
+    """Only a limit that is taken is kept: the next row is asked as before."""
+    config = Config.from_mapping(CONFIG)
+    asked = client.Client(server(served))
+    extractor = make_extractor(EXTRACTOR)
+    chat = Chat(asked, [Example("Is it?", "True")], PROMPT, extractor, config)
+    served.fault = lambda handler, *_: handler.send(400, b"max_completion_tokens") or True
+    with pytest.raises(ValueError, match="answered 400"):
+        chat.answered(0)
+    served.fault = lambda *_: False
+    served.asked.clear()
+    chat.answered(0)
+    assert ["max_tokens" in body for _, body, _ in served.asked] == [True, True]
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) "
+        "value is supported.",
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+    ],
+)
+def test_a_model_that_draws_alone_cannot_be_measured(served: Served, limit: str, said: str) -> None:
+    served.limit = limit
+
+    def fault(handler: Handler, path: str, body: Any) -> bool:
+        if limit in body:
+            handler.send(400, {"error": {"message": said, "param": "temperature"}})
+        return limit in body
+
+    served.fault = fault
+    with pytest.raises(ValueError, match=r"^row 0 ") as caught:
+        measured(served, examples(1), tokenizer=None)
+    assert str(caught.value).endswith(
+        f"the server answered 400: {said}; rows are asked at temperature 0, for the likeliest "
+        "tokens: a model that refuses it cannot be measured, name another one (model, --model)"
+    )
+    assert all(body["temperature"] == 0 for _, body, _ in served.asked)
+    assert len(served.asked) == (1 if limit == "max_tokens" else 2)
