@@ -35,8 +35,9 @@ class Extractor:
     """A text such as "Therefore, the final answer is", and how an answer stands behind it.
 
     `separator` stands between text and answer, `closing` behind the answer and is scored with it,
-    so that 18 is not 180. `lead` joins the text to the reasoning in place of a space, and may be
-    empty; where it is None, `joint` does so, if a thought was closed before it.
+    so that 18 is not 180. What comes `behind` that is not scored: it says which tokens a closing of
+    white space is. `lead` joins the text to the reasoning in place of a space, and may be empty;
+    where it is None, `joint` does so, if a thought was closed before it.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Extractor:
     origin: str
     lead: str | None = None
     joint: str = ""
+    behind: str = ""
 
     @property
     def is_derived(self) -> bool:

@@ -37,13 +37,21 @@ def lay_out_targets(
     """
     thought = open_thought(lm, config)
     extractor = thought.closed_before(extractor)
-    ids = lm.vocabulary.ids(extractor.in_place())
+    ids = _extractor_ids(lm.vocabulary, extractor)
     return Targets(
         extractor=extractor,
         extractor_ids=(*thought.closing_ids, *ids),
         answer_ids=tuple(_answer_ids(lm.vocabulary, extractor, ids, e) for e in examples),
         end_ids=thought.end_ids,
     )
+
+
+def _extractor_ids(vocabulary: Vocabulary, extractor: Extractor) -> tuple[int, ...]:
+    """Ids of the extractor; with its separator where a line break is one token with its end."""
+    text, separator = extractor.in_place(), extractor.separator
+    ids, separated = vocabulary.ids(text), vocabulary.ids(text + separator)
+    merges = "\n" in separator and separated[: len(ids)] != ids
+    return separated if merges else ids
 
 
 def _answer_ids(
@@ -54,7 +62,8 @@ def _answer_ids(
     Raises:
         ValueError: the extractor's ids depend on the answer, or no token is left for the answer.
     """
-    ids = vocabulary.ids(extractor.in_place() + extractor.answer_in_place(example.answer))
+    text = extractor.in_place() + extractor.answer_in_place(example.answer)
+    ids = vocabulary.ids(text, extractor.behind)
     start = len(extractor_ids)
     if ids[:start] != extractor_ids:
         raise ValueError(

@@ -237,6 +237,7 @@ class GreaterLM(LM):
         """
         extractor, text = self._targets.extractor, self.lm.vocabulary.text
         answer = compared_form(extractor.cut(text(rollout.answer_ids)))
-        end = text(self._targets.extractor_ids) + extractor.answer_in_place(answer)
+        asks = text(self._targets.extractor_ids).removesuffix(extractor.separator)
+        end = asks + extractor.answer_in_place(answer)
         candidates = (text(rollout.reasoning_ids) + end, end)
         return next((whole for whole in candidates if answer_read(extractor, whole) == answer), "")

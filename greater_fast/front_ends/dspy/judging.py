@@ -51,6 +51,13 @@ class ProgramJudge:
         return score
 
 
+def _worth(value: Any) -> Any:
+    """What a metric gave, where it can be summed."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"metric: got {value!r} of a row, expected True, False or a number")
+    return value
+
+
 class _Watch:
     """A program and a metric, with the number of replies not read, and the first other error.
 
@@ -71,7 +78,7 @@ class _Watch:
         """What the prediction is worth; nothing where it, or what the metric asks, is not read."""
         if prediction is _UNREAD:
             return 0.0
-        return self._watched(lambda: self._metric(example, prediction), 0.0)
+        return self._watched(lambda: _worth(self._metric(example, prediction)), 0.0)
 
     def _watched(self, call: Callable[[], Any], unread: Any) -> Any:
         try:

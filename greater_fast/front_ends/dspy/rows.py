@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_origin
 
 import dspy
+from dspy.adapters.utils import parse_value
 
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
@@ -69,10 +70,10 @@ class Reply:
 
     def extractor(self) -> Extractor:
         """The header as what asks for the answer; the white space behind an answer closes it."""
-        text = self.header.strip()
+        text, behind = self.header.strip(), self.tail.lstrip()
         lead, _, separator = self.header.partition(text)
-        behind = self.tail[: len(self.tail) - len(self.tail.lstrip())]
-        return Extractor(text, separator, behind or "\n", "the adapter's", lead)
+        closing = self.tail.removesuffix(behind) or "\n"
+        return Extractor(text, separator, closing, "the adapter's", lead, behind=behind)
 
     def stop_texts(self) -> list[str]:
         """What ends a reasoning: the header as it is to be written, or with other space before."""
@@ -80,7 +81,16 @@ class Reply:
         return list(dict.fromkeys((header, header.lstrip())))
 
     def example(self, row: Any, source: str) -> Example:
-        """A row with its gold answer as the adapter writes it; empty where it has none."""
+        """A row with its gold answer as the adapter writes it; empty where it has none.
+
+        Raises:
+            ValueError: the row is none of DSPy's.
+        """
+        if not isinstance(row, dspy.Example):
+            raise ValueError(
+                f"{source}: got {type(row).__name__}, expected a dspy.Example, as "
+                "dspy.Example(question=..., answer=...).with_inputs('question')"
+            )
         question, gold = "\n".join(map(str, row.inputs().values())), row.get(self.target.answer)
         if gold is None:
             return Example(question, "", source=source)
@@ -90,14 +100,23 @@ class Reply:
         answer = written[len(self.head) : len(written) - len(self.tail)].strip()
         return Example(question, answer, source=source)
 
-    def check_golds(self, examples: Sequence[Example]) -> None:
-        """Raise ValueError where a row has no gold answer, or one of several lines."""
-        for example in examples:
+    def check_golds(self, rows: Sequence[Any], examples: Sequence[Example]) -> None:
+        """Raise ValueError where a row has no gold answer, one of several lines, or of no use."""
+        kind = self.target.predictor.signature.output_fields[self.target.answer].annotation
+        for row, example in zip(rows, examples, strict=True):
             if not example.answer:
                 raise ValueError(
                     f"{example.source} has no value of {quoted(self.target.answer)}, which the "
                     "search needs: give it one, or name another output field by answer_field="
                 )
+            gold = row.get(self.target.answer)
+            try:
+                parse_value(gold, kind)
+            except ValueError as error:
+                raise ValueError(
+                    f"{example.source}: {self.target.answer}: got {quoted(str(gold), 60)}, which "
+                    f"is no {kind}: no reply could be right"
+                ) from error
         check_reads_back(self.extractor(), (example.answer for example in examples))
 
 

@@ -154,6 +154,13 @@ class Target:
                     f"({quoted(str(row.toDict()), 60)}) without asking {self.name}: leave out such "
                     "rows, or name another predictor"
                 )
+            missing = [name for name in own.input_fields if name not in inputs.given]
+            if inputs.given and missing:
+                raise ValueError(
+                    f"row {number} ({quoted(str(row.toDict()), 60)}) leaves {listed(missing)} of "
+                    f"predictor {self.name} without a value: name the rows' fields as the "
+                    "signature's inputs, and give them by with_inputs"
+                )
             predictor.signature = marked
             again = (predictor, inputs.given) if inputs.given else (program, row.inputs())
             found.append(Sent(request, _request(*again)))

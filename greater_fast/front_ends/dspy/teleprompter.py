@@ -107,7 +107,7 @@ class GReaTer(Teleprompter):
         reply = Reply.of(target)
         local, config = self._local(target)
         train, val, notes = _split(reply, trainset, valset, config)
-        reply.check_golds(train.examples)
+        reply.check_golds(train.rows, train.examples)
         sent = target.sent(train.rows)
         first = sent[0].own
         if "max_new_tokens" not in self.config and first.config.max_tokens:

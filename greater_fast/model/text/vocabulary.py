@@ -77,21 +77,28 @@ class Vocabulary:
         stops = [i for i in range(len(ids) + 1) if ids[:i][-len(anchor) :] == anchor]
         return len(ids) - stops[-1] if stops else 0
 
-    def ids(self, text: str) -> tuple[int, ...]:
+    def ids(self, text: str, behind: str = "") -> tuple[int, ...]:
         """Ids of a text that follows other text; its leading space belongs to its first token.
 
-        The name of a special token in it is read as text.
+        With what stands `behind` it they are those that it has there: an empty line is often one
+        token at a text's end, and two before a bracket. A token that goes on into it is the last
+        one. The name of a special token in the text is read as text.
 
         Raises:
             ValueError: the tokenizer merges the text with what stands before it.
         """
-        if self.names_special(text):
-            return self.literal.ids(text)
-        ids = self._encode(ANCHOR + text)
+        if self.names_special(text + behind):
+            return self.literal.ids(text, behind)
+        ids = self._encode(ANCHOR + text + behind)
         start = len(self._anchor_ids)
         if ids[:start] != self._anchor_ids:
             raise ValueError(f"the tokenizer merges {quoted(text)} with the text before it")
-        return tuple(ids[start:])
+        ids = ids[start:]
+        if behind:
+            read = self._texts([ids[:number] for number in range(len(ids) + 1)])
+            covering = [number for number, part in enumerate(read) if part.startswith(text)]
+            ids = ids[: covering[0]] if covering else list(self.ids(text))
+        return tuple(ids)
 
     def spelled(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
         """Ids that add a text to that of `ids`; none where the tokenizer cannot write it there."""

@@ -54,6 +54,8 @@ def test_errors_of_metric_and_program_come_to_the_caller() -> None:
     steps: list[Any] = []
     with pytest.raises(KeyError, match="Question"):
         compiled(thought(), metric=failing, on_step=steps.append)
+    with pytest.raises(ValueError, match="metric: got 'yes' of a row, expected True, False or a"):
+        compiled(thought(), metric=lambda *given: "yes", on_step=steps.append)
     with pytest.raises(ValueError, match=r"judge: got \[nan\], expected 1 finite numbers"):
         compiled(thought(), metric=lambda *given: float("nan"), on_step=steps.append)
     long = dspy.Example(question="word " * 2100).with_inputs("question")

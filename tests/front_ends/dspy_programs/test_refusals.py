@@ -74,6 +74,21 @@ def test_bad_rows() -> None:
     unlabelled = [*rows[:3], dspy.Example(question="So?").with_inputs("question")]
     with pytest.raises(ValueError, match="row 3 of trainset has no value of 'answer'"):
         optimizer.compile(thought(), trainset=unlabelled, valset=rows[4:])
+    with pytest.raises(ValueError, match=r"row 3 of trainset: got dict, expected a dspy.Example"):
+        optimizer.compile(thought(), trainset=[*rows[:3], {"question": "So?"}], valset=rows[4:])
+    other = dspy.Example(text="So?", answer="True").with_inputs("text")
+    with pytest.raises(
+        ValueError, match=r"row 3 \(.*So\?.*\) leaves question of predictor predict"
+    ):
+        optimizer.compile(thought(), trainset=[*rows[:3], other], valset=rows[4:])
+    with pytest.raises(
+        ValueError, match=r"row 0 \(.*So\?.*\) leaves question of predictor predict"
+    ):
+        optimizer.compile(thought(), trainset=rows[:4], valset=[other])
+    typed = thought(fields="question -> answer: Literal['True', 'False']")
+    odd_gold = dspy.Example(question="So?", answer="Maybe").with_inputs("question")
+    with pytest.raises(ValueError, match=r"row 3 of trainset: answer: got 'Maybe', .*no reply"):
+        optimizer.compile(typed, trainset=[*rows[:3], odd_gold], valset=rows[4:])
     long = [*rows[:3], dspy.Example(question="So?", answer="a\nb").with_inputs("question")]
     with pytest.raises(ValueError, match=r"ends an answer at .*the line's end"):
         optimizer.compile(thought(), trainset=long, valset=rows[4:])

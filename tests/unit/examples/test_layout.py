@@ -1,5 +1,6 @@
 import functools
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
-from greater_fast.examples.extractor import make_extractor
+from greater_fast.examples.extractor import Extractor, make_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
 from tests.cases import TOKENIZERS, examples, layouts_of, tokenizer, tokenizer_lm
 from tests.tiny import PROMPT, tiny_tokenizer
@@ -111,6 +112,34 @@ def test_targets_are_extractor_answer_and_closing_mark(
         behind = lm.tokenizer("x", add_special_tokens=False).input_ids
         whole = lm.tokenizer("x" + text + answer.format(value), add_special_tokens=False).input_ids
         assert whole == [*behind, *ids, *row.answer_ids]
+
+
+def test_a_line_break_that_is_one_token_with_the_mark_before_it_is_the_extractors() -> None:
+    """As ":\\n" and "]]\\n" of Llama 3 and Qwen."""
+    lm = tokenizer_lm(tiny_tokenizer("llama3", more=["so]]\n18"] * 99))
+    gold = ["18", "True", "(E)"]
+    layouts = layouts_of(lm, [Example("What?", g) for g in gold], extractor="[[it]]\n{answer}\n")
+    text = layouts.vocabulary.text
+    assert text(layouts.extractor_ids) == " [[it]]\n"
+    assert text(layouts.extractor_ids[-1:]) == "]]\n"
+    assert [text(row.answer_ids) for row in layouts.rows] == gold
+    other = layouts_of(tokenizer_lm("llama3"), [Example("What?", "18")], extractor="So:\n{answer}")
+    text = other.vocabulary.text
+    assert text(other.extractor_ids) == " So:"  # where it is none
+    assert text(other.rows[0].answer_ids) == "\n18"
+
+
+def test_what_stands_behind_an_answer_is_not_scored() -> None:
+    lm = tokenizer_lm("llama3")
+    extractor = Extractor("It is", "\n", "\n\n", "given", behind="[[ so ]]")
+    config = Config()
+    alone, beside = (
+        build_layouts(lm, [Example("What?", "18")], PROMPT, each, config)
+        for each in (replace(extractor, behind=""), extractor)
+    )
+    assert beside.vocabulary.text(beside.rows[0].answer_ids) == "\n18\n\n"
+    assert beside.predicted(beside.rows[0].answer_ids) == "18"
+    assert alone.extractor_ids == beside.extractor_ids
 
 
 def test_an_answer_that_merges_with_the_extractor_is_named() -> None:

@@ -52,6 +52,50 @@ def test_any_text_comes_back_from_its_ids(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("text", "behind"), [(" so\n\n", "[[ x"), (" 18\n", "</answer>"), (" so", "me"), (" 18.", "")]
+)
+def test_ids_are_those_before_what_stands_behind(kind: str, text: str, behind: str) -> None:
+    vocabulary = Vocabulary(tokenizer(kind))
+    ids, whole = vocabulary.ids(text, behind), vocabulary.ids(text + behind)
+    assert whole[: len(ids)] == ids
+    read = vocabulary.text(ids)
+    assert (text + behind).startswith(read)
+    assert read.startswith(text)
+    assert not vocabulary.text(ids[:-1]).startswith(text)  # and none more
+
+
+def line_breaks_before_brackets() -> Vocabulary:
+    """As GPT-2's pattern: of the white space before a mark the last character stands alone."""
+    pattern = r"\s+(?!\S)|\s+|[^\s\p{L}]+|\p{L}+"
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<end>"],
+        show_progress=False,
+    )
+    backend.train_from_iterator(["so\n\n"] * 9, trainer)
+    return Vocabulary(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>"))
+
+
+def test_white_space_at_an_end_is_as_it_is_before_what_follows() -> None:
+    vocabulary = line_breaks_before_brackets()
+    (one,) = vocabulary.ids("\n\n")
+    (half,) = vocabulary.ids("\n")
+    assert vocabulary.ids("\n\n", "[[ ## completed ## ]]") == (half, half)
+    assert vocabulary.ids("\n\n", "<end>") == (half, half)  # which is a text here
+    assert vocabulary.ids("\n\n", " ") == (one,)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_text_that_merges_with_the_one_before_has_no_ids(kind: str) -> None:
     """The anchor is "a", and "nd" behind it makes "and" one token."""
     with pytest.raises(ValueError, match="merges 'nd' with the text before"):
