@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,14 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.prepare import as_config, check_placement, choose_extractor
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.texts.generation import Asked, generate_numbered
-from greater_fast.wording import quoted
+from greater_fast.wording import listed, quoted
 
 try:
     from promptolution.llms.base_llm import BaseLLM
     from promptolution.optimizers.base_optimizer import BaseOptimizer
-    from promptolution.predictors import MarkerBasedPredictor
+    from promptolution.predictors import FirstOccurrencePredictor, MarkerBasedPredictor
     from promptolution.predictors.base_predictor import BasePredictor
+    from promptolution.tasks import ClassificationTask
     from promptolution.tasks.base_task import BaseTask
     from promptolution.utils.callbacks import BaseCallback
     from promptolution.utils.prompt import Prompt
@@ -105,7 +107,9 @@ class GReaTer(BaseOptimizer):
         meta_llm: not asked; experiments of promptolution hand it to all optimizers.
 
     Raises:
-        ValueError: no model, a task without gold answers, or settings that cannot work.
+        ValueError: no model, no prompt, a task without rows or gold answers, or one that is wrong
+            by any of the predictor's classes; settings that cannot work. Where some rows alone are
+            wrong by any class a RuntimeWarning says so.
     """
 
     prompts: list[Prompt]
@@ -120,7 +124,14 @@ class GReaTer(BaseOptimizer):
         callbacks: list[BaseCallback] | None = None,
         meta_llm: BaseLLM | None = None,
     ) -> None:
+        given: object = initial_prompts
+        if isinstance(given, str) or (given is not None and not given):
+            raise ValueError(
+                f"initial_prompts: got {quoted(given)}, expected a list of one prompt at "
+                "least: the search begins with it"
+            )
         rows, llm = _rows_of(task), predictor.llm
+        _check_classes(predictor, task)
         own = llm if isinstance(llm, GreaterLLM) else None
         if model is None and own is None:
             raise ValueError(
@@ -230,7 +241,9 @@ def _loaded(model: Any, config: Config) -> LM:
 
 def _rows_of(task: BaseTask) -> list[Example]:
     """A task's inputs with their gold answers."""
-    if not task.has_y or not all(answer.strip() for answer in task.ys):
+    if not task.xs:
+        raise ValueError("task: it has no rows: give its frame some")
+    if not task.has_y or not all(isinstance(y, str) and y.strip() for y in task.ys):
         raise ValueError(
             "task: its rows have no gold answers, which the gradient is of: give it a y_column"
         )
@@ -240,6 +253,31 @@ def _rows_of(task: BaseTask) -> list[Example]:
             "input were dropped and their answers were not: drop them before the task is made"
         )
     return [Example(x, y) for x, y in zip(task.xs, task.ys, strict=True)]
+
+
+def _check_classes(predictor: BasePredictor, task: BaseTask) -> None:
+    """Warn of rows that are wrong whatever the predictor reads; raise ValueError if all are."""
+    if not isinstance(predictor, FirstOccurrencePredictor | MarkerBasedPredictor):
+        return
+    if predictor.classes is None or not isinstance(task, ClassificationTask):
+        return
+    begin, end = "", ""
+    if isinstance(predictor, MarkerBasedPredictor):
+        begin, end = predictor.begin_marker, predictor.end_marker
+    written = [f"{begin}{name}{end}" for name in predictor.classes]
+    read = dict.fromkeys(predictor._extract_preds(written))  # not all classes can be one word
+    golds = dict.fromkeys(task.ys)
+    never = [gold for gold in golds if not any(task.metric([gold], [name]) > 0 for name in read)]
+    if not never:
+        return
+    number = sum(gold in never for gold in task.ys)
+    problem = (
+        f"task: {number} of {len(task.ys)} rows have gold answers that the predictor never reads, "
+        f"the first is {quoted(never[0])}; of its classes it reads {listed(read)}"
+    )
+    if number == len(task.ys):
+        raise ValueError(f"{problem}: no prompt can be right: give it the task's classes")
+    warnings.warn(f"{problem}: such rows count as wrong", RuntimeWarning, stacklevel=3)
 
 
 def rendered(lm: LM, config: Config, system: str, message: str) -> str:

@@ -314,6 +314,46 @@ class TestOptimizer:
         twice = pd.concat([frame(), frame(2)])
         with pytest.raises(ValueError, match="task: got 6 inputs and 8 answers"):
             searcher(llm, task=ClassificationTask(twice))
+        missing = frame().assign(y=[*frame(5).y, None])
+        with pytest.raises(ValueError, match="task: its rows have no gold answers"):
+            searcher(llm, task=ClassificationTask(missing))
+        with pytest.raises(ValueError, match="task: it has no rows"):
+            searcher(llm, task=ClassificationTask(frame(0).astype(str)))
+        for none in ([], ""):
+            with pytest.raises(
+                ValueError, match=r"initial_prompts: got .*, expected a list of one"
+            ):
+                GReaTer(MarkerBasedPredictor(llm), task_of(), initial_prompts=none)
+        with pytest.raises(ValueError, match=r"initial_prompts: got 'Think.', expected a list"):
+            GReaTer(MarkerBasedPredictor(llm), task_of(), initial_prompts="Think.")
+
+    @pytest.mark.parametrize("kind", [FirstOccurrencePredictor, MarkerBasedPredictor])
+    def test_classes_that_no_gold_answer_is_are_refused(self, llm: GreaterLLM, kind: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"task: 6 of 6 rows .* never reads, .* 'false'.* yes, no:"
+        ):
+            searcher(llm, predictor=kind(llm, classes=["yes", "no"]))
+        with pytest.raises(ValueError, match=r"of its classes it reads \(none\)"):
+            searcher(llm, predictor=kind(llm, classes=[]))
+        some = sum(y == "False" for y in frame().y)
+        assert 0 < some < 6
+        with pytest.warns(RuntimeWarning, match=rf"task: {some} of 6 rows .* the first is 'false'"):
+            searcher(llm, predictor=kind(llm, classes=["true", "maybe"]))
+        searcher(llm, predictor=kind(llm, classes=["true", "false", "maybe"]))
+        searcher(  # the metric says what is right
+            llm,
+            predictor=kind(llm, classes=["yes", "no"]),
+            task=task_of(
+                metric=lambda golds, read: float((golds == ["true"]) == (read == ["yes"]))
+            ),
+        )
+
+    def test_a_class_of_two_words_is_read_in_a_marker_alone(self, llm: GreaterLLM) -> None:
+        task = ClassificationTask(frame().assign(y=["yes", *["it is not"] * 5]), "Say it.")
+        classes = ["yes", "it is not"]
+        searcher(llm, task=task, predictor=MarkerBasedPredictor(llm, classes))
+        with pytest.warns(RuntimeWarning, match="task: 5 of 6 rows .* 'it is not'; .* reads yes:"):
+            searcher(llm, task=task, predictor=FirstOccurrencePredictor(llm, classes))
 
 
 class Served:
