@@ -12,7 +12,7 @@ from greater_fast.runs.input import checking_input
 from greater_fast.runs.result import Report
 
 SERVED_ROWS = "served.jsonl"  # in the run's folder
-_OF_ENDPOINT = ("tokenizer", "chat", "key_variable", "num_concurrent", "timeout")
+_OF_ENDPOINT = ("tokenizer", "chat", "key_variable", "num_concurrent", "num_retries", "timeout")
 
 
 def add_endpoint_options(command: argparse.ArgumentParser) -> None:
@@ -44,6 +44,12 @@ def add_endpoint_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--num-concurrent", type=int, metavar="N", help="requests under way at most (default: 8)"
+    )
+    group.add_argument(
+        "--num-retries",
+        type=int,
+        metavar="N",
+        help="how often a request is sent again that failed as it may pass (default: 4)",
     )
     group.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="of one request (default: 600)"
@@ -90,6 +96,7 @@ def _of_server(options: argparse.Namespace) -> dict[str, Any]:
     named = {
         "key_variable": options.key_variable,
         "num_concurrent": options.num_concurrent,
+        "num_retries": options.num_retries,
         "timeout_s": options.timeout,
     }
     given = {name: value for name, value in named.items() if value is not None}

@@ -60,11 +60,14 @@ class Client:
     """One server's replies; used by many threads. No redirect is followed: the key stays here.
 
     Once `stop` is set, no request begins. `limit` is the name of a chat's limit that the server
-    takes, as far as is known.
+    takes, as far as is known. `tell` is told of waits between tries, a line of all that wait at the
+    same time.
     """
 
     def __init__(self, server: Server) -> None:
         self.server, self.stop, self.limit = server, threading.Event(), LIMIT
+        self.tell: Callable[[str], object] = lambda text: None
+        self._telling, self._told_until = threading.Lock(), 0.0
         self._key = server.key()
         handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
         if server.is_here:
@@ -99,7 +102,7 @@ class Client:
             if is_trial and status in _NOT_TAKEN and number + 1 >= min(tries, _TRIAL_TRIES):
                 raise RefusedError(status, failure)
             if number + 1 < tries:
-                self._wait(number, asked)
+                self._wait(number, asked, failure)
         raise ValueError(
             f"{failure} ({tries} tries at {self.server.url}{path})"
             if tries > 1
@@ -128,10 +131,16 @@ class Client:
             return {self._without_key(name): self._without_key(v) for name, v in said.items()}
         return said
 
-    def _wait(self, number: int, asked_s: float) -> None:
+    def _wait(self, number: int, asked_s: float, failure: str) -> None:
         """Wait before the next try; others that failed at the same time come at another."""
         own = min(self.server.wait_s * 2**number, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
-        self.stop.wait(max(own, min(asked_s, _LONGEST_ASKED_S)))
+        seconds = max(own, min(asked_s, _LONGEST_ASKED_S))
+        with self._telling:
+            if is_new := (now := time.monotonic()) >= self._told_until:
+                self._told_until = now + seconds
+        if is_new:
+            self.tell(f"{failure}: asked again in {seconds:.1f} s")
+        self.stop.wait(seconds)
 
     def _reply(self, url: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The JSON object that one request brings."""
@@ -204,7 +213,8 @@ class Client:
     def _unreached(self, error: Exception) -> str:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError):
-            return f"the server did not answer within {self.server.timeout_s:g} seconds (timeout_s)"
+            seconds = f"{self.server.timeout_s:g} seconds (timeout_s, --timeout)"
+            return f"the server did not answer within {seconds}"
         said = in_one_line(self._without_key(str(reason))) or type(reason).__name__
         return f"the server was not reached, or hung up: {said}"
 
@@ -224,7 +234,7 @@ def _read(response: IO[bytes] | http.client.HTTPResponse, until: float) -> bytes
         if len(content) > _MOST_BYTES:
             raise _PassingError(f"the server's reply has more than {_MOST_BYTES:,} bytes")
         if time.monotonic() > until:
-            raise _PassingError("the server's reply did not end in time (timeout_s)")
+            raise _PassingError("the server's reply did not end in time (timeout_s, --timeout)")
     return bytes(content)
 
 

@@ -89,7 +89,7 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
         records: a JSONL file for the rows, each written as it ends. One that is there already is
             gone on with: rows of which the same was asked, of this server and model, are taken.
         metric: what an answer is worth, as of `optimize`; the accuracy is then its mean.
-        progress: tell on standard error what is done.
+        progress: tell on standard error what is done, and when the server is asked again.
 
     Raises:
         ValueError: input that cannot work; a server that does not take such rows, or reads them in
@@ -110,10 +110,12 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
             measure = metric if callable(metric) else named_metric(given.metric, examples)
             record = Record(records)
         with record:
-            with checking_input():
+            with told(progress) as teller, checking_input():
+                client.tell = teller.keep
                 asked = _conversations(client, examples, prompts, tokenizer, extractor, given)
             num_rows = sum(len(conversation.examples) for conversation in asked)
             with told(progress, num_rows=num_rows) as teller:
+                client.tell = teller.keep
                 runs = [_Run(own, client, record, measure, teller) for own in asked]
                 for run in runs:
                     run.ask()
@@ -254,7 +256,7 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
         if num_known:  # an address and a name are all that is known of what was served
             taken += (
                 f" of {quoted(server.model)} at this address: if other weights are served there "
-                "by now, name another file (records)"
+                "by now, name another file (records, --records)"
             )
         notes.append(taken)
     if num_inexact:

@@ -100,10 +100,12 @@ def test_a_reply_that_does_not_come_or_end_in_time(served: Served) -> None:
         return True
 
     served.fault = drips
-    with pytest.raises(ValueError, match="did not end in time"):
+    with pytest.raises(ValueError, match=r"did not end in time \(timeout_s, --timeout\)"):
         measured(served, examples(1), timeout_s=0.1, num_retries=0)
     served.fault = lambda *_: gone.wait(30)
-    with pytest.raises(ValueError, match=r"did not answer within 0\.1 seconds"):
+    with pytest.raises(
+        ValueError, match=r"did not answer within 0\.1 seconds \(timeout_s, --timeout\)"
+    ):
         measured(served, examples(1), timeout_s=0.1, num_retries=0)
     gone.set()
 
@@ -138,6 +140,37 @@ def test_waits_grow_up_to_a_bound_and_hear_the_server(
     waited.clear()
     found.post("/completions", body, len)
     assert 50 < waited[0] <= 61
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_wait_is_told_of(served: Served, capsys: pytest.CaptureFixture[str], chat: bool) -> None:
+    """On the trial of a layout, and by chat, where a row is the first that is asked for."""
+    served.url = "http://127.0.0.1:9/v1"  # discard: nobody listens
+    tokenizer = None if chat else served.lm
+    for progress, num_told in ((True, 2), (False, 0)):
+        with pytest.raises(ValueError, match="3 tries"):
+            measured(*(served, examples(1)), progress=progress, num_retries=2, tokenizer=tokenizer)
+        lines = capsys.readouterr().err.splitlines()
+        again = [line for line in lines if "not reached" in line]
+        assert len(again) == num_told
+        assert all(line.endswith(": asked again in 0.0 s") for line in again)
+
+
+def test_who_waits_at_the_same_time_is_told_of_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    found, now = client.Client(server(served, wait_s=8.0, num_retries=1)), [100.0]
+    found.tell = lines.append
+    monkeypatch.setattr(found.stop, "wait", lambda seconds: None)
+    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    body = {"model": "tiny", "prompt": [5], "max_tokens": 2, "temperature": 0}
+    for seconds, num_told in ((0, 1), (3, 1), (10, 2)):
+        now[0] = 100.0 + seconds
+        served.fault = fails(1, 429)
+        found.post("/completions", body, len)
+        assert len(lines) == num_told
+    assert lines[0].startswith("the server answered 429: try\\x1b[31m again: asked again in ")
 
 
 def test_once_stopped_nothing_is_asked(served: Served) -> None:

@@ -84,6 +84,19 @@ def test_the_command_asks_by_chat(served: Served, data: str, capsys: Any) -> Non
     assert "not the same layout" in capsys.readouterr().out
 
 
+def test_the_command_asks_as_often_as_it_is_told_to(
+    served: Served, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--endpoint", served.url, "--model", "tiny", "--data", data, "--prompt", PROMPT]
+    settings = ["--extractor", EXTRACTOR, "--chat", "--num-concurrent", "1", "--num-retries", "1"]
+    served.fault = lambda handler, *_: handler.send(503, {}) or True
+    assert command(*asked, *settings) == 1
+    told = capsys.readouterr().err
+    assert "(2 tries at " in told
+    assert told.count("asked again in ") == 1
+    assert len(served.asked) == 2
+
+
 def test_the_example_runs(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
     example = runpy.run_path(str(ROOT / "examples" / "served_model.py"))
     example["main"](str(model_folder), num_rows=4, max_new_tokens=6)

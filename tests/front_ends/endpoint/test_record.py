@@ -48,7 +48,9 @@ def test_rows_that_were_answered_are_taken(
     assert report.evaluation == here.evaluation
     (note,) = [note for note in report.notes if "were taken" in note]
     assert note.startswith("5 rows were taken from the records, where the same was asked of 'tiny'")
-    assert note.endswith("if other weights are served there by now, name another file (records)")
+    assert note.endswith(
+        "if other weights are served there by now, name another file (records, --records)"
+    )
     assert len(served.completions()) == 2 * (len(right_rows) - 5)
     told = [json.loads(line) for line in records.read_text().splitlines()]
     assert sorted(line["row"] for line in told) == list(range(len(right_rows)))
