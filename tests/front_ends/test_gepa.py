@@ -192,7 +192,7 @@ class TestAdapter:
     def test_what_it_refuses(self, lm: LM, rows: list[Example], adapter: GReaTerAdapter) -> None:
         with pytest.raises(ValueError, match="rows: expected a list of Example"):
             GReaTerAdapter(lm, [{"question": "a", "answer": "b"}])  # type: ignore[list-item]
-        with pytest.raises(ValueError, match="rows: expected a list of Example"):
+        with pytest.raises(ValueError, match="rows: got none, expected those of training"):
             GReaTerAdapter(lm, [])
         with pytest.raises(ValueError, match="on_long: got 'drop'"):
             GReaTerAdapter(lm, rows, config={"on_long": "drop"})

@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import random
+import re
 import threading
 import time
 import urllib.request
@@ -27,6 +28,8 @@ _NOT_TAKEN, _TRIAL_TRIES = frozenset({MALFORMED, 500}), 2
 _SHORTEST_SECRET = 8  # characters: what is shorter ("EMPTY") guards nothing, and is a word
 # A chat's limit, and its name at OpenAI's models of today, which refuse the older one.
 LIMIT, LATER_LIMIT = "max_tokens", "max_completion_tokens"
+# As OpenAI, vLLM and Ollama say it with a 404; of a model that is for chat alone none does.
+_NO_MODEL = re.compile(r"\bmodel\b.*(does not exist|not found)", re.IGNORECASE)
 
 
 class MalformedError(ValueError):
@@ -36,12 +39,21 @@ class MalformedError(ValueError):
 class RefusedError(ValueError):
     """A request that the server refuses, and would again.
 
-    It `names_later_limit` where the server's own words, of which the message may be a part, do.
+    It `names_later_limit` where the server's own words, of which the message may be a part, do, and
+    `lacks_model` where they say that it has no such model.
     """
 
-    def __init__(self, status: int, message: str, *, names_later_limit: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        names_later_limit: bool = False,
+        lacks_model: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.status, self.names_later_limit = status, names_later_limit
+        self.status = status
+        self.names_later_limit, self.lacks_model = names_later_limit, lacks_model
 
 
 class StoppedError(Exception):
@@ -188,14 +200,20 @@ class Client:
                 "; does it want a key? name the environment variable that holds it "
                 "(key_variable, --key-variable)"
             )
-        if status in (404, 405):
+        lacks_model = status == 404 and _NO_MODEL.search(said) is not None
+        if lacks_model:
+            message += "; give the model by the name that the server has for it (model, --model)"
+        elif status in (404, 405):
             message += self.server.hint
         if status == 400 and "temperature" in said:
             message += (
                 "; rows are asked at temperature 0, for the likeliest tokens: a model that refuses "
                 "it cannot be measured, name another one (model, --model)"
             )
-        return RefusedError(status, message, names_later_limit=LATER_LIMIT.encode() in content)
+        names_later_limit = LATER_LIMIT.encode() in content
+        return RefusedError(
+            status, message, names_later_limit=names_later_limit, lacks_model=lacks_model
+        )
 
     def _said(self, content: bytes) -> str:
         """What the server says in an error, in one line: its message, else all of it."""

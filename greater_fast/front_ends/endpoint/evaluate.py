@@ -251,14 +251,12 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
         for name in ("num_known", "num_inexact", "num_empty", "num_answers_cut_off")
     )
     notes = []
-    if record.num_known:
-        taken = f"{num_known} rows were taken from the records, where the same was asked"
-        if num_known:  # an address and a name are all that is known of what was served
-            taken += (
-                f" of {quoted(server.model)} at this address: if other weights are served there "
-                "by now, name another file (records, --records)"
-            )
-        notes.append(taken)
+    if num_known:  # an address and a name are all that is known of what was served
+        notes.append(
+            f"{num_known} rows were taken from the records, where the same was asked of "
+            f"{quoted(server.model)} at this address: if other weights are served there by now, "
+            "name another file (records, --records)"
+        )
     if num_inexact:
         notes.append(
             f"of {num_inexact} rows the reasoning came back as text, and was read as other tokens "

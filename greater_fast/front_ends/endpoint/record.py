@@ -59,11 +59,6 @@ class Record:
         """What could not be written, and why; None where all was."""
         return self._writer.problem
 
-    @property
-    def num_known(self) -> int:
-        """Rows that were there before."""
-        return len(self._known)
-
     def __enter__(self) -> Self:
         return self
 

@@ -84,8 +84,8 @@ def agreed(client: Client, lm: LM, layouts: Layouts) -> Wire:
         try:
             written = client.post(PATH, body, read, is_trial=True)
         except RefusedError as error:
-            if error.status in (401, 403) or 300 <= error.status < 400:
-                raise
+            if error.status in (401, 403) or 300 <= error.status < 400 or error.lacks_model:
+                raise  # asked otherwise it says the same
             elsewhere = error.status in (MALFORMED, 404, 405) and client.server.hint
             problem = str(error) if elsewhere else f"{error}; {BY_CHAT}"
             if error.status in (404, 405):  # there is nothing to send anything to

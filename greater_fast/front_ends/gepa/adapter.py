@@ -84,7 +84,9 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         config: Config | Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.component = as_config(config), component
-        if not rows or not all(isinstance(row, Example) for row in rows):
+        if not rows:
+            raise ValueError("rows: got none, expected those of training and validation")
+        if not all(isinstance(row, Example) for row in rows):
             raise ValueError("rows: expected a list of Example, as load_examples gives it")
         if self.config.on_long == "drop":
             raise ValueError("on_long: got 'drop', but GEPA asks for all of its rows: leave it out")

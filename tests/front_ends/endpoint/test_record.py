@@ -134,7 +134,7 @@ def test_rows_of_which_another_thing_was_asked_are_not_taken(
     measured(served, examples(2), records=records)
     served.asked.clear()
     report = measured(served, examples(2), records=records, **change)
-    assert "0 rows were taken from the records, where the same was asked" in report.notes
+    assert not [note for note in report.notes if "were taken" in note]
     assert len([path for path, body, _ in served.asked if "completions" in path]) >= 4
     assert len(records.read_text().splitlines()) == 4
 

@@ -155,6 +155,29 @@ def test_a_server_without_completions_is_told_of_chat(served: Served) -> None:
     assert len(served.asked) == 1
 
 
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    ("said", "lacks_model"),
+    [
+        ("The model `tiny` does not exist.", True),
+        ("The model `tiny` does not exist or you do not have access to it.", True),
+        ('model "tiny" not found, try pulling it first', True),
+        ("This is a chat model and not supported in the v1/completions endpoint.", False),
+        ("Not Found", False),
+    ],
+)
+def test_a_model_that_is_not_there_is_no_reason_to_chat(
+    served: Served, said: str, *, lacks_model: bool, chat: bool
+) -> None:
+    served.fault = lambda handler, *_: handler.send(404, {"error": {"message": said}}) or True
+    with pytest.raises(ValueError, match=f"answered 404: {said}") as caught:
+        measured(served, examples(1), tokenizer=None if chat else served.lm)
+    told = str(caught.value)
+    assert ("by the name that the server has for it (model, --model)" in told) == lacks_model
+    assert ("--chat" in told) == (not chat and not lacks_model)
+    assert len(served.asked) == 1
+
+
 def test_ids_that_a_reply_refuses_are_sent_as_text(lm: LM, right_rows: Rows, here: Report) -> None:
     """Some servers answer 200, and put the error into the reply."""
 
