@@ -148,7 +148,10 @@ def test_without_settings_and_on_one_row(lm: LM) -> None:
     (prompts,) = optimizer.optimize([row], EXTRACTOR, 1).values()
     assert prompts
     assert PROMPT in [text for text, _ in prompts]
-    assert optimizer.notes[0] == "the prompts are chosen on the rows that they were searched on"
+    assert optimizer.notes[:2] == (
+        "the prompts are chosen on the rows that they were searched on",
+        "losses are the mean cross-entropy of the gold answers of these rows, in nats per token",
+    )
 
 
 def test_settings_are_ours_by_other_names(lm: LM) -> None:
@@ -410,7 +413,15 @@ def test_calls_that_are_refused(lm: LM, rows: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"question": 1}\n{"a"', "line 2: no JSON"),
+        ('{"question": "a", "prompt": "b", "answer": 1}\n{"a"', "line 2: no JSON"),
+        (
+            '{"Ticket": "a", "Abteilung": "b"}\n',
+            r"rows\.jsonl, line 1: got the columns Ticket, Abteilung, expected question, prompt, "
+            "answer: rename them",
+        ),
+        ('{"question": "a", "prompt": " ", "answer": 1}', "line 1: prompt: got ' ', expected a"),
+        ("", r"data_path: .*rows\.jsonl: got no rows, expected 1 or more"),
+        ("\n \n", r"data_path: .*rows\.jsonl: got no rows, expected 1 or more"),
         ("[1]", r"line 1: got \[1\], expected an object"),
         ("\ud800", "cannot read"),
     ],
@@ -427,8 +438,20 @@ def test_loaders_that_are_refused(tmp_path: Path) -> None:
         GreaterDataloader(data_path=str(tmp_path / "none.jsonl"))
     with pytest.raises(ValueError, match="one of custom_inputs and data_path"):
         GreaterDataloader()
-    with pytest.raises(ValueError, match="row 1 of custom_inputs: answer: got none"):
+    with pytest.raises(ValueError, match="row 1 of custom_inputs: got the columns question, prom"):
         GreaterDataloader([*rows_of([PROMPT]), {"question": "Is it?", "prompt": PROMPT}])
+    with pytest.raises(ValueError, match="custom_inputs: got no rows, expected 1 or more"):
+        GreaterDataloader([])
+    with pytest.raises(ValueError, match=r"custom_inputs: got 'rows\.jsonl', .* is data_path"):
+        GreaterDataloader("rows.jsonl")  # type: ignore[arg-type]
+
+
+def test_a_placeholder_in_a_prompt_is_refused_and_an_empty_one_noted(lm: LM) -> None:
+    optimizer = GreaterOptimizer(lm.model, lm.tokenizer, SHORT)
+    with pytest.raises(ValueError, match=r"prompt: got the placeholder '\{question\}'"):
+        optimizer.optimize(rows_of(["Answer this {question} now"]), EXTRACTOR, 1)
+    optimizer.optimize(rows_of(["Answer this {} now"]), EXTRACTOR, 1)
+    assert any(note.startswith("prompt: {} stays in it as it is") for note in optimizer.notes)
 
 
 def test_arguments_that_they_do_not_read_are_told(lm: LM) -> None:

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from greater_fast.examples.data import Example
 from greater_fast.front_ends.greaterprompt.settings import warn_of
-from greater_fast.wording import in_one_line, quoted
+from greater_fast.runs.prepare import check_prompt
+from greater_fast.wording import in_one_line, listed, quoted
 
 _FIELDS = ("question", "prompt", "answer")
 
@@ -23,7 +24,8 @@ class GreaterDataloader(Dataset[dict[str, Any]]):
     Rows of a file stay as they are; of rows that are given, these three are kept, and their id.
 
     Raises:
-        ValueError: neither or both are given, a line is no JSON object, or a given row lacks one.
+        ValueError: neither or both are given, there are no rows, a line is no JSON object, or a row
+            lacks one of the three.
     """
 
     def __init__(
@@ -35,6 +37,11 @@ class GreaterDataloader(Dataset[dict[str, Any]]):
         warn_of("GreaterDataloader", others)
         if (custom_inputs is None) == (data_path is None):
             raise ValueError("GreaterDataloader: expected one of custom_inputs and data_path")
+        if isinstance(custom_inputs, str | bytes):
+            raise ValueError(
+                f"custom_inputs: got {quoted(custom_inputs)}, expected rows: the name of a file is "
+                "data_path"
+            )
         self.items: list[dict[str, Any]] = []
         if data_path is not None:
             self.items = _read_lines(Path(data_path))
@@ -42,6 +49,9 @@ class GreaterDataloader(Dataset[dict[str, Any]]):
             _check_row(row, f"row {number} of custom_inputs")
             kept = {name: row[name] for name in _FIELDS}
             self.items.append({"id": row.get("id", str(number)), **kept})
+        if not self.items:
+            name = "custom_inputs" if data_path is None else f"data_path: {data_path}"
+            raise ValueError(f"{name}: got no rows, expected 1 or more")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -60,7 +70,7 @@ def examples_by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Exam
     """The rows of each prompt, both in order.
 
     Raises:
-        ValueError: there are none, or one lacks something.
+        ValueError: there are none, one lacks something, or a prompt has a template's placeholder.
     """
     if not rows:
         raise ValueError("inputs: got no rows, expected 1 or more")
@@ -69,6 +79,8 @@ def examples_by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Exam
         _check_row(row, f"row {number} of inputs")
         example = Example(row["question"], str(row["answer"]).strip(), source=f"row {number}")
         groups.setdefault(row["prompt"].strip(), []).append(example)
+    for prompt in groups:
+        check_prompt(prompt)
     return groups
 
 
@@ -76,12 +88,17 @@ def _check_row(row: Mapping[str, Any], name: str) -> None:
     """Raise ValueError where a row lacks a text; answers may be numbers or truth values."""
     if not isinstance(row, Mapping):
         raise ValueError(f"{name}: got {quoted(row)}, expected a dict")
+    if not row.keys() >= {*_FIELDS}:
+        raise ValueError(
+            f"{name}: got the columns {listed(row)}, expected {', '.join(_FIELDS)}: rename them"
+        )
     for field in _FIELDS:
         kinds = (str, int, float) if field == "answer" else (str,)
-        value = row.get(field)
+        value = row[field]
         if not isinstance(value, kinds) or not str(value).strip():
-            got = quoted(value) if field in row else "none"
-            raise ValueError(f"{name}: {field}: got {got}, expected a text that is not empty")
+            raise ValueError(
+                f"{name}: {field}: got {quoted(value)}, expected a text that is not empty"
+            )
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -100,5 +117,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: no JSON: {in_one_line(error)}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: got {quoted(row)}, expected an object")
+        _check_row(row, f"{path}, line {number}")
         rows.append(row)
     return rows

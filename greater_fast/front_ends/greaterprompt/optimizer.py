@@ -120,7 +120,7 @@ class GreaterOptimizer:
         longest = max(layouts.longest_sequence(config) for layouts in batches)
         num_sequences = config.shortlist_size * max(map(len, batches))
         engine, engine_note = make_engine(self.lm, config, longest, num_sequences)
-        self.notes = (*notes_on(config, self.loss), engine_note)
+        self.notes = (*notes_on(config, self.loss, examples), engine_note)
         for note in self.notes:
             _log.info("%s", printable(note))
         self.found = {row["question"]: [] for row in rows}

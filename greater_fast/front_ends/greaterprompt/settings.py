@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from greater_fast.config import Config
 from greater_fast.config_checks import guess
 from greater_fast.gradients.example_loss import AnswerLoss
+from greater_fast.runs.input import unfilled_notes
 from greater_fast.search.checks import check_callable
 from greater_fast.wording import listed, quoted
 
@@ -92,9 +93,15 @@ def loss_of(given: Any) -> AnswerLoss | None:
     return mean_loss
 
 
-def notes_on(config: Config, loss: AnswerLoss | None) -> tuple[str, ...]:
+def notes_on(
+    config: Config, loss: AnswerLoss | None, prompts: Iterable[str] = ()
+) -> tuple[str, ...]:
     """What a user should know of the prompts and of their losses."""
-    notes = ["the prompts are chosen on the rows that they were searched on"]
+    notes = [
+        "the prompts are chosen on the rows that they were searched on",
+        "losses are the mean cross-entropy of the gold answers of these rows, in nats per token",
+        *unfilled_notes(prompts, config),
+    ]
     if config.fluency_weight:
         notes.append(
             "perplexity_loss: what is weighted is the mean NLL of a prompt's tokens, the logarithm "
