@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import sys
 from typing import Any
 
 from greater_fast.cli.options import add_debug_option, add_setting
@@ -48,5 +50,11 @@ def _released(options: argparse.Namespace) -> int:
         for name, value in vars(options).items()
         if name.startswith("config.")
     }
-    run(values, settings, say=lambda line: print(visible(line), flush=True))
+    run(values, settings, say=lambda line: print(visible(line), flush=True), tell=_tell)
     return 0
+
+
+def _tell(line: str) -> None:
+    """A line on standard error; where nobody can be told, the search goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"greater-fast: {visible(line)}", file=sys.stderr, flush=True)

@@ -165,7 +165,8 @@ def test_their_command_on_their_file(command: Any, configs: Path, here: Path) ->
         "--config.n_steps=2",
         "--config.n_train_data=4",
     )
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert all(line.startswith("greater-fast: to go: ") for line in done.err.splitlines())
     log = written(here, "results/transfer")
     assert log.keys() == {"params", "controls", "losses", "runtimes", "tests"}
     assert [len(log[name]) for name in ("controls", "losses", "runtimes", "tests")] == [2, 2, 2, 0]
@@ -295,6 +296,29 @@ def test_an_extractor_is_derived_where_none_is_given(values: dict[str, Any]) -> 
     _, lines = quiet({**values, "extractor_text": "", "n_steps": 0})
     assert any(line.startswith("extractor (derived: one of False, True)") for line in lines)
     assert [line for line in lines if line.startswith(("Step", "New", "Current"))] == []
+
+
+def test_how_long_the_rest_will_take_is_told_on_standard_error(
+    command: Any, values: dict[str, Any]
+) -> None:
+    done = command(*as_options({**values, "n_steps": 5, "n_test_data": 3}))
+    assert done.status == 0
+    assert "to go" not in done.out
+    first, second, third = done.err.splitlines()
+    begin, seconds = "greater-fast: to go: about ", r"[\d.]+ (s|min)"
+    guess = r"\(guessed from the score of the initial prompt\)"
+    for line, num_left, how in (
+        (first, "5 steps", guess),
+        (second, "4 steps", r"\(as the last one took\)"),
+        (third, "2 steps", r"\(as the last 2 took\)"),
+    ):
+        assert re.match(rf"{begin}{seconds} at most: {num_left} of {seconds} {how}, ", line)
+        assert "num_train" not in line  # n_train_data says
+    without = command(*as_options({**values, "n_steps": 1, "result_prefix": "two"}))
+    (only,) = without.err.splitlines()
+    assert re.search(rf"at most: 1 step of .*{guess}, 0\.0 s for finals", only)
+    none = command(*as_options({**values, "n_steps": 0, "result_prefix": "three"}))
+    assert none.err == ""
 
 
 def test_steps_that_end_early_are_told(

@@ -21,18 +21,24 @@ from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import Evaluation, evaluate_prompt
 from greater_fast.runs.input import checking_input
+from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.writer import Writer
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.nouns import Step
+from greater_fast.search.state import LoopState
 from greater_fast.wording import in_one_line, listed, quoted
 
 ADDITION = ". Use"  # behind every goal; the prompt goes on from there
 _EVERY, _NUM_BEST = 15, 10
+_ESTIMATED_AFTER = (0, 1, 3)  # steps: then it is told how long the rest will take
 Say = Callable[[str], object]
 
 
 def run(
-    values: Mapping[str, Any], settings: Mapping[str, Any] | None = None, say: Say = print
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    say: Say = print,
+    tell: Say = lambda line: None,
 ) -> Found:
     """Search as the released command does, by its keys, and write its file of results.
 
@@ -41,6 +47,8 @@ def run(
         settings: further settings by our names, which take the place of the released rule's, but
             for those of rows and extractor, which are keys'.
         say: called with each line that is told.
+        tell: called with a line on how long the rest will take, before the first step and twice
+            after that.
 
     Returns:
         The prompts found, as they stand behind ". Use": by their loss on the training rows, or
@@ -80,7 +88,16 @@ def run(
     ):
         say(line)
     judge = None if test_layouts is None else _Judge(engine, test_layouts, config, log)
-    found = find_prompts(engine, layouts, config, on_step=log.add, judge=judge)
+    begun = time.monotonic()
+    state = find_prompts(engine, layouts, replace(config, steps=0)).state
+    time_left = _TimeLeft(state, layouts, test_layouts, config, tell)
+    time_left.begin(time.monotonic() - begun)
+
+    def on_step(step: Step) -> None:
+        log.add(step)
+        time_left.add(step)
+
+    found = find_prompts(engine, layouts, config, on_step=on_step, judge=judge, state=state)
     log.end(found)
     return found
 
@@ -204,6 +221,45 @@ class _Log:
 
     def _write(self) -> None:
         self.writer.replace(self.path, self.content, indent=4, durable=False)
+
+
+class _TimeLeft:
+    """Tells how long the rest will take, as far as the initial prompt's score and steps tell."""
+
+    def __init__(
+        self,
+        initial: LoopState,
+        layouts: Layouts,
+        test_layouts: Layouts | None,
+        config: Config,
+        tell: Say,
+    ) -> None:
+        # Where there are test rows they are what chooses, as development rows elsewhere.
+        rows = (
+            {"train": layouts} if test_layouts is None else {"train": layouts, "dev": test_layouts}
+        )
+        self._pace, self._initial, self._config = Pace(rows, config), initial, config
+        self._ids, self._tell = layouts.prompt_ids, tell
+
+    def begin(self, seconds: float) -> None:
+        """The initial prompt was scored in so many seconds."""
+        self._pace.add_score(self._initial.scored[self._ids], seconds)
+        self._estimate(0)
+
+    def add(self, step: Step) -> None:
+        """A finished step."""
+        self._pace.add_step(step, sum(step.seconds.values()))
+        self._estimate(step.step + 1)
+
+    def _estimate(self, num_done: int) -> None:
+        num_left = self._config.steps - num_done
+        if num_done not in _ESTIMATED_AFTER or not num_left:
+            return
+        estimate = self._pace.estimate(self._initial, num_left)
+        # Nothing is evaluated on the training rows behind the steps, and a key says how many.
+        less = {name: s for name, s in estimate.less.items() if not name.startswith("num_train")}
+        estimate = replace(estimate, finals=replace(estimate.finals, train=0.0), less=less)
+        self._tell(f"to go: {estimate.describe()}")
 
 
 @dataclass(frozen=True, slots=True)
