@@ -16,8 +16,10 @@ def main() -> int:
     """Run the command line, whose exit status this is."""
     if not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = _SPINS
-    from greater_fast.cli.main import main as command
+    from greater_fast.runs.interrupts import end_at_once, signals_taken
 
+    with signals_taken(end_at_once):
+        from greater_fast.cli.main import main as command
     return command()
 
 

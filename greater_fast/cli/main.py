@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from greater_fast.ranks import is_first
-from greater_fast.runs.interrupts import Terminated, signals_heard, signals_taken
+from greater_fast.runs.interrupts import Terminated, end_at_once, signals_heard, signals_taken
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
@@ -37,11 +36,22 @@ def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for is no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with signals_taken(_end_at_once):
-        from greater_fast.cli.commands import parser
-        from greater_fast.cli.libraries import heard_in_words
-        from greater_fast.runs.input import InputError
-    options = parser().parse_args(arguments)
+    try:
+        with signals_taken(end_at_once):
+            from greater_fast.cli.commands import parser
+
+            options = parser().parse_args(arguments)
+        return _done(options)
+    except KeyboardInterrupt:  # while another one was told, or as one block ended
+        _tell("interrupted")
+        return INTERRUPTED
+
+
+def _done(options: argparse.Namespace) -> int:
+    """Do what was asked for; the exit status."""
+    from greater_fast.cli.libraries import heard_in_words
+    from greater_fast.runs.input import InputError
+
     try:
         with signals_heard(), heard_in_words():
             status: int = options.command(options)
@@ -102,14 +112,6 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(nowhere, "w" if number else "r"))
-
-
-def _end_at_once(number: int, frame: Any) -> None:
-    """End without a traceback, on a signal that comes during imports: they lose nothing."""
-    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    with contextlib.suppress(OSError):
-        os.write(2, f"greater-fast: {how} at the start\n".encode())
-    os._exit(128 + number)
 
 
 def _close_output() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 # Seconds: `timeout`, a scheduler and a launcher send one to a process, and again to its group.
 _TOGETHER = 0.5
+_AGAIN = 0.02  # seconds after which one is sent again that Python has dropped
 
 
 class Terminated(SystemExit):
@@ -81,11 +84,12 @@ class Signals:
 def signals_heard() -> Iterator[Signals]:
     """Let a signal that ends the process raise an error; within another such block, as that does.
 
+    One that comes in a callback or a `__del__`, where Python drops all errors, is raised behind it.
     Nothing changes where `signals_taken` takes none.
     """
     outer = next((h for n in _PLAIN if isinstance(h := signal.getsignal(n), Signals)), None)
     signals = outer or Signals()
-    with signals_taken(signals):
+    with signals_taken(signals), _dropped_ones_sent_again(signals):
         try:
             yield signals
         except BaseException:
@@ -112,6 +116,37 @@ def signals_taken(handler: Callable[[int, Any], object]) -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, _PLAIN[number])
+
+
+def end_at_once(number: int, frame: Any) -> None:
+    """End without a traceback, on a signal that comes during imports: they lose nothing."""
+    how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    with contextlib.suppress(OSError):
+        os.write(2, f"greater-fast: {how} at the start\n".encode())
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def _dropped_ones_sent_again(signals: Signals) -> Iterator[None]:
+    """Have a signal whose error was dropped come once more: an import has many callbacks."""
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        error = dropped.exc_value
+        if not isinstance(error, KeyboardInterrupt | Terminated):
+            before(dropped)
+            return
+        number = signal.Signals[error.name] if isinstance(error, Terminated) else signal.SIGINT
+        signals.hear_anew()
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 _PLAIN: dict[signal.Signals, Any] = {

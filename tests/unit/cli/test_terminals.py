@@ -174,27 +174,64 @@ def test_damaged_runs_are_shown_as_far_as_they_are_whole(
     assert done.status == 2
 
 
-def test_interruption_while_modules_are_imported() -> None:
-    code = """
-import os, signal, sys, time
-
+@pytest.mark.parametrize("module", ["greater_fast.cli.main", "greater_fast.cli.commands"])
+def test_interruption_while_modules_are_imported(module: str) -> None:
+    done = _interrupted(
+        """
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
-        if name == "greater_fast.cli.commands":
+        if name == MODULE:
             assert "torch" not in sys.modules
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(60)
 
 sys.meta_path.insert(0, Interrupting())
-from greater_fast.cli.main import main
-main(["--version"])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+""".replace("MODULE", repr(module))
     )
     assert done.returncode == 130
     assert done.stderr == "greater-fast: interrupted at the start\n"
+
+
+def test_interruption_while_arguments_are_read() -> None:
+    done = _interrupted(
+        """
+import argparse
+
+def parse_args(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+argparse.ArgumentParser.parse_args = parse_args
+"""
+    )
+    assert done.returncode == 130
+    assert done.stderr == "greater-fast: interrupted at the start\n"
+
+
+def _interrupted(code: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, after some code."""
+    start = "from greater_fast.__main__ import main\nsys.exit(main())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os, signal, sys, time\n{code}\n{start}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return done
+
+
+def test_a_second_interruption_while_the_first_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_show", interrupted)
+    monkeypatch.setattr("greater_fast.cli.main._ended", interrupted)
+    assert main(["show", "runs/none"]) == 130
+    assert capsys.readouterr().err == "greater-fast: interrupted\n"
 
 
 def test_public_names() -> None:

@@ -1,8 +1,11 @@
 """Signals that this very process gets: the first, those with it, a second, one at the end."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +48,47 @@ def test_those_that_end_the_process_have_a_shells_status(number: signal.Signals)
 def test_ctrl_c() -> None:
     with signals_heard(), pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", ALL)
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_one_in_a_callback_is_raised_behind_it(
+    number: signal.Signals, num_blocks: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python would drop it there, with a traceback on standard error."""
+
+    class Thing:
+        def __del__(self) -> None:
+            send(number)
+
+    hook = sys.unraisablehook
+    expected = KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def work() -> None:
+        things = [Thing()]
+        things.clear()
+        time.sleep(10)
+
+    with contextlib.ExitStack() as blocks:
+        for _ in range(num_blocks):
+            blocks.enter_context(signals_heard())
+        with pytest.raises(expected):
+            work()
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_in_a_callback_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            raise ValueError("in a callback")
+
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: told.append(dropped.exc_type))
+    with signals_heard():
+        things = [Thing()]
+        things.clear()
+    assert told == [ValueError]
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
