@@ -57,7 +57,8 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
     config = settings(options, base)
     taken = _taken(options, base, config)
     with EvaluationInput({}, taken).explained(), checking_input():
-        rows = load_rows(options.data, options.columns, config.template) or Examples([])
+        given_rows = (options.data, options.columns, config.template)
+        rows = load_rows(*given_rows, columns_of(run) if run else None) or Examples([])
     if run is not None:
         if run["result"] is None:
             why = f"it failed: {run['failure']}" if run["failure"] else "it was cut off, or goes on"
@@ -114,6 +115,13 @@ def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run in {options.run} is damaged: its files lack {error}") from error
     return run
+
+
+def columns_of(run: dict[str, Any]) -> dict[str, str]:
+    """The columns of a run's rows that its user named."""
+    found = run["run"].get("columns")  # runs of before have none
+    found = found if isinstance(found, dict) else {}
+    return {role: name for role, name in found.items() if isinstance(name, str)}
 
 
 def prompt_of(run: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from greater_fast.cli.evaluation_input import columns_of
 from greater_fast.cli.options import add_debug_option, load_rows
 from greater_fast.runs.input import checking_input
 from greater_fast.runs.visible import visible
@@ -73,8 +74,9 @@ def _export_task(options: argparse.Namespace) -> Path:
     from greater_fast.export.lm_eval import write_task
     from greater_fast.runs.directory import read_run
 
-    template = read_run(options.run)["run"].get("config", {}).get("template")
-    rows = load_rows(options.data, options.columns, template)
+    run = read_run(options.run)
+    template = run["run"].get("config", {}).get("template")
+    rows = load_rows(options.data, options.columns, template, columns_of(run))
     path = options.output or Path(options.run) / "lm_eval.yaml"
     written, notes = write_task(options.run, rows, path, options.model)
     for note in notes:

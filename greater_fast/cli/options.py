@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import CHOICES, Config
 from greater_fast.config_checks import takes_fractions
-from greater_fast.examples.data import Example, Examples, load_examples
+from greater_fast.examples.data import Example, Examples, has_columns, load_examples
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened
 
@@ -167,11 +168,22 @@ def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
 
 
 def load_rows(
-    source: str | None, columns: str | None, template: str | None = None
+    source: str | None,
+    columns: str | None,
+    template: str | None = None,
+    of_run: Mapping[str, str] | None = None,
 ) -> Examples | None:
-    """Rows of a source, or None where none was given."""
+    """Rows of a source, or None where none was given.
+
+    Where no columns are given they are those of a run, if the source has them.
+    """
     if source is None:
         return None
+    if columns is None and of_run and has_columns(source, of_run.values()):
+        rows = load_examples(source, of_run, template)
+        named = ",".join(f"{role}={name}" for role, name in of_run.items())
+        note = f"the columns are those of the run: {named}"
+        return Examples(rows, (*rows.notes, note), rows.readings, rows.columns)
     if columns is None:
         return load_examples(source, template=template)
     pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]

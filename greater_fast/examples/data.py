@@ -43,14 +43,20 @@ class Example:
 class Examples(list[Example]):
     """Examples with notes on how they were read: what the questions hold, what was not read.
 
-    `readings` say how gold answers became letters of options, and how else they could have.
+    `readings` say how gold answers became letters of options, and how else they could have;
+    `columns` are those that the user named.
     """
 
     def __init__(
-        self, examples: Iterable[Example], notes: Iterable[str] = (), readings: Iterable[str] = ()
+        self,
+        examples: Iterable[Example],
+        notes: Iterable[str] = (),
+        readings: Iterable[str] = (),
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(examples)
         self.notes, self.readings = tuple(notes), tuple(readings)
+        self.columns = dict(columns or {})
 
 
 def load_examples(
@@ -93,7 +99,16 @@ def load_examples(
         (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
         (*getattr(source, "notes", ()), *notes),
         (*getattr(source, "readings", ()), *readings),
+        columns or getattr(source, "columns", None),
     )
+
+
+def has_columns(source: Source, wanted: Iterable[str]) -> bool:
+    """Whether there are columns of all these names, whatever their case; errors as of reading."""
+    name = source_name(source)
+    rows = flat_rows(read_rows(source), name)
+    names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
+    return all(names.find(column) is not None for column in wanted)
 
 
 def _check_columns_argument(columns: Mapping[str, str]) -> None:

@@ -1,8 +1,8 @@
 """Disjoint training, development and test rows: seeded, without duplicates, counted."""
 
 import random
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from greater_fast.examples.data import Example
 from greater_fast.examples.loading.errors import bad_data
@@ -27,7 +27,10 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The rows of a run, no question in two of the sets, and what was dropped to get there."""
+    """The rows of a run, no question in two of the sets, and what was dropped to get there.
+
+    `columns` are those of the training rows that the user named.
+    """
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -36,6 +39,7 @@ class Splits:
     dev_counts: SplitCounts
     test_counts: SplitCounts
     report: tuple[str, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_splits(

@@ -146,7 +146,8 @@ def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
         seed=config.seed,
     )
     notes = [f"{name}: {note}" for name, rows in sets.items() if rows for note in rows.notes]
-    return replace(splits, report=(*splits.report, *notes))
+    columns = {} if sets["train"] is None else sets["train"].columns
+    return replace(splits, report=(*splits.report, *notes), columns=columns)
 
 
 def _check_readings(sets: Mapping[str, Sequence[str]]) -> None:

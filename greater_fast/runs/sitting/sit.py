@@ -145,6 +145,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
                     **names,
                     **run,
                     "extractor": prepared.extractor.in_config(),
+                    "columns": dict(prepared.splits.columns),
                     "rendered_example": layouts.rendered(0, layouts.prompt_ids),
                     "metric": name_of_metric(layouts.metric),
                     "seed": given.seed,

@@ -216,6 +216,53 @@ def test_columns(command: Any, model_folder: Path, limits: list[str], tmp_path: 
     assert "got the columns Frage, Antwort" in refused.err
 
 
+def test_columns_of_a_run_are_taken_where_the_file_has_them(
+    command: Any, model_folder: Path, limits: list[str], tmp_path: Path
+) -> None:
+    pairs = boolean_rows(18)
+
+    def written(name: str, head: str, first: int, last: int) -> Path:
+        lines = [f'"{question}",{answer}' for question, answer in pairs[first:last]]
+        (tmp_path / name).write_text("\n".join([head, *lines]))
+        return tmp_path / name
+
+    train = written("train.csv", "Frage,Antwort", 0, 9)
+    named, run = ("--columns", "question=Frage,answer=Antwort"), tmp_path / "run"
+    given = ("--model", model_folder, "--prompt", PROMPT, *limits)
+    assert command("optimize", "--train", train, *named, *given, "--run-dir", run).status == 0
+    assert read_run(run)["run"]["columns"] == {"question": "Frage", "answer": "Antwort"}
+    own = written("own.csv", "frage,ANTWORT", 9, 15)
+    usual = written("usual.csv", "question,answer", 9, 15)
+    other = written("other.csv", "Text,Klasse", 9, 15)
+    note = "the columns are those of the run: question=Frage,answer=Antwort"
+    reports = [
+        command("evaluate", "--run", run, "--data", *data, "--json").values
+        for data in ((own,), (usual,), (other, "--columns", "question=Text,answer=Klasse"))
+    ]
+    assert [note in report["notes"] for report in reports] == [True, False, False]
+    assert all(report["num_rows"] == 6 for report in reports)
+    assert len({report["accuracy"] for report in reports}) == 1
+    refused = command("evaluate", "--run", run, "--data", other)
+    assert "got the columns Text, Klasse; expected question/answer or " in refused.err
+    task = tmp_path / "task.yaml"
+    done = command("export", run, "--to", "lm-eval", "--data", own, "-o", task)
+    assert (done.status, note in done.err) == (0, True)
+    resumed = command("resume", run, "--steps", "3", "--json")
+    assert resumed.status == 0
+    assert read_run(run)["run"]["columns"] == {"question": "Frage", "answer": "Antwort"}
+
+
+@pytest.mark.parametrize("columns", [5, "Frage", None, {"question": 5}])
+def test_columns_of_a_run_that_are_none_are_not_taken(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path, columns: Any
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    values = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**values, "columns": columns}))
+    assert command("evaluate", "--run", run, "--data", fresh, "--json").status == 0
+
+
 @pytest.mark.parametrize("columns", ["question", "question=", "=Frage", "Frage=question", ",", ""])
 def test_columns_that_are_no_pairs(command: Any, data: Path, columns: str) -> None:
     done = command("evaluate", "--data", data, "--columns", columns)
