@@ -99,7 +99,7 @@ def load_examples(
         (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
         (*getattr(source, "notes", ()), *notes),
         (*getattr(source, "readings", ()), *readings),
-        columns or getattr(source, "columns", None),
+        columns or (source.columns if isinstance(source, Examples) else None),
     )
 
 
