@@ -38,7 +38,7 @@ class OwnFolder:
         resume: bool = False,
     ) -> None:
         self.path = new_path("run_dir", path)
-        self._claim_file = files[0]
+        self._claim_file, self._others = files[0], tuple(files[1:])
         self._is_claimed = self.is_resumed = False
         self._lock: FolderLock | None = None
         try:
@@ -86,10 +86,11 @@ class OwnFolder:
             self._lock.release()
 
     def take_back(self) -> None:
-        """Remove what was made, as far as it is empty."""
+        """Remove what was made, as far as it is empty: a claim stays beside what it is of."""
         claim = self.path / self._claim_file
+        is_alone = not any(os.path.lexists(self.path / name) for name in self._others)
         with contextlib.suppress(OSError):
-            if self._is_claimed:  # else it is another run's
+            if self._is_claimed and is_alone:  # else it is another run's
                 claim.unlink(missing_ok=True)
             if self._lock is not None and not os.path.lexists(claim):
                 self._lock.release(remove=True)

@@ -112,6 +112,18 @@ def test_a_claim_that_came_to_nothing(tmp_path: Path, claim: bytes, resume: bool
         RunDirectory(tmp_path)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_beginning_that_is_cut_off_twice(tmp_path: Path, resume: bool) -> None:
+    """First between examples.jsonl and run.json, then before either: the folder can be had."""
+    (tmp_path / "run.json").write_text('{"claimed": "now", "process": 1}\n')
+    (tmp_path / "examples.jsonl").write_text("{}\n")
+    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path, resume=resume):
+        raise KeyboardInterrupt
+    with RunDirectory(tmp_path, resume=resume) as directory:
+        directory.begin(RUN, [{"split": "dev"}])
+    assert read(tmp_path).examples == [{"split": "dev"}]
+
+
 def test_a_state_that_is_lost_empties_no_logs(tmp_path: Path) -> None:
     finished(tmp_path, 2)
     (tmp_path / "state.json").unlink()
