@@ -41,6 +41,7 @@ from benchmarks.evidence.peers.arms import ARMS, SEARCHES, Bench, PeerSettings
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
 
+LEAST_SEEDS = 4  # of every search
 _SMOKE: dict[str, Any] = {
     "num_train": 50,
     "num_dev": 4,
@@ -137,7 +138,9 @@ def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budge
     ]
     rows = [["", *titles], ["---"] * (len(titles) + 1), *lines]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{title}, {task}, {budget}\n\n{table}"
+    fewest = min(len(of_arm(outcomes, task, arm, budget)) for arm in SEARCHES)
+    few = f"Too few to conclude: {fewest} seeds of a search, {LEAST_SEEDS} are the least.\n\n"
+    return f"{title}, {task}, {budget}\n\n{few if fewest < LEAST_SEEDS else ''}{table}"
 
 
 def _points(found: Interval | None) -> str:

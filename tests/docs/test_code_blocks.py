@@ -21,7 +21,7 @@ PAGES = dict.fromkeys(block.page for block in ALL_BLOCKS if block.kind == "pytho
 PYTHON = [page for page in PAGES if not page.startswith(FRONT_ENDS)]  # those: tests/front_ends
 COMMAND_LINES = list(dict.fromkeys(block.page for block in ALL_BLOCKS if block.commands))
 NOT_RUN = {str(block): block.not_run for block in ALL_BLOCKS if block.not_run}
-NUM_NOT_RUN = 0  # blocks that say why they are not run; one more is to be meant
+NUM_NOT_RUN = 1  # blocks that say why they are not run; one more is to be meant
 SERVES = {"ui"}  # commands that do not end by themselves: they are parsed alone
 ASKS_A_SERVER = "--endpoint"  # so are those that want one
 

@@ -17,6 +17,7 @@ from benchmarks.evidence.peers.arms import ARMS, GIVEN, SEARCHES, Bench, PeerSet
 from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.evaluation import RowRecord, evaluate_prompt
+from tests.docs.pages import ROOT
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.front_ends
@@ -197,15 +198,33 @@ def test_the_table_has_paired_differences() -> None:
             cell = Cell(task=TASK, seed=seed, arm=arm, budget=own)
             outcomes[cell] = Outcome(prompt="p", rows=rows, search=spent[seed])
     told = peers.report(outcomes, TASK, "tiny, cpu")
+    assert "Too few to conclude: 0 seeds of a search, 4 are the least." in told  # no OPRO
     (line,) = [line for line in told.splitlines() if line.startswith("| CAPO |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     # CAPO less GReaTer: -50, -25 and -100 points; t(2) = 4.303, s = 38.19, half = 94.9
     assert cells[:5] == ["CAPO", "16.7%", "-8.3 [-44.2, +27.5]", "-58.3 [-153.2, +36.5]", "3"]
     assert cells[5:8] == ["+50%", "120", "1,080"]
-    titles = [cell.strip() for cell in told.splitlines()[2].strip("|").split("|")]
+    titles = [cell.strip() for cell in told.splitlines()[4].strip("|").split("|")]
     assert titles[5:8] == ["over the budget, at most", "tokens, search", "forward tokens"]
     for name in ("first prompt", "best of the ten given"):
         (line,) = [line for line in told.splitlines() if line.startswith(f"| {name} |")]
         assert line.split("|")[6].strip() == "–"  # it has no budget
     assert "| GReaTer | 75.0% |" in told
     assert "OPRO" not in told
+
+
+def test_enough_seeds_are_not_called_too_few() -> None:
+    budget = Budget("tokens", 100)
+    cells = peers.cells_of(TASK, range(peers.LEAST_SEEDS), list(ARMS), budget)
+    outcomes = {cell: Outcome(prompt="p", rows="10", search=Cost(tokens=100)) for cell in cells}
+    assert "Too few" not in peers.report(outcomes, TASK, "tiny, cpu")
+    del outcomes[cells[-1]]
+    assert "Too few to conclude: 3 seeds" in peers.report(outcomes, TASK, "tiny, cpu")
+
+
+def test_the_page_shows_what_is_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    peers.main(["--minutes", "0", "--out", str(ROOT / "benchmarks/results/peers")])
+    page = (ROOT / "docs/evidence/peers.md").read_text(encoding="utf-8").splitlines()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert "| GReaTer |" in "\n".join(printed)
+    assert [line for line in printed if line not in page] == []
