@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from greater_fast.ctrl_c import interrupts_later
 from greater_fast.runs.read import read_lines, read_object
 from greater_fast.runs.saved.own_folder import OwnFolder
 from greater_fast.runs.saved.saved_run import RUN_FORMAT, SavedRun
@@ -241,15 +242,20 @@ def _version_of_triton() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the working directory, where it is in a repository."""
+    """Commit of the working directory, where it is in a repository.
+
+    Signals are heard behind it: an error out of `subprocess` at the wrong moment leaves its lock
+    taken, on which it then waits for ever.
+    """
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 (the user's own)
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
+        with interrupts_later():
+            found = subprocess.run(
+                ["git", "rev-parse", "HEAD"],  # noqa: S607 (the user's own)
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=5,
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

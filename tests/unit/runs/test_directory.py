@@ -1,14 +1,16 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from greater_fast.runs.directory import RunDirectory, read_run
+from greater_fast.runs.directory import RunDirectory, read_run, surroundings
 from greater_fast.version import __version__
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -266,3 +268,18 @@ def test_no_git_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", absent)
     begun(tmp_path)
     assert read_run(tmp_path)["run"]["git_commit"] is None
+
+
+def test_a_signal_is_heard_behind_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the midst of `subprocess` may leave its lock taken, and it waits for ever."""
+    ended = []
+
+    def run(arguments: list[str], **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        ended.append(arguments[0])
+        return subprocess.CompletedProcess(arguments, 0, "abc\n", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        surroundings()
+    assert ended == ["git"]
