@@ -13,8 +13,9 @@ prompt, and GReaTer's passes for proposals and gradients. Forward tokens in the 
 is read and generated, and passes for proposals; those for gradients are in the seconds alone.
 
 Answers are had as by `evaluate`: the reasoning, then the answer behind an extractor, by
-all arms alike. Otherwise each peer has promptolution's settings for it: blocks of 30 rows for OPRO
-and EvoPrompt, races over blocks and few shots for CAPO. GReaTer searches on 50 of the rows.
+all arms alike. Otherwise each peer has the settings of promptolution's own experiments: the first
+block of 30 rows for OPRO and EvoPrompt, races over blocks and few shots for CAPO, which takes a
+tenth of the rows for its shots. GReaTer searches on 50 of the rows, the control on all.
 
 No step begins once the budget is spent. Then the best prompts by an arm's own scores, and the first
 of those that were given, are compared on development rows, beside the budget; the best of them is
