@@ -1,12 +1,12 @@
-"""Does the search gain anything? Test accuracy of a search beside its controls, at equal cost.
+"""Does the search gain anything? Test accuracy of a search beside its controls, on one budget.
 
     python -m benchmarks.evidence.effect --minutes 60   # goes on where it stopped
     python -m benchmarks.evidence.effect --minutes 0    # prints the tables alone
 
 Every seed draws its own training, development and test rows of each task. A search ends when its
-budget is spent, in generated tokens or in seconds of an idle machine, the same one for all arms:
-docs/evidence/effect.md says what counts. Cells are written down as they are done, and never done
-again.
+budget is spent, in generated tokens or in seconds of an idle machine, the same one for all arms, or
+before, where it has nothing new to try: docs/evidence/effect.md says what counts. Cells are written
+down as they are done, and never done again.
 """
 
 import argparse

@@ -1,10 +1,16 @@
-"""An arm of `effect`: a search that ends when its budget is spent, then finals as of `optimize`."""
+"""An arm of `effect`: a search that its budget ends, then finals as of `optimize`."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.evidence.effect_cells import Budget, Cost, Settings
+from benchmarks.evidence.effect_cells import (
+    MOST_IDLE_STEPS,
+    NOTHING_NEW,
+    Budget,
+    Cost,
+    Settings,
+)
 from benchmarks.evidence.random_prompts import score_random
 from benchmarks.harness.machine import synchronize
 from greater_fast import Config
@@ -22,7 +28,6 @@ from greater_fast.search.optimizer import run, start
 from greater_fast.search.state import LoopState
 
 Prompt = tuple[int, ...]
-_MOST_IDLE_STEPS = 60  # in a row without a token: all that is proposed is known
 _SPENT = "budget spent"
 
 
@@ -74,7 +79,8 @@ class Found:
 def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: Budget) -> Found:
     """Search on the training rows until the budget is spent: no step begins after that.
 
-    The initial prompt's training rows are a part of the cost.
+    It ends before where `MOST_IDLE_STEPS` in a row have nothing new to try. The initial prompt's
+    training rows are a part of the cost.
     """
     meter = Meter(engine)
     state = start(engine, layouts, config)
@@ -89,7 +95,7 @@ def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: B
         num_idle = 0 if step.num_generated_tokens else num_idle + 1
         if meter.is_over(budget):
             return _SPENT
-        return "nothing new is proposed" if num_idle >= _MOST_IDLE_STEPS else None
+        return NOTHING_NEW if num_idle >= MOST_IDLE_STEPS else None
 
     stopped = _SPENT
     if not meter.is_over(budget):

@@ -32,6 +32,8 @@ COMPARISONS = (
 # Tasks with few questions at their default difficulty: development rows make room for the others.
 _NUM_QUESTIONS = {"multistep_arithmetic": 12 * 12 * 2}
 _MOST_STEPS = 10_000  # a budget ends a search, not its steps
+MOST_IDLE_STEPS = 60  # in a row without a token: all that is proposed is known
+NOTHING_NEW = "nothing new is proposed"  # how a search ends then, before its budget
 _A_DAY = "2026-01-01"  # that templates write which write one: rows are the same tomorrow
 # What a cell does not depend on, or names itself.
 _NOT_COMPARED = ("seed", "steps", "device", "kv_cache_bytes")
@@ -151,6 +153,16 @@ class Outcome:
     def accuracy(self) -> float:
         """Share of the test rows that are right."""
         return self.rows.count("1") / len(self.rows)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the search ended before its budget was spent."""
+        return self.stopped == NOTHING_NEW
+
+    @property
+    def num_steps_at_work(self) -> int:
+        """Steps less the idle ones before an early end; other idle ones stand in no log."""
+        return self.num_steps - MOST_IDLE_STEPS * self.is_early
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Outcome":

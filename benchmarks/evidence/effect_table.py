@@ -93,8 +93,10 @@ def _accuracies(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str
 
 def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
     lines = []
+    spent = {cell: outcome for cell, outcome in outcomes.items() if not outcome.is_early}
     for arms in COMPARISONS:
         groups = [differences(outcomes, task, arms, budget) for task in tasks]
+        own = [differences(spent, task, arms, budget) for task in tasks]
         pooled = pooled_interval(groups)
         lines.append(
             [
@@ -102,12 +104,13 @@ def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> st
                 *(_points(pooled_interval([group])) for group in groups),
                 _points(pooled),
                 _ends(bootstrap_interval(groups)),
+                f"{_points(pooled_interval(own))} ({_sizes(own)})",
                 "–" if pooled is None else ("yes" if pooled.half_width < _NEEDED else "no"),
-                "+".join(str(len(group)) for group in groups),
+                _sizes(groups),
             ]
         )
     titles = ["points, 95% interval over seeds", *tasks, "all", "bootstrap"]
-    return _table([*titles, "5 points resolved", "seeds"], lines)
+    return _table([*titles, "all, budgets spent (seeds)", "5 points resolved", "seeds"], lines)
 
 
 def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
@@ -122,16 +125,22 @@ def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
             fmean(o.search.forward_tokens for o in found),
             fmean(o.search.seconds for o in found),
             fmean(o.finals.seconds for o in found),
-            fmean(o.num_steps for o in found),
+            fmean(o.num_steps_at_work for o in found),
             fmean(o.num_candidates for o in found),
         )
-        lines.append([name, *(f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means)])
+        shown = (f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means)
+        lines.append([name, *shown, f"{sum(o.is_early for o in found)} of {len(found)}"])
     titles = ["mean of a cell", "tokens, search", "finals", "through the model, search"]
-    return _table([*titles, "seconds, search", "finals", "steps", "candidates"], lines)
+    titles += ["seconds, search", "finals", "steps", "candidates", "ended before the budget"]
+    return _table(titles, lines)
 
 
 def _name(arms: tuple[str, str]) -> str:
     return " − ".join(ARMS[arm] for arm in arms)
+
+
+def _sizes(groups: Sequence[Sequence[float]]) -> str:
+    return "+".join(str(len(group)) for group in groups)
 
 
 def _points(found: Interval | None) -> str:

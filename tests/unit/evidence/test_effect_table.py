@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Outcome
+from benchmarks.evidence.effect_cells import ARMS, NOTHING_NEW, Budget, Cell, Cost, Outcome
 from benchmarks.evidence.effect_table import budgets_of, differences, estimates, gains, report
 
 TASKS = ("counting", "logic")
@@ -65,8 +67,13 @@ def test_means_and_intervals_are_those_of_hand():
     # both: mean 0.1333, √(0.02333/3 + 0.02/2) / 2 = 0.0667, 2.43 degrees, so 4.303 again
     line = line_of(others, "ours − initial prompt")
     assert line[1:4] == ["+16.7 [-21.3, +54.6]", "+10.0 [-117.1, +137.1]", "+13.3 [-15.4, +42.0]"]
-    assert line[5:] == ["no", "3+2"]
-    assert line_of(others, "ours − the paper's rule")[1:] == ["–"] * 5 + ["0+0"]
+    assert line[5:] == ["+13.3 [-15.4, +42.0] (3+2)", "no", "3+2"]
+    assert line_of(others, "ours − the paper's rule")[1:] == [
+        *["–"] * 4,
+        "– (0+0)",
+        "–",
+        "0+0",
+    ]
 
 
 def test_a_figure_has_the_differences_of_the_table_in_points():
@@ -97,7 +104,24 @@ def test_costs_are_means_of_cells():
         "0.0",
         "3.0",
         "0.0",
+        "0 of 5",
     ]
+
+
+def test_searches_that_ended_early_are_counted_and_differences_stand_without_them_too():
+    cell = Cell(task="counting", seed=1, arm="ours", budget=TOKENS)
+    early = replace(FOUND[cell], num_steps=3 + 60, stopped=NOTHING_NEW)
+    tokens = part(report({**FOUND, cell: early}, TASKS, "title"), TOKENS)
+    differences, costs = tokens.split("| mean of a cell")
+    # the idle steps that it ended for are no steps: 3 in each cell
+    assert line_of(costs, "ours")[-3:] == ["3.0", "0.0", "1 of 5"]
+    assert line_of(costs, ARMS["random"])[-1] == "0 of 4"
+    line = line_of(differences, "ours − initial prompt")
+    assert line[3] == "+13.3 [-15.4, +42.0]"
+    # counting: 0.2, 0.3: deviation 0.0707; logic: 0, 0.2: deviation 0.1414
+    # mean 0.175, √(0.005/2 + 0.02/2) / 2 = 0.0559, 1.47 degrees, so t of 1: 12.706
+    assert line[5] == "+17.5 [-53.5, +88.5] (2+2)"
+    assert line[-1] == "3+2"
 
 
 @pytest.mark.parametrize(("gained", "resolved"), [((0, 1, 2), "yes"), ((0, 20, 40), "no")])
