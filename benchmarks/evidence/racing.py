@@ -10,7 +10,7 @@ the incumbent was selected, it is the best of several equally good prompts on th
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -238,14 +238,28 @@ def tables(found: dict[str, Any]) -> str:
         ]
         for gap in (0.0, *GAPS)
     }
+    gaps = {f"{gap:+.0%}": (gap,) for gap in GAPS} | {"all of these": GAPS}
+    spared = {
+        name: [_ratio([cell(CHOSEN, n, gap) for gap in own]) for n in NUM_ROWS]
+        for name, own in gaps.items()
+    }
     return "\n".join(
         [
             *table("equally good: dropped by", level),
             *table("error 20 points higher: dropped by", worse, "mean of all gaps", "rows taken"),
             *table(f"equally good, {CHOSEN}; incumbent", selected),
             *table(f"{CHOSEN}; error of the candidate", cost),
+            *table("rows with the race, of those by the bound alone", spared),
         ]
     )
+
+
+def _ratio(cells: Sequence[dict[str, Any]]) -> str:
+    """Rows that candidates take with the race, over those by the bound alone."""
+    with_race, by_bound = (
+        math.fsum(c[field] for c in cells) for field in ("rows", "rows_by_bound")
+    )
+    return f"{with_race / by_bound:.2f}"
 
 
 def draw(found: dict[str, Any], folder: Path) -> None:
