@@ -11,7 +11,6 @@ import torch
 
 from benchmarks.evidence.chains import Chain, Ids, Outcomes, Place
 from benchmarks.evidence.places.row_scores import (
-    Reasonings,
     first_order,
     reasoning_scores,
     rescored,
@@ -37,6 +36,7 @@ _SEQUENCES = 256  # at a time: a GPU's K/V pools have room for so many, and for 
 # Of a step on a GPU: there are always more sequences, and it may be shared, where none is measured.
 _STEP_TOKENS = 512
 _A_DAY = "2026-01-01"  # that templates write which write one: a chain goes on tomorrow
+_NOISE_BY_PLACE = "noise_by_place"  # what a chain says that was not begun with one for all places
 _LONGEST_PROMPT = 32  # tokens: more than the default prompt has, which stays as long as it is
 
 
@@ -49,8 +49,7 @@ class Settings:
     of any of them; the others are there for the truth. Candidates are `num_proposals` drawn from
     the model's proposals, so that no signal's range is cut, and the `num_lowest` of the vocabulary
     by the gradient. The first place of a chain has no reasonings of earlier prompts: it is there to
-    write some. Sampled reasonings have noise of their own at each place where `noise_by_place` is
-    1; with 0 they share one, as in chains that say nothing of it, which can be gone on with.
+    write some.
     """
 
     num_rows: int = 160
@@ -61,7 +60,6 @@ class Settings:
     num_lowest: int = 3
     max_new_tokens: int = 64
     num_reasonings: int = 4
-    noise_by_place: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.num_selection <= self.num_scored <= self.num_rows:
@@ -69,12 +67,11 @@ class Settings:
                 f"got {self.num_selection} rows of selection, {self.num_scored} with scores and "
                 f"{self.num_rows} in all, expected none of these to be more than the next"
             )
-        if not 0 <= self.noise_by_place <= 1:
-            raise ValueError(f"noise_by_place: got {self.noise_by_place}, expected 0 or 1")
 
     def made(self, chain: Chain) -> bool:
         """Whether a chain was collected with these."""
-        return {"noise_by_place": 0, **chain.settings} == asdict(self)
+        own = {name: value for name, value in chain.settings.items() if name != _NOISE_BY_PLACE}
+        return own == asdict(self)
 
     def is_whole(self, chain: Chain) -> bool:
         """Whether a chain has all its places."""
@@ -103,6 +100,7 @@ class _State:
     outcomes: Outcomes  # of that prompt alone
     end_ids: frozenset[int]
     num_scored: int
+    has_noise_by_place: bool  # of sampled reasonings; chains that do not say so share one
     store: ReasoningStore = field(default_factory=ReasoningStore)
     writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
 
@@ -158,7 +156,8 @@ class Collector:
         else:
             first = self._run(layouts, [layouts.prompt_ids], config)
         end_ids = self._lm.end_ids | layouts.end_ids
-        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored)
+        has_noise = bool(chain.settings.get(_NOISE_BY_PLACE))
+        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored, has_noise)
         state.keep(layouts.prompt_ids, first, config)
         for place in chain.places:
             state.add(place, config)
@@ -171,8 +170,8 @@ class Collector:
 
     def begin(self, model: str, task: str, seed: int) -> Chain:
         """A chain without places."""
-        num_selection, settings = self._settings.num_selection, asdict(self._settings)
-        return Chain(model, task, seed, num_selection, (), settings, self.made_on)
+        settings = asdict(self._settings) | {_NOISE_BY_PLACE: 1}
+        return Chain(model, task, seed, self._settings.num_selection, (), settings, self.made_on)
 
     def _position(self, chain: Chain, state: _State) -> Position:
         """Each seed starts where the one before it ends."""
@@ -191,7 +190,8 @@ class Collector:
         drafts = [rollout.reasoning_ids for rollout in rollouts]
         outcomes = _joined(state.outcomes, self._run(layouts, prompts, config, drafts))
         stored = state.store.chosen(own, config.num_reasonings)
-        by_kind = {"stored": stored, "sampled": self._sampled(scored, position, config)}
+        draw = draw_reasonings if state.has_noise_by_place else sampled_reasonings
+        by_kind = {"stored": stored, "sampled": draw(self._sampler, scored, position, config)}
         by_gradient = reasoning_scores(self._engine, scored, by_kind, position, ids, config)
         read, num_effective = rescored(
             self._engine, scored, stored, [position.prompt_ids, *prompts], state.writers
@@ -210,11 +210,6 @@ class Collector:
             num_effective=num_effective,
             winner=winner_of(outcomes, self._settings.num_selection, config),
         )
-
-    def _sampled(self, layouts: Layouts, position: Position, config: Config) -> Reasonings:
-        if self._settings.noise_by_place:
-            return draw_reasonings(self._sampler, layouts, position, config)
-        return sampled_reasonings(self._sampler, layouts, position.prompt_ids, config)
 
     def _candidates(
         self, layouts: Layouts, gradients: torch.Tensor, position: Position, config: Config

@@ -142,12 +142,46 @@ SIGNALS: Mapping[str, Signal] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Errors:
+    """True error rates [R, K] of K candidates: on all rows of the truth, and on either half."""
+
+    whole: Doubles
+    halves: tuple[Doubles, Doubles]
+
+    @classmethod
+    def on(cls, splits: Splits, is_wrong: npt.NDArray[np.bool_]) -> Errors:
+        """Those of candidates by whether they are wrong on the pool's rows [N, K]."""
+        first, second = (means(half, is_wrong) for half in splits.halves)
+        return cls(means(splits.truth, is_wrong), (first, second))
+
+    def at(self, which: npt.NDArray[np.int64]) -> Errors:
+        """Those of some candidates: their numbers [R, J]."""
+        first, second = (np.take_along_axis(half, which, axis=1) for half in self.halves)
+        return Errors(np.take_along_axis(self.whole, which, axis=1), (first, second))
+
+    def lowest_of(self, number: int) -> Doubles:
+        """Expected error [R] of the lowest of so many candidates, drawn without replacement.
+
+        The lowest of noisy errors is low by luck too: which one it is is said by one half of the
+        rows, its error by the other, and the mean taken of both ways. Ties go to the lower id.
+        """
+        num = self.whole.shape[1]
+        size = min(number, num)
+        chances = np.array([comb(num - 1 - i, size - 1) / comb(num, size) for i in range(num)])
+        found = np.zeros(len(self.whole))
+        for chosen_by, measured in (self.halves, self.halves[::-1]):
+            order = np.argsort(chosen_by, axis=1, kind="stable")
+            found += np.take_along_axis(measured, order, axis=1) @ chances / 2
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """How a signal ranked the candidates of a place, mean over the splits.
 
-    `best` is the mean true error of its best few, `lowest` the lowest among them; both less what
-    as many at random come to.
+    `best` is the mean true error of its best few, `lowest` that of the lowest among them; both less
+    what as many at random come to.
     """
 
     correlation: float
@@ -155,25 +189,14 @@ class Ranking:
     lowest: float
 
 
-def ranking(values: Doubles, truth: Doubles, reference: Doubles | None = None) -> Ranking:
-    """By a signal's values [R, K] and the true errors [R, K]; ties go to the lower id.
+def ranking(values: Doubles, errors: Errors, drawn: Errors) -> Ranking:
+    """By a signal's values [R, K] of the candidates with these errors; ties go to the lower id.
 
-    `reference` [R, J] are the true errors of those that are drawn at random, by default the same.
+    `drawn` are the errors of the candidates that some at random are of.
     """
-    drawn = truth if reference is None else reference
-    first = np.argsort(values, axis=1, kind="stable")[:, :SHORTLIST]
-    errors = np.take_along_axis(truth, first, axis=1)
+    best = errors.at(np.argsort(values, axis=1, kind="stable")[:, :SHORTLIST])
     return Ranking(
-        correlation=float(spearman(values, truth).mean()),
-        best=float((errors.mean(1) - drawn.mean(1)).mean()),
-        lowest=float((errors.min(1) - lowest_at_random(drawn)).mean()),
+        correlation=float(spearman(values, errors.whole).mean()),
+        best=float((best.whole.mean(1) - drawn.whole.mean(1)).mean()),
+        lowest=float((best.lowest_of(SHORTLIST) - drawn.lowest_of(SHORTLIST)).mean()),
     )
-
-
-def lowest_at_random(errors: Doubles) -> Doubles:
-    """Expected lowest [R] of `SHORTLIST` of the errors [R, K] drawn without replacement."""
-    num = errors.shape[1]
-    size = min(SHORTLIST, num)
-    chances = [comb(num - 1 - i, size - 1) / comb(num, size) for i in range(num)]
-    found: Doubles = np.sort(errors, axis=1) @ np.array(chances)
-    return found

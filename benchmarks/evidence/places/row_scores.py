@@ -39,16 +39,16 @@ def first_order(
 
 
 def sampled_reasonings(
-    sampler: Engine, layouts: Layouts, prompt_ids: Ids, config: Config
+    sampler: Engine, layouts: Layouts, position: Position, config: Config
 ) -> list[list[Reasoning]]:
     """`num_reasonings` reasonings of each row, drawn by an engine that samples.
 
-    The noise is that of the row and the draw, the same for all prompts and at all places:
-    `draw_reasonings` of the search has noise of its own at each.
+    The noise is that of the row and the draw, the same at all places: chains of stored results were
+    begun so, and go on with it. `draw_reasonings` has noise of its own at each.
     """
     num_rows, number = len(layouts), config.num_reasonings
     again = replace(layouts, rows=layouts.rows * number)  # each draw is a row with its own noise
-    (scored,) = score_prompts(sampler, again, [prompt_ids], config)
+    (scored,) = score_prompts(sampler, again, [position.prompt_ids], config)
     assert scored is not None
     return [[Reasoning.of(r) for r in scored.rollouts[row::num_rows]] for row in range(num_rows)]
 

@@ -6,7 +6,7 @@ A chain's first place is not among them: it fills the store of reasonings that t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,10 @@ from benchmarks.evidence.chains import Chain, Place
 from benchmarks.evidence.places.ranking import (
     SHORTLIST,
     SIGNALS,
+    Errors,
     Measured,
     Ranking,
     Splits,
-    lowest_at_random,
-    means,
     ranking,
 )
 from benchmarks.evidence.resampling import Clusters, Doubles, Estimate, ceiling, holm, spearman
@@ -28,24 +27,31 @@ NUM_TRUTH = 96  # rows of the truth, fewer where the pool has fewer that no chan
 NUM_TRAIN = (24, 50)
 VOCABULARY = "answer gradient, lowest of the vocabulary"
 _WITHOUT_ROWS = "proposal log-probability"  # a signal that reads none
+# A difference that was asked for once the table had been seen.
+_AFTERWARDS = ("stored reasonings re-scored", "reasoning gradient, stored")
 
 Key = tuple[str, int]  # a signal and its number of training rows
 
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """What the candidates of a place come to without a signal: true errors, mean over splits."""
+    """What the proposals of a place come to without a signal: true errors, mean over splits.
+
+    `lowest_at_random` is that of the lowest of a few, `lowest` of all, `gain` what the latter has
+    less than the incumbent.
+    """
 
     half_correlation: float
+    incumbent: float
     mean: float
     lowest_at_random: float
-    best: float
-    incumbent: float
+    lowest: float
+    gain: float
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A signal in the table; p-values are Holm's unless it is the primary one."""
+    """A signal in the table; p-values are Holm's but for the primary one and for differences."""
 
     key: Key
     correlation: Estimate
@@ -65,8 +71,15 @@ def table(chains: Sequence[Chain], primary: Key) -> str:
         heading += f": too few to conclude, {LEAST_PLACES} are the least"
     if not used:
         return heading
-    parts = [heading, _baselines_text(used), _stored_text([place for _, place in used])]
-    return "\n\n".join([*parts, _table_text(signal_lines(chains, primary), primary)])
+    found = _Found(used)
+    parts = [
+        heading,
+        _baselines_text(used),
+        _stored_text([place for _, place in used]),
+        _table_text("signal", _signal_lines(found, primary), primary),
+        _table_text("asked for afterwards, p not corrected", _afterwards(found), primary),
+    ]
+    return "\n\n".join(parts)
 
 
 def counted(chains: Sequence[Chain]) -> tuple[list[tuple[Chain, Place]], int]:
@@ -79,35 +92,58 @@ def counted(chains: Sequence[Chain]) -> tuple[list[tuple[Chain, Place]], int]:
 
 def signal_lines(chains: Sequence[Chain], primary: Key) -> list[Line]:
     """The primary signal first, then the others; Holm's correction is over all that these ask."""
-    used, _ = counted(chains)
-    clusters = Clusters([chain.cluster for chain, _ in used])
-    found = [dict(rankings(place, chain.num_selection)) for chain, place in used]
-    keys = [primary, *(key for key in found[0] if key != primary)]
-    columns = [
-        [clusters.estimate([getattr(own[key], name) for own in found]) for key in keys]
-        for name in ("correlation", "best", "lowest")
-    ]
-    asked = list(zip(*columns, strict=True))
-    adjusted = holm([e.p_value for own in asked[1:] for e in own[:2]])
-    pairs = zip(adjusted[::2], adjusted[1::2], strict=True)
-    p_values = [(asked[0][0].p_value, asked[0][1].p_value), *pairs]
-    return [
-        Line(key, correlation, best, lowest, *own)
-        for key, (correlation, best, lowest), own in zip(keys, asked, p_values, strict=True)
-    ]
+    return _signal_lines(_Found(counted(chains)[0]), primary)
+
+
+class _Found:
+    """What all signals came to at the places of some chains."""
+
+    def __init__(self, used: Sequence[tuple[Chain, Place]]) -> None:
+        self._clusters = Clusters([chain.cluster for chain, _ in used])
+        self._rankings = [dict(rankings(place, chain.num_selection)) for chain, place in used]
+        self.keys = list(self._rankings[0])
+
+    def line(self, name: str, key: Key, less: Key | None = None) -> Line:
+        """A signal, or its difference to another one, place by place; p-values not corrected."""
+        columns = self._columns(key)
+        if less is not None:
+            columns = columns - self._columns(less)
+        correlation, best, lowest = (self._clusters.estimate(column) for column in columns)
+        p_values = correlation.p_value, best.p_value
+        return Line((name, key[1]), correlation, best, lowest, *p_values)
+
+    def _columns(self, key: Key) -> Doubles:
+        """[3, P]: correlation, best and lowest at P places."""
+        own = [found[key] for found in self._rankings]
+        return np.array([[r.correlation, r.best, r.lowest] for r in own]).T
+
+
+def _signal_lines(found: _Found, primary: Key) -> list[Line]:
+    keys = [primary, *(key for key in found.keys if key != primary)]
+    first, *others = (found.line(key[0], key) for key in keys)
+    adjusted = holm([p for line in others for p in (line.correlation_p, line.best_p)])
+    corrected = zip(others, adjusted[::2], adjusted[1::2], strict=True)
+    return [first, *(replace(line, correlation_p=p, best_p=q) for line, p, q in corrected)]
+
+
+def _afterwards(found: _Found) -> list[Line]:
+    name, other = _AFTERWARDS
+    shown = f"{name} − {other}"
+    return [found.line(shown, (name, n), less=(other, n)) for n in NUM_TRAIN]
 
 
 def rankings(place: Place, num_selection: int) -> Iterator[tuple[Key, Ranking]]:
     """How each signal ranks a place's proposals, and the gradient all candidates."""
     for num_train in NUM_TRAIN:
         splits = splits_of(place, num_selection, num_train)
-        errors = _errors(place, splits.truth)
+        is_wrong = ~place.outcomes.is_right[1:].T
+        proposals = Errors.on(splits, is_wrong[:, place.from_lm])
         measured = Measured(place, splits.train, place.from_lm)
         for name, signal in SIGNALS.items():
             if name != _WITHOUT_ROWS or num_train == NUM_TRAIN[-1]:
-                yield (name, num_train), ranking(signal(measured), errors[:, place.from_lm])
+                yield (name, num_train), ranking(signal(measured), proposals, proposals)
         everyone = Measured(place, splits.train, np.ones_like(place.from_lm))
-        found = ranking(everyone.score("answer"), errors, errors[:, place.from_lm])
+        found = ranking(everyone.score("answer"), Errors.on(splits, is_wrong), proposals)
         yield (VOCABULARY, num_train), found
 
 
@@ -121,21 +157,18 @@ def splits_of(place: Place, num_selection: int, num_train: int) -> Splits:
 def baselines(place: Place, num_selection: int) -> Baselines:
     """What is true of a place's proposals, whoever ranks them."""
     splits = splits_of(place, num_selection, NUM_TRAIN[-1])
-    errors = _errors(place, splits.truth)[:, place.from_lm]
-    first, second = (_errors(place, half)[:, place.from_lm] for half in splits.halves)
-    incumbent = means(splits.truth, ~place.outcomes.is_right[:1].T)
+    is_wrong = ~place.outcomes.is_right.T
+    errors = Errors.on(splits, is_wrong[:, 1:][:, place.from_lm])
+    incumbent = float(Errors.on(splits, is_wrong[:, :1]).whole.mean())
+    lowest = float(errors.lowest_of(errors.whole.shape[1]).mean())
     return Baselines(
-        half_correlation=float(spearman(first, second).mean()),
-        mean=float(errors.mean()),
-        lowest_at_random=float(lowest_at_random(errors).mean()),
-        best=float(errors.min(1).mean()),
-        incumbent=float(incumbent.mean()),
+        half_correlation=float(spearman(*errors.halves).mean()),
+        incumbent=incumbent,
+        mean=float(errors.whole.mean()),
+        lowest_at_random=float(errors.lowest_of(SHORTLIST).mean()),
+        lowest=lowest,
+        gain=incumbent - lowest,
     )
-
-
-def _errors(place: Place, rows: Doubles) -> Doubles:
-    """Error rates [R, K] of all candidates on rows [R, N]."""
-    return means(rows, ~place.outcomes.is_right[1:].T)
 
 
 def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
@@ -146,13 +179,14 @@ def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
         for name in Baselines.__slots__
     }
     errors = (
-        f"{SHORTLIST} at random {found['mean'].mean:.3f}, the lowest of them "
-        f"{found['lowest_at_random'].mean:.3f}; the best of all {found['best'].mean:.3f}; the "
-        f"prompt as it is {found['incumbent'].mean:.3f}"
+        f"{found['mean'].mean:.3f} on the mean, the lowest of {SHORTLIST} at random "
+        f"{found['lowest_at_random'].mean:.3f}, the lowest of all {found['lowest'].mean:.3f}; of "
+        f"the prompt as it is {found['incumbent'].mean:.3f}"
     )
     half = found["half_correlation"]
     return (
         f"True error of the proposals: {errors}.\n"
+        f"The prompt as it is less the lowest of all: {_shown(found['gain'], 3)}.\n"
         f"A signal without noise would correlate by {ceiling(half.mean):.2f} "
         f"[{ceiling(half.low):.2f}, {ceiling(half.high):.2f}] with the truth as it was measured."
     )
@@ -168,10 +202,10 @@ def _stored_text(places: Sequence[Place]) -> str:
     )
 
 
-def _table_text(lines: Sequence[Line], primary: Key) -> str:
-    best = f"best {SHORTLIST} − {SHORTLIST} at random"
+def _table_text(title: str, lines: Sequence[Line], primary: Key) -> str:
+    best = f"true error, best {SHORTLIST} − {SHORTLIST} at random | p | lowest of the {SHORTLIST}"
     text = [
-        f"| signal | rows | correlation with true error | p | true error, {best} | p | lowest |",
+        f"| {title} | rows | correlation with true error | p | {best} |",
         "|---|---|---|---|---|---|---|",
     ]
     for line in lines:

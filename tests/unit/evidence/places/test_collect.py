@@ -5,11 +5,12 @@ import pytest
 
 from benchmarks.evidence import signals
 from benchmarks.evidence.chains import load, load_chains, save
+from benchmarks.evidence.places import collect
 from benchmarks.evidence.places.collect import Collector, Settings, lay_out, rollouts_of, winner_of
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.model.lm import load_lm
-from greater_fast.search.nouns import TIE, Position
+from greater_fast.search.nouns import TIE
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.unit.evidence import synthetic
 
@@ -155,33 +156,23 @@ def test_rollouts_come_back_from_what_was_written():
     assert [r.answer_hits for r in found] == [(right,) for right in outcomes.is_right[0].tolist()]
 
 
-def test_noise_of_its_own_at_each_place(lm):
-    """Of a prompt that stays as it is, the shared noise draws the same reasonings again."""
-    key = (TASK, 0)
-    for by_place in (0, 1):
-        settings = dataclasses.replace(SETTINGS, noise_by_place=by_place)
-        collector = Collector(lm, settings, [key])
-        layouts = lay_out(lm, settings, *key)
-        config = settings.config()
-        places = [Position(number, number, layouts.prompt_ids) for number in (0, 1)]
-        first, second = (collector._sampled(layouts, place, config) for place in places)
-        assert (first == second) is (by_place == 0)
-        assert first == collector._sampled(layouts, places[0], config)
-        assert [len(own) for own in first] == [settings.num_reasonings] * 8
-
-
-def test_chains_that_say_nothing_of_noise_are_gone_on_with():
-    settings = Settings()
-    values = dataclasses.asdict(settings)
-    chain = synthetic.chain(num_places=1, num_rows=3)
-    old = {name: value for name, value in values.items() if name != "noise_by_place"}
-    assert settings.made(dataclasses.replace(chain, settings=old))
-    assert settings.made(dataclasses.replace(chain, settings=values))
-    other = dataclasses.replace(settings, noise_by_place=1)
-    assert not other.made(dataclasses.replace(chain, settings=old))
-    assert other.made(dataclasses.replace(chain, settings=dataclasses.asdict(other)))
-    with pytest.raises(ValueError, match="noise_by_place: got 2, expected 0 or 1"):
-        Settings(noise_by_place=2)
+def test_a_chain_goes_on_with_the_noise_that_it_was_begun_with(collector, whole, monkeypatch):
+    asked = []
+    for name in ("draw_reasonings", "sampled_reasonings"):
+        true = getattr(collect, name)
+        monkeypatch.setattr(collect, name, lambda *a, n=name, f=true: asked.append(n) or f(*a))
+    begun = dataclasses.replace(whole, places=whole.places[:1])
+    assert same(list(collector.places(begun))[-1], whole)
+    assert asked == ["draw_reasonings"] * 2
+    assert begun.settings == dataclasses.asdict(SETTINGS) | {"noise_by_place": 1}
+    older = dataclasses.replace(begun, settings=dataclasses.asdict(SETTINGS))
+    longer = list(collector.places(older))[-1]
+    assert asked[2:] == ["sampled_reasonings"] * 2
+    assert longer.settings == older.settings
+    for settings in (begun.settings, older.settings):
+        assert SETTINGS.made(dataclasses.replace(begun, settings=settings))
+        other = settings | {"num_rows": 9}
+        assert not SETTINGS.made(dataclasses.replace(begun, settings=other))
 
 
 def test_a_run_does_what_is_left_and_no_more(lm, tmp_path, monkeypatch, capsys):

@@ -114,8 +114,9 @@ def test_importance_by_hand():
 
 def test_reasonings_are_drawn_several_a_row_each_with_its_own_noise(lm, layouts):
     sampler = RolloutEngine(lm, kv_cache_bytes=1 << 22, sampling_temperature=1.0)
-    drawn = sampled_reasonings(sampler, layouts, layouts.prompt_ids, SETTINGS.config())
+    first, later = Position(0, 1, layouts.prompt_ids), Position(3, 2, layouts.prompt_ids)
+    drawn = sampled_reasonings(sampler, layouts, first, SETTINGS.config())
     assert [len(own) for own in drawn] == [3] * 4
     assert len({r.ids for own in drawn for r in own}) == 12
-    again = sampled_reasonings(sampler, layouts, layouts.prompt_ids, SETTINGS.config())
+    again = sampled_reasonings(sampler, layouts, later, SETTINGS.config())
     assert again == drawn

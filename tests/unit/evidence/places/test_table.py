@@ -8,10 +8,10 @@ from benchmarks.evidence import signals
 from benchmarks.evidence.chains import chain_path, save
 from benchmarks.evidence.places.ranking import (
     SIGNALS,
+    Errors,
     Measured,
     Splits,
     by_rank,
-    lowest_at_random,
     means,
     ranking,
     together,
@@ -96,7 +96,7 @@ def test_a_signal_that_is_the_truth_reaches_the_ceiling_and_noise_is_nothing(fou
     assert mean(found, "stored reasonings by importance", 50) == 0
     assert 0.5 < mean(found, "error, regenerated", 24) < mean(found, "error, regenerated", 50)
     # of seven the first three of a perfect ranking, less the mean of all
-    gap = np.mean([base.best - base.mean for base in bases])
+    gap = np.mean([base.lowest - base.mean for base in bases])
     assert gap < mean(found, "reasoning gradient, stored", 50, "best") < -0.05
     assert mean(found, "both gradients", 50) > mean(found, "both gradients, sampled", 50)
 
@@ -110,20 +110,43 @@ def test_all_signals_are_there_for_each_number_of_rows(found):
 
 def test_a_ranking_by_hand():
     errors = np.array([[0.1, 0.5, 0.3, 0.9]])
-    own = ranking(np.array([[1.0, 2.0, 3.0, 4.0]]), errors)
+    same = Errors(errors, (errors, errors))  # halves that agree: no luck in the lowest
+    own = ranking(np.array([[1.0, 2.0, 3.0, 4.0]]), same, same)
     assert own.correlation == pytest.approx(0.8)  # ranks 1 3 2 4: 1 - 6 * 2 / (4 * 15)
     assert own.best == pytest.approx(0.3 - 0.45)
     assert own.lowest == pytest.approx(0.1 - (3 * 0.1 + 0.3) / 4)
-    other = ranking(np.array([[4.0, 2.0, 3.0, 1.0]]), errors, np.array([[0.2, 0.2, 0.2]]))
+    alike = np.array([[0.2, 0.2, 0.2]])
+    other = ranking(np.array([[4.0, 2.0, 3.0, 1.0]]), same, Errors(alike, (alike, alike)))
     assert other.best == pytest.approx((0.9 + 0.5 + 0.3) / 3 - 0.2)
     assert other.lowest == pytest.approx(0.3 - 0.2)
 
 
-def test_the_lowest_at_random_is_the_mean_over_all_draws():
-    errors = np.random.default_rng(0).random((2, 6))
-    expected = [np.mean([min(three) for three in combinations(row, 3)]) for row in errors]
-    assert lowest_at_random(errors) == pytest.approx(expected)
-    assert lowest_at_random(errors[:, :2]) == pytest.approx(errors[:, :2].min(1))
+def test_the_lowest_is_chosen_on_one_half_and_measured_on_the_other():
+    first, second = np.random.default_rng(0).random((2, 3, 6))
+    errors = Errors((first + second) / 2, (first, second))
+    for row, found in enumerate(errors.lowest_of(3)):
+        crossed = []
+        for by, on in ((first[row], second[row]), (second[row], first[row])):
+            crossed += [on[min(three, key=by.__getitem__)] for three in combinations(range(6), 3)]
+        assert found == pytest.approx(np.mean(crossed))
+    assert errors.lowest_of(6) == pytest.approx(
+        [(s[f.argmin()] + f[s.argmin()]) / 2 for f, s in zip(first, second, strict=True)]
+    )
+    assert errors.at(np.array([[1, 4]] * 3)).lowest_of(3) == pytest.approx(
+        Errors(errors.whole[:, [1, 4]], (first[:, [1, 4]], second[:, [1, 4]])).lowest_of(2)
+    )
+
+
+def test_luck_is_no_part_of_the_lowest():
+    """Of candidates that all err alike the lowest does too, though measured rows say otherwise."""
+    is_wrong = np.random.default_rng(3).random((160, 7)) < 0.4
+    splits = Splits.drawn((50, 64, 160), 50, 96)
+    many = [Errors.on(splits, np.random.default_rng(n).random((160, 7)) < 0.4) for n in range(40)]
+    assert np.mean([e.lowest_of(7).mean() for e in many]) == pytest.approx(0.4, abs=0.02)
+    assert np.mean([e.whole.min(1).mean() for e in many]) < 0.36
+    one = Errors.on(splits, is_wrong)
+    assert one.whole == pytest.approx(means(splits.truth, is_wrong))
+    assert (one.halves[0] + one.halves[1]) / 2 == pytest.approx(one.whole)
 
 
 def test_scores_together_weigh_alike_and_a_constant_one_says_nothing():
@@ -157,10 +180,20 @@ def test_the_table_says_how_many_places_and_that_few_are_too_few(chains):
     assert "too few" not in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert rows[0].startswith("| **both gradients** (primary) | 50 | +")
-    assert len(rows) == 2 * (len(SIGNALS) + 1) - 1
+    assert len(rows) == 2 * (len(SIGNALS) + 1) - 1 + 1 + 2
     few = table(chains[:2], PRIMARY)
     assert few.startswith(f"12 places, 2 chains: too few to conclude, {LEAST_PLACES} are the least")
     assert table([], PRIMARY).startswith("0 places, 0 chains: too few to conclude")
+
+
+def test_a_paired_difference_is_taken_place_by_place(chains, found):
+    text = table(chains[::2], PRIMARY)
+    lines = [line.split(" | ") for line in text.splitlines() if " − reasoning" in line]
+    assert [line[1] for line in lines] == ["24", "50"]
+    for line in lines:
+        own = mean(found, "stored reasonings re-scored", int(line[1]))
+        difference = own - mean(found, "reasoning gradient, stored", int(line[1]))
+        assert float(line[2].split()[0].replace("−", "-")) == pytest.approx(difference, abs=0.006)
 
 
 def test_places_with_few_proposals_are_left_out(chains):
