@@ -1,41 +1,112 @@
-"""The pages of the evidence show what is stored, as their commands print it."""
+"""The pages of the evidence show what is stored, as their commands print it, and claim no more."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import effect, signals
+from benchmarks.evidence import effect, racing, signals
 from benchmarks.evidence.chains import load_chains
-from benchmarks.evidence.policies.report import tables
+from benchmarks.evidence.policies import report
 
 ROOT = Path(__file__).parents[3]
 DOCS, RESULTS = ROOT / "docs/evidence", ROOT / "benchmarks/results"
+INTERVAL = re.compile(r"\[([+−-]?[\d.]+), ([+−-]?[\d.]+)\]")
+NUMBER = re.compile(r"(?<![\w.])[+−-]?\d[\d,]*(?:\.\d+)?")
 
 
-def missing(page: str, printed: str) -> list[str]:
-    """Lines of a table that a page has not; those without any value may be left out."""
-    shown = (DOCS / page).read_text(encoding="utf-8").splitlines()
-    lines = [line for line in printed.splitlines() if line and not line.startswith("## ")]
-    return [line for line in lines if line not in shown and "| – | – | – | – |" not in line]
-
-
-def test_signals():
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the commands print of the stored results, by the page that shows it."""
+    outcomes = effect.Log(RESULTS / "effect", effect.Settings(device="NVIDIA H200")).outcomes
     models = signals.of_models(load_chains(RESULTS / "signals"), is_confirming=False)
-    assert len(models) == 2
-    assert missing("signals.md", signals.report(models)) == []
+    policies = json.loads((RESULTS / "policies.json").read_text())
+    assert len(models) == len(policies) == 2
+    return {
+        "effect": effect.report(outcomes, list(effect.TASKS), "smollm2-135m, NVIDIA H200"),
+        "signals": signals.report(models),
+        "policies": "\n\n".join(report.tables(own) for own in policies.values()),
+        "racing": racing.tables(json.loads((RESULTS / "racing.json").read_text())),
+    }
 
 
-def test_policies():
-    found = json.loads((RESULTS / "policies.json").read_text())
-    assert len(found) == 2
-    for of_model in found.values():
-        assert missing("policies.md", tables(of_model)) == []
+@pytest.mark.parametrize("page", ["effect", "signals", "policies", "racing"])
+def test_a_page_has_the_tables(page, printed):
+    """Lines of a table without any value may be left out."""
+    shown = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in printed[page].splitlines() if line and not line.startswith("## ")]
+    missing = [line for line in lines if line not in shown and "| – | – | – | – |" not in line]
+    assert missing == []
 
 
-def test_effect(capsys: pytest.CaptureFixture[str]):
-    effect.main(["--minutes", "0", "--out", str(RESULTS / "effect")])
-    assert missing("effect.md", capsys.readouterr().out) == []
+def test_the_readme_has_the_lines_of_the_effect(printed):
+    lines = [[c.strip() for c in line.split("|")[1:6]] for line in printed["effect"].splitlines()]
+    names = {"initial prompt": "initial prompt", "random shortlist": "random shortlist"}
+    names |= {"ours": "GReaTer", "ours − initial prompt": "GReaTer − initial, points"}
+    names |= {"ours − random shortlist": "GReaTer − random, points"}
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, in_readme in names.items():
+        values = next(own[1:] for own in lines if own[:1] == [name])
+        cells = [re.sub(r" \(\d+\)$", "", value).replace("-", "−") for value in values]
+        assert f"| {' | '.join([in_readme, *cells])} |" in shown
+
+
+def value(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+def estimates(text: str) -> set[tuple[float, float, float]]:
+    """Intervals with the number before each; prose may say "err 0.5 less" for a difference."""
+    found = set()
+    for match in INTERVAL.finditer(text):
+        mean = NUMBER.findall(INTERVAL.sub("", text[: match.start()]))[-1:] or ["0"]
+        found.add((abs(value(mean[0])), value(match[1]), value(match[2])))
+    return found
+
+
+def p_values(text: str) -> set[str]:
+    return set(re.findall(r"\bp (?:=|is) ([\d.]+\d)", text.replace("\n", " ")))
+
+
+def claims(path: Path) -> str:
+    """The prose of a page, and of the overview what stands in its table."""
+    text = path.read_text(encoding="utf-8")
+    if path.name == "README.md":
+        return text[text.index("## Does it work?") : text.index("## Licence")]
+    if path.name == "evidence.md":
+        return text
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README", "docs/evidence", *(f"docs/evidence/{p}" for p in ("effect", "signals", "policies"))],
+)
+def test_a_figure_of_the_prose_stands_in_a_table(page, printed):
+    every = "\n".join(printed.values())
+    said = claims(ROOT / f"{page}.md")
+    assert estimates(said)
+    assert estimates(said) - estimates(every) == set()
+    cells = {cell.strip() for line in every.splitlines() for cell in line.split("|")}
+    assert p_values(said) - cells == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("docs/evidence.md", "Does a race spare"),
+        ("docs/choosing.md", "evidence/racing.md"),
+        ("docs/evidence/racing.md", "of the rows at 30 points"),
+    ],
+)
+def test_what_a_race_spares_is_said_as_simulated(page, words, printed):
+    ratios = printed["racing"].split("of those by the bound alone")[1]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (own,) = [part for part in re.split(r"\n\n|\n(?=\|)", text) if words in part]
+    found = set(re.findall(r"\b\d\.\d\d\b", own)) - {"0.05"}  # a level
+    assert found
+    assert found <= set(re.findall(r"\b\d\.\d\d\b", ratios))
 
 
 def test_figures_are_there():
