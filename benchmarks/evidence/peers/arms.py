@@ -14,7 +14,14 @@ from promptolution.tasks import ClassificationTask
 from promptolution.utils.callbacks import BaseCallback
 from promptolution.utils.prompt import Prompt
 
-from benchmarks.evidence.effect_cells import Cell, Cost, Outcome, Settings
+from benchmarks.evidence.effect_cells import (
+    MOST_IDLE_STEPS,
+    NOTHING_NEW,
+    Cell,
+    Cost,
+    Outcome,
+    Settings,
+)
 from benchmarks.evidence.peers.predictor import AskedAnswer
 from benchmarks.gpu.main import commit
 from greater_fast.api import DEFAULT_PROMPT
@@ -50,7 +57,7 @@ GIVEN = (
     "Think about the question, and say what the right answer is.",
 )
 _POOL_BYTES = 1 << 30  # of each engine's keys and values
-_MOST_STEPS, _MOST_IDLE_STEPS = 10_000, 60
+_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +100,8 @@ class Spending(BaseCallback):
         self._seen = spent
         if spent >= self._budget:
             self.stopped = "budget spent"
-        elif self._num_idle >= _MOST_IDLE_STEPS:
-            self.stopped = "nothing new is proposed"
+        elif self._num_idle >= MOST_IDLE_STEPS:
+            self.stopped = NOTHING_NEW
         return not self.stopped
 
 
