@@ -62,17 +62,18 @@ class Completions:
         written = self._written(ids, text, self._config.max_new_tokens, self._stop)
         if problem := self._wire.misread(ids, written):
             raise ValueError(f"{problem}: {BY_CHAT}")
-        reasoning_ids, exact = self._reasoning(written)
+        reasoning_ids, is_same = self._reasoning(written)
         behind = (*ids, *reasoning_ids, *layouts.extractor_ids)
         whole = f"{text}{written.text}{self._behind}"
         answer = self._written(behind, whole, self._answer_room)
+        checks = (is_same, self._wire.is_read(behind, answer))
         return Answered(
             written.text.strip()
             if written.ids is None
             else layouts.vocabulary.plain_text(reasoning_ids),
             answer.text if answer.ids is None else layouts.vocabulary.text(self._ended(answer.ids)),
             cut_off=written.cut_off and (written.ids is None or reasoning_ids == written.ids),
-            exact=exact and not self._wire.misread(behind, answer),
+            exact=False if False in checks else None if None in checks else True,
         )
 
     def _ids(self, row: int) -> tuple[int, ...]:
@@ -82,10 +83,11 @@ class Completions:
         """Ids up to the first that ends the text."""
         return ids[: next((i for i, number in enumerate(ids) if number in self._ends), len(ids))]
 
-    def _reasoning(self, written: Written) -> tuple[tuple[int, ...], bool]:
-        """The reasoning's ids, and whether they are those that were generated, as far as is known.
+    def _reasoning(self, written: Written) -> tuple[tuple[int, ...], bool | None]:
+        """The reasoning's ids, and whether they are as many as were generated; None: not told.
 
-        A server that does not say which they are may count them, with the end or without it.
+        A server that does not say which they are may count them, with the end or without it; what
+        the token limit has cut off has no end.
         """
         if written.ids is not None:
             return self._ended(written.ids), True
@@ -93,7 +95,10 @@ class Completions:
         ids = vocabulary.spelled((), written.text)
         if not ids and written.text:  # no place in a text has it: half a character, for one
             ids = tuple(vocabulary.encode([written.text], special_tokens=False)[0])
-        return ids, written.num_tokens in (None, len(ids), len(ids) + 1)
+        if written.num_tokens is None:
+            return ids, None
+        num_ends = written.num_tokens - len(ids)
+        return ids, num_ends == 0 or (num_ends == 1 and not written.cut_off)
 
     def _written(
         self, ids: Sequence[int], text: str, room: int, stop: Mapping[str, Any] | None = None

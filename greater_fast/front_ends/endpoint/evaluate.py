@@ -158,7 +158,8 @@ class _Run:
         self._metric, self._teller = metric, teller
         self._rows: dict[int, RowRecord] = {}
         self._keys = [self._key(row) for row in range(len(conversation.examples))]
-        self.num_known = self.num_inexact = self.num_empty = self.num_answers_cut_off = 0
+        self.num_known = self.num_inexact = self.num_unchecked = 0
+        self.num_empty = self.num_answers_cut_off = 0
 
     def ask(self) -> None:
         """Take the known rows, and ask for the others."""
@@ -206,7 +207,8 @@ class _Run:
         self._rows[row] = row_record(
             examples[row], predicted, answered.reasoning, cut_off=answered.cut_off, metric=value
         )
-        self.num_inexact += not answered.exact
+        self.num_inexact += answered.exact is False
+        self.num_unchecked += answered.exact is None
         self.num_empty += answered.flaw == "empty"
         self.num_answers_cut_off += answered.flaw == "cut off"
         self._teller.row()
@@ -246,9 +248,9 @@ def _idle_here(config: Config) -> tuple[str, ...]:
 
 def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str, ...]:
     """What is to be said of how the rows were come by."""
-    num_known, num_inexact, num_empty, num_answers_cut_off = (
-        sum(getattr(run, name) for run in runs)
-        for name in ("num_known", "num_inexact", "num_empty", "num_answers_cut_off")
+    num_known, num_inexact, num_unchecked, num_empty, num_answers_cut_off = (
+        sum(getattr(run, f"num_{name}") for run in runs)
+        for name in ("known", "inexact", "unchecked", "empty", "answers_cut_off")
     )
     notes = []
     if num_known:  # an address and a name are all that is known of what was served
@@ -261,6 +263,12 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
         notes.append(
             f"of {num_inexact} rows the reasoning came back as text, and was read as other tokens "
             "than were generated: the answer follows these"
+        )
+    if num_unchecked:
+        notes.append(
+            f"of {num_unchecked} rows the reasoning came back as text, and the server does not "
+            "count its tokens: that the answer follows those that were generated could not be "
+            "checked"
         )
     if num_empty:
         notes.append(

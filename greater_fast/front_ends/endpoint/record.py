@@ -18,7 +18,13 @@ from greater_fast.runs.read import read_lines
 from greater_fast.runs.writer import Writer, make_folders, new_path, take_back
 
 _BEGINNING = b'{"asked": "'
-_ANSWERED = {"asked": str, "reasoning": str, "answer": str, "cut_off": bool, "exact": bool}
+_ANSWERED = {
+    "asked": str,
+    "reasoning": str,
+    "answer": str,
+    "cut_off": bool,
+    "exact": bool | None,
+}
 
 
 def digest(asked: Mapping[str, Any]) -> str:
@@ -98,7 +104,7 @@ class Record:
         assert self._path is not None
         damage: list[str] = []
         for line in read_lines(self._path, damage):
-            if not all(isinstance(line.get(name), kind) for name, kind in _ANSWERED.items()):
+            if not all(isinstance(line.get(name, ...), kind) for name, kind in _ANSWERED.items()):
                 damage.append("a line is none of ours")
                 break
             self._known[line["asked"]] = Answered(

@@ -14,15 +14,16 @@ from greater_fast.wording import quoted
 class Answered:
     """A row's reasoning, and what was written behind the extractor, as texts.
 
-    It is `exact` where the answer followed the very tokens that the server had generated; else the
-    reasoning's text was turned into tokens again, and came to others. An answer that a turn of its
-    own brings can have a `flaw`: "empty", or "cut off" at its token limit.
+    It is `exact` where the answer followed the very tokens that the server had generated, as far as
+    counts tell; else the reasoning's text was turned into tokens again, and came to others, or for
+    None to others perhaps, as the server does not count. An answer that a turn of its own brings
+    can have a `flaw`: "empty", or "cut off" at its token limit.
     """
 
     reasoning: str
     answer: str
     cut_off: bool
-    exact: bool = True
+    exact: bool | None = True
     flaw: str = ""
 
 

@@ -39,15 +39,21 @@ class Wire:
             **self.more,
         }
 
-    def misread(self, ids: Sequence[int], written: Written) -> str:
-        """How the server read a row, if not as so many tokens, or not surely; "" where it did.
+    def is_read(self, ids: Sequence[int], written: Written) -> bool | None:
+        """Whether the server read a row as so many tokens; None where it cannot be told.
 
         Ids need no count; what is made of a text shows in nothing else.
         """
-        count = written.num_prompt_tokens
-        if count == len(ids) or (count is None and self.as_ids):
+        if written.num_prompt_tokens is None:
+            return True if self.as_ids else None
+        return written.num_prompt_tokens == len(ids)
+
+    def misread(self, ids: Sequence[int], written: Written) -> str:
+        """How the server read a row, if not as so many tokens, or not surely; "" where it did."""
+        is_read, count = self.is_read(ids, written), written.num_prompt_tokens
+        if is_read:
             return ""
-        if count is None:
+        if is_read is None:
             return (
                 "the server takes a text but does not say as how many tokens it reads it "
                 "(usage.prompt_tokens): it may put a template or a BOS around it unseen"

@@ -1,5 +1,8 @@
 """Rows in a run's layout: what comes back is what our engine says, or a note tells."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from greater_fast import evaluate
@@ -8,7 +11,7 @@ from greater_fast.model.text.vocabulary import Vocabulary
 from greater_fast.runs.result import Report
 from tests.cases import examples
 from tests.front_ends.endpoint.asking import CONFIG, OTHER, Rows, layouts_of, measured
-from tests.front_ends.served import Served, serving
+from tests.front_ends.served import Handler, Served, serving
 from tests.tiny import LLAMA3_TEMPLATE, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.front_ends
@@ -41,24 +44,65 @@ def test_ids_that_do_not_come_back_are_noted(lm: LM, right_rows: Rows, here: Rep
     assert [row.cut_off for row in report.evaluation.rows] == [
         row.cut_off for row in here.evaluation.rows
     ]
-    given = {tuple(b["prompt"]) for b in served.completions() if "return_token_ids" not in b}
-    layouts = layouts_of(lm, right_rows)
-    room = CONFIG["max_new_tokens"]
-    generated = [
-        served._written(layouts.context_ids(row, layouts.prompt_ids), room)[0]
-        for row in range(len(layouts))
-    ]
-    ends = [ids[:-1] if ids[-1] in lm.end_ids else ids for ids in generated]
-    kept = [
-        (*layouts.context_ids(row, layouts.prompt_ids), *ids, *layouts.extractor_ids) in given
-        for row, ids in enumerate(ends)
+    layouts, room = layouts_of(lm, right_rows), CONFIG["max_new_tokens"]
+    contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
+    generated = [served._written(ids, room)[0] for ids in contexts]
+    assert [len(ids) for ids in generated] == [room] * len(contexts)  # no end is counted
+    prompts = [tuple(body["prompt"]) for body in served.completions()]
+    behind = [
+        prompt[len(ids) : -len(layouts.extractor_ids)]
+        for ids in contexts
+        for prompt in prompts
+        if prompt[: len(ids)] == ids and prompt != ids
     ]
     # A random model writes few texts that are read as the tokens that they were written in.
+    num_others = sum(len(ids) != room for ids in behind)
+    assert 0 < num_others < len(contexts)
     (note,) = [note for note in report.notes if "came back as text" in note]
-    num_noted = int(note.split()[1])
-    assert 0 < num_noted <= len(kept) - sum(kept)
+    assert note.startswith(f"of {num_others} rows the reasoning came back as text, and was read as")
+    kept = [list(ids) == own for ids, own in zip(behind, generated, strict=True)]
     right = [own for own, k in zip(report.evaluation.rows, kept, strict=True) if k]
     assert right == [own for own, k in zip(here.evaluation.rows, kept, strict=True) if k]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "note"),
+    [
+        (0, "stop", ""),
+        (1, "stop", ""),  # the end is counted
+        (2, "stop", "was read as other tokens than were generated"),
+        (-1, "stop", "was read as other tokens than were generated"),
+        (0, "length", ""),
+        (1, "length", "was read as other tokens than were generated"),
+        (-1, "length", "was read as other tokens than were generated"),
+        (None, "stop", "could not be checked"),
+        (None, "length", "could not be checked"),
+    ],
+)
+def test_a_text_is_the_generated_tokens_where_it_has_as_many(
+    served: Served, tmp_path: Path, more: int | None, reason: str, note: str
+) -> None:
+    """By the server's count; of recorded rows too."""
+    text = " True and so on"
+    (ids,) = served.lm.vocabulary.encode([text], special_tokens=False)
+
+    def says(handler: Handler, path: str, body: Any) -> bool:
+        if path != "/v1/completions":
+            return False
+        usage = {"prompt_tokens": len(body["prompt"])}
+        if more is not None:
+            usage["completion_tokens"] = len(ids) + more
+        choice = {"text": text, "finish_reason": reason}
+        handler.send(200, {"choices": [choice], "usage": usage})
+        return True
+
+    served.fault = says
+    for _ in range(2):
+        report = measured(served, examples(3), records=tmp_path / "rows.jsonl")
+        told = [line for line in report.notes if "came back as text" in line]
+        assert len(told) == bool(note)
+        assert all(line.startswith("of 3 rows ") and note in line for line in told)
+    assert len(served.completions()) == 2 * 3
 
 
 def test_a_text_that_has_no_place_is_encoded_as_it_is(

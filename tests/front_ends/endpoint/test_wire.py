@@ -66,6 +66,24 @@ def test_both_prompts_are_sent_in_one_way(
     )
 
 
+def test_no_default_of_the_server_is_left_on(lm: LM, served: Served, right_rows: Rows) -> None:
+    """Each request is greedy, and penalties are off where the server knows them."""
+    plain = {"model": "tiny", "temperature": 0}
+    switched = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
+    with serving(lm, strict=True) as strict:
+        for server, more in ((served, {**switched, "return_token_ids": True}), (strict, {})):
+            measured(server, right_rows)
+            sent = [
+                {
+                    name: value
+                    for name, value in body.items()
+                    if name not in ("prompt", "max_tokens")
+                }
+                for body in server.completions()
+            ]
+            assert sent == [plain | more] * (2 * len(right_rows))
+
+
 def _without_usage(handler: Handler, path: str, body: Any) -> bool:
     if path != "/v1/completions":
         return False
