@@ -264,8 +264,20 @@ def test_keys_without_effect_are_told_and_change_nothing(
     assert (other_log["controls"], other_log["losses"]) == (log["controls"], log["losses"])
 
 
+def test_draws_of_all_rows_are_told(values: dict[str, Any]) -> None:
+    """A draw has 5 rows: of so many, or fewer, one is like the other, however many there are."""
+    note, prompts = "without effect: topq, as all rows are in each draw", []
+    for number, given, is_told in ((5, {"topq": 9}, True), (6, {"topq": 9}, False), (5, {}, False)):
+        changed = {"n_train_data": number, "result_prefix": f"results/{number}{len(given)}"}
+        found, lines = quiet({**values, **changed, **given})
+        assert (note in lines) == is_told
+        if number == 5:
+            prompts.append(found.prompts)
+    assert prompts[0] == prompts[1]
+
+
 def test_test_rows_choose(values: dict[str, Any], here: Path, rows: Any) -> None:
-    """They are the rows behind, of the other file where there is one."""
+    """They are the rows behind, as far into the other file where there is one, as there."""
     found, lines = quiet({**values, "n_test_data": 3})
     log = written(here)
     assert log["params"]["test_goals"] == [f"{goal}. Use" for goal, _ in rows[4:7]]
@@ -286,10 +298,17 @@ def test_test_rows_choose(values: dict[str, Any], here: Path, rows: Any) -> None
     assert "2 questions of the test rows are in training, too" in lines
     other = here / "other.tsv"
     other.write_text("final_target\tgoal\n" + "".join(f"(B)\tWhich {i}?\n" for i in range(9)))
-    quiet({**values, "n_test_data": 9, "test_data": str(other), "result_prefix": "two"})
+    given = {"n_test_data": 9, "test_data": str(other), "result_prefix": "two"}
+    _, lines = quiet({**values, **given})
+    behind = "behind config.data_offset + config.n_train_data rows"
+    assert f"test rows begin at row 5 of {other}: {behind}" in lines
     params = written(here, "two")["params"]
     assert params["test_goals"] == [f"Which {i}?. Use" for i in range(4, 9)]
     assert params["test_targets"] == ["B"] * 5
+    given = {"n_test_data": 2, "test_data": str(other), "data_offset": 6}
+    message = f"got 9 rows, expected some from row 11 on: {behind}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quiet({**values, **given})
 
 
 def test_an_extractor_is_derived_where_none_is_given(values: dict[str, Any]) -> None:

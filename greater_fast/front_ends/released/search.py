@@ -15,8 +15,8 @@ from greater_fast.engine import Engine
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import check_reads_back, derive_extractor, make_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
-from greater_fast.examples.loading.files import read_file
 from greater_fast.front_ends.released.keys import Given
+from greater_fast.front_ends.released.rows import TEST_PLACE, test_rows, training_rows
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import Evaluation, evaluate_prompt
@@ -26,9 +26,8 @@ from greater_fast.runs.writer import Writer
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
-from greater_fast.wording import in_one_line, listed, quoted
+from greater_fast.wording import in_one_line, listed
 
-ADDITION = ". Use"  # behind every goal; the prompt goes on from there
 _EVERY, _NUM_BEST = 15, 10
 _ESTIMATED_AFTER = (0, 1, 3)  # steps: then it is told how long the rest will take
 Say = Callable[[str], object]
@@ -59,10 +58,7 @@ def run(
     """
     with checking_input():
         given, idle = Given.of(values)
-        train = _rows(given.train_data, given.data_offset, given.n_train_data)
-        first = given.data_offset + given.n_train_data
-        tested = given.test_data or given.train_data
-        test = _rows(tested, first, given.n_test_data) if given.n_test_data else []
+        train, test = training_rows(given), test_rows(given)
         golds = [example.answer for example in (*train, *test)]
         text = given.extractor_text
         extractor = make_extractor(text) if text.strip() else derive_extractor(golds)
@@ -78,11 +74,14 @@ def run(
         engine, engine_note = make_engine(lm, config, longest, num_sequences)
     log = _Log.begin(path, given, config, {"train": train, "test": test}, say)
     shared = {example.question for example in train} & {example.question for example in test}
+    draws_all = "topq" in values and len(train) <= config.num_proposal_examples
     for line in (
         *([f"without effect: {listed(idle, 40)}"] if idle else []),
+        *(["without effect: topq, as all rows are in each draw"] if draws_all else []),
         *([extractor.describe()] if extractor.is_derived else []),
         *layouts.notes,
         *([f"{len(shared)} questions of the test rows are in training, too"] if shared else []),
+        *([f"test rows begin at {test[0].source}: {TEST_PLACE}"] if test else []),
         f"{len(train)} training rows, {len(test)} test rows; {engine_note}",
         f"results in {log.path}",
     ):
@@ -100,30 +99,6 @@ def run(
     found = find_prompts(engine, layouts, config, on_step=on_step, judge=judge, state=state)
     log.end(found)
     return found
-
-
-def _rows(path: str, first: int, number: int) -> list[Example]:
-    """The rows of a file from one on, in its order, as goals with ". Use" behind them.
-
-    Raises:
-        ValueError: there are none, or columns are missing or empty.
-    """
-    rows = read_file(Path(path).expanduser())
-    examples = []
-    for place, row in enumerate(rows[first : first + number], start=first + 1):
-        cells = [row.get(name) for name in ("goal", "final_target")]
-        goal, answer = ("" if cell is None else str(cell) for cell in cells)
-        if not goal.strip() or not answer.strip():
-            raise ValueError(
-                f"{path}: got {quoted(dict(row))} in row {place}, expected a goal and a "
-                "final_target, by these names"
-            )
-        if len(answer) == 3 and answer[0] == "(" and answer[2] == ")":
-            answer = answer[1]
-        examples.append(Example(f"{goal}{ADDITION}", answer, source=f"row {place} of {path}"))
-    if not examples:
-        raise ValueError(f"{path}: got {len(rows)} rows, expected some from row {first + 1} on")
-    return examples
 
 
 def _new_path(prefix: str) -> Path:

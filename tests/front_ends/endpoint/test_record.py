@@ -191,7 +191,14 @@ def test_a_gold_answer_or_a_metric_may_change(served: Served, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "content", [b"question,answer\n1,2\n", b'{"question": "a", "answer": "b"}\n', b"text", b"{}\n"]
+    "content",
+    [
+        b"question,answer\n1,2\n",
+        b'{"question": "a", "answer": "b"}\n',
+        b'{"asked": "a", "reasoning": "", "answer": "", "cut_off": false}\n',
+        b"text",
+        b"{}\n",
+    ],
 )
 def test_a_file_that_is_no_record_is_left_alone(
     served: Served, tmp_path: Path, content: bytes
