@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from greater_fast.front_ends.missing import is_offered
 from tests.docs.pages import ALL_BLOCKS, FRONT_ENDS
 from tests.docs.running import run_python
 
 pytestmark = pytest.mark.front_ends
-PAGES = list(dict.fromkeys(b.page for b in ALL_BLOCKS if b.page.startswith(FRONT_ENDS)))
+PAGES = [
+    page
+    for page in dict.fromkeys(block.page for block in ALL_BLOCKS)
+    if page.startswith(FRONT_ENDS) and is_offered(Path(page).stem)
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
