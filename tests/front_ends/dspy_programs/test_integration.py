@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,15 +83,28 @@ def test_better_together_runs_it(asked: Any) -> None:
     assert better.predict.lm.engine is asked.engine
 
 
-def test_nothing_deprecated_is_used_and_no_litellm(
-    asked: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A warning is an error in these tests; an import of litellm would be one, too."""
-    monkeypatch.setitem(sys.modules, "litellm", None)
-    with dspy.context(lm=asked, adapter=LenientLast(), track_usage=True):
-        better, _ = compiled(thought(), config={**SEARCH, "steps": 1})
-        usage = better(**examples(1)[0].inputs()).get_lm_usage()
-    assert usage[asked.model]["prompt_tokens"] > 100
+SCRIPT = """
+import sys
+
+import dspy
+
+from greater_fast.front_ends.dspy import local_lm
+from tests.front_ends.dspy_programs.programs import SEARCH, LenientLast, compiled, examples, thought
+
+asked = local_lm(sys.argv[1], config={"max_new_tokens": 4})
+with dspy.context(lm=asked, adapter=LenientLast(), track_usage=True):
+    better, _ = compiled(thought(), config={**SEARCH, "steps": 1})
+    usage = better(**examples(1)[0].inputs()).get_lm_usage()
+assert usage[asked.model]["prompt_tokens"] > 100
+assert "litellm" not in sys.modules
+"""
+
+
+def test_nothing_deprecated_is_used_and_no_litellm(model_folder: Path) -> None:
+    """In a process of its own, where neither another test nor a fixture has imported anything."""
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(model_folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
