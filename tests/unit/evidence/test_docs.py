@@ -69,6 +69,12 @@ def p_values(text: str) -> set[str]:
     return set(re.findall(r"\bp (?:=|is) ([\d.]+\d)", text.replace("\n", " ")))
 
 
+def peers_table() -> str:
+    """The table of the page, which tests/front_ends/test_peers.py holds to what is stored."""
+    lines = (DOCS / "peers.md").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if line.startswith("|"))
+
+
 def claims(path: Path) -> str:
     """The prose of a page, and of the overview what stands in its table."""
     text = path.read_text(encoding="utf-8")
@@ -81,10 +87,14 @@ def claims(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    ["README", "docs/evidence", *(f"docs/evidence/{p}" for p in ("effect", "signals", "policies"))],
+    [
+        "README",
+        "docs/evidence",
+        *(f"docs/evidence/{p}" for p in ("effect", "signals", "policies", "peers")),
+    ],
 )
 def test_a_figure_of_the_prose_stands_in_a_table(page, printed):
-    every = "\n".join(printed.values())
+    every = "\n".join([*printed.values(), peers_table()])
     said = claims(ROOT / f"{page}.md")
     assert estimates(said)
     assert estimates(said) - estimates(every) == set()
