@@ -5,8 +5,8 @@ Source: `lm_eval.api.model.LM` of lm-eval 0.4.13.
 
 from __future__ import annotations
 
-import datetime
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,13 +20,13 @@ from greater_fast.export.lm_eval import answer_read, export_task
 from greater_fast.export.rendering import check_one_model
 from greater_fast.front_ends.missing import needs
 from greater_fast.model.byte_sizes import memory_errors_explained
-from greater_fast.model.lm import load_lm
-from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import read_run
-from greater_fast.runs.input import OF_EVALUATION
-from greater_fast.runs.prepare import as_config, check_placement
+from greater_fast.runs.input import OF_EVALUATION, for_evaluation, refuse_settings
+from greater_fast.runs.models.ready import load_model
+from greater_fast.runs.prepare import as_config
 from greater_fast.wording import listed, quoted
 
 try:
@@ -37,6 +37,14 @@ except ImportError as error:
 
 __all__ = ["GreaterLM", "export_task"]
 
+# Settings that would be ignored, each with what decides it here.
+_DECIDED = {
+    "extractor": "extractor=",
+    "on_long": "the harness, which asks for all rows,",
+    **dict.fromkeys(("max_prompt_tokens", "prompt_placement", "template"), "the task"),
+    "metric": "the task's metric_list",
+    "system_prompt": "the task's description, or system_instruction,",
+}
 _ANSWER_TOKENS = 32  # where a task does not say how much may be written
 _KNOWN = ("until", "do_sample", "temperature", "max_gen_toks")
 
@@ -51,19 +59,22 @@ class GreaterLM(LM):
     Args:
         model: what `load_lm` takes.
         extractor: the text that asks for the answer, as of `Config.extractor`.
-        config: settings, or a mapping of some of them; those of a search are ignored.
+        config: settings, or a mapping of some of them; those of a search are without effect, which
+            is warned of.
 
     Raises:
-        ValueError: there is no such model, extractor or setting.
+        ValueError: there is no such model, extractor or setting, or the task decides it.
     """
 
     def __init__(
         self, model: Any, extractor: str, config: Config | Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self._config = as_config(config)
-        self.lm = load_lm(model, self._config.device, self._config.dtype)
-        check_placement(model, self.lm, self._config)
+        self._config, idle = for_evaluation(as_config(config))
+        refuse_settings(config, _DECIDED)
+        for note in idle:
+            warnings.warn(note, RuntimeWarning, stacklevel=2)
+        self.lm = load_model(model, self._config)
         self._targets = lay_out_targets(self.lm, (), given_extractor(extractor), self._config)
         self._engine, self.note = make_engine(self.lm, self._config)
 
@@ -87,7 +98,8 @@ class GreaterLM(LM):
         """
         run = read_run(run_dir)["run"]
         try:
-            own = {name: run["config"][name] for name in run["config"] if name in OF_EVALUATION}
+            acting = OF_EVALUATION - _DECIDED.keys()
+            own = {name: run["config"][name] for name in run["config"] if name in acting}
             named, extractor = run["model"] if model is None else model, run["extractor"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
@@ -112,21 +124,7 @@ class GreaterLM(LM):
             raise ValueError(f"{self.lm.name} has no chat template: leave apply_chat_template out")
         if not add_generation_prompt:
             raise ValueError("gen_prefix: the reasoning begins the assistant's turn: leave it out")
-        day = datetime.date.fromisoformat(str(self._config.template_date))
-        kwargs = self._config.chat_template_kwargs
-        try:
-            text = render(self.lm.tokenizer, chat_history, kwargs, day)
-        except ValueError as error:
-            raise ValueError(
-                f"the chat template of {self.lm.name} refused the messages: {error}"
-            ) from error
-        for message in chat_history:
-            if message["content"].strip() not in text:
-                raise ValueError(
-                    f"the chat template of {self.lm.name} leaves out or changes the "
-                    f"{message['role']} message {quoted(message['content'])}"
-                )
-        return text
+        return render_as(self.lm, self._config, chat_history)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Reasoning, extractor and answer for each request, all in one batch.

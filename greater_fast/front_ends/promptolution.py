@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import random
 import warnings
@@ -15,10 +14,12 @@ from greater_fast.engine import Engine
 from greater_fast.examples.data import Example
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.front_ends.missing import needs
-from greater_fast.model.lm import LM, load_lm
-from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.model.lm import LM
+from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.runs.prepare import as_config, check_placement, choose_extractor
+from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.models.ready import load_model
+from greater_fast.runs.prepare import as_config, choose_extractor
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.texts.generation import Asked, generate_numbered
 from greater_fast.wording import listed, quoted
@@ -38,6 +39,13 @@ except ImportError as error:
 
 _log = logging.getLogger("greater_fast")
 
+# Settings that would be ignored, each with what decides it here.
+_DECIDED = {
+    **dict.fromkeys(("steps", "minutes"), "optimize(n_steps)"),
+    "num_dev": "the task, on all of its rows,",
+    "template": "the task",
+    **dict.fromkeys(("prompt_placement", "system_prompt"), "the predictor"),
+}
 _INSTRUCTION = "\ue000instruction\ue000"  # where it stands in a message
 
 
@@ -54,13 +62,13 @@ class GreaterLLM(BaseLLM):
         config: settings, or a mapping of some of them; `max_new_tokens` limits each response.
 
     Raises:
-        ValueError: a model or settings that cannot work.
+        ValueError: a model or settings that cannot work, or that something else decides.
     """
 
     def __init__(self, model: Any, config: Config | Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.config = as_config(config)
-        self.lm = _loaded(model, self.config)
+        self.config = _settings(config)
+        self.lm = load_model(model, self.config)
         self.engine, _ = make_engine(self.lm, self.config)
         self.tokenizer = self.lm.tokenizer
         self._next_number = 0
@@ -100,15 +108,16 @@ class GReaTer(BaseOptimizer):
         task: its rows need gold answers; `config.num_train` of them are searched on, drawn by the
             seed.
         model: what `load_lm` takes; that of the predictor if it is a `GreaterLLM`.
-        config: settings, or a mapping of some of them; those of the `GreaterLLM` if unset. `steps`
-            and `minutes` have no say. Without an extractor it is the predictor's marker.
+        config: settings, or a mapping of some of them; those of the `GreaterLLM` if unset.
+            Without an extractor it is the predictor's marker.
         initial_prompts: the search begins with the best of them by the objective.
         callbacks: promptolution's.
         meta_llm: not asked; experiments of promptolution hand it to all optimizers.
 
     Raises:
         ValueError: no model, no prompt, a task without rows or gold answers, or one that is wrong
-            by any of the predictor's classes; settings that cannot work. Where some rows alone are
+            by any of the predictor's classes; settings that cannot work, or that something else
+            decides. Where some rows alone are
             wrong by any class a RuntimeWarning says so.
     """
 
@@ -138,10 +147,10 @@ class GReaTer(BaseOptimizer):
                 f"model: got none beside a predictor that asks {type(llm).__name__}: name the "
                 "local model that gradients are taken of, or give the predictor a GreaterLLM"
             )
-        settings = own.config if own and config is None else as_config(config)
-        lm = own.lm if own and model is None else _loaded(model, settings)
+        settings = own.config if own and config is None else _settings(config)
+        lm = load_model(own.lm if own and model is None else model, settings)
         super().__init__(predictor, task, initial_prompts, callbacks)
-        self.config = replace(settings, steps=1, minutes=None)
+        self.config = replace(settings, steps=1)
         drawn = random.Random(settings.seed).sample(rows, min(settings.num_train, len(rows)))
         self._given = list(self.prompts)
         self._begun = self._laid_out(lm, drawn)
@@ -233,10 +242,10 @@ class GReaTer(BaseOptimizer):
         super()._on_train_end()
 
 
-def _loaded(model: Any, config: Config) -> LM:
-    lm = load_lm(model, config.device, config.dtype)
-    check_placement(model, lm, config)
-    return lm
+def _settings(config: Config | Mapping[str, Any] | None) -> Config:
+    settings = as_config(config)
+    refuse_settings(config, _DECIDED)
+    return settings
 
 
 def _rows_of(task: BaseTask) -> list[Example]:
@@ -284,14 +293,8 @@ def rendered(lm: LM, config: Config, system: str, message: str) -> str:
     """A system message and a user's as the model reads them."""
     if not has_template(lm.tokenizer):
         return f"{system}\n\n{message}"
-    assert config.template_date is not None  # as_config has settled it
-    given = (config.chat_template_kwargs, datetime.date.fromisoformat(config.template_date))
     turns = [{"role": "system", "content": system}, {"role": "user", "content": message}]
     try:
-        text = render(lm.tokenizer, turns, *given)
+        return render_as(lm, config, turns)
     except ValueError:  # Gemma's, for one, knows no system
-        text = ""
-    if system.strip() not in text or not text:
-        turns = [{"role": "user", "content": f"{system}\n\n{message}"}]
-        text = render(lm.tokenizer, turns, *given)
-    return text
+        return render_as(lm, config, [{"role": "user", "content": f"{system}\n\n{message}"}])

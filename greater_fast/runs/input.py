@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,25 @@ def checking_input() -> Iterator[None]:
     except ValueError as error:
         told = InputError(str(error)).with_traceback(error.__traceback__)
         raise told from error.__cause__
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """Those of the settings that are not the defaults."""
+    defaults = Config().to_dict()
+    return {name: value for name, value in config.to_dict().items() if value != defaults[name]}
+
+
+def refuse_settings(config: Config | Mapping[str, Any] | None, decided: Mapping[str, str]) -> None:
+    """Raise ValueError for a setting that would be ignored: `decided` says by name what decides it.
+
+    Of a `Config` those are given that are not the defaults.
+    """
+    given = changed_settings(config) if isinstance(config, Config) else config or {}
+    for name, decides in decided.items():
+        if name in given:
+            raise ValueError(
+                f"{name}: got {quoted(given[name])}, expected none: here {decides} decides"
+            )
 
 
 def with_metric(config: Config, metric: Metric | str | None) -> Config:

@@ -227,7 +227,18 @@ class TestProposer:
         ids = layouts.with_prompt(text).prompt_ids
         assert ids == found.best.prompt_ids
         assert sum(a != b for a, b in zip(ids, layouts.prompt_ids, strict=False)) >= 1
-        assert proposer.num_generated_tokens > 0
+
+    def test_its_tokens_are_those_that_the_engine_generates_for_it(
+        self, adapter: GReaTerAdapter, rows: list[Example], proposer: GReaTerProposer
+    ) -> None:
+        engine, total = adapter.engine, 0
+        for text in (SEED, PROMPT, SEED):
+            before = engine.num_generated_tokens
+            proposed(proposer, text)
+            total += engine.num_generated_tokens - before
+            assert proposer.num_generated_tokens == total
+            adapter.evaluate(rows, {"prompt": text})  # which is no cost of the proposer's
+        assert 0 < total < engine.num_generated_tokens
 
     def test_it_goes_on_in_the_parents_text_and_proposes_nothing_twice(
         self, adapter: GReaTerAdapter, rows: list[Example], monkeypatch: pytest.MonkeyPatch
@@ -311,7 +322,7 @@ class TestProposer:
         run(adapter.engine, layouts, config, state, lambda _: False)
         (best,) = state.best(1, config)
         text = layouts.prompt_text(best.prompt_ids)
-        proposer = GReaTerProposer(adapter.engine, layouts, config, steps=1)
+        proposer = GReaTerProposer(adapter.engine, layouts, adapter.config, steps=1)
         answers = [proposed(proposer, text) for _ in range(3)]
         assert {} in answers
         for answer in answers:

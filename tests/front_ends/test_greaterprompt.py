@@ -366,7 +366,7 @@ def test_our_own_settings_are_refused_by_their_own_names(lm: LM) -> None:
 def test_settings_that_would_be_ignored_are_refused(
     lm: LM, name: str, value: Any, decides: str
 ) -> None:
-    message = f"config: {name}: got {value!r}, expected none: here {decides}"
+    message = f"{name}: got {value!r}, expected none: here {decides}"
     with pytest.raises(ValueError, match=re.escape(message)):
         GreaterOptimizer(lm.model, lm.tokenizer, config={"objective": "error", name: value})
 

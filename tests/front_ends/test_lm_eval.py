@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import Sequence
 
-from greater_fast import evaluate, optimize
+from greater_fast import Config, evaluate, optimize
 from greater_fast.engine import Rollout
 from greater_fast.examples.answers import compared_form, normalise_answer
 from greater_fast.examples.data import load_examples
@@ -21,7 +21,7 @@ from greater_fast.examples.extractor import given_extractor
 from greater_fast.examples.layout import build_layouts
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION
-from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
+from tests.tiny import LLAMA3_TEMPLATE, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.front_ends,
@@ -30,10 +30,12 @@ pytestmark = [
 Rows = list[dict[str, Any]]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # kind of tokenizer, has it a template, settings
+DATED = "{{ 'Today is ' + strftime_now('%d %B %Y') + '. ' }}" + LLAMA3_TEMPLATE
 KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "template": ("llama3", True, {}),
     "prompt first": ("llama3", True, {"prompt_placement": "before"}),
     "system": ("llama3", True, {"system_prompt": 'Be "brief", {# so.'}),
+    "dated": ("llama3", True, {"template_date": "2024-02-29"}),
     "base": ("sentencepiece", False, {"extractor": "So it is $"}),
     "sampled": ("llama3", True, {"sampling_temperature": 0.7, "seed": 5}),
     "template's prompt": ("llama3", True, {"prompt": 'Say {{ 7 * 7 }}, "so" \\x41 step by step.'}),
@@ -60,6 +62,8 @@ def run(
     kind, has_template, more = KINDS[request.param]
     folder = tmp_path_factory.mktemp("lm_eval")
     tokenizer = tiny_tokenizer(kind, chat_template=has_template)
+    if "template_date" in more:
+        tokenizer.chat_template = DATED
     tiny_model("llama", len(tokenizer)).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     config = {**settings, "extractor": "The answer is", **more}
@@ -136,11 +140,13 @@ def test_the_context_is_the_text_of_the_run(run: Any, tmp_path: Path) -> None:
         load_examples(run.rows),
         run.prompt,
         given_extractor(written["extractor"]),
-        model._config,
+        Config.from_mapping(written["config"]),
     )
     prompt = layouts.joint.placed(run.prompt)
     texts = [f"{row.before}{prompt}{row.after}" for row in layouts.rows]
     assert [sample["arguments"][0][0] for sample in found["samples"]] == texts
+    if written["config"]["template_date"] == "2024-02-29":
+        assert all(text.startswith("Today is 29 February 2024. <|begin") for text in texts)
     assert asked == [layouts.context_ids(n, layouts.prompt_ids) for n in range(len(layouts))]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
 import json
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -15,11 +14,19 @@ import dspy
 from dspy import lm15
 
 from greater_fast.config import Config
-from greater_fast.model.lm import load_lm
-from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.input import changed_settings, refuse_settings
+from greater_fast.runs.models.ready import load_model
+from greater_fast.runs.prepare import checked_config, dated
 from greater_fast.texts.together import SharedGeneration
 
+# Settings that would be ignored, each with what decides it here.
+DECIDED = {
+    **dict.fromkeys(("extractor", "prompt_placement", "system_prompt"), "the adapter"),
+    "template": "the program",
+    "minutes": "steps of GReaTer, or its on_step,",
+}
 _HONOURED = {"max_tokens", "temperature", "stop"}  # of a request's settings
 
 
@@ -37,7 +44,7 @@ class GreaterEngine:
 
     Raises:
         ValueError: no such model, settings or engine; the model has no chat template; settings that
-            sample, or share the weights among processes.
+            sample, share the weights among processes, or are what something else decides.
     """
 
     supports_function_calling = False
@@ -48,14 +55,16 @@ class GreaterEngine:
     )
 
     def __init__(self, model: Any, config: Config | Mapping[str, Any] | None = None) -> None:
-        self.config = config if isinstance(config, Config) else Config.from_mapping(config or {})
+        self._given = checked_config(config)
+        refuse_settings(config, DECIDED)
+        self.config = dated(self._given)
         for name in ("sampling_temperature", "tensor_parallel"):
             if value := getattr(self.config, name):
                 raise ValueError(
                     f"{name}: got {value}, but an LM of DSPy is greedy here, and in one process: "
                     "leave it out"
                 )
-        self.lm = load_lm(model, self.config.device, self.config.dtype)
+        self.lm = load_model(model, self.config)
         if not has_template(self.lm.tokenizer):
             raise ValueError(
                 f"{self.lm.name} has no chat template, and DSPy sends conversations: take an "
@@ -99,19 +108,9 @@ class GreaterEngine:
         """A request's conversation as the model reads it, up to the start of the reply.
 
         Raises:
-            ValueError: the chat template refuses it.
+            ValueError: the chat template refuses it, or leaves out or changes a message.
         """
-        written = self.config.template_date
-        day = datetime.date.fromisoformat(written) if written else datetime.date.today()
-        try:
-            return render(
-                self.lm.tokenizer, _messages(request), self.config.chat_template_kwargs, day
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"the chat template of {self.lm.name} refused the conversation: {error}; take "
-                "another model, or an adapter that writes other messages"
-            ) from error
+        return render_as(self.lm, self.config, _messages(request))
 
     def ids(self, request: Any) -> list[int]:
         """The ids of that text."""
@@ -147,9 +146,7 @@ class GreaterEngine:
                 "program cannot name: make the LM from a name or a folder, or save the program "
                 "without it, by set_lm(None)"
             )
-        defaults = Config().to_dict()
-        settings = {k: v for k, v in self.config.to_dict().items() if v != defaults[k]}
-        return {"model": self._source, "config": settings}
+        return {"model": self._source, "config": changed_settings(self._given)}
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> GreaterEngine:

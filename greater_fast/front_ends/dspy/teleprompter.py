@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dspy.teleprompt import Teleprompter
 
 from greater_fast.config import Config
-from greater_fast.examples.data import Example
+from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
-from greater_fast.examples.splits import make_splits, question_key
-from greater_fast.front_ends.dspy.engine import GreaterEngine
+from greater_fast.front_ends.dspy.engine import DECIDED, GreaterEngine
 from greater_fast.front_ends.dspy.judging import ProgramJudge
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import Target, check_served
+from greater_fast.front_ends.dspy.sets import RowSet, split
+from greater_fast.runs.input import refuse_settings
 from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.judge import judged
 from greater_fast.search.optimizer import OnStep
-from greater_fast.wording import listed, printable
+from greater_fast.wording import printable
 
-_ADAPTERS_OWN = {"extractor", "prompt_placement", "system_prompt", "template"}
 _LMS_OWN = (
     *("chat_template_kwargs", "device", "dtype", "sampling_temperature", "template_date"),
     "tensor_parallel",
@@ -106,19 +106,12 @@ class GReaTer(Teleprompter):
         target = Target.of(student, self.predictor, self.answer_field)
         reply = Reply.of(target)
         local, config = self._local(target)
-        train, val, notes = _split(reply, trainset, valset, config)
-        reply.check_golds(train.rows, train.examples)
-        sent = target.sent(train.rows)
-        first = sent[0].own
-        if "max_new_tokens" not in self.config and first.config.max_tokens:
-            config = replace(config, max_new_tokens=first.config.max_tokens)
-        rows = lay_out(local, reply, sent, train.examples, config)
+        train, val, notes = split(reply, trainset, valset, config)
+        rows, config, more = self._laid_out(local, reply, train, config)
         val_rows: Layouts | None = None
         if all(example.answer for example in val.examples):
             val_rows = lay_out(local, reply, target.sent(val.rows), val.examples, config)
-        notes += [*rows.notes, *_notes(reply, rows)]
-        if self.model is not None:
-            notes += check_served(target.lm, first, len(local.ids(first)))
+        notes += more
         judge = ProgramJudge(target, val.rows, self.metric, self.num_threads)
         check_functions(self.on_step, None, config)
         check_stop_texts(rows.stop, config)
@@ -153,10 +146,49 @@ class GReaTer(Teleprompter):
         }
         return best
 
+    def prepare(self, student: Any, trainset: Sequence[Any]) -> tuple[Engine, Layouts, Config]:
+        """What a search takes, for one of one's own: the engine, all rows laid out, the settings.
+
+        `find_prompts` takes them, and a proposer of GEPA. The prompt is the student's instructions;
+        `report` has the notes.
+
+        Raises:
+            ValueError: as of `compile`, or the instructions have several lines: a prompt that is
+                found for the last does not say what stands before it.
+        """
+        target = Target.of(student, self.predictor, self.answer_field)
+        if target.fixed:
+            raise ValueError(
+                f"the instructions of predictor {target.name} have several lines, expected one, "
+                "all of which is the prompt: write them on one line"
+            )
+        reply = Reply.of(target)
+        local, config = self._local(target)
+        train = RowSet.read(reply, trainset, "trainset")
+        if not train.rows:
+            raise ValueError("trainset: got no rows, expected some to search on")
+        rows, config, notes = self._laid_out(local, reply, train, config)
+        self.report = {"num_train": len(rows), "notes": notes}
+        return local.engine, rows, config
+
+    def _laid_out(
+        self, local: GreaterEngine, reply: Reply, train: RowSet, config: Config
+    ) -> tuple[Layouts, Config, list[str]]:
+        """The rows to search on, the settings with the limit of the LM, and notes."""
+        reply.check_golds(train.rows, train.examples)
+        sent = reply.target.sent(train.rows)
+        first = sent[0].own
+        if "max_new_tokens" not in self.config and first.config.max_tokens:
+            config = replace(config, max_new_tokens=first.config.max_tokens)
+        rows = lay_out(local, reply, sent, train.examples, config)
+        notes = [*rows.notes, *_notes(reply, rows)]
+        if self.model is not None:
+            notes += check_served(reply.target.lm, first, len(local.ids(first)))
+        return rows, config, notes
+
     def _local(self, target: Target) -> tuple[GreaterEngine, Config]:
         """The model that is searched with, and the settings."""
-        if given := sorted(_ADAPTERS_OWN & self.config.keys()):
-            raise ValueError(f"config: {listed(given)}: the adapter decides that: leave it out")
+        refuse_settings(self.config, DECIDED)
         if self.model is not None:
             if target.lm is None:
                 raise ValueError("no LM is configured: dspy.configure(lm=...), or set_lm")
@@ -175,53 +207,6 @@ class GReaTer(Teleprompter):
         if any(getattr(config, n) != getattr(local.config, n) for n in _OF_ENGINE):
             local = GreaterEngine(local.lm, config)  # of the same weights
         return local, config
-
-
-@dataclass(frozen=True, slots=True)
-class _Set:
-    """Rows of DSPy's, and the same as ours."""
-
-    rows: list[Any]
-    examples: list[Example]
-
-    def of(self, examples: Sequence[Example]) -> _Set:
-        """Some of them."""
-        rows = {own.source: row for own, row in zip(self.examples, self.rows, strict=True)}
-        return _Set([rows[example.source] for example in examples], list(examples))
-
-
-def _split(
-    reply: Reply, trainset: Sequence[Any], valset: Sequence[Any] | None, config: Config
-) -> tuple[_Set, _Set, list[str]]:
-    """Rows to search on and to judge on, disjoint, a valset whole; what became of them.
-
-    Raises:
-        ValueError: too few rows are left to search on, or none to judge on.
-    """
-    train, val = (
-        _Set(list(rows), [reply.example(row, f"row {n} of {name}") for n, row in enumerate(rows)])
-        for name, rows in (("trainset", trainset), ("valset", valset or ()))
-    )
-    judged_on = {question_key(example.question) for example in val.examples}
-    left = [each for each in train.examples if question_key(each.question) not in judged_on]
-    num_shared = len(train.examples) - len(left)
-    if num_shared and len(left) < 2:
-        raise ValueError(
-            f"trainset: {num_shared} of its {len(train.examples)} rows are in the valset, expected "
-            "at least 2 of its own: leave valset out to have its rows drawn, disjoint"
-        )
-    splits = make_splits(
-        left,
-        val.examples or None,
-        num_train=config.num_train,
-        num_dev=len(val.examples) or config.num_dev,
-        seed=config.seed,
-    )
-    searched, notes = train.of(splits.train), list(splits.report)
-    if not val.examples:
-        return searched, train.of(splits.dev), notes
-    shared = f", {num_shared} more are in the valset" if num_shared else ""
-    return searched, val, [notes[0] + shared, f"val: all {len(val.rows)} rows used"]
 
 
 def _notes(reply: Reply, rows: Layouts) -> list[str]:

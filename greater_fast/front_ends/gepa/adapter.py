@@ -15,13 +15,14 @@ from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.examples.data import Example
 from greater_fast.examples.golds import in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
-from greater_fast.front_ends.gepa.proposer import Candidate, GReaTerProposer
+from greater_fast.front_ends.gepa.proposer import DECIDED, Candidate, GReaTerProposer
 from greater_fast.front_ends.missing import needs
 from greater_fast.model.byte_sizes import memory_errors_explained
-from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import RowRecord, record_rollouts
-from greater_fast.runs.prepare import as_config, check_placement, choose_extractor
+from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.models.ready import load_model
+from greater_fast.runs.prepare import as_config, choose_extractor
 from greater_fast.runs.rows.asking import answer_request
 from greater_fast.wording import quoted
 
@@ -32,6 +33,12 @@ except ImportError as error:
 
 _log = logging.getLogger("greater_fast")
 
+_DECIDED = {
+    **DECIDED,
+    "num_train": "proposer(rows)",
+    "num_dev": "GEPA's valset",
+    "template": "load_examples, which read the rows,",
+}
 _ANY_PROMPT = "Think."  # rows are checked with it, before there is a candidate
 _LEAST_LOGPROB = math.log(sys.float_info.min)  # of an answer that nothing was asked for
 
@@ -71,7 +78,7 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         config: settings, or a mapping of some of them.
 
     Raises:
-        ValueError: a model, rows or settings that cannot work.
+        ValueError: a model, rows or settings that cannot work, or that something else decides.
     """
 
     propose_new_texts = None  # GEPA looks it up: proposals are made elsewhere
@@ -84,6 +91,7 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         config: Config | Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.component = as_config(config), component
+        refuse_settings(config, _DECIDED)
         if not rows:
             raise ValueError("rows: got none, expected those of training and validation")
         if not all(isinstance(row, Example) for row in rows):
@@ -93,8 +101,7 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         golds = spellings(gold for row in rows for gold in row.answers)
         examples = in_one_form(rows, golds)
         extractor = choose_extractor(self.config, examples)
-        lm = load_lm(model, self.config.device, self.config.dtype)
-        check_placement(model, lm, self.config)
+        lm = load_model(model, self.config)
         self._layouts = build_layouts(lm, examples, _ANY_PROMPT, extractor, self.config)
         self._numbers = {row: number for number, row in enumerate(rows)}
         longest = self._layouts.longest_sequence(self.config)

@@ -11,6 +11,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
+from greater_fast.runs.input import refuse_settings
 from greater_fast.search.checks import check_stop_texts
 from greater_fast.search.found import find_prompts
 from greater_fast.search.nouns import TIE, Scored
@@ -20,6 +21,13 @@ from greater_fast.wording import quoted
 _log = logging.getLogger("greater_fast")
 
 Candidate = Mapping[str, str]
+
+# Settings that would be ignored, each with what decides it here.
+DECIDED = {
+    "steps": "the proposer's steps=",
+    "minutes": "GEPA's max_metric_calls",
+    "num_finalists": "GEPA's pool",
+}
 
 
 class GReaTerProposer:
@@ -32,12 +40,13 @@ class GReaTerProposer:
     Args:
         engine: made by `make_engine`.
         layouts: the rows to search on, as `build_layouts` lays them out around any prompt.
-        config: settings of the search; `steps` and `minutes` have no say.
+        config: settings of the search, without those of its length.
         component: the component of a candidate that is the prompt; by default its only one.
         steps: of GReaTer for a proposal.
 
     Raises:
-        ValueError: no step, or no row; settings that do not go with the rows' stop texts.
+        ValueError: no step, or no row; settings that do not go with the rows' stop texts, or that
+            something else decides.
     """
 
     def __init__(
@@ -53,10 +62,11 @@ class GReaTerProposer:
             raise ValueError(f"steps: got {steps}, expected 1 or more")
         if not len(layouts):
             raise ValueError("layouts: got no row, expected some to search on")
+        refuse_settings(config, DECIDED)
         check_stop_texts(layouts.stop, config)
         self.num_generated_tokens = 0  # by these searches, which GEPA's budget knows nothing of
         self._engine, self._layouts, self._component = engine, layouts, component
-        self._config = replace(config, steps=steps, minutes=None)
+        self._config = replace(config, steps=steps)
         self._known: dict[tuple[int, ...], Scored] = {}
         self._proposed: set[tuple[int, ...]] = set()  # and parents, which GEPA has already
         self._has_warned = False

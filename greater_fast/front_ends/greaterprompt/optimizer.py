@@ -17,8 +17,8 @@ from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.front_ends.greaterprompt.dataloader import GreaterDataloader, examples_by_prompt
 from greater_fast.front_ends.greaterprompt.settings import config_of, loss_of, notes_on, warn_of
 from greater_fast.gradients.example_loss import try_loss
-from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.choose import make_engine
+from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.progress import told
 from greater_fast.search.found import find_prompts
 from greater_fast.search.nouns import Step
@@ -38,7 +38,8 @@ class GreaterOptimizer:
     """Searches prompts for a loaded model, which is put in eval mode and frozen.
 
     Args:
-        model: a transformers model, or whatever else `load_lm` takes.
+        model: a transformers model, or whatever else `load_lm` takes. A loaded one stays where it
+            is, of the type that it has.
         tokenizer: its tokenizer. With a chat template questions are put as a user's message; one
             without has them as plain text.
         optimize_config: settings by GreaterPrompt's names: `intersect_q`, `candidates_topk`,
@@ -51,7 +52,8 @@ class GreaterOptimizer:
     is filled as each of its searches ends: what ends a later one, Ctrl-C too, loses no earlier one.
 
     Raises:
-        ValueError: an unknown name, a value out of range, or a model that is refused.
+        ValueError: an unknown name, a value out of range, a setting that something else decides, or
+            a model that is refused.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class GreaterOptimizer:
         self.loss = loss_of(given.get("loss_function"))
         self.notes: tuple[str, ...] = ()
         self.found: Prompts = {}
-        self.lm = load_lm(model, self.config.device, self.config.dtype, tokenizer)
+        self.lm = load_model(model, self.config, tokenizer)
 
     def optimize(self, inputs: Rows, p_extractor: str, rounds: int) -> Prompts:
         """Search for as many rounds at most from each prompt of the rows.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from greater_fast.config import Config
 from greater_fast.config_checks import guess
 from greater_fast.gradients.example_loss import AnswerLoss
-from greater_fast.runs.input import unfilled_notes
+from greater_fast.runs.input import refuse_settings, unfilled_notes
 from greater_fast.search.checks import check_callable
 from greater_fast.wording import listed, quoted
 
@@ -21,8 +21,9 @@ from greater_fast.wording import listed, quoted
 _SETTINGS = {"intersect_q": "num_proposal_examples", "candidates_topk": "top_k"}
 _GENERATION = {"temperature": "sampling_temperature", "max_new_tokens": "max_new_tokens"}
 # Settings of ours that would be ignored, each with what decides it here.
-_ELSEWHERE = {
+_DECIDED = {
     "steps": "rounds",
+    "minutes": "rounds",
     "extractor": "p_extractor",
     "num_train": "inputs",
     "num_dev": "inputs",
@@ -42,11 +43,7 @@ def config_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: as of the class; a value out of range is named as the user named it.
     """
-    for name, decides in _ELSEWHERE.items():
-        if name in others:
-            raise ValueError(
-                f"config: {name}: got {quoted(others[name])}, expected none: here {decides} decides"
-            )
+    refuse_settings(others, _DECIDED)
     _check_names("optimize_config", given, _KNOWN)
     generation = given.get("generate_config", {})
     _check_names("generate_config", generation, ("do_sample", *_GENERATION))

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from greater_fast.config import Config
+from greater_fast.model.lm import LM
 from greater_fast.wording import in_one_line, listed, quoted
 
 _DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
@@ -45,6 +47,30 @@ def render(
         )
     except Exception as error:  # a template is a program of somebody else's
         raise ValueError(in_one_line(error) or type(error).__name__) from error
+    return text
+
+
+def render_as(lm: LM, config: Config, messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as a model reads it by the settings: on their day, with their arguments.
+
+    Raises:
+        ValueError: the model's template refuses it, or leaves out or changes a message.
+    """
+    assert config.template_date is not None  # `as_config` has settled it
+    day = datetime.date.fromisoformat(config.template_date)
+    try:
+        text = render(lm.tokenizer, messages, config.chat_template_kwargs, day)
+    except ValueError as error:
+        raise ValueError(
+            f"the chat template of {lm.name} refused the messages: {error}; send others, see "
+            "chat_template_kwargs, or take another model"
+        ) from error
+    for message in messages:
+        if message["content"].strip() not in text:
+            raise ValueError(
+                f"the chat template of {lm.name} leaves out or changes the {message['role']} "
+                f"message {quoted(message['content'])}: send others, or take another model"
+            )
     return text
 
 

@@ -20,8 +20,8 @@ from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
 from greater_fast.runs.input import idle_settings, unfilled_notes
-from greater_fast.runs.models.alike import names_of
-from greater_fast.runs.prepare import Prepared, check_placements, is_loaded, refuse_or_warn
+from greater_fast.runs.models.alike import check_one_device, names_of
+from greater_fast.runs.prepare import Prepared, check_placement, is_loaded, refuse_or_warn
 from greater_fast.runs.progress import Teller
 from greater_fast.search.ensemble import Ensemble, Models, members
 
@@ -96,10 +96,20 @@ def load_models(sources: Sequence[Any], config: Config) -> list[LM]:
     Raises:
         ValueError: as `load_lm`; loaded ones lie elsewhere than the settings say, or than others.
     """
-    sharing = sharing_ranks(config)
-    lms = [load_lm(source, config.device, config.dtype, ranks=sharing) for source in sources]
-    check_placements(sources, lms, str(lms[0].device), config)
+    lms = [load_model(source, config) for source in sources]
+    check_one_device(sources, lms, str(lms[0].device))
     return lms
+
+
+def load_model(source: Any, config: Config, tokenizer: Any = None) -> LM:
+    """A model as the settings say: on their device, of their type, shared by ranks or not.
+
+    Raises:
+        ValueError: as `load_lm`; a loaded one lies elsewhere than the settings say.
+    """
+    lm = load_lm(source, config.device, config.dtype, tokenizer, sharing_ranks(config))
+    check_placement(source, lm, config)
+    return lm
 
 
 def make_models(

@@ -116,8 +116,12 @@ def test_what_the_pool_or_the_template_refuses_is_told(attentive: LM) -> None:
     tokenizer = copy.deepcopy(attentive.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     refusing = GreaterEngine((attentive.model, tokenizer))
-    with pytest.raises(lm15.InvalidRequestError, match="refused the conversation: System role"):
+    with pytest.raises(lm15.InvalidRequestError, match="refused the messages: System role"):
         refusing.complete(request)
+    tokenizer.chat_template = "{% for turn in messages[1:] %}{{ turn.content }}{% endfor %}"
+    dropped = lm15.Request(model="m", system="Be brief.", messages=(lm15.Message.user("So?"),))
+    with pytest.raises(lm15.InvalidRequestError, match="changes the system message 'Be brief.'"):
+        refusing.complete(dropped)
 
 
 def test_threads_are_served_together(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What is compiled, on which rows, and what is told of it."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -8,6 +9,8 @@ import pytest
 
 from greater_fast.engine import RolloutRequest
 from greater_fast.front_ends.dspy import GReaTer
+from greater_fast.front_ends.gepa import GReaTerProposer
+from greater_fast.search.found import find_prompts
 from tests.front_ends.dspy_programs.programs import (
     HEADER,
     LIMIT,
@@ -124,3 +127,60 @@ def test_another_engine_searches_where_settings_of_it_differ(
         searched = {r.max_new_tokens for r, _ in recording if r.target_ids}
         limits[temperature] = [searched, {r.max_new_tokens for r, _ in recording} - searched]
     assert limits == {1.0: [set(), {LIMIT}], 0.2: [{3}, {LIMIT}]}
+
+
+@pytest.mark.usefixtures("context")
+def test_a_search_of_ones_own_has_what_is_sent(
+    asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the instructions as they are, and with those that are found."""
+    rows, student = examples(4), thought()
+    optimizer = GReaTer(odd, config=SEARCH)
+    engine, layouts, config = optimizer.prepare(student, rows)
+    assert (config.max_new_tokens, config.steps) == (LIMIT, 2)
+    assert optimizer.report["num_train"] == len(layouts) == 4
+    assert optimizer.report["notes"] == []
+    requests = [sent(student, row, asked, monkeypatch)[0][0] for row in rows]
+    contexts = [layouts.context_ids(number, layouts.prompt_ids) for number in range(4)]
+    assert [request.prompt_ids for request in requests] == contexts
+    found = find_prompts(engine, layouts, config)
+    better = layouts.with_prompt(found.best.prompt)
+    student.predict.signature = student.predict.signature.with_instructions(found.best.prompt)
+    (request, _), *_ = sent(student, rows[3], asked, monkeypatch)
+    assert request.prompt_ids == better.context_ids(3, better.prompt_ids)
+
+
+@pytest.mark.usefixtures("context")
+def test_gepa_is_proposed_what_is_found_in_the_programs_rows() -> None:
+    def metric(
+        gold: Any, pred: Any, trace: Any = None, name: Any = None, seen: Any = None
+    ) -> float:
+        return odd(gold, pred)
+
+    settings = {name: SEARCH[name] for name in ("objective", "num_draws", "max_prompt_tokens")}
+    optimizer, rows, student = GReaTer(metric, config=settings), examples(8), thought()
+    engine, layouts, config = optimizer.prepare(student, rows[:4])
+    proposer = GReaTerProposer(engine, layouts, config, steps=2)
+    proposed: list[str] = []
+
+    def proposals(candidate: Any, reflective_dataset: Any, components_to_update: Any) -> Any:
+        found = proposer(candidate, reflective_dataset, components_to_update)
+        proposed.extend(found.values())
+        return found
+
+    search = dspy.GEPA(
+        metric=metric, instruction_proposer=proposals, max_metric_calls=16, num_threads=1
+    )
+    better = search.compile(student, trainset=rows[:4], valset=rows[4:])
+    expected = find_prompts(engine, layouts, replace(config, steps=2)).best
+    assert expected.prompt != PROMPT
+    assert proposed[0] == expected.prompt
+    assert better.predict.signature.instructions in (PROMPT, *proposed)
+
+
+@pytest.mark.usefixtures("context")
+def test_what_cannot_be_prepared() -> None:
+    with pytest.raises(ValueError, match=r"predict have several lines, expected one.*one line"):
+        GReaTer(odd).prepare(thought("Read it.\nThink step by step."), examples(3))
+    with pytest.raises(ValueError, match="trainset: got no rows"):
+        GReaTer(odd).prepare(thought(), [])

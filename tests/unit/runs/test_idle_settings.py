@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from greater_fast.config import Config
-from greater_fast.runs.input import OF_EVALUATION, for_evaluation, idle_settings
+from greater_fast.runs.input import (
+    OF_EVALUATION,
+    changed_settings,
+    for_evaluation,
+    idle_settings,
+    refuse_settings,
+)
 
 CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({}, []),
@@ -45,3 +51,22 @@ def test_an_evaluation_has_no_settings_of_a_search() -> None:
     )
     assert not config.draws_reasonings
     assert for_evaluation(config) == (config, ())
+
+
+def test_settings_that_are_not_the_defaults() -> None:
+    given = {"steps": 3, "chat_template_kwargs": {"a": 1}, "seed": 0, "template": None}
+    changed = {"steps": 3, "chat_template_kwargs": {"a": 1}}
+    assert changed_settings(Config(**given)) == changed
+    assert changed_settings(Config()) == {}
+
+
+def test_a_setting_that_something_else_decides_is_refused() -> None:
+    decided = {"steps": "the caller", "seed": "chance"}
+    for config in (None, {}, {"top_k": 3}, Config(), Config(top_k=3)):
+        refuse_settings(config, decided)
+    message = "^steps: got 3, expected none: here the caller decides$"
+    for config in ({"steps": 3, "seed": 1}, Config(steps=3)):
+        with pytest.raises(ValueError, match=message):
+            refuse_settings(config, decided)
+    with pytest.raises(ValueError, match="^seed: got 0, .* chance decides$"):
+        refuse_settings({"seed": 0}, decided)  # it was written down, if as the default

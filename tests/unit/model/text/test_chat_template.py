@@ -1,10 +1,13 @@
 import datetime
+import re
 
 import pytest
 
-from greater_fast.model.text.chat_template import has_template, render
+from greater_fast.config import Config
+from greater_fast.model.lm import load_lm
+from greater_fast.model.text.chat_template import has_template, render, render_as
 from tests.cases import tokenizer
-from tests.tiny import LLAMA3_TEMPLATE, tiny_tokenizer
+from tests.tiny import LLAMA3_TEMPLATE, tiny_model, tiny_tokenizer
 
 DAY = datetime.date(2026, 3, 5)
 MESSAGES = [{"role": "user", "content": "Is it?"}]
@@ -102,3 +105,23 @@ def test_one_of_several_templates() -> None:
     }
     assert render(found, MESSAGES, {}, DAY) == "Is it?"
     assert render(found, MESSAGES, {"tools": [{}]}, DAY) == "1"
+
+
+def test_a_conversation_by_the_settings() -> None:
+    found = tiny_tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(found)), found))
+    found.chat_template = DATED + LLAMA3_TEMPLATE + "{{ more }}"
+    config = Config(template_date="2026-03-05", chat_template_kwargs={"more": "!"})
+    text = render_as(lm, config, MESSAGES)
+    assert text.startswith("Today Date: 05 Mar 2026\n<|begin_of_text|>")
+    assert text.endswith("Is it?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n!")
+    turns = [{"role": "system", "content": " Be brief. "}, *MESSAGES]
+    assert "\n\nBe brief.<|eot_id|>" in render_as(lm, config, turns)
+    for template, said in {
+        "{{ raise_exception('no system') }}": "refused the messages: no system",
+        "{{ messages[1].content }}": "leaves out or changes the system message ' Be brief. '",
+        "{{ messages[0].content + messages[1].content | upper }}": "the user message 'Is it?'",
+    }.items():
+        found.chat_template = template + "{{ more }}"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            render_as(lm, config, turns)
