@@ -120,7 +120,7 @@ def test_what_the_pool_or_the_template_refuses_is_told(attentive: LM) -> None:
         refusing.complete(request)
     tokenizer.chat_template = "{% for turn in messages[1:] %}{{ turn.content }}{% endfor %}"
     dropped = lm15.Request(model="m", system="Be brief.", messages=(lm15.Message.user("So?"),))
-    with pytest.raises(lm15.InvalidRequestError, match="changes the system message 'Be brief.'"):
+    with pytest.raises(lm15.InvalidRequestError, match="changes the system message 'Be brief"):
         refusing.complete(dropped)
 
 

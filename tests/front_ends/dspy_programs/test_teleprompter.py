@@ -130,9 +130,7 @@ def test_another_engine_searches_where_settings_of_it_differ(
 
 
 @pytest.mark.usefixtures("context")
-def test_a_search_of_ones_own_has_what_is_sent(
-    asked: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_of_ones_own_has_what_is_sent(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the instructions as they are, and with those that are found."""
     rows, student = examples(4), thought()
     optimizer = GReaTer(odd, config=SEARCH)

@@ -68,5 +68,5 @@ def test_a_setting_that_something_else_decides_is_refused() -> None:
     for config in ({"steps": 3, "seed": 1}, Config(steps=3)):
         with pytest.raises(ValueError, match=message):
             refuse_settings(config, decided)
-    with pytest.raises(ValueError, match="^seed: got 0, .* chance decides$"):
+    with pytest.raises(ValueError, match=r"^seed: got 0, .* chance decides$"):
         refuse_settings({"seed": 0}, decided)  # it was written down, if as the default
