@@ -25,6 +25,7 @@ from benchmarks.evidence.effect_cells import (
 from benchmarks.evidence.peers.predictor import AskedAnswer
 from benchmarks.gpu.main import commit
 from greater_fast.api import DEFAULT_PROMPT
+from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.answers import answers_match
 from greater_fast.examples.data import Example
@@ -70,6 +71,12 @@ class PeerSettings(Settings):
     num_block: int = 30
     max_meta_tokens: int = 256
     meta_temperature: float = 0.7
+
+    def asked(self, seed: int) -> Config:
+        """Settings of a search, without what promptolution decides: steps, and rows that judge."""
+        config, unset = self.config("greater", seed), Config()
+        own = replace(config, steps=unset.steps, num_dev=unset.num_dev)
+        return replace(own, kv_cache_bytes=_POOL_BYTES)
 
 
 class Search(GReaTer):
@@ -117,7 +124,7 @@ class Bench:
     _begun: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:
-        config = replace(self.settings.config("greater", 0), kv_cache_bytes=_POOL_BYTES)
+        config = self.settings.asked(0)
         self.llm = GreaterLLM(self.lm, config)
         self.meta = GreaterLLM(
             self.lm,
@@ -258,10 +265,9 @@ class Place:
         settings, asked = self._bench.settings, (self.predictor, task)
         if self._cell.arm == "greater":
             config = replace(
-                settings.config("greater", self._cell.seed),
+                settings.asked(self._cell.seed),
                 num_train=settings.num_searched,
                 extractor=self.predictor.extractor.in_config(),
-                kv_cache_bytes=_POOL_BYTES,
             )
             return Search(*asked, config=config, initial_prompts=given)
         peer = {"capo": CAPO, "opro": OPRO, "evoprompt": EvoPromptGA}[self._cell.arm]
