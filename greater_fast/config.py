@@ -30,7 +30,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "dtype": (None, "float32", "bfloat16", "float16", "float64"),
 }
 
-# What `Config.paper` sets: the method as it was published, whatever the defaults become.
+# What `Config.paper` sets: the method as it was published, whatever the defaults become. Sizes
+# that it leaves open (of a grown prompt, of the finals) are as they were, and what is ours is off.
 PAPER: dict[str, Any] = {
     "steps": 105,
     "top_k": 10,
@@ -48,7 +49,12 @@ PAPER: dict[str, Any] = {
     "error_fluency_weight": 0.02,
     "sampling_temperature": 0.0,
     "max_new_tokens": 512,
+    "max_prompt_tokens": 128,
+    "prompt_placement": "after",
+    "metric": None,
     "num_train": 50,
+    "num_dev": 100,
+    "num_finalists": 10,
     "gradient_norm": "none",
     "race": 0.0,
 }
@@ -180,7 +186,8 @@ class Config:
     race: float = _setting(
         0.0,
         "drop a candidate once it lost so many rows to the incumbent as an equally good one does "
-        "with this probability at most (with objective error, accept improve); 0: never",
+        "with this probability at most: sure beside the initial prompt, a heuristic beside later "
+        "ones, chosen on the same rows (with objective error, accept improve); 0: never",
         0.0,
         0.5,
     )

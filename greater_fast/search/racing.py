@@ -47,10 +47,10 @@ class Race:
     the null hypothesis it is not expected to grow, so that it ever reaches 1/alpha with probability
     alpha at most (Ville's inequality), however often one looks; there the candidate is dropped.
 
-    alpha is per candidate, not per run: of the candidates as good as their incumbent, up to this
-    share is dropped, and a run tries many. On the rows that the incumbent was selected on, as in a
-    search after its first change, it was chosen for its luck there and the bound does not hold: the
-    race is a heuristic then.
+    alpha is per candidate, not per run, which tries many. The bound holds beside the initial
+    prompt: of the candidates as good as that, up to alpha are dropped. A later incumbent was chosen
+    for its luck on these very rows, and the race is a heuristic then, which drops several times as
+    many (docs/evidence/racing.md).
 
     Where a metric measures answers, rows differ in part: of what is bet, a row takes or gives the
     share that its errors differ by, and the null hypothesis is that a row's error is, on average,

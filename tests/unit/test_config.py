@@ -171,8 +171,20 @@ def test_the_papers_rule(objective: str) -> None:
     assert (config.error_fluency_weight, config.sampling_temperature) == (0.02, 0.0)
     assert (config.shortlist, config.candidates, config.allowed) == ("gradient", "lm", "ascii")
     assert (config.gradient, config.gradient_norm) == ("answer", "none")
-    assert (config.race, config.num_train) == (0.0, 50)
-    assert (config.steps, config.max_new_tokens) == (105, 512)
+    assert (config.race, config.metric, config.prompt_placement) == (0.0, None, "after")
+    assert (config.num_train, config.num_dev, config.num_finalists) == (50, 100, 10)
+    assert (config.steps, config.max_new_tokens, config.max_prompt_tokens) == (105, 512, 128)
+
+
+def test_the_papers_rule_leaves_open_what_is_of_rows_and_machine_alone() -> None:
+    """Or idle beside it: a new setting that decides a search belongs to the rule."""
+    names = {field.name for field in dataclasses.fields(Config)}
+    rows = {"extractor", "template", "system_prompt", "chat_template_kwargs", "template_date"}
+    paged = {"engine", "kernels", "kv_cache_bytes", "max_step_tokens", "draft_tokens"}
+    others = {"batch_size", "gradient_batch_tokens", "gradient_checkpointing", "tensor_parallel"}
+    machine = paged | others | {"device", "dtype", "minutes"}
+    idle = {"reasonings", "num_reasonings", "reasoning_weight"}  # of a gradient of the answer
+    assert names - PAPER.keys() == rows | machine | idle | {"objective", "on_long", "seed"}
 
 
 def test_settings_beside_the_papers_rule() -> None:

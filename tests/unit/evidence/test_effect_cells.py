@@ -108,7 +108,7 @@ def test_arms_differ_in_what_they_are_named_for_alone():
     changed = {name for name, value in found["random"].items() if value != found["ours"][name]}
     assert changed == {"shortlist"}
     rule = {name: value for name, value in PAPER.items() if found["paper"][name] != value}
-    assert rule.keys() == {"steps", "max_new_tokens"}
+    assert rule.keys() == {"steps", "max_new_tokens", "num_dev", "num_finalists"}
     assert found["paper"]["num_dev"] == found["ours"]["num_dev"] == 3
     assert {values["seed"] for values in found.values()} == {7}
     assert {values["stop_unchanged"] for values in found.values()} == {False}
