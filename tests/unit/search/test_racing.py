@@ -37,6 +37,11 @@ def scored(rollouts: tuple[Rollout, ...]) -> Scored:
     return Scored(PROMPT, Objective(wrong, len(rollouts), 1.0, 1.0), rollouts)
 
 
+def error(rollout: Rollout) -> Fraction:
+    """What a row counts: 1 less what its answer was measured to be worth, else 0 or 1."""
+    return Fraction(rollout.is_wrong if rollout.metric is None else 1 - rollout.metric)
+
+
 def is_lost(misses: tuple[int, ...], alpha: float) -> bool:
     """Whether a candidate that differs on every row is dropped at some time."""
     order = tuple(range(len(misses)))
@@ -169,7 +174,7 @@ class Steps:
     def select(self, orders: list[list[int]], engine: Any) -> tuple[list[Selection], LoopState]:
         """What each shortlist comes to, and the state behind."""
         incumbent = tuple(self.table[2])
-        wrong, num = sum(r.is_wrong for r in incumbent), len(incumbent)
+        wrong, num = float(sum(map(error, incumbent))), len(incumbent)
         nll = math.fsum(r.prompt_nll for r in incumbent) / num
         state = LoopState(Scored(PROMPT, Objective(wrong, num, nll, 1.0), incumbent))
         found = []
@@ -189,24 +194,26 @@ class Steps:
         Its error rate, the rows that it was dropped after, or None where it was given up.
         """
         own, incumbent, num = self.table[token], self.table[2], len(self.table[2])
-        bound = sum(r.is_wrong + 0.02 * r.prompt_nll for r in incumbent) / num
+        bound = sum(error(r) + r.prompt_nll / 50 for r in incumbent) / num
         order = random.Random("0/race/4").sample(range(num), num)
-        partial, lost, won = 0.0, 0, 0
+        partial, wealth = 0.0, Fraction(1)
         for count, row in enumerate(order, 1):
-            partial += (own[row].is_wrong + 0.02 * own[row].prompt_nll) / num
+            partial += (error(own[row]) + own[row].prompt_nll / 50) / num
             if partial > bound + TIE:
                 return None
-            lost += own[row].is_wrong and not incumbent[row].is_wrong
-            won += incumbent[row].is_wrong and not own[row].is_wrong
-            if drops(lost, won, self.config.race) and count < num:
+            wealth *= 1 + Fraction(3, 4) * (error(own[row]) - error(incumbent[row]))
+            if wealth * Fraction(self.config.race) >= 1 and count < num:
                 return count
-        return sum(r.is_wrong for r in own) / num
+        return float(sum(map(error, own)) / num)
 
 
 @st.composite
 def races(draw: st.DrawFn) -> Steps:
-    num_rows = draw(st.integers(1, 16))
-    rollouts = st.builds(made_up, wrong=st.booleans(), nll=st.sampled_from([0.5, 1.0, 1.25]))
+    num_rows, nlls = draw(st.integers(1, 16)), st.sampled_from([0.5, 1.0, 1.25])
+    rollouts = st.builds(made_up, wrong=st.booleans(), nll=nlls)
+    if draw(st.booleans()):  # answers are measured, in numbers that floats add up exactly
+        worth = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+        rollouts = st.builds(Rollout, st.just((7,)), prompt_nll=nlls, metric=worth)
     several = st.lists(rollouts, min_size=num_rows, max_size=num_rows)
     return Steps(
         {token: draw(several) for token in (2, 5, 8, 9)}, draw(st.sampled_from([0.5, 0.3, 0.1]))
@@ -220,7 +227,8 @@ def test_what_comes_of_a_race(race: Steps) -> None:
     for token, result in zip((5, 8, 9), found.scored, strict=True):
         expected = race.expected(token)
         prompt_ids = POSITION.with_token(token)
-        event(type(expected).__name__)
+        is_measured = race.table[token][0].metric is not None
+        event(f"{type(expected).__name__}, {'measured' if is_measured else 'right or wrong'}")
         assert (prompt_ids in state.given_up) is (expected is None)
         if isinstance(expected, float):
             assert result is state.scored[prompt_ids]
