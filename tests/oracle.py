@@ -27,6 +27,7 @@ class Settings:
     max_new_tokens: int
     objective: str  # "error" | "loss"
     end_ids: frozenset[int]
+    accept: str = "improve"  # or "best": the incumbent does not compete
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,18 @@ class Oracle:
         gradient = self.gradient(p if t < len(p) else [*p, placeholder], t, reasonings)
         scores = {v: float(gradient[v]) for v in likely}
         shortlist = sorted(scores, key=lambda v: (scores[v], v))[: self.settings.shortlist_size]
+        objectives, winner = self.select(p, t, shortlist, reasonings)
+        return OracleStep(list(likely), scores, shortlist, objectives, winner)
+
+    def select(
+        self, p: list[int], t: int, shortlist: list[int], reasonings: list[list[int]]
+    ) -> tuple[dict[tuple[int, ...], float], list[int]]:
+        """Step 3: the objective of each prompt, the incumbent first; the prompt of the lowest."""
         objectives = {tuple(p): self.objective(p, reasonings)}
         for v in sorted(shortlist):
             changed = [*p[:t], v, *p[t + 1 :]]
             objectives[tuple(changed)] = self.objective(changed)
-        tied = [ids for ids, o in objectives.items() if o <= min(objectives.values()) + 1e-6]
-        return OracleStep(list(likely), scores, shortlist, objectives, list(tied[0]))
+        best = self.settings.accept == "best" and len(objectives) > 1
+        compete = dict(list(objectives.items())[best:])
+        tied = [ids for ids, o in compete.items() if o <= min(compete.values()) + 1e-6]
+        return objectives, list(tied[0])

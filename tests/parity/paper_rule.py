@@ -39,12 +39,12 @@ SHORT: dict[str, Any] = {"max_new_tokens": 6, "max_prompt_tokens": 6, "device": 
 RUNS = {"error": ("Think step by step.", 8), "loss": ("Think step by", 5)}
 
 
-def answering_lm() -> LM:
+def answering_lm(seed: int = 0, times: float = 5) -> LM:
     """A tiny random Llama that often answers True or False, so that prompts differ in errors."""
     tokenizer = tiny_tokenizer("llama3")
-    model = tiny_model("llama", len(tokenizer))
+    model = tiny_model("llama", len(tokenizer), seed=seed)
     answer_ids = tokenizer(" True False", add_special_tokens=False)["input_ids"]
-    model.lm_head.weight[answer_ids] *= 5
+    model.lm_head.weight[answer_ids] *= times
     return load_lm((model, tokenizer))
 
 

@@ -18,7 +18,8 @@ from greater_fast.search.optimizer import run, start
 from greater_fast.search.propose import draw_rows
 from greater_fast.search.state import LoopState
 from tests.cases import layouts_of, tiny_lm, tokenizer
-from tests.oracle import Oracle, OracleStep, Settings
+from tests.oracle import Oracle, OracleStep
+from tests.parity.test_oracle_parity import settings_of
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -91,16 +92,7 @@ class Pair:
             lms[0].tokenizer,
             boolean_rows(NUM_ROWS),
             EXTRACTOR,
-            Settings(
-                top_k=config.top_k,
-                shortlist_size=config.shortlist_size,
-                temperature=config.temperature,
-                fluency_weight=config.fluency_weight,
-                error_fluency_weight=config.error_fluency_weight,
-                max_new_tokens=config.max_new_tokens,
-                objective=config.objective,
-                end_ids=lms[0].end_ids,
-            ),
+            settings_of(config, lms[0]),
         )
         self.oracles = [first]
         for lm in lms[1:]:  # texts and ids are the first one's

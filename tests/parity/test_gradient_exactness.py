@@ -15,15 +15,17 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
-from greater_fast.search.gradient import prompt_gradient
+from greater_fast.search.gradient import prompt_gradient, reasoning_gradients
 from greater_fast.search.nouns import Position
 from greater_fast.search.optimizer import start
 from greater_fast.search.propose import propose
 from greater_fast.search.score import score
 from tests.cases import layouts_of, small_config
 from tests.exact import exact_lm
-from tests.oracle import Oracle, Settings
+from tests.oracle import Oracle
+from tests.parity.test_oracle_parity import settings_of
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows
+from tests.unit.search.test_reasoning_gradient import REASONINGS
 
 FAMILIES = [
     ("llama", "llama3"),
@@ -47,7 +49,11 @@ class Case:
     def gradient(self, index: int, engine: Engine | None = None, **settings: Any) -> torch.Tensor:
         position = Position(0, index, self.layouts.prompt_ids)
         given = config(**settings)
-        return prompt_gradient(engine or self.engine, self.layouts, self.rollouts, position, given)
+        engine = engine or self.engine
+        if given.gradient == "reasoning":
+            own = REASONINGS[:NUM_ROWS]
+            return reasoning_gradients(engine, self.layouts, own, position, given)  # [N, D]
+        return prompt_gradient(engine, self.layouts, self.rollouts, position, given)
 
     def expected(self, index: int) -> torch.Tensor:
         """The one-hot gradient [V]."""
@@ -66,17 +72,8 @@ def make_case(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> Case:
 def case_of(lm: LM, num_rows: int, given: Config) -> Case:
     layouts = layouts_of(lm, num_rows)
     engine = RolloutEngine(lm, temperature=given.temperature, kv_cache_bytes=1 << 25, poisoned=True)
-    settings = Settings(
-        top_k=given.top_k,
-        shortlist_size=given.shortlist_size,
-        temperature=given.temperature,
-        fluency_weight=given.fluency_weight,
-        error_fluency_weight=given.error_fluency_weight,
-        max_new_tokens=given.max_new_tokens,
-        objective=given.objective,
-        end_ids=lm.end_ids,
-    )
-    oracle = Oracle(lm.model, lm.tokenizer, boolean_rows(num_rows), EXTRACTOR, settings)
+    rows, settings = boolean_rows(num_rows), settings_of(given, lm)
+    oracle = Oracle(lm.model, lm.tokenizer, rows, EXTRACTOR, settings)
     assert oracle.prompt_ids(PROMPT) == list(layouts.prompt_ids)
     return Case(lm, layouts, engine, start(engine, layouts, given).incumbent.rollouts, oracle)
 
@@ -125,8 +122,17 @@ def test_it_is_that_of_central_differences(
 
 
 @pytest.mark.parametrize(("family", "kind"), FAMILIES)
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"gradient": "answer"},
+        {"gradient": "reasoning", "reasonings": "stored"},
+        {"gradient": "reasoning", "reasonings": "sampled"},
+    ],
+    ids=["answer", "stored", "sampled"],
+)
 def test_nothing_that_only_saves_work_changes_it(
-    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    family: str, kind: str, of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prefixes that the pool has no room for are computed by the gradient pass."""
     monkeypatch.setattr(RolloutEngine, "store", lambda *_: None)
@@ -143,16 +149,20 @@ def test_nothing_that_only_saves_work_changes_it(
         assert [found_tokens(case.engine, ids) for ids in contexts] == ends
         assert [found_tokens(half_full, ids) for ids in contexts[1:]] == [n - 3 for n in ends[1:]]
         assert [found_tokens(empty, ids) for ids in contexts] == [0] * NUM_ROWS
-        expected = case.gradient(index, PlainRolloutEngine(case.lm), gradient_batch_tokens=1)
-        for engine in (case.engine, half_full, empty, PlainRolloutEngine(case.lm)):
+        plain = PlainRolloutEngine(case.lm)
+        expected = case.gradient(index, plain, gradient_batch_tokens=1, **of)
+        assert expected.dtype == torch.float64
+        assert expected.any()
+        for engine in (case.engine, half_full, empty, plain):
             for limit, checkpointing in ((1, "on"), (130, "off"), (10_000, "on")):
                 found = case.gradient(
                     index,
                     engine,
                     gradient_batch_tokens=limit,
                     gradient_checkpointing=checkpointing,
+                    **of,
                 )
-                assert error(found, expected) < 1e-8
+                assert error(found, expected) < 1e-12
 
 
 def found_tokens(engine: Engine, ids: tuple[int, ...]) -> int:

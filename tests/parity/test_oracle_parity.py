@@ -1,5 +1,7 @@
 """One step of the package is one step of the oracle: candidates, scores, objectives, winner."""
 
+import random
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from greater_fast.search.optimizer import run, start
 from greater_fast.search.propose import draw_rows, propose
 from greater_fast.search.state import LoopState
 from tests.languages import PROMPTS, language_tokenizer
-from tests.oracle import Oracle, Settings
+from tests.oracle import Draw, Oracle, OracleStep, Settings
 from tests.tiny import EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -32,7 +34,12 @@ class Case:
     """A model, rows and settings, laid out by the package and by the oracle."""
 
     def __init__(
-        self, lm: LM, prompt: str, config: Config, num_rows: int = 4, letters: str = "A-Za-z"
+        self,
+        lm: LM,
+        prompt: str,
+        config: Config,
+        num_rows: int = 4,
+        letters: str = "A-Za-z",
     ) -> None:
         rows = boolean_rows(num_rows)
         self.lm, self.config = lm, config
@@ -43,55 +50,77 @@ class Case:
             make_extractor(config.extractor or EXTRACTOR),
             config,
         )
-        settings = Settings(
-            top_k=config.top_k,
-            shortlist_size=config.shortlist_size,
-            temperature=config.temperature,
-            fluency_weight=config.fluency_weight,
-            error_fluency_weight=config.error_fluency_weight,
-            max_new_tokens=config.max_new_tokens,
-            objective=config.objective,
-            end_ids=lm.end_ids,
-        )
-        self.oracle = Oracle(
-            lm.model,
-            lm.tokenizer,
-            rows,
-            config.extractor or EXTRACTOR,
-            settings,
-            config.prompt_placement,
-            letters,
-        )
+        self.oracle = self.oracle_of(rows, letters)
         self.prompt_ids = self.oracle.prompt_ids(prompt)
 
-    def check(self, index: int) -> Step:
-        """Run one step at a place in both, compare all they found, and return the package's."""
+    def oracle_of(self, rows: list[tuple[str, str]], letters: str) -> Oracle:
+        """The oracle on the same rows."""
+        return Oracle(
+            self.lm.model,
+            self.lm.tokenizer,
+            rows,
+            self.config.extractor or EXTRACTOR,
+            settings_of(self.config, self.lm),
+            self.config.prompt_placement,
+            letters,
+        )
+
+    def draw(self, number: int) -> Draw:
+        """The rows of a step that its proposals are drawn of."""
+        return lambda again: draw_rows(len(self.layouts), number, again, self.config)
+
+    def search(self, num_steps: int = 1, index: int = 0) -> tuple[list[Step], LoopState]:
+        """So many steps of the package from a place on, and the state behind them."""
         engine, _ = make_engine(self.lm, self.config)
         state = start(engine, self.layouts, self.config)
         state.index = index
         steps: list[Step] = []
-        run(
-            engine,
-            self.layouts,
-            self.config,
-            state,
-            lambda s: bool(steps.append(s)) or True,
-        )
-        (step,) = steps
-        draw = lambda number: draw_rows(len(self.layouts), 0, number, self.config)  # noqa: E731
-        expected = self.oracle.step(self.prompt_ids, index, draw)
-        assert list(step.candidate_ids) == expected.candidates
-        assert [t.token_id for t in step.trials] == expected.shortlist
+        keep = lambda s: bool(steps.append(s)) or len(steps) == num_steps  # noqa: E731
+        run(engine, self.layouts, self.config, state, keep)
+        return steps, state
+
+    def check(self, index: int) -> Step:
+        """Run one step at a place in both, compare all they found, and return the package's."""
+        (step,), state = self.search(index=index)
+        expected = self.oracle.step(self.prompt_ids, index, self.draw(0))
+        check_scores(step, expected)
+        self.check_objectives(step, state, expected.objectives)
         assert list(step.prompt_ids) == expected.winner
-        for trial in step.trials:
-            assert trial.score == pytest.approx(expected.scores[trial.token_id], rel=1e-3, abs=1e-5)
-        for prompt_ids, objective in expected.objectives.items():
-            if prompt_ids in state.scored:  # a pruned candidate has no objective
+        return step
+
+    def check_objectives(
+        self, step: Step, state: LoopState, objectives: dict[tuple[int, ...], float]
+    ) -> None:
+        """Those of the prompts of a step; a pruned candidate has none."""
+        for prompt_ids, objective in objectives.items():
+            if prompt_ids in state.scored:
                 own = state.scored[prompt_ids].objective.value(self.config)
                 assert own == pytest.approx(objective, rel=1e-4, abs=1e-5)
             else:
                 assert objective > step.objective
-        return step
+
+
+def settings_of(config: Config, lm: LM) -> Settings:
+    """The oracle's, from the package's."""
+    return Settings(
+        top_k=config.top_k,
+        shortlist_size=config.shortlist_size,
+        temperature=config.temperature,
+        fluency_weight=config.fluency_weight,
+        error_fluency_weight=config.error_fluency_weight,
+        max_new_tokens=config.max_new_tokens,
+        objective=config.objective,
+        end_ids=lm.end_ids,
+        accept=config.accept,
+    )
+
+
+def check_scores(step: Step, expected: OracleStep) -> None:
+    """Candidates, shortlist and scores."""
+    assert list(step.candidate_ids) == expected.candidates
+    assert [t.token_id for t in step.trials] == expected.shortlist
+    for trial in step.trials:
+        assert trial.score == pytest.approx(expected.scores[trial.token_id], rel=1e-3, abs=1e-5)
 
 
 def tiny_lm(family: str, kind: str, seed: int = 0) -> LM:
@@ -180,27 +209,43 @@ def test_reasonings_equal_the_oracles() -> None:
     assert [list(r.reasoning_ids) for r in rollouts] == expected
 
 
+@pytest.mark.parametrize("accept", ["improve", "best"])
+def test_drawn_shortlists_are_the_oracles(accept: str) -> None:
+    """Of the proposals, by seed and step, without any score; all else as by the gradient."""
+    given = config(shortlist="random", objective="loss", accept=accept)
+    case = Case(tiny_lm("llama", "llama3"), PROMPT, given)
+    p, oracle = case.prompt_ids, case.oracle
+    steps, state = case.search(3, index=5)
+    for number, step in enumerate(steps):
+        candidates = oracle.propose(p, step.index, case.draw(number))
+        source = random.Random(f"0/shortlist/{number}")
+        drawn = source.sample(candidates, len(candidates))[:3]
+        assert list(step.candidate_ids) == candidates
+        assert [t.token_id for t in step.trials] == sorted(drawn)
+        assert {t.score for t in step.trials} == {None}
+        objectives, winner = oracle.select(p, step.index, drawn, oracle.reasonings(p))
+        case.check_objectives(step, state, objectives)
+        p = winner
+        assert list(step.prompt_ids) == p
+    assert len(steps) == 3
+
+
 def test_proposals_widen_until_enough_survive() -> None:
     case = Case(tiny_lm("llama", "llama3"), PROMPT, config(top_k=1, shortlist_size=4, num_draws=1))
     position = Position(7, 3, case.layouts.prompt_ids)
     found = propose(make_engine(case.lm, case.config)[0], case.layouts, position, case.config)
-    draw = lambda number: draw_rows(len(case.layouts), 7, number, case.config)  # noqa: E731
-    assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, draw)
+    assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, case.draw(7))
     assert found.top_k > 1
     assert len(found.ids) >= 8
 
 
 def test_a_second_step_follows_from_the_first() -> None:
     """The loop goes on from the winner with its rollouts; the oracle regenerates everything."""
-    case = Case(tiny_lm("qwen3", "llama3"), PROMPT, config(objective="loss", steps=3))
-    engine, _ = make_engine(case.lm, case.config)
-    state: LoopState = start(engine, case.layouts, case.config)
-    steps: list[Step] = []
-    run(engine, case.layouts, case.config, state, lambda s: steps.append(s))
+    case = Case(tiny_lm("qwen3", "llama3"), PROMPT, config(objective="loss"))
+    steps, _ = case.search(3)
     prompt_ids = case.prompt_ids
     for number, step in enumerate(steps):
-        draw = lambda r, n=number: draw_rows(len(case.layouts), n, r, case.config)  # noqa: E731
-        expected = case.oracle.step(prompt_ids, step.index, draw)
+        expected = case.oracle.step(prompt_ids, step.index, case.draw(number))
         assert [t.token_id for t in step.trials] == expected.shortlist
         prompt_ids = expected.winner
         assert list(step.prompt_ids) == prompt_ids
