@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from greater_fast.config import Config
+from greater_fast.engine import Engine
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.examples.layout import build_layouts
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.choose import make_engine
+from greater_fast.search.ensemble import Models
 from greater_fast.search.gradient import prompt_gradient
 from greater_fast.search.nouns import Position, Step
 from greater_fast.search.optimizer import run, start
@@ -69,14 +71,21 @@ class Case:
         """The rows of a step that its proposals are drawn of."""
         return lambda again: draw_rows(len(self.layouts), number, again, self.config)
 
-    def search(self, num_steps: int = 1, index: int = 0) -> tuple[list[Step], LoopState]:
+    @property
+    def engine(self) -> Engine:
+        """A new one of the model."""
+        return make_engine(self.lm, self.config)[0]
+
+    def search(
+        self, num_steps: int = 1, index: int = 0, models: Models | None = None
+    ) -> tuple[list[Step], LoopState]:
         """So many steps of the package from a place on, and the state behind them."""
-        engine, _ = make_engine(self.lm, self.config)
-        state = start(engine, self.layouts, self.config)
+        models = models or self.engine
+        state = start(models, self.layouts, self.config)
         state.index = index
         steps: list[Step] = []
         keep = lambda s: bool(steps.append(s)) or len(steps) == num_steps  # noqa: E731
-        run(engine, self.layouts, self.config, state, keep)
+        run(models, self.layouts, self.config, state, keep)
         return steps, state
 
     def check(self, index: int) -> Step:
@@ -189,7 +198,7 @@ def test_no_word_comes_twice_and_the_oracle_agrees(family: str, kind: str) -> No
 @pytest.mark.parametrize("index", [0, 4])
 def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: int) -> None:
     case = Case(tiny_lm(family, kind), PROMPT, config(gradient_batch_tokens=200))
-    engine, _ = make_engine(case.lm, case.config)
+    engine = case.engine
     state = start(engine, case.layouts, case.config)
     position = Position(0, index, case.layouts.prompt_ids)
     rollouts = state.incumbent.rollouts
@@ -203,7 +212,7 @@ def test_every_one_hot_gradient_equals_autograd(family: str, kind: str, index: i
 
 def test_reasonings_equal_the_oracles() -> None:
     case = Case(tiny_lm("llama", "llama3", seed=3), PROMPT, config(max_new_tokens=24))
-    engine, _ = make_engine(case.lm, case.config)
+    engine = case.engine
     rollouts = start(engine, case.layouts, case.config).incumbent.rollouts
     expected = case.oracle.reasonings(case.prompt_ids)
     assert [list(r.reasoning_ids) for r in rollouts] == expected
@@ -233,7 +242,7 @@ def test_drawn_shortlists_are_the_oracles(accept: str) -> None:
 def test_proposals_widen_until_enough_survive() -> None:
     case = Case(tiny_lm("llama", "llama3"), PROMPT, config(top_k=1, shortlist_size=4, num_draws=1))
     position = Position(7, 3, case.layouts.prompt_ids)
-    found = propose(make_engine(case.lm, case.config)[0], case.layouts, position, case.config)
+    found = propose(case.engine, case.layouts, position, case.config)
     assert list(found.ids) == case.oracle.propose(case.prompt_ids, 3, case.draw(7))
     assert found.top_k > 1
     assert len(found.ids) >= 8
