@@ -88,7 +88,18 @@ def sampled(folder: Path) -> dict[str, Any]:
 def drawn(folder: Path) -> dict[str, Any]:
     """By both gradients, with reasonings that are drawn for each step."""
     given = {"gradient": "both", "reasonings": "sampled", "num_reasonings": 2}
-    return search(folder, "llama", **given, steps=2, num_dev=2)
+    return search(folder, "llama", **given, metric=length, steps=2, num_dev=2)
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """By both gradients, with reasonings of prompts that were scored."""
+    given = {"gradient": "both", "num_reasonings": 2, "accept": "best"}
+    return search(folder, "llama", **given, metric=length, steps=4, num_dev=2)
+
+
+def control(folder: Path) -> dict[str, Any]:
+    """With a shortlist that is drawn."""
+    return search(folder, "llama", shortlist="random", steps=2, num_dev=2)
 
 
 def fewer_rows(folder: Path) -> dict[str, Any]:

@@ -73,6 +73,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "race": {"race": 0.5, "num_train": 6},
     "stored reasonings": {"gradient": "both"},
     "sampled reasonings": {"gradient": "both", "reasonings": "sampled"},
+    "drawn shortlist": {"shortlist": "random", "candidates": "both"},
     "sampling": {"sampling_temperature": 0.8, "accept": "best"},
     "loss": {"objective": "loss", "gradient": "reasoning"},
     "metric": {"metric": "exact"},

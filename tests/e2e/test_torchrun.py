@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:Runtime
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 SAME = [
     *("gemma2", "sampled", "drawn", "fewer_rows", "plain", "measured", "rows_of_first"),
-    *("raced", "limited", "stopped", "interrupted", "resumed"),
+    *("stored", "control", "raced", "limited", "stopped", "interrupted", "resumed"),
 ]
 JOB = [*SAME, "no_rows", "raising", "failing", "evaluated"]
 
@@ -135,6 +135,11 @@ def test_ranks_give_what_one_process_gives(job: tuple[Path, Path], name: str) ->
 def test_some_candidate_was_given_up(job: tuple[Path, Path]) -> None:
     trials = [trial for step in read_run(job[0] / "gemma2")["steps"] for trial in step["trials"]]
     assert {trial["objective"] is None for trial in trials} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["stored", "drawn"])
+def test_some_row_had_right_and_wrong_reasonings(job: tuple[Path, Path], name: str) -> None:
+    assert any(step["num_contrasted"] for step in read_run(job[0] / name)["steps"])
 
 
 def test_an_evaluation_is_that_of_one_process(job: tuple[Path, Path]) -> None:
