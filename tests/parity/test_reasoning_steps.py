@@ -7,8 +7,8 @@ import pytest
 from greater_fast.search.ensemble import Ensemble
 from tests.oracle import OracleStep
 from tests.parity.paper_rule import answering_lm
-from tests.parity.reasoning_oracle import ReasoningOracle
 from tests.parity.test_oracle_parity import Case, check_scores, config, settings_of
+from tests.reasoning_oracle import ReasoningOracle
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
 SENTENCE, GROWING = "Think step by step.", "Think step by"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout
 from greater_fast.search.ensemble import Ensemble, by_model, members
-from greater_fast.search.first_order import first_order
 from greater_fast.search.nouns import Position, Scored, objective_of
 from greater_fast.search.reasonings import Reasoning
+from greater_fast.search.score import first_order
 from greater_fast.search.selection import score_prompts, select
 from greater_fast.search.state import LoopState
 from tests.cases import FakeEngine, as_engine, made_up, table_layouts, tiny_lm
