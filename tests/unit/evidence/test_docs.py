@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evidence import effect, racing, signals
+from benchmarks.evidence import effect, racing, reproduce_paper, signals
 from benchmarks.evidence.chains import load_chains
+from benchmarks.evidence.paper.cells import Log, Settings
 from benchmarks.evidence.policies import report
 
 ROOT = Path(__file__).parents[3]
@@ -20,6 +21,7 @@ NUMBER = re.compile(r"(?<![\w.])[+−-]?\d[\d,]*(?:\.\d+)?")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the commands print of the stored results, by the page that shows it."""
     outcomes = effect.Log(RESULTS / "effect", effect.Settings(device="NVIDIA H200")).outcomes
+    trial = Settings(model="smollm2-135m", steps=3, max_new_tokens=96, max_rows=20)
     models = signals.of_models(load_chains(RESULTS / "signals"), is_confirming=False)
     policies = json.loads((RESULTS / "policies.json").read_text())
     assert len(models) == len(policies) == 2
@@ -28,10 +30,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "signals": signals.report(models),
         "policies": "\n\n".join(report.tables(own) for own in policies.values()),
         "racing": racing.tables(json.loads((RESULTS / "racing.json").read_text())),
+        "paper": reproduce_paper.table(Log(RESULTS / "paper/smollm2-135m.cpu.jsonl", trial)),
     }
 
 
-@pytest.mark.parametrize("page", ["effect", "signals", "policies", "racing"])
+@pytest.mark.parametrize("page", ["effect", "signals", "policies", "racing", "paper"])
 def test_a_page_has_the_tables(page, printed):
     """Lines of a table without any value may be left out."""
     shown = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
