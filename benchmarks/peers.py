@@ -114,7 +114,7 @@ def _part(outcomes: Mapping[Cell, Outcome], task: str, title: str, budget: Budge
             fmean(o.search.forward_tokens for o in found),
             fmean(o.finals.tokens for o in found),
             fmean(o.search.seconds for o in found),
-            fmean(o.num_steps for o in found),
+            fmean(o.num_steps_at_work for o in found),
             fmean(o.num_candidates for o in found),
         ]
         lines.append(

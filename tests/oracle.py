@@ -199,7 +199,11 @@ class Oracle:
         for v in sorted(shortlist):
             changed = [*p[:t], v, *p[t + 1 :]]
             objectives[tuple(changed)] = self.objective(changed)
+        return objectives, self.winner(objectives)
+
+    def winner(self, objectives: dict[tuple[int, ...], float]) -> list[int]:
+        """The prompt of the lowest objective, where the incumbent stands first and may compete."""
         best = self.settings.accept == "best" and len(objectives) > 1
         compete = dict(list(objectives.items())[best:])
         tied = [ids for ids, o in compete.items() if o <= min(compete.values()) + 1e-6]
-        return objectives, list(tied[0])
+        return list(tied[0])

@@ -156,8 +156,8 @@ class Outcome:
 
     @property
     def is_early(self) -> bool:
-        """Whether the search ended before its budget was spent."""
-        return self.stopped == NOTHING_NEW
+        """Whether the search ended before its budget was spent; peers add what they spent on it."""
+        return self.stopped.startswith(NOTHING_NEW)
 
     @property
     def num_steps_at_work(self) -> int:

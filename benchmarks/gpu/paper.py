@@ -1,6 +1,7 @@
 """A step of the method on paper: a model's and a card's figures in, milliseconds by stage out.
 
     python -m benchmarks.gpu.paper
+    python -m benchmarks.gpu.paper --new-tokens 512 --rows 100
 
 Nothing here was measured on a GPU: rates are what is usually reached, launches are counted on a
 CPU, steps are those of the C++ scheduler with random tokens. Good to some 20%; what run_gpu.sh
@@ -9,6 +10,7 @@ finds is to be laid beside it.
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass, replace
 
@@ -213,9 +215,8 @@ def describe(card: Card, shapes: Shapes, search: Search) -> str:
     return "\n".join(lines)
 
 
-def planned_search(card: Card) -> Search:
+def planned_search(card: Card, search: Search) -> Search:
     """The search with the pool and the micro-batches that the plan of memory has on a card."""
-    search = Search(pool_bytes=0)
     longest = search.head_tokens + search.prompt_tokens + search.new_tokens + search.target_tokens
     lengths = RowLengths(search.num_rows, search.num_rows, mean=longest, longest=longest)
     config = Config(max_new_tokens=search.new_tokens)
@@ -230,10 +231,16 @@ def planned_search(card: Card) -> Search:
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line: an 8B model on an H100, under 24 GiB of it, and on a 24 GB card."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.paper")
+    usual = Search(pool_bytes=0)
+    parser.add_argument("--rows", type=int, default=usual.num_rows)
+    parser.add_argument("--new-tokens", type=int, default=usual.new_tokens, help="of a reasoning")
+    asked = parser.parse_args(arguments)
+    search = replace(usual, num_rows=asked.rows, new_tokens=asked.new_tokens)
     for card in (H100, replace(H100, name="H100 under 24 GiB", gib=24), RTX_4090):
-        print(describe(card, LLAMA_3_8B, planned_search(card)))
+        print(describe(card, LLAMA_3_8B, planned_search(card, search)))
 
 
 if __name__ == "__main__":

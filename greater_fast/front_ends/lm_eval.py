@@ -24,7 +24,7 @@ from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import read_run
-from greater_fast.runs.input import OF_EVALUATION, for_evaluation, refuse_settings
+from greater_fast.runs.input import OF_EVALUATION, check_settings, for_evaluation
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config
 from greater_fast.wording import listed, quoted
@@ -71,7 +71,7 @@ class GreaterLM(LM):
     ) -> None:
         super().__init__()
         self._config, idle = for_evaluation(as_config(config))
-        refuse_settings(config, _DECIDED)
+        check_settings(config, _DECIDED)
         for note in idle:
             warnings.warn(note, RuntimeWarning, stacklevel=2)
         self.lm = load_model(model, self._config)
@@ -98,7 +98,7 @@ class GreaterLM(LM):
         """
         run = read_run(run_dir)["run"]
         try:
-            acting = OF_EVALUATION - _DECIDED.keys()
+            acting = OF_EVALUATION - _DECIDED.keys() - {"tensor_parallel"}  # of that machine
             own = {name: run["config"][name] for name in run["config"] if name in acting}
             named, extractor = run["model"] if model is None else model, run["extractor"]
         except (KeyError, TypeError) as error:

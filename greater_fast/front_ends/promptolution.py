@@ -17,7 +17,7 @@ from greater_fast.front_ends.missing import needs
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.input import check_settings
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config, choose_extractor
 from greater_fast.search.found import Found, find_prompts
@@ -244,7 +244,7 @@ class GReaTer(BaseOptimizer):
 
 def _settings(config: Config | Mapping[str, Any] | None) -> Config:
     settings = as_config(config)
-    refuse_settings(config, _DECIDED)
+    check_settings(config, _DECIDED)
     return settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,23 +33,27 @@ def checking_input() -> Iterator[None]:
         raise told from error.__cause__
 
 
-def changed_settings(config: Config) -> dict[str, Any]:
+def changed_settings(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that are not the defaults."""
+    given = config.to_dict() if isinstance(config, Config) else config
     defaults = Config().to_dict()
-    return {name: value for name, value in config.to_dict().items() if value != defaults[name]}
+    return {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
 
 
-def refuse_settings(config: Config | Mapping[str, Any] | None, decided: Mapping[str, str]) -> None:
-    """Raise ValueError for a setting that would be ignored: `decided` says by name what decides it.
+def check_settings(config: Config | Mapping[str, Any] | None, decided: Mapping[str, str]) -> None:
+    """Refuse a setting that would be ignored: `decided` says by name what decides it.
 
-    Of a `Config` those are given that are not the defaults.
+    A whole `Config`, which other calls may share, is warned of. Defaults ask for nothing.
+
+    Raises:
+        ValueError: a mapping asks for one of these.
     """
-    given = changed_settings(config) if isinstance(config, Config) else config or {}
-    for name, decides in decided.items():
-        if name in given:
-            raise ValueError(
-                f"{name}: got {quoted(given[name])}, expected none: here {decides} decides"
-            )
+    given = changed_settings(config or {})
+    for name in (name for name in decided if name in given):
+        got, decides = f"{name}: got {quoted(given[name])}", f"here {decided[name]} decides"
+        if not isinstance(config, Config):
+            raise ValueError(f"{got}, expected none: {decides}")
+        warnings.warn(f"{got}, without effect: {decides}", RuntimeWarning, stacklevel=3)
 
 
 def with_metric(config: Config, metric: Metric | str | None) -> Config:

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import runpy
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -222,6 +223,17 @@ def test_a_base_model_has_no_template_and_no_empty_context(lm: Any) -> None:
         model.generate_until([instance("")])
     with pytest.raises(ValueError, match="has no chat template: leave apply_chat_template out"):
         model.apply_chat_template([{"role": "user", "content": "?"}])
+
+
+def test_a_run_of_several_ranks_is_asked_by_one(small: Path, tmp_path: Path) -> None:
+    from greater_fast.front_ends.lm_eval import GreaterLM
+
+    folder = shutil.copytree(small, tmp_path / "run")
+    written = json.loads((folder / "run.json").read_text())
+    written["config"]["tensor_parallel"] = True
+    (folder / "run.json").write_text(json.dumps(written))
+    texts = GreaterLM.from_run(folder).generate_until([instance(CHAT)])
+    assert texts == GreaterLM.from_run(small).generate_until([instance(CHAT)])
 
 
 def test_until_ends_a_reasoning_and_a_row_is_sampled_by_its_number(small: Path) -> None:

@@ -137,15 +137,25 @@ IDLE: dict[str, tuple[Any, dict[Callable[[LM, Any], Any], str]]] = {
 
 @pytest.mark.parametrize("name", IDLE)
 def test_what_something_else_decides_is_refused(lm: LM, name: str) -> None:
+    """Asked for by name; a whole Config, which may be another call's too, is warned of."""
     value, makers = IDLE[name]
     for make, decides in makers.items():
-        message = f"{name}: got {value!r}, expected none: here {decides}"
-        given: list[Any] = [{name: value}]
-        if make is not greaterprompt:  # which takes a mapping
-            given.append(Config.from_mapping({name: value}))
-        for config in given:
+        if make is not proposer:  # which takes a Config
+            message = f"{name}: got {value!r}, expected none: here {decides}"
             with pytest.raises(ValueError, match=f"^{re.escape(message)}.* decides$"):
-                make(lm, config)
+                make(lm, {name: value})
+        if make is not greaterprompt:  # which takes a mapping
+            message = f"{name}: got {value!r}, without effect: here {decides}"
+            with pytest.warns(RuntimeWarning, match=f"^{re.escape(message)}.* decides$"):
+                make(lm, Config.from_mapping({name: value, **SHORT}))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_defaults_ask_for_nothing(
+    lm: LM, make: Callable[[LM, Any], Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    make(lm, Config(max_new_tokens=4).to_dict())
+    assert [str(own.message) for own in recwarn if "without effect" in str(own.message)] == []
 
 
 def test_settings_of_a_search_are_told_where_nothing_is_searched(lm: LM) -> None:

@@ -77,7 +77,10 @@ def test_steps_are_the_oracles(prompt: str, given: dict[str, Any]) -> None:
     ids=["both", "sampled"],
 )
 def test_scores_of_two_models_are_those_of_their_oracles_added_up(given: dict[str, Any]) -> None:
-    """Each in units of its own spread; each model with reasonings and outcomes of its own."""
+    """Each in units of its own spread; each model with reasonings and outcomes of its own.
+
+    What is proposed is taken as it is: test_ensemble_parity has it.
+    """
     settings = {"max_new_tokens": 6, "num_draws": 2, "extractor": "The answer is", **given}
     lms = [answering_lm(times=12), answering_lm(seed=1, times=14)]
     cases = [ReasoningCase(lm, SENTENCE, config(**settings), num_rows=6) for lm in lms]
@@ -94,12 +97,14 @@ def test_scores_of_two_models_are_those_of_their_oracles_added_up(given: dict[st
         shortlist = sorted(scores, key=lambda v: (scores[v], v))[:3]
         each = [o.select(p, step.index, shortlist, o.reasonings(p))[0] for o in oracles]
         objectives = {ids: sum(own[ids] for own in each) / len(each) for ids in each[0]}
-        expected = OracleStep(list(scores), scores, shortlist, objectives, list(step.prompt_ids))
+        winner = oracles[0].winner(objectives)
+        assert list(step.prompt_ids) == winner
+        expected = OracleStep(list(scores), scores, shortlist, objectives, winner)
         check_scores(step, expected)
         cases[0].check_objectives(step, state, objectives)
         contrasted.append([oracle.num_contrasted for oracle in oracles])
         assert step.num_contrasted == sum(contrasted[-1])
         for oracle in oracles:
             oracle.take_in(p, step.index, expected)
-        p = list(step.prompt_ids)
+        p = winner
     assert any(all(numbers) for numbers in contrasted)

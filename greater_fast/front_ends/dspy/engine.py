@@ -16,7 +16,7 @@ from dspy import lm15
 from greater_fast.config import Config
 from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.runs.input import changed_settings, refuse_settings
+from greater_fast.runs.input import changed_settings, check_settings
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import checked_config, dated
 from greater_fast.texts.together import SharedGeneration
@@ -56,7 +56,7 @@ class GreaterEngine:
 
     def __init__(self, model: Any, config: Config | Mapping[str, Any] | None = None) -> None:
         self._given = checked_config(config)
-        refuse_settings(config, DECIDED)
+        check_settings(config, DECIDED)
         self.config = dated(self._given)
         for name in ("sampling_temperature", "tensor_parallel"):
             if value := getattr(self.config, name):

@@ -16,7 +16,7 @@ from greater_fast.front_ends.dspy.judging import ProgramJudge
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import Target, check_served
 from greater_fast.front_ends.dspy.sets import RowSet, split
-from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.input import check_settings
 from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.judge import judged
@@ -168,6 +168,8 @@ class GReaTer(Teleprompter):
         if not train.rows:
             raise ValueError("trainset: got no rows, expected some to search on")
         rows, config, notes = self._laid_out(local, reply, train, config)
+        if len(rows) > self.config.get("num_train", len(rows)):
+            notes.append(f"num_train: without effect: all {len(rows)} rows are laid out")
         self.report = {"num_train": len(rows), "notes": notes}
         return local.engine, rows, config
 
@@ -188,7 +190,7 @@ class GReaTer(Teleprompter):
 
     def _local(self, target: Target) -> tuple[GreaterEngine, Config]:
         """The model that is searched with, and the settings."""
-        refuse_settings(self.config, DECIDED)
+        check_settings(self.config, DECIDED)
         if self.model is not None:
             if target.lm is None:
                 raise ValueError("no LM is configured: dspy.configure(lm=...), or set_lm")

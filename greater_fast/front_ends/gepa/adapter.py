@@ -20,7 +20,7 @@ from greater_fast.front_ends.missing import needs
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import RowRecord, record_rollouts
-from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.input import check_settings
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config, choose_extractor
 from greater_fast.runs.rows.asking import answer_request
@@ -91,7 +91,7 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
         config: Config | Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.component = as_config(config), component
-        refuse_settings(config, _DECIDED)
+        check_settings(config, _DECIDED)
         if not rows:
             raise ValueError("rows: got none, expected those of training and validation")
         if not all(isinstance(row, Example) for row in rows):

@@ -11,7 +11,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
-from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.input import check_settings
 from greater_fast.search.checks import check_stop_texts
 from greater_fast.search.found import find_prompts
 from greater_fast.search.nouns import TIE, Scored
@@ -62,7 +62,7 @@ class GReaTerProposer:
             raise ValueError(f"steps: got {steps}, expected 1 or more")
         if not len(layouts):
             raise ValueError("layouts: got no row, expected some to search on")
-        refuse_settings(config, DECIDED)
+        check_settings(config, DECIDED)
         check_stop_texts(layouts.stop, config)
         self.num_generated_tokens = 0  # by these searches, which GEPA's budget knows nothing of
         self._engine, self._layouts, self._component = engine, layouts, component

@@ -9,7 +9,7 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.config_checks import guess
-from greater_fast.runs.input import refuse_settings
+from greater_fast.runs.input import check_settings
 from greater_fast.wording import listed, quoted
 
 _PREFIX, _NO_PREFIX = "--config.", "--noconfig."
@@ -114,7 +114,7 @@ class Given:
         Raises:
             ValueError: as `Config.from_mapping`, or a setting is of what keys alone decide.
         """
-        refuse_settings(settings, _BY_KEYS)
+        check_settings(settings, _BY_KEYS)
         device = self.devices[0] if self.devices and self.devices[0] != "auto" else None
         own = {
             "steps": self.n_steps,

@@ -66,7 +66,10 @@ def render_as(lm: LM, config: Config, messages: Sequence[Mapping[str, str]]) -> 
             "chat_template_kwargs, or take another model"
         ) from error
     for message in messages:
-        if message["content"].strip() not in text:
+        content = message["content"]
+        if message["role"] == "assistant":  # templates take the thinking of earlier turns out
+            content = content.rpartition("</think>")[2]
+        if content.strip() not in text:
             raise ValueError(
                 f"the chat template of {lm.name} leaves out or changes the {message['role']} "
                 f"message {quoted(message['content'])}: send others, or take another model"

@@ -138,6 +138,8 @@ def test_a_search_of_ones_own_has_what_is_sent(asked: Any, monkeypatch: pytest.M
     assert (config.max_new_tokens, config.steps) == (LIMIT, 2)
     assert optimizer.report["num_train"] == len(layouts) == 4
     assert optimizer.report["notes"] == []
+    optimizer.prepare(student, examples(5))
+    assert optimizer.report["notes"] == ["num_train: without effect: all 5 rows are laid out"]
     requests = [sent(student, row, asked, monkeypatch)[0][0] for row in rows]
     contexts = [layouts.context_ids(number, layouts.prompt_ids) for number in range(4)]
     assert [request.prompt_ids for request in requests] == contexts

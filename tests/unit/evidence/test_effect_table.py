@@ -111,6 +111,7 @@ def test_costs_are_means_of_cells():
 def test_searches_that_ended_early_are_counted_and_differences_stand_without_them_too():
     cell = Cell(task="counting", seed=1, arm="ours", budget=TOKENS)
     early = replace(FOUND[cell], num_steps=3 + 60, stopped=NOTHING_NEW)
+    assert replace(early, stopped=f"{NOTHING_NEW}; 9 tokens by the meta model").is_early
     tokens = part(report({**FOUND, cell: early}, TASKS, "title"), TOKENS)
     differences, costs = tokens.split("| mean of a cell")
     # the idle steps that it ended for are no steps: 3 in each cell

@@ -9,9 +9,9 @@ from greater_fast.config import Config
 from greater_fast.runs.input import (
     OF_EVALUATION,
     changed_settings,
+    check_settings,
     for_evaluation,
     idle_settings,
-    refuse_settings,
 )
 
 CASES: list[tuple[dict[str, Any], list[str]]] = [
@@ -62,11 +62,22 @@ def test_settings_that_are_not_the_defaults() -> None:
 
 def test_a_setting_that_something_else_decides_is_refused() -> None:
     decided = {"steps": "the caller", "seed": "chance"}
-    for config in (None, {}, {"top_k": 3}, Config(), Config(top_k=3)):
-        refuse_settings(config, decided)
-    message = "^steps: got 3, expected none: here the caller decides$"
-    for config in ({"steps": 3, "seed": 1}, Config(steps=3)):
-        with pytest.raises(ValueError, match=message):
-            refuse_settings(config, decided)
-    with pytest.raises(ValueError, match=r"^seed: got 0, .* chance decides$"):
-        refuse_settings({"seed": 0}, decided)  # it was written down, if as the default
+    for config in (None, {}, {"top_k": 3}, Config(), Config(top_k=3), Config(top_k=3).to_dict()):
+        check_settings(config, decided)
+    with pytest.raises(ValueError, match=r"^steps: got 3, expected none: here the caller decides$"):
+        check_settings({"seed": 1, "steps": 3}, decided)
+
+
+def test_a_whole_config_is_warned_of() -> None:
+    """It may be that of another call, too, where they act."""
+
+    def call() -> None:
+        check_settings(Config(steps=3, seed=1), {"steps": "the caller", "seed": "chance"})
+
+    with pytest.warns(RuntimeWarning) as told:
+        call()
+    assert [str(own.message) for own in told] == [
+        "steps: got 3, without effect: here the caller decides",
+        "seed: got 1, without effect: here chance decides",
+    ]
+    assert {own.filename for own in told} == {__file__}

@@ -125,3 +125,16 @@ def test_a_conversation_by_the_settings() -> None:
         found.chat_template = template + "{{ more }}"
         with pytest.raises(ValueError, match=re.escape(said)):
             render_as(lm, config, turns)
+
+
+def test_a_template_may_take_the_thinking_of_earlier_turns_out() -> None:
+    found = tiny_tokenizer("llama3")
+    lm = load_lm((tiny_model("llama", len(found)), found))
+    said = {"role": "assistant", "content": "<think>Hm.</think> Yes."}
+    turns = [*MESSAGES, said, {"role": "user", "content": "Sure?"}]
+    config = Config(template_date="2026-03-05")
+    found.chat_template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    assert render_as(lm, config, turns) == "Is it? Yes.Sure?"
+    found.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="leaves out or changes the assistant message"):
+        render_as(lm, config, turns)
