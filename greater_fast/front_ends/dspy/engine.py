@@ -44,7 +44,7 @@ class GreaterEngine:
 
     Raises:
         ValueError: no such model, settings or engine; the model has no chat template; settings that
-            sample, share the weights among processes, or are what something else decides.
+            sample, share the weights among processes, or that something else decides.
     """
 
     supports_function_calling = False
