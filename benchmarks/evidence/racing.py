@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any
 
 import numpy as np
@@ -195,11 +195,10 @@ def simulate(num_runs: int, alpha: float) -> dict[str, Any]:
 
 def mean_worse(found: dict[str, Any], field: str) -> dict[str, float]:
     """A field's mean over all worse candidates, of each gap and number of rows, for each rule."""
-    values = {
-        rule: [c[field] for c in found["cells"] if c["rule"] == rule and c["gap"] > 0]
+    return {
+        rule: fmean(c[field] for c in found["cells"] if c["rule"] == rule and c["gap"] > 0)
         for rule in RULES
     }
-    return {rule: math.fsum(own) / len(own) for rule, own in values.items()}
 
 
 def tables(found: dict[str, Any]) -> str:
@@ -256,21 +255,15 @@ def tables(found: dict[str, Any]) -> str:
 
 def _ratio(cells: Sequence[dict[str, Any]]) -> str:
     """Rows that candidates take with the race, over those by the bound alone."""
-    with_race, by_bound = (
-        math.fsum(c[field] for c in cells) for field in ("rows", "rows_by_bound")
-    )
-    return f"{with_race / by_bound:.2f}"
+    return f"{fmean(c['rows'] for c in cells) / fmean(c['rows_by_bound'] for c in cells):.2f}"
 
 
 def draw(found: dict[str, Any], folder: Path) -> None:
     """The rows that a race takes, and those by the bound alone, over the candidate's error."""
     lines = []
     for num_rows in (NUM_ROWS[1], NUM_ROWS[-1]):
-        cells = [
-            c
-            for c in found["cells"]
-            if (c["rule"], c["num_rows"], c["best_of"]) == (CHOSEN, num_rows, 1)
-        ]
+        own = {"rule": CHOSEN, "num_rows": num_rows, "best_of": 1}
+        cells = [c for c in found["cells"] if own.items() <= c.items()]
         cells.sort(key=lambda c: c["gap"])
         gaps = [100 * c["gap"] for c in cells]
         for field, name in (("rows_by_bound", "bound alone"), ("rows", "race")):
