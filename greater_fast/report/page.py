@@ -20,6 +20,7 @@ from greater_fast.report.verdict import (
     significance,
     verdict,
 )
+from greater_fast.runs.input import changed_settings
 from greater_fast.runs.statistics import points_text, signed
 from greater_fast.version import __version__
 
@@ -120,7 +121,7 @@ class ReportPage:
             ),
             "cost": _cost(view),
             "settings": repeat.all_settings(view),
-            "changed_settings": repeat.changed_settings(view),
+            "changed_settings": changed_settings(view.run.object("config").values),
             "commands": repeat.commands(view),
             "not_repeated": repeat.not_repeated(view),
             "cautions": cautions(view),

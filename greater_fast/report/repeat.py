@@ -10,6 +10,7 @@ from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.report.run_view import RunView
+from greater_fast.runs.input import changed_settings
 
 _MOST_CHARACTERS = 20_000  # of commands; a part of a command would be another command
 _FUNCTIONS = ("metric", "loss", "on_step")
@@ -42,7 +43,7 @@ def commands(view: RunView) -> str | None:
         return None
     settings = dict(view.run.object("config").values)
     settings |= {"extractor": extractor, "template": None}
-    options = [_option(name, value) for name, value in _changed(settings)]
+    options = [_option(name, value) for name, value in changed_settings(settings).items()]
     run = view.folder.absolute()
     folder = re.sub(r"[^\w.-]+|^-", "_", run.name) + "-rows"
     script = _SPLIT_ROWS.format(examples=str(run / "examples.jsonl"), folder=folder)
@@ -80,17 +81,6 @@ def _quoted(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
-
-
-def _changed(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Settings that are not as by default."""
-    defaults = Config().to_dict()
-    return [(n, v) for n, v in settings.items() if n in defaults and v != defaults[n]]
-
-
-def changed_settings(view: RunView) -> dict[str, Any]:
-    """Settings of a run that are not as by default, by name."""
-    return dict(_changed(dict(view.run.object("config").values)))
 
 
 def all_settings(view: RunView) -> dict[str, Any]:

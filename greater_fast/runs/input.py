@@ -34,10 +34,10 @@ def checking_input() -> Iterator[None]:
 
 
 def changed_settings(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that are not the defaults."""
+    """Those of the settings that are not the defaults; names of none are left out."""
     given = config.to_dict() if isinstance(config, Config) else config
     defaults = Config().to_dict()
-    return {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+    return {k: v for k, v in given.items() if k in defaults and v != defaults[k]}
 
 
 def check_settings(config: Config | Mapping[str, Any] | None, decided: Mapping[str, str]) -> None:
