@@ -148,6 +148,7 @@ class Outcome:
     num_candidates: int = 0
     stopped: str = ""
     commit: str = "unknown"
+    machine: str = "unknown"  # what seconds are of: processor or GPU, and threads
 
     @property
     def accuracy(self) -> float:

@@ -26,14 +26,18 @@ def brief(text: str, width: int = 200) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An error in one line: its message, after its kind where nobody meant it to be read."""
+    """An error in one line: its message, after its kind where nobody meant it to be read.
+
+    What is long is cut as it will be shown, where one character can take twelve.
+    """
     try:
-        message = " ".join(brief(str(error), 2000).split())
+        message = brief(visible(" ".join(str(error).split())), 2000)
     except Exception:  # of somebody else's class, whose text cannot be made
         message = ""
     if message and isinstance(error, InputError | FloatingPointError | MemoryError):
-        return visible(message)
-    return visible(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+        return message
+    kind = visible(type(error).__name__)
+    return f"{kind}: {message}" if message else kind
 
 
 def with_traceback(error: BaseException) -> str:

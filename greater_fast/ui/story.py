@@ -121,4 +121,4 @@ def _said(log: Path) -> list[str]:
     except OSError:
         return []
     spoken = ((line, _SPEAKER.match(line)) for line in text.splitlines())
-    return [visible(brief(line[match.end() :], 1000)) for line, match in spoken if match]
+    return [brief(visible(line[match.end() :]), 1000) for line, match in spoken if match]

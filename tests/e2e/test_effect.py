@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.evidence import effect, effect_arms
 from benchmarks.evidence.effect_arms import Place, Workbench, search
@@ -46,6 +47,7 @@ def test_every_arm_comes_to_an_outcome_once(lm, tmp_path):
     assert list(effect.run_cells(lm, SETTINGS, cells, again, time.monotonic() + 100)) == []
     for cell, outcome in log.outcomes.items():
         assert len(outcome.rows) == SETTINGS.num_test
+        assert outcome.machine.endswith(f", {torch.get_num_threads()} threads")
         if cell.arm != "initial":
             assert outcome.search.tokens >= TOKENS.amount
             assert outcome.finals.tokens > 0
