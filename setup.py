@@ -1,5 +1,6 @@
 """Builds the C++ extension `greater_fast._core` with CMake and ninja, both from their wheels."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            f"-DGREATER_FAST_STRICT={'ON' if os.environ.get('GREATER_FAST_STRICT') else 'OFF'}",
         ]
         subprocess.run(configure, check=True)
         subprocess.run([run, "--build", str(build)], check=True)

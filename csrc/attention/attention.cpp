@@ -1,7 +1,10 @@
 #include "attention/attention.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "math/simd.h"
@@ -262,11 +265,12 @@ void paged_attention(const AttentionArgs<T>& args) {
   const int64_t width = int64_t{args.num_heads} * args.head_size;
   const int32_t num_queries = args.query_starts[args.num_sequences];
   std::fill(args.output + num_queries * width, args.output + args.num_tokens * width, T{0});
-#pragma omp parallel
-  {
-    std::vector<T> scores(int64_t{kTileRows} * longest);
-#pragma omp for schedule(dynamic, 4)
-    for (size_t i = 0; i < tasks.size(); ++i) attend_task(args, tasks[i], scores.data(), longest);
+  // Made here: a thread must not throw.
+  const int64_t num_scores = int64_t{kTileRows} * longest;
+  const std::unique_ptr<T[]> scores(new T[omp_get_max_threads() * num_scores]);
+#pragma omp parallel for schedule(dynamic, 4)
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    attend_task(args, tasks[i], scores.get() + omp_get_thread_num() * num_scores, longest);
   }
 }
 

@@ -109,7 +109,7 @@ struct Statistics {
   int64_t steps = 0;
   int64_t computed_tokens = 0;  // went through the model, without padding
   int64_t padding_tokens = 0;
-  int64_t prompt_tokens = 0;     // of all admitted prompts
+  int64_t prompt_tokens = 0;     // known of sequences as they are admitted, or are so again
   int64_t shared_tokens = 0;     // of those, not computed
   int64_t generated_tokens = 0;  // end ids included
   int64_t drafted_tokens = 0;
@@ -124,16 +124,18 @@ class Scheduler {
 
   // Throws std::invalid_argument for a request that can never run.
   void submit(Request request);
-  // Drop a request, or all of a group, wherever they are; how many there were.
+  // Drop a request, or all of a group, wherever they are; how many there were. Throws
+  // std::invalid_argument before the last step is committed.
   int32_t cancel(int64_t key);
   int32_t cancel_group(int64_t group);
 
   // Drop everything, and a step that was planned but will not be committed.
   void abort();
 
-  // Fill the buffers for one step. Throws std::logic_error before the last step is committed.
+  // Fill the buffers for one step. Throws std::invalid_argument before the last one is committed.
   PlanCounts plan(const PlanBuffers& buffers);
-  // Take the model's answers. Throws std::invalid_argument, and then waits for better ones.
+  // Take the model's answers. Throws std::invalid_argument where they cannot be such, and then
+  // waits for better ones. What a stop throws comes through: then `abort` alone helps.
   void commit(const Answers& answers, int32_t num_rows);
   // Outcomes since the last call, in the order they finished.
   std::vector<Outcome> take_finished();

@@ -187,7 +187,7 @@ void Scheduler::commit(const Answers& answers, int32_t num_rows) {
                                   std::to_string(config_.vocab_size - 1));
     }
   }
-  in_step_ = false;
+  num_rows_ = -1;  // where a stop throws, no commit fits any more
   for (const BlockId id : copy_sources_) pool_.release(id);
   copy_sources_.clear();
   copies_.clear();
@@ -197,6 +197,7 @@ void Scheduler::commit(const Answers& answers, int32_t num_rows) {
   running_.erase(std::remove_if(running_.begin(), running_.end(),
                                 [](const SequencePtr& s) { return s->done; }),
                  running_.end());
+  in_step_ = false;
 }
 
 void Scheduler::commit_sequence(Sequence& s, const Answers& answers) {

@@ -185,7 +185,9 @@ class RolloutEngine:
         Raises:
             ValueError: a request that can never run (ids, spans, a sequence longer than the pool);
                 says which one, before any work.
+            RuntimeError: it is called by what is called within a run.
         """
+        self._check_at_rest()
         before = self.statistics["generated_tokens"]
         rollouts: list[Rollout | None] = [None] * len(requests)
         try:
@@ -205,7 +207,12 @@ class RolloutEngine:
 
     @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits [C, V], in at least float32, of the token after each context."""
+        """Logits [C, V], in at least float32, of the token after each context.
+
+        Raises:
+            RuntimeError: as of `run`.
+        """
+        self._check_at_rest()
         nothing: frozenset[int] = frozenset()
         logits: dict[int, torch.Tensor] = {}
         try:
@@ -236,6 +243,14 @@ class RolloutEngine:
     def check_integrity(self) -> None:
         """Raise RuntimeError at the first contradiction in the scheduler's state."""
         self._scheduler.check_integrity()
+
+    def _check_at_rest(self) -> None:
+        """Raise RuntimeError within a run, whose sequences another would take for its own."""
+        if not self._scheduler.idle:
+            what = (
+                "a metric, or what is told of finished rows, cannot run the model that is searched"
+            )
+            raise RuntimeError(f"the engine is at work: {what}; give it one of its own")
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
         check_draws(requests, self._sampler)

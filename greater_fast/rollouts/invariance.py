@@ -57,10 +57,11 @@ def _place(
     length, split = min(_LENGTH, num_slots), split_size(backend)
     # The first of its rows sees no more than one program reads, the last one does.
     num_before = split - 2 if split and split - 2 + length <= longest else 0
-    spans = ((0, start), (num_before, num_before + length), (0, num_slots - start - length))
-    before, after = zip(*(span for span in spans if span[0] < span[1]), strict=True)
+    ahead, behind = _fillers(start, longest), _fillers(num_slots - start - length, longest)
+    spans = (*ahead, (num_before, num_before + length), *behind)
+    before, after = zip(*spans, strict=True)
     _, plan = probe_steps(lm, backend, (before, after), -(-longest // BLOCK_SIZE))
-    _fill(plan, int(start > 0), num_before)
+    _fill(plan, len(ahead), num_before)
     own = slice(start, start + length)
     ids = np.resize(lm.vocabulary.ids(" first of all, count the words"), length)
     plan.tokens[own] = plan.tokens.new_tensor(ids)
@@ -69,6 +70,12 @@ def _place(
     first = min(start, num_slots - chunk)
     logits = lm.logits(hidden[first : first + chunk])
     return hidden[own], logits[start - first : start - first + length]
+
+
+def _fillers(num_tokens: int, longest: int) -> list[tuple[int, int]]:
+    """First and last place of sequences of so many tokens in all, none longer than any may be."""
+    starts = range(0, num_tokens, longest)
+    return [(0, min(longest, num_tokens - start)) for start in starts]
 
 
 def _fill(plan: Plan, row: int, num_tokens: int) -> None:

@@ -117,6 +117,31 @@ def test_plain_torch_takes_weights_of_16_bits(dtype: torch.dtype) -> None:
     assert ((found - own).norm(dim=-1) < 0.03 * own.norm(dim=-1)).all()
 
 
+@pytest.mark.parametrize("features", [{}, {"fixed": True}, {"kernels": "reference"}], ids=str)
+def test_logits_behind_contexts_longer_than_a_step(features: dict[str, Any]) -> None:
+    """A step that is all one prefill reads no row, as the first of a run that goes on may be."""
+    lm = tiny_lm("llama", "llama3")
+    contexts = [tuple(5 + number % 300 for number in range(size)) for size in (70, 9, 150)]
+    found = engine(lm, {**features, "max_tokens": 16}).next_logits(contexts)
+    expected = PlainRolloutEngine(lm, 32, TEMPERATURE).next_logits(contexts)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_within_a_run_is_refused() -> None:
+    """Its sequences would be taken for those of the run around it."""
+    lm = tiny_lm("llama", "llama3")
+    asked, own = requests(lm)[:3], engine(lm, {})
+
+    def told(number: int, rollout: Rollout | None) -> tuple[int, ...]:
+        own.next_logits([(5, 6, 7)])
+        return ()
+
+    with pytest.raises(RuntimeError, match="the engine is at work"):
+        own.run(asked, told)
+    own.check_integrity()
+    check(own.run(asked), PlainRolloutEngine(lm, 32, TEMPERATURE).run(asked))
+
+
 @pytest.mark.parametrize(("family", "kind"), FAMILIES[:2])
 def test_answers_are_generated_behind_the_target(family: str, kind: str) -> None:
     lm = tiny_lm(family, kind)

@@ -50,7 +50,8 @@ class RaggedStep:
     @torch.inference_mode()
     def logits(self, num_rows: int) -> torch.Tensor:
         """Logits [R, V] at the rows of the step that was run last."""
-        return torch.cat([self._logits(rows) for rows in self._chunks(num_rows)])
+        chunks = self._chunks(num_rows) or [slice(0, 0)]  # all its tokens may be of one prefill
+        return torch.cat([self._logits(rows) for rows in chunks])
 
     def _chunks(self, num_rows: int) -> list[slice]:
         starts = range(0, num_rows, self._chunk)

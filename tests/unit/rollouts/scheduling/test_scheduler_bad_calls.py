@@ -258,6 +258,8 @@ def test_a_cut_that_no_text_can_be(cut: tuple[int, tuple[int, ...], int]) -> Non
     world.submit(GOOD._replace(stop=Wrong(tuple(range(VOCAB)), 0)))
     with pytest.raises(ValueError, match="stop: a cut that no text can be"):
         world.drain()
+    with pytest.raises(ValueError, match="plan: the last step is not committed"):
+        world.drain()  # what came of the step's other sequences is not known
     world.abort()
     assert world.run(GOOD) == [expected(GOOD).outcome]
 
