@@ -26,22 +26,28 @@ class Terms:
     """What an example's loss reads: ids that its states predict, those of text first.
 
     `text_weight` is the weight of each text token's NLL, at temperature 1: of the prompt's, or of a
-    reasoning's, where it may be negative. The answer's mean NLL is at the loss's temperature.
+    reasoning's, where it may be negative. The answer's mean NLL is at the loss's temperature. The
+    gradient, and not the loss, is `scale` times as large.
     """
 
     text_ids: tuple[int, ...]
     text_weight: float
     answer_ids: tuple[int, ...] = ()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Tokens of all examples at one temperature: -log p of `ids` at `rows`, weighted, by owner."""
+    """Tokens of all examples at one temperature: -log p of `ids` at `rows`, weighted, by owner.
+
+    Their gradients are scaled.
+    """
 
     temperature: float
     rows: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
 
 
@@ -53,7 +59,7 @@ def losses_and_gradient(
     answer_loss: AnswerLoss | None = None,
     kernels: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses [B] of the examples, and the gradient [R, D] of their sum by the states [R, D].
+    """Losses [B] of the examples, and the gradient [R, D] of their scaled sum by the states [R, D].
 
     States come example after example, each predicting its text's ids, then its answer's.
     `answer_loss` takes the place of the answer's mean cross-entropy at the temperature; `kernels`
@@ -76,13 +82,14 @@ def losses_and_gradient(
             part.rows.extend(range(row, row + len(ids)))
             part.ids.extend(ids)
             part.weights.extend([weight] * len(ids))
+            part.scales.extend([term.scale] * len(ids))
             part.owners.extend([number] * len(ids))
             row += len(ids)
     _add_nll(lm, states, texts, kernels, losses, gradient)
     if answer_loss is None:
         _add_nll(lm, states, answers, kernels, losses, gradient)
         return losses, gradient
-    for number in range(len(terms)):
+    for number, term in enumerate(terms):
         own = [i for i, owner in enumerate(answers.owners) if owner == number]
         rows, answer_ids = (
             torch.tensor([values[i] for i in own], device=states.device)
@@ -91,7 +98,7 @@ def losses_and_gradient(
         leaf = states[rows].detach().requires_grad_()
         logits = lm.logits(leaf)
         value, by_logits = _value_and_gradient(answer_loss, logits, answer_ids)
-        (gradient[rows],) = torch.autograd.grad(logits, leaf, by_logits)
+        (gradient[rows],) = torch.autograd.grad(logits, leaf, by_logits * term.scale)
         losses[number] += value
     return losses, gradient
 
@@ -164,10 +171,13 @@ def _add_nll(
             torch.tensor(values[part], device=device)
             for values in (tokens.rows, tokens.ids, tokens.owners)
         )
-        weights = torch.tensor(tokens.weights[part], dtype=losses.dtype, device=device)
+        weights, scales = (
+            torch.tensor(values[part], dtype=losses.dtype, device=device)
+            for values in (tokens.weights, tokens.scales)
+        )
         leaf = states[rows].detach().requires_grad_()
         logprobs, _ = lm.logprobs(leaf, ids, tokens.temperature, kernels)
         nll = -weights * logprobs
-        (gradient[rows],) = torch.autograd.grad(nll.sum(), leaf)
+        (gradient[rows],) = torch.autograd.grad((nll * scales).sum(), leaf)
         # Unlike `index_add_`, this adds in one order on a GPU too.
         losses.index_put_((owners,), nll.detach(), accumulate=True)

@@ -6,6 +6,7 @@ turns; one that does not fit after all is halved, and so are those that follow.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,11 @@ from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.model.quantised import gradient_everywhere
+
+_log = logging.getLogger("greater_fast")
+# Of losses in float16, on their way back: its full numbers lie between 6e-5 and 65504. Powers of
+# two round nothing.
+_SCALE, _SCALE_DOWN = 4096.0, 16.0
 
 
 @exclusive
@@ -63,7 +69,7 @@ def sequence_gradients(
         if engine.can_pack:  # the same bits before the place, whoever has run what until now
             engine.store([s.ids[: s.place] for s in batch])
         try:
-            found = _batch_gradients(lm, batch, way, plan, config, loss)
+            found = _scaled_gradients(lm, batch, way, plan, config, loss)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -72,6 +78,12 @@ def sequence_gradients(
         if found is None:  # by now all that the pass held is free
             torch.cuda.empty_cache()
             plan = _smaller(lm, batch, way, plan, config)
+            twice = ", and layers are computed twice" if plan.checkpointing else ""
+            _log.warning(
+                "the gradient of %d tokens at a time does not fit the memory of %s: it goes on "
+                "with %d at most%s (gradient_batch_tokens)",
+                *(way.num_tokens(batch), lm.device, plan.max_tokens, twice),
+            )
             waiting = [p for numbers in waiting for p in _batches(sequences, numbers, way, plan)]
             continue
         gradients[numbers] = found.to(gradients.dtype)
@@ -95,6 +107,37 @@ def _batches(
         else:
             batches.append([number])
     return batches
+
+
+def _scaled_gradients(
+    lm: LM,
+    batch: Sequence[ExampleSequence],
+    way: GradientPass,
+    plan: PassPlan,
+    config: Config,
+    loss: AnswerLoss | None,
+) -> torch.Tensor:
+    """Gradients [B, D] of each example's own loss at the place, by what its numbers can hold.
+
+    float16 has none as small as the gradients of a sure model. There the way back takes losses
+    `_SCALE` times as large, each example's less where something in it overflows.
+    """
+    if lm.dtype != torch.float16:
+        return _batch_gradients(lm, batch, way, plan, config, loss)
+
+    def found(scales: torch.Tensor) -> torch.Tensor:
+        scaled = [
+            replace(s, terms=replace(s.terms, scale=scale))
+            for s, scale in zip(batch, scales.tolist(), strict=True)
+        ]
+        return _batch_gradients(lm, scaled, way, plan, config, loss).float()
+
+    scales = torch.full((len(batch),), _SCALE, device=lm.device)
+    gradients = found(scales)
+    while (over := ~gradients.isfinite().all(-1) & (scales > 1)).any():
+        scales = torch.where(over, scales / _SCALE_DOWN, scales)
+        gradients = torch.where(over[:, None], found(scales), gradients)
+    return gradients / scales[:, None]
 
 
 def _batch_gradients(

@@ -186,7 +186,9 @@ def of_numpy() -> None:
 
 
 @pytest.mark.parametrize("end_memory", [of_a_gpu, of_a_cpu, of_numpy])
-def test_a_micro_batch_that_does_not_fit_is_halved(end_memory: Callable[[], None]) -> None:
+def test_a_micro_batch_that_does_not_fit_is_halved(
+    end_memory: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
     lm = tiny_lm()
     expected = gradient(lm, gradient_batch_tokens=10_000)
     sizes: list[int] = []
@@ -209,6 +211,11 @@ def test_a_micro_batch_that_does_not_fit_is_halved(end_memory: Callable[[], None
     assert len(failed) == 2
     assert failed[1] <= failed[0] // 2
     assert sum(done) == failed[0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert caplog.messages[0] == (
+        f"the gradient of {failed[0]} tokens at a time does not fit the memory of cpu: it goes on "
+        f"with {failed[0] // 2} at most (gradient_batch_tokens)"
+    )
     assert sizes.index(done[0]) == 2  # it goes on, and asks for no more again
     assert len(done) == 5
 
