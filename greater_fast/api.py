@@ -30,8 +30,9 @@ from greater_fast.runs.input import (
     with_metric,
 )
 from greater_fast.runs.interrupts import signals_heard
-from greater_fast.runs.models.alike import as_models, check_one_vocabulary, common_layouts
+from greater_fast.runs.models.alike import as_models, common_layouts
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
+from greater_fast.runs.models.outlines import outlined
 from greater_fast.runs.models.ready import load_models, make_models, make_ready, notes_of
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
@@ -236,17 +237,18 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             config = placed(given, sources[0], ranks)
             examples = in_one_form(rows, spellings(gold for row in rows for gold in row.answers))
             extractor = choose_extractor(config, examples)
-            lms = load_models(sources, config)
-            check_one_vocabulary(lms)
+            outlines, place = outlined(sources, config)
             laid_out = [
                 measured_by(
                     metric,
                     common_layouts(
-                        lms, [build_layouts(lm, examples, text, extractor, config) for lm in lms]
+                        outlines,
+                        [build_layouts(lm, examples, text, extractor, config) for lm in outlines],
                     ),
                 )
                 for text in prompts
             ]
+            lms = load_models(sources, outlines, place, config)
             longest = max(layouts.longest_sequence(config) for layouts in laid_out)
             most = max(map(len, laid_out))
             models, note = make_models(lms, config, longest, most, ranks)

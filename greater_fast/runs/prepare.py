@@ -8,7 +8,6 @@ import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,19 +28,13 @@ from greater_fast.examples.metrics import Metric
 from greater_fast.examples.placeholders import check_no_placeholder
 from greater_fast.examples.splits import Splits, make_splits
 from greater_fast.memory.budget import MemoryPlan, RowLengths
-from greater_fast.memory.outline import outline_lm
 from greater_fast.memory.plan import plan_memory
 from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.byte_sizes import memory_bytes
-from greater_fast.model.files import usable_device
 from greater_fast.model.lm import LM
-from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.runs.input import measured_by, metric_note
-from greater_fast.runs.models.alike import (
-    check_one_device,
-    check_one_vocabulary,
-    common_layouts,
-)
+from greater_fast.runs.models.alike import common_layouts
+from greater_fast.runs.models.outlines import is_loaded, outlined
 from greater_fast.search.checks import check_no_race
 from greater_fast.wording import quoted
 
@@ -95,11 +88,6 @@ class Prepared:
         )
 
 
-def is_loaded(lm: LM) -> bool:
-    """Whether a model has its weights."""
-    return lm.device.type != "meta"
-
-
 def prepare(
     models: Sequence[Any], splits: Splits, prompt: str, config: Config, device: str | None = None
 ) -> Prepared:
@@ -114,16 +102,10 @@ def prepare(
     check_no_race(len(models), config)
     splits = _in_one_form(splits)
     extractor = choose_extractor(config, (*splits.train, *splits.dev), splits.test)
-    place = device
-    if place is None and any(isinstance(model, str | Path) for model in models):
-        place = usable_device(config.device)
-    lms = tuple(outline_lm(model, place, config.dtype, sharing_ranks(config)) for model in models)
-    if device is None:
-        check_placements(models, lms, place, config)
-    check_one_vocabulary(lms)
+    lms, place = outlined(models, config, device)
     layouts = [_layouts(lm, splits, prompt, extractor, config) for lm in lms]
     common = {name: common_layouts(lms, [own[name] for own in layouts]) for name in layouts[0]}
-    return Prepared(lms, place or str(lms[0].device), splits, common)
+    return Prepared(lms, place, splits, common)
 
 
 def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
@@ -188,49 +170,6 @@ def check_prompt(prompt: object) -> None:
         raise ValueError(f"prompt: got {quoted(prompt)}, expected a text of at least 2 tokens")
     instead = "leave it out: the question is put beside the prompt (prompt_placement says where)"
     check_no_placeholder("prompt", prompt, instead)
-
-
-def check_placements(
-    models: Sequence[Any], lms: Sequence[LM], device: str | None, config: Config
-) -> None:
-    """Raise ValueError where loaded models lie elsewhere than is asked for, or than the others.
-
-    `device` is where those go that are not loaded.
-    """
-    for model, lm in zip(models, lms, strict=True):
-        check_placement(model, lm, config)
-    check_one_device(models, lms, device)
-
-
-def check_placement(model: Any, lm: LM, config: Config) -> None:
-    """Raise ValueError where a loaded model is laid out in another way than is asked for."""
-    if isinstance(model, str | Path):
-        return
-    if config.tensor_parallel != (lm.ranks.size > 1):
-        found = "shared by ranks" if lm.ranks.size > 1 else "whole on each rank"
-        raise ValueError(
-            f"tensor_parallel: got {config.tensor_parallel} beside a loaded model that is {found}: "
-            f"set it to {not config.tensor_parallel}, or pass the model's name or folder"
-        )
-    dtype = str(lm.dtype).removeprefix("torch.")
-    if config.dtype not in (None, dtype):
-        raise ValueError(
-            f"dtype: got {config.dtype} beside a loaded model of {dtype}: convert the model, or "
-            "leave dtype out"
-        )
-    if config.device is not None and not _is_there(lm.device, config.device):
-        raise ValueError(
-            f"device: got {quoted(config.device)} beside a model loaded on {lm.device}: move the "
-            "model there, or leave device out"
-        )
-
-
-def _is_there(device: torch.device, name: str) -> bool:
-    try:
-        wanted = torch.device(name)
-    except RuntimeError:  # no device has that name
-        return False
-    return wanted.type == device.type and wanted.index in (None, device.index or 0)
 
 
 def choose_extractor(

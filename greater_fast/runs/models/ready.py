@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,9 @@ from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
 from greater_fast.runs.input import idle_settings, unfilled_notes
-from greater_fast.runs.models.alike import check_one_device, names_of
-from greater_fast.runs.prepare import Prepared, check_placement, is_loaded, refuse_or_warn
+from greater_fast.runs.models.alike import names_of
+from greater_fast.runs.models.outlines import check_placement, is_loaded
+from greater_fast.runs.prepare import Prepared, refuse_or_warn
 from greater_fast.runs.progress import Teller
 from greater_fast.search.ensemble import Ensemble, Models, members
 
@@ -42,7 +43,7 @@ def make_ready(
     memory = ranks.from_first(prepared.memory(config))
     refuse_or_warn(memory, prepared.device)
     teller.say(memory.verdict, "\n".join(memory.table))
-    lms = _loaded(sources, prepared, config, teller)
+    lms = load_models(sources, prepared.lms, prepared.device, config, teller.say)
     if loss is not None:
         with memory_errors_explained(lms[0].device):
             for lm in lms:
@@ -76,28 +77,27 @@ def make_ready(
     return models, memory, notes
 
 
-def _loaded(sources: Sequence[Any], prepared: Prepared, config: Config, teller: Teller) -> list[LM]:
-    """The models with their weights."""
+def load_models(
+    sources: Sequence[Any],
+    outlines: Sequence[LM],
+    place: str,
+    config: Config,
+    say: Callable[[str], object] = str,
+) -> list[LM]:
+    """The models that were `outlined`, with their weights; `say` is told of each before.
+
+    Raises:
+        ValueError: as `load_lm`.
+    """
     lms = []
-    for source, outline in zip(sources, prepared.lms, strict=True):
-        teller.say(f"loading {source if isinstance(source, str) else 'the model'}")
+    for source, outline in zip(sources, outlines, strict=True):
+        say(f"loading {source if isinstance(source, str) else 'the model'}")
         lm = outline
         if not is_loaded(outline):
-            with memory_errors_explained(torch.device(prepared.device)):
+            with memory_errors_explained(torch.device(place)):
                 sharing = sharing_ranks(config)
                 lm = load_lm(source, config.device, config.dtype, outline.tokenizer, sharing)
         lms.append(lm)
-    return lms
-
-
-def load_models(sources: Sequence[Any], config: Config) -> list[LM]:
-    """Models for an evaluation.
-
-    Raises:
-        ValueError: as `load_lm`; loaded ones lie elsewhere than the settings say, or than others.
-    """
-    lms = [load_model(source, config) for source in sources]
-    check_one_device(sources, lms, str(lms[0].device))
     return lms
 
 

@@ -108,6 +108,23 @@ def test_prompt_of_one_token_or_too_many(refused: Refused, rows: list[Any], lm: 
         evaluate(lm, rows, prompt="the", config={"max_new_tokens": 4, "max_prompt_tokens": 40})
 
 
+def test_an_evaluation_refuses_before_weights_are_read(
+    model_folder: Path, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any) -> Any:
+        raise AssertionError("the weights are read")
+
+    monkeypatch.setattr("greater_fast.runs.models.ready.load_lm", load)
+    for prompt, config, message in (
+        ("word " * 400, {}, "tokens"),
+        (PROMPT, {"metric": "numeric"}, "numeric"),
+        (PROMPT, {"max_new_tokens": 100_000}, "max_new_tokens"),
+    ):
+        settings = {"max_new_tokens": 4, "max_prompt_tokens": 40, **config}
+        with pytest.raises(ValueError, match=message):
+            evaluate(str(model_folder), rows, prompt=prompt, config=settings)
+
+
 def test_empty_extractor(refused: Refused, rows: list[Any]) -> None:
     assert "extractor: got '  ', expected a text that is not empty" in refused(rows, extractor="  ")
 

@@ -17,7 +17,7 @@ from greater_fast.model.parallel.loading import (
     sharing_ranks,
 )
 from greater_fast.ranks import ALONE, Ranks
-from greater_fast.runs.prepare import check_placement
+from greater_fast.runs.models.outlines import check_placement
 from tests.cases import tiny_lm
 
 TWO = Ranks(0, 2)
