@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +12,7 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # gradio writes its own scripts and styles into the page; whatever is loaded is this server's.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -32,16 +34,39 @@ _HEADERS = (
 _CLOSED = ("/gradio_api/file=", "/gradio_api/file/", "/gradio_api/proxy=")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a server that is reached by this name or address is by this machine alone."""
+    return host in _LOOPBACK or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """The names, in small letters, that a server at `host` may be asked for by."""
+    if is_loopback(host):
+        return (*_LOOPBACK, host.lower())
+    own = socket.gethostname()
+    short = own.partition(".")[0]
+    return tuple(name.lower() for name in (*_LOOPBACK, host, own, short, f"{short}.local"))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class Guard:
     """An ASGI application in front of another: other sites' pages get nothing of it.
 
     A page that a browser has from elsewhere could otherwise start runs here, by a request of its
     own (its `Origin` is another) or by a name of its own for this machine (DNS rebinding: `Host` is
-    none of `hosts`). With `hosts` None any name will do: the server is open to other machines.
+    none of this machine). `host` is where the server is reached. Where that is not by this machine
+    alone, it has any address, which no name can be bound to anew, and the names of `names_of`.
     """
 
-    def __init__(self, app: App, hosts: tuple[str, ...] | None) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: App, host: str) -> None:
+        self._app, self._names, self._is_open = app, names_of(host), not is_loopback(host)
 
     async def __call__(
         self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send
@@ -53,7 +78,12 @@ class Guard:
         is_closed = scope["path"].startswith(_CLOSED)
         if is_closed or not self._admits(dict(scope["headers"])):
             await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"not for you\n"})
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": b"not for you: by this machine's address or own name alone\n",
+                }
+            )
             return
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -69,7 +99,8 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1")
         origin = headers.get(b"origin")
         try:
-            if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+            name = urlsplit(f"//{host}").hostname or ""
+            if name not in self._names and not (self._is_open and _is_address(name)):
                 return False
             return origin is None or urlsplit(origin.decode("latin-1")).netloc == host
         except ValueError:  # what is no address is none of ours

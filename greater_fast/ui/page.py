@@ -63,11 +63,18 @@ def page(session: Session) -> gr.Blocks:
                 return markup.problem(error)
             return ""
 
+        def stop_run(name: str | None) -> str:
+            try:
+                session.stop(session.find(name))
+            except ValueError as error:
+                return markup.problem(error)
+            return ""
+
         watch, watched = _watcher(session), [*shown, start, stop, resume, known]
         data = form[1]
         gr.on([look.click, data.upload], _look, form, seen, api_visibility="private")
         start.click(start_run, form, [problem, tabs, chosen], **_QUIET)
-        stop.click(session.stop, **_QUIET)
+        stop.click(stop_run, chosen, refused, **_QUIET)
         resume.click(resume_run, [chosen, *more], refused, **_QUIET)
         ticks = gr.Timer(_SECONDS).tick
         gr.on([ticks, chosen.change], watch, [chosen, known], watched, **_QUIET)
@@ -176,15 +183,16 @@ def _watcher(session: Session) -> Callable[[str | None, str], list[Any]]:
     """What looks at the chosen run, and updates the page where anything has changed."""
 
     def watch(name: str | None, known: str) -> list[Any]:
-        running, parts = session.running, [""] * 4
+        running, parts, goes_on = session.running, [""] * 4, False
         run = next((folder for folder in session.runs() if folder.name == name), None)
         if run is not None:
             story = session.story(run)
+            goes_on = story.goes_on
             drawn = curve(story.steps, story.num_planned, story.start)
             told = markup.story_html(story)
             parts = [told, drawn, markup.prompt_html(story), markup.steps_html(story)]
         idle = running is None
-        can = [idle, run is not None and running == run, idle and run is not None]
+        can = [idle, goes_on, idle and run is not None]
         now = repr((parts, can))
         if now == known:
             return [gr.skip()] * 8

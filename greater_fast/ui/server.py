@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from greater_fast.ui.guard import LOOPBACK, REPORT_POLICY, Guard
+from greater_fast.ui.guard import REPORT_POLICY, Guard, is_loopback
 from greater_fast.ui.session import Session
 
 REPORT = "report.html"
@@ -71,7 +71,7 @@ def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
         max_file_size=_LARGEST_UPLOAD,
     )
     blocks.has_launched = True  # else gradio takes any path of this machine for an upload
-    return Guard(app, hosts=LOOPBACK if host in LOOPBACK else None)
+    return Guard(app, host)
 
 
 def _of_a_run(session: Session, answer: Callable[[Path], Any]) -> Callable[..., Any]:
@@ -185,7 +185,7 @@ def _ended_by_signals(server: Any) -> Iterator[None]:
 def _reached_at(host: str, port: int) -> Iterator[str]:
     """Where the page is, and who else can reach it."""
     yield f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}"
-    if host not in LOOPBACK:
+    if not is_loopback(host):
         yield (
             f"warning: whoever reaches {host} can use this page: load any model, read all runs and "
             "take this machine's time; leave --host out to keep it to this machine"

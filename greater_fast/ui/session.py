@@ -61,7 +61,7 @@ class Session:
     def running(self) -> Path | None:
         """The folder of the run that goes on; None where none does."""
         with self._lock:
-            worker = self._worker()
+            worker = self._worker(self.runs())
             return worker.run if worker else None
 
     def runs(self) -> list[Path]:
@@ -87,7 +87,8 @@ class Session:
 
     def story(self, run: Path) -> Story:
         """What is known of a run so far."""
-        goes_on = self.running == run
+        with self._lock:
+            goes_on = self._worker([run]) is not None
         return tell(run, goes_on, has_failed=self._has_failed and self._run == run)
 
     def start(self, form: Form) -> Path:
@@ -122,17 +123,32 @@ class Session:
             self._check_free()
             self._begin(run, ["resume", str(run), *options])
 
-    def stop(self) -> None:
-        """Ask the run that goes on to end, as Ctrl-C does: it writes what it has found.
+    def stop(self, run: Path) -> None:
+        """Ask a run that goes on to end, as Ctrl-C does: it writes what it has found.
 
         It is asked once, however often this is called: a second Ctrl-C would not let it write.
+
+        Raises:
+            ValueError: its process is another user's, or elsewhere: no signal comes there.
         """
         with self._lock:
-            worker = self._worker()
-            if worker is not None and worker != self._asked_to_end:
-                self._asked_to_end = worker
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.process, signal.SIGINT)
+            worker = self._worker([run])
+            if worker is None or worker == self._asked_to_end:
+                return
+            if worker.process is None:
+                raise ValueError(
+                    f"the run {run.name} goes on in another container or on another machine: stop "
+                    "it there"
+                )
+            try:
+                os.kill(worker.process, signal.SIGINT)
+            except ProcessLookupError:  # it has ended
+                return
+            except PermissionError as error:
+                raise ValueError(
+                    f"the run {run.name} is another user's, who can stop it"
+                ) from error
+            self._asked_to_end = worker
 
     def close(self, seconds: float = _SECONDS_TO_STOP) -> Path | None:
         """Stop the run that was begun here and wait for its end; its folder, None for none.
@@ -140,24 +156,26 @@ class Session:
         A run that does not end in time is left to itself.
         """
         process = self._process
-        if process is None or process.poll() is not None:
+        if process is None or self._run is None or process.poll() is not None:
             return None
-        self.stop()
+        self.stop(self._run)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         return self._run
 
-    def _worker(self) -> Worker | None:
-        """The process at work on a run: the one begun here, or another on a run of the folder."""
+    def _worker(self, runs: Sequence[Path]) -> Worker | None:
+        """A process at work on one of these runs: the one begun here, or another's."""
         if self._process is not None and self._run is not None:
             status = self._process.poll()
             if status is None:
-                return Worker(self._run, self._process.pid)
-            self._process = None
-            self._has_failed = status not in (0, INTERRUPTED)
-            if status < 0:
-                self._tell_of_signal(self._run, -status)
-        return worker_among(self.runs())
+                if self._run in runs:
+                    return Worker(self._run, self._process.pid)
+            else:
+                self._process = None
+                self._has_failed = status not in (0, INTERRUPTED)
+                if status < 0:
+                    self._tell_of_signal(self._run, -status)
+        return worker_among(runs)
 
     def _tell_of_signal(self, run: Path, number: int) -> None:
         """Write to a run's log what its process could not say itself."""
@@ -169,7 +187,7 @@ class Session:
             log.write(line)
 
     def _check_free(self) -> None:
-        if (worker := self._worker()) is not None:
+        if (worker := self._worker(self.runs())) is not None:
             name = worker.run.name
             raise ValueError(f"the run {name} goes on: stop it first, or wait for its end")
 

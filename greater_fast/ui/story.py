@@ -26,6 +26,7 @@ class Story:
 
     `steps` are those of the step log, `prompt` is the last or, where there is a result, the best.
     `start` has `objective` and `error_rate` of the initial prompt, as steps have their own.
+    `goes_on` says whether a process is at work on it.
     """
 
     headline: str
@@ -36,6 +37,7 @@ class Story:
     num_planned: int = 0
     finished: bool = False
     start: dict[str, float] | None = None
+    goes_on: bool = False
 
 
 def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
@@ -51,7 +53,8 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
         initial, planned = str(known["run"]["prompt"]), int(known["run"]["config"]["steps"])
     except (KeyError, TypeError, ValueError):
         headline = f"begins: {last or 'a process starts'}" if goes_on else last
-        return Story(headline or "this run has not begun: its process ended before")
+        headline = headline or "this run has not begun: its process ended before"
+        return Story(headline, goes_on=goes_on)
     steps, result = _whole(known["steps"]), known["result"]
     prompt = str(steps[-1]["prompt"]) if steps else initial
     notes = [visible(line) for line in known["damage"]]
@@ -68,6 +71,7 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
         notes = [*([last] if last else []), *notes]
     return Story(
         headline=visible(headline),
+        goes_on=goes_on,
         notes=tuple(notes),
         steps=tuple(steps),
         initial=initial,

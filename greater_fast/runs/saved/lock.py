@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 from pathlib import Path
+
+from greater_fast.wording import quoted
 
 LOCK_FILE = ".lock"
 
@@ -14,8 +17,8 @@ class FolderLock:
     """The lock of a folder, held until `release` or the process's end.
 
     It lies on an open file (`flock`): whoever is killed holds none. The file itself may stay, with
-    the holder's number in it. On a file system without such locks none is held, and `problem` says
-    so.
+    the holder's number in it, and the `place` where that is its number. On a file system without
+    such locks none is held, and `problem` says so.
 
     Raises:
         BlockingIOError: another process holds it, or another run of this one.
@@ -38,7 +41,7 @@ class FolderLock:
             os.close(self._file)
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
-            os.write(self._file, b"%d\n" % os.getpid())
+            os.write(self._file, f"{os.getpid()}\n{place()}\n".encode())
 
     def _lock(self) -> None:
         try:
@@ -62,8 +65,29 @@ class FolderLock:
         self._file = -1
 
 
+def place() -> str:
+    """Where a process has its number: this machine's name, and its container's, in one line."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return f"{platform.node()} {namespace}"
+
+
+def read_holder(lock: Path) -> tuple[int, str]:
+    """The number that a lock's file names, and the place where it is the holder's.
+
+    Raises:
+        OSError, ValueError: it names none.
+    """
+    number, _, where = lock.read_text(encoding="utf-8").partition("\n")
+    return int(number), where.strip("\n")
+
+
 def holder(folder: Path) -> str:
     """Who holds a folder's lock, for a message: "process 123", or "another process"."""
     with contextlib.suppress(OSError, ValueError):
-        return f"process {int((folder / LOCK_FILE).read_bytes())}"
+        number, where = read_holder(folder / LOCK_FILE)
+        machine = where.partition(" ")[0]
+        return f"process {number}" + ("" if where == place() else f" on {quoted(machine)}")
     return "another process"

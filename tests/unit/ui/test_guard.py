@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from greater_fast.ui.guard import LOOPBACK, POLICY, Guard
+from greater_fast.ui.guard import POLICY, Guard
 
 pytestmark = pytest.mark.ui
 
@@ -17,7 +17,7 @@ async def _plain(scope: Any, receive: Any, send: Any) -> None:
 
 
 def asked(
-    headers: dict[str, str], hosts: tuple[str, ...] | None = LOOPBACK, path: str = "/"
+    headers: dict[str, str], at: str = "127.0.0.1", path: str = "/"
 ) -> tuple[int, dict[str, str]]:
     """Status and headers of the answer to a request with these headers."""
     sent: list[dict[str, Any]] = []
@@ -30,7 +30,7 @@ def asked(
 
     given = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope = {"type": "http", "path": path, "headers": given}
-    asyncio.run(Guard(_plain, hosts)(scope, receive, send))
+    asyncio.run(Guard(_plain, at)(scope, receive, send))
     answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], answered
 
@@ -60,11 +60,25 @@ def test_others_are_not(headers: dict[str, str]) -> None:
     assert asked(headers)[0] == 403
 
 
-def test_an_open_server_has_any_name_but_its_own_pages_alone() -> None:
-    assert asked({"host": "box.lan:7860"}, None)[0] == 200
-    assert asked({"host": "box.lan:7860", "origin": "http://box.lan:7860"}, None)[0] == 200
-    for other in ("http://evil.example", "http://["):
-        assert asked({"host": "box.lan:7860", "origin": other}, None)[0] == 403
+@pytest.mark.parametrize("at", ["0.0.0.0", "192.168.0.7", "::", "Box.lan"])
+def test_an_open_server_has_addresses_and_names_of_its_own(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of somebody else's may be bound to this machine while a page of it is open."""
+    monkeypatch.setattr("socket.gethostname", lambda: "Box.lab.example")
+    names = ["192.168.0.7:7860", "[fd00::7]:7860", "box", "BOX.lab.example:7860", "box.local"]
+    for name in (*names, "localhost:7860", *(["box.lan"] if at == "Box.lan" else [])):
+        assert asked({"host": name}, at)[0] == 200
+        assert asked({"host": name, "origin": f"http://{name}"}, at)[0] == 200
+        for other in ("http://evil.example", "http://["):
+            assert asked({"host": name, "origin": other}, at)[0] == 403
+    for name in ("evil.example:7860", "box.evil.example", "192.168.0.7.evil.example", ""):
+        assert asked({"host": name, "origin": f"http://{name}"}, at)[0] == 403
+
+
+def test_every_address_of_the_loopback_is_this_machines_alone() -> None:
+    assert asked({"host": "127.0.0.2:7860"}, "127.0.0.2")[0] == 200
+    assert asked({"host": "192.168.0.7:7860"}, "127.0.0.2")[0] == 403
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://a/"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from greater_fast.runs.saved.lock import FolderLock
 from greater_fast.ui.form import Form
 from greater_fast.ui.session import Session
 
@@ -76,10 +77,10 @@ def test_a_run_is_begun_and_stopped(session: Session, started: Callable[[], list
     assert session.running == run
     assert session.runs() == [run]
     assert session.story(run).headline == "begins: loading"
-    session.stop()
+    session.stop(run)
     until(lambda: session.running is None)
     assert session.story(run).headline == "stopped"
-    session.stop()  # which is nothing now
+    session.stop(run)  # which is nothing now
 
 
 def test_a_run_is_asked_to_end_once(
@@ -93,7 +94,7 @@ def test_a_run_is_asked_to_end_once(
         with monkeypatch.context() as patch:
             patch.setattr(os, "kill", lambda *signalled: asked.append(signalled))
             for _ in range(3):
-                session.stop()
+                session.stop(run)
             assert session.close(seconds=0.01) == run
         assert [number for _, number in asked] == [signal.SIGINT] * sitting
         assert session._process is not None
@@ -167,9 +168,47 @@ def test_a_run_that_another_process_works_on_is_found_and_stopped(
         session.start(form(session))
     assert session.close() is None  # it is not this page's
     assert session.running == run
-    session.stop()
+    session.stop(run)
     assert other.wait() == 7
     assert session.running is None
+
+
+def test_the_run_that_is_named_is_stopped_and_no_other(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    """A page may show a run that has ended while another goes on, from a terminal or a page."""
+    held = session.folder / "held"
+    held.mkdir()
+    (held / "run.json").write_text("{}")
+    lock = FolderLock(held)
+    assert session.story(held).goes_on
+    lock.release()
+    run = session.start(form(session))
+    started()
+    session.stop(held)
+    assert session.running == run
+    assert session.story(run).goes_on
+    assert not session.story(held).goes_on
+
+
+def test_a_process_of_another_container_gets_no_signal(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is here that of anybody, of this process for one."""
+    run = session.folder / "other"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    lock = FolderLock(run)
+    asked: list[tuple[int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "elsewhere")
+        patch.setattr(os, "kill", lambda *signalled: asked.append(signalled))
+        assert session.running == run
+        with pytest.raises(ValueError, match="in another container or on another machine"):
+            session.stop(run)
+        lock.release()
+        assert session.running is None
+    assert asked == []
 
 
 def test_a_run_that_is_killed_says_so(session: Session, started: Callable[[], list[str]]) -> None:
