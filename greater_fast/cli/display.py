@@ -138,7 +138,7 @@ def outcome(result: dict[str, Any]) -> list[str]:
         if comparison is not None and not _same(best, baseline):
             first, second = comparison["num_only_first"], comparison["num_only_second"]
             counts = f"right with only the best prompt: {first}, only the initial: {second}"
-            if "metric" in best[split]:
+            if not _is_of_right_rows(comparison):
                 counts = f"better with the best prompt: {first}, with the initial: {second}"
             lines.append(f"{split} rows {counts} ({_test(comparison)})")
         if split == "dev":
@@ -160,7 +160,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     if report["comparison"]:
         low, high = report["comparison"]["interval"]
         counts = "only the first right {num_only_first}, only the second {num_only_second}"
-        if "metric" in report:
+        if not _is_of_right_rows(report["comparison"]):
             counts = "the first better on {num_only_first}, the second on {num_only_second}"
         lines.append(
             f"{counts}, {{test}}".format(
@@ -182,6 +182,11 @@ def _each_model(evaluation: dict[str, Any]) -> list[str]:
         f"    {name}: {percent(own)} ({interval(own)})"
         for name, own in evaluation.get("by_model", {}).items()
     ]
+
+
+def _is_of_right_rows(comparison: dict[str, Any]) -> bool:
+    """Whether rows are right or wrong, and nothing between: no metric's share, nor of models."""
+    return comparison.get("test") is None
 
 
 def _test(comparison: dict[str, Any]) -> str:

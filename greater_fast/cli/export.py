@@ -46,6 +46,8 @@ def _export(options: argparse.Namespace) -> int:
             raise ValueError(
                 "--data: a task has rows, and no other format: --to lm-eval --data FILE"
             )
+        if options.columns is not None and options.data is None:
+            raise ValueError("--columns are those of --data, which is not given: leave it out")
         path = _export_task(options) if options.data else _export_text(options)
     if path is not None:
         print(f"written: {visible(path)}", file=sys.stderr)

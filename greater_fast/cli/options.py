@@ -172,10 +172,12 @@ def load_rows(
     columns: str | None,
     template: str | None = None,
     of_run: Mapping[str, str] | None = None,
+    option: str = "--columns",
 ) -> Examples | None:
     """Rows of a source, or None where none was given.
 
-    Where no columns are given they are those of a run, if the source has them.
+    Where no columns are given they are those of a run, if the source has them. `option` is the one
+    that gives them.
     """
     if source is None:
         return None
@@ -189,7 +191,7 @@ def load_rows(
     pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]
     if any(key not in ("question", "answer") or not name for key, _, name in pairs):
         raise ValueError(
-            f"--columns: got {quoted(columns)}, expected question=NAME,answer=NAME with the "
+            f"{option}: got {quoted(columns)}, expected question=NAME,answer=NAME with the "
             "names of the two columns"
         )
     return load_examples(source, {key: name for key, _, name in pairs}, template)
@@ -197,6 +199,7 @@ def load_rows(
 
 def search_rows(options: argparse.Namespace, config: Config) -> SearchRows:
     """The training, development and test rows of a search, from files or generated."""
+    _check_columns(options)
     train = _training_rows(options, config)
     dev, test = _other_rows(options, config)
     return train, dev, _generated_test_rows(options, config) or test
@@ -204,13 +207,22 @@ def search_rows(options: argparse.Namespace, config: Config) -> SearchRows:
 
 def _other_rows(options: argparse.Namespace, config: Config) -> tuple[Examples | None, ...]:
     """The development and test rows that a search is given, None where there are none."""
-    return tuple(
-        load_rows(source, columns or options.columns, config.template)
-        for source, columns in (
-            (options.dev, options.dev_columns),
-            (options.test, options.test_columns),
-        )
-    )
+    found = []
+    for name in ("dev", "test"):
+        source, own = getattr(options, name), getattr(options, f"{name}_columns")
+        option = "--columns" if own is None else f"--{name}-columns"
+        columns = options.columns if own is None else own
+        found.append(load_rows(source, columns, config.template, option=option))
+    return tuple(found)
+
+
+def _check_columns(options: argparse.Namespace) -> None:
+    """Raise ValueError for columns of a file that is not given."""
+    if options.columns is not None and not (options.train or options.dev or options.test):
+        raise ValueError("--columns: they are of rows of a file, and none is named: leave it out")
+    for name in ("dev", "test"):
+        if getattr(options, f"{name}_columns") is not None and getattr(options, name) is None:
+            raise ValueError(f"--{name}-columns: --{name} is not given: name its file too")
 
 
 def _training_rows(options: argparse.Namespace, config: Config) -> list[Example]:

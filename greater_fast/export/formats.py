@@ -98,6 +98,7 @@ def _constants(rendering: Rendering) -> str:
     files = rendering.files
     values = {
         "MODEL": files.path,
+        "DTYPE": rendering.dtype,
         "FILES": files.options,
         "BEFORE": rendering.before,
         "AFTER": rendering.after,
@@ -131,7 +132,7 @@ _TRANSFORMERS = """\
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto", **FILES)
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE, **FILES)
 model.generation_config = GenerationConfig()  # as in the run: no penalties of the model's own
 
 
@@ -153,7 +154,7 @@ def ask(question):
 _VLLM = """\
 from vllm import LLM, SamplingParams
 
-llm = LLM(model=WEIGHTS, tokenizer=WEIGHTS)
+llm = LLM(model=WEIGHTS, tokenizer=WEIGHTS, dtype=DTYPE)
 
 
 def go_on(prompts, max_tokens):

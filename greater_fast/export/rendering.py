@@ -22,6 +22,9 @@ from greater_fast.wording import quoted
 
 _QUESTION = "\ue001question\ue001"
 _ANSWER_TOKENS = 32  # where no row says how long answers are
+_NOT_CHOSEN = (
+    "the run has no result, or goes on: this is its last prompt, compared on no other rows"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,11 @@ class Rendering:
     are taken off its end. `messages` are what the chat template makes that of, with {question} in
     its place; None for a model without one. `extractor_ids` follow the reasoning, which any
     of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. `lm` is the
-    model without its weights.
+    model without its weights, `dtype` what the run had them in.
     """
 
     lm: LM
+    dtype: str
     files: ModelFiles
     config: Config
     prompt: str
@@ -65,6 +69,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         extractor = given_extractor(run["run"]["extractor"])
         rows = [_example(row) for row in run["examples"]]
         named = run["run"]["model"] if model is None else model
+        dtype = _dtype_of(run["run"], model)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
     check_one_model(named)
@@ -74,8 +79,10 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
+    is_chosen = run["result"] is not None
     rendering = Rendering(
         lm=lm,
+        dtype=dtype or str(lm.dtype).removeprefix("torch."),
         files=files,
         config=config,
         prompt=prompt,
@@ -89,7 +96,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         extractor_text=lm.vocabulary.text(targets.extractor_ids),
         end_ids=tuple(sorted(lm.end_ids | targets.end_ids)),
         max_answer_tokens=_ANSWER_TOKENS,
-        notes=tuple(run["damage"]),
+        notes=(*run["damage"], *(() if is_chosen else (_NOT_CHOSEN,))),
     )
     return _checked(rendering, lm, rows, run["result"])
 
@@ -104,6 +111,15 @@ def _prompt_of(run: Mapping[str, Any]) -> str:
     if run["result"] is not None:
         return str(run["result"]["prompt"])
     return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
+
+
+def _dtype_of(run: Mapping[str, Any], model: str | None) -> str | None:
+    """What the run had a model's weights in, by its name where there are several."""
+    dtypes = run.get("dtype")
+    if isinstance(dtypes, list):
+        names = run["model"]
+        dtypes = dtypes[names.index(model)] if model in names else None
+    return dtypes
 
 
 def _example(row: Mapping[str, Any]) -> Example:

@@ -41,6 +41,8 @@ def verdict(view: RunView) -> Verdict:
     if view.is_same:
         return Verdict("Nothing was gained", "calm", summary, split, compared)
     headline, tone = _headline(compared, split, view.is_judged)
+    if tone == "good" and view.result.count("test_seen_after") is not None:
+        headline, tone = "A gain on rows that were tested on before", "open"
     return Verdict(headline, tone, summary, split, compared)
 
 

@@ -17,7 +17,8 @@ from greater_fast.wording import shortened
 
 _MOST_BYTES = 2_000_000
 _MOST_RUNS = 12  # with 100 steps each, their figures alone take half of that
-_BEGINNING = "<!doctype html>"
+_BEGINNING, _MADE_BY = "<!doctype html>", '<meta name="generator" content="greater_fast '
+_HEAD = 2000  # characters that have both
 
 
 def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
@@ -74,7 +75,8 @@ def _own_path(out: str | os.PathLike[str]) -> Path:
     path = new_path("out", out)
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            is_report = file.read(len(_BEGINNING)) == _BEGINNING
+            head = file.read(_HEAD)
+        is_report = head.startswith(_BEGINNING) and _MADE_BY in head
     except FileNotFoundError:
         is_report = path.parent.is_dir()
         if not is_report:

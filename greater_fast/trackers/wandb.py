@@ -10,6 +10,7 @@ from typing import Any
 
 from greater_fast.trackers.tracker import Tracker
 
+_OFFLINE = ("offline", "dryrun", "disabled")
 _LAST_UPLOAD = 60.0  # seconds that a run waits for it at its end
 
 
@@ -24,9 +25,18 @@ class WandB(Tracker):
     name, package = "wandb", "wandb"
 
     def open(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
-        """Begin a run, or go on with the one that the folder names."""
+        """Begin a run, or go on with the one that the folder names.
+
+        Raises:
+            ValueError: there is no key; `wandb.init` would ask for one, and wait.
+        """
         import wandb
 
+        is_online = wandb.setup().settings.mode not in _OFFLINE
+        if is_online and not wandb.login(prompt=False, verify=False):
+            raise ValueError(
+                "no key: set WANDB_API_KEY, call `wandb login`, or set WANDB_MODE=offline"
+            )
         quiet = wandb.Settings(
             console="off",
             disable_git=True,

@@ -33,7 +33,6 @@ class Finals:
         self._models, self._layouts, self._config = models, layouts, config
         self._journal, self._pace = journal, pace
         self._judgement = Judgement(journal)
-        self._max_answer_tokens = layouts["train"].longest_answer
         self._initial_ids = layouts["train"].prompt_ids
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
 
@@ -143,7 +142,7 @@ class Finals:
         given = (self._models, layouts, prompt_ids, self._config)
         found = recorded(*given, scored.rollouts, log) if split == "train" else None
         if found is None:
-            found = evaluate_models(*given, self._max_answer_tokens, log)
+            found = evaluate_models(*given, self._longest_answer(split), log)
             seconds = budget.lap()
             if not any(log.known.values()):  # else it says nothing of how long one takes
                 self._pace.add_evaluation(split, scored, seconds)
@@ -165,4 +164,9 @@ class Finals:
             if key not in self._evaluations and not self._share_left(split, scored):
                 log = self._journal.row_log(split, layouts.prompt_text(scored.prompt_ids), layouts)
                 given = (self._models, layouts, scored.prompt_ids, self._config)
-                self._evaluations[key] = evaluate_models(*given, self._max_answer_tokens, log)
+                longest = self._longest_answer(split)
+                self._evaluations[key] = evaluate_models(*given, longest, log)
+
+    def _longest_answer(self, split: str) -> int:
+        """Tokens of the longest answer expected: that of the search, or one of the rows' own."""
+        return max(self._layouts[name].longest_answer for name in ("train", split))

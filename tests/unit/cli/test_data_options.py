@@ -109,6 +109,30 @@ def test_each_file_may_have_columns_of_its_own(
     assert {*splits} == {"train", "dev", "test"}
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--dev-columns", "question=a,answer=b"), "--dev-columns: --dev is not given"),
+        (("--test-columns", "nonsense"), "--test-columns: --test is not given"),
+        (("--dev", "FILE", "--dev-columns", "nonsense"), "--dev-columns: got 'nonsense'"),
+    ],
+)
+def test_columns_of_no_file_are_refused(
+    command: Any, files: tuple[Path, Path], tmp_path: Path, given: tuple[str, ...], message: str
+) -> None:
+    given = tuple(str(files[1]) if part == "FILE" else part for part in given)
+    done = command("optimize", "--model", tmp_path / "absent", "--train", files[0], *given)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+    if "FILE" not in given and "--dev" not in given:
+        columns = ("--columns", "question=a,answer=b")
+        done = command(
+            "plan", "--model", tmp_path / "absent", "--task", "object_counting", *columns
+        )
+        assert done.status == 2
+        assert "--columns: they are of rows of a file, and none is named" in done.err
+
+
 def test_a_plan_tells_what_was_not_read(
     command: Any, model_folder: Path, files: tuple[Path, Path], limits: list[str]
 ) -> None:

@@ -251,6 +251,23 @@ def test_report_of_two_prompts() -> None:
     assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3
 
 
+def test_a_metric_that_gave_no_value_between_has_rows_that_are_right() -> None:
+    """As several models have shares between without any metric: the test says what was counted."""
+    figures = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_rows": 8, "prompt": "Think."}
+    comparison = {"num_only_first": 3, "num_only_second": 1, "p_value": 0.625}
+    comparison |= {"difference": 0.25, "interval": [-0.2, 0.6]}  # type: ignore[dict-item]
+    report = {**figures, "extractor": "It is", "against": figures, "comparison": comparison}
+    assert "only the first right 3, only the second 1, McNemar p = 0.625" in display.report_lines(
+        {**report, "metric": "numeric"}
+    )
+    by_flips = {**report, "comparison": {**comparison, "test": "sign flips"}}
+    counts = "the first better on 3, the second on 1, sign flips p = 0.625"
+    assert counts in display.report_lines(by_flips)
+    given = {"num_only_first": 2, "num_only_second": 1, "p_value": 0.5, "test": "sign flips"}
+    lines = display.outcome(result(NEW, OLD, dev_comparison=given))
+    assert any("better with the best prompt: 2, with the initial: 1" in line for line in lines)
+
+
 def test_values_between_are_better_where_others_are_right() -> None:
     comparison = {
         "num_only_first": 2,

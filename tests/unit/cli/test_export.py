@@ -34,6 +34,13 @@ def test_a_run_without_a_result_gives_its_last_prompt(command: Any, unfinished: 
     assert done.status == 0
     (turn,) = done.values["messages"]
     assert turn["content"] == "{question} " + read_run(unfinished)["steps"][-1]["prompt"]
+    assert "the run has no result, or goes on: this is its last prompt" in done.values["notes"][-1]
+
+
+def test_columns_of_no_rows_are_refused(command: Any, finished: Path) -> None:
+    done = command("export", finished, "--to", "text", "--columns", "question=a,answer=b")
+    assert done.status == 2
+    assert "--columns are those of --data, which is not given" in done.err
 
 
 def test_rows_that_are_lost_are_told(command: Any, finished: Path, tmp_path: Path) -> None:

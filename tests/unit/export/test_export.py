@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from greater_fast import optimize
@@ -140,20 +141,18 @@ def script(run: Any, to: str) -> dict[str, Any]:
 class FakeLLM:
     """vLLM's calls, answered by transformers' greedy generation."""
 
-    def __init__(self, model: str, tokenizer: str) -> None:
+    def __init__(self, model: str, tokenizer: str, dtype: str) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         assert tokenizer == model
         path, options = model, {}
         if Path(model).is_file():  # a folder of GGUF files is no model
             path, options = str(Path(model).parent), {"gguf_file": Path(model).name}
-        self._model = AutoModelForCausalLM.from_pretrained(path, **options)
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
         self._model.generation_config = GenerationConfig()  # SamplingParams are used alone
         self.asked: list[list[int]] = []
 
     def generate(self, prompts: list[dict[str, list[int]]], sampling: Any) -> list[Any]:
-        import torch
-
         assert sampling.temperature == 0
         self.asked += [prompt["prompt_token_ids"] for prompt in prompts]
         found = []
@@ -251,6 +250,21 @@ def test_scripts_of_a_run_on_a_gguf_file_load_the_file(
         also = by_transformers["go_on"](ids, by_vllm["REASONING_TOKENS"])
         assert also == written
     assert by_vllm["ask"](list(found)) == [by_transformers["ask"](question) for question in found]
+
+
+def test_scripts_load_the_numbers_of_the_run(
+    tmp_path: Path, rows: list[dict[str, str]], settings: dict[str, Any]
+) -> None:
+    """A CPU runs in float32 what is stored in bfloat16: another precision reasons otherwise."""
+    tokenizer = tiny_tokenizer("llama3")
+    tiny_model("llama", len(tokenizer), torch.bfloat16).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    run = SimpleNamespace(folder=tmp_path / "run", model=tmp_path / "model")
+    given = {**settings, "extractor": "The answer is $", "steps": 0}
+    optimize(str(run.model), rows, prompt=PROMPT, config=given, run_dir=run.folder, progress=False)
+    names = script(run, "text")
+    assert names["DTYPE"] == "float32"
+    assert names["model"].dtype is torch.float32
 
 
 def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:

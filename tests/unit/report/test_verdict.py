@@ -38,6 +38,15 @@ def test_the_test_rows_decide_where_there_are_some(run, test, dev, headline, ton
     assert found.is_proven == (bool(test) and tone in ("good", "bad"))
 
 
+def test_rows_that_were_tested_on_before_prove_nothing(run):
+    """The search went on because of what they said, or might have."""
+    pairs = {"test_comparison": compared(0.1, 0.01), "test_seen_after": 4}
+    change(run / "result.json", **pairs)
+    found = verdict(read_run_view(run, 0))
+    assert found.headline == "A gain on rows that were tested on before"
+    assert (found.tone, found.is_proven) == ("open", False)
+
+
 def test_what_was_noted_of_the_outcome_is_told_beside_it(run):
     change(run / "run.json", notes=["the extractor was derived"])
     change(run / "result.json", notes=["the extractor was derived", "9 reasonings were cut off"])

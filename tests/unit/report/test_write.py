@@ -330,14 +330,18 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
     run, out = write_run(tmp_path / "run"), tmp_path / "out.html"
     write_report([run], out)
     write_report([run], out)
+    page = tmp_path / "index.html"
+    page.write_text("<!doctype html>\n<html lang='en'>somebody's own")
     for path, message in (
         (run / "run.json", "something else than a report"),
+        (page, "something else than a report"),
         (tmp_path, "Is a directory"),
         (tmp_path / "nowhere" / "out.html", "there is no folder"),
     ):
         with pytest.raises(InputError, match=message):
             write_report([run], path)
     assert json.loads((run / "run.json").read_text())["model"] == "tiny"
+    assert page.read_text().endswith("somebody's own")
 
 
 def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Weights & Biases: by a module with the same calls, and by the real one without a network."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +23,16 @@ class FakeWandB(ModuleType):
         super().__init__("wandb")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.Settings = dict
+        self.has_key = True
+
+    def setup(self) -> Any:
+        mode = os.environ.get("WANDB_MODE", "online")
+        return SimpleNamespace(settings=SimpleNamespace(mode=mode))
+
+    def login(self, *, prompt: bool, verify: bool) -> bool:
+        assert not prompt
+        assert not verify  # which asks the server, though `init` does so too
+        return self.has_key
 
     def init(self, **given: Any) -> Any:
         self.calls.append(("init", given))
@@ -41,7 +52,8 @@ class FakeWandB(ModuleType):
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeWandB:
     module = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for name in ("WANDB_PROJECT", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     return module
 
 
@@ -60,6 +72,18 @@ def test_a_run_is_logged_by_its_calls(
     assert [first["objective"], second["objective"]] == [s.objective for s in result.steps]
     assert summary["result/dev_accuracy/best"] == result.dev_accuracy
     assert end == {"exit_code": 0}
+
+
+def test_without_a_key_nobody_is_asked_for_one(
+    fake: FakeWandB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.has_key = False
+    with pytest.warns(RuntimeWarning, match="no key: set WANDB_API_KEY"):
+        WandB().begin(tmp_path)
+    assert fake.calls == []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    WandB().begin(tmp_path)
+    assert [name for name, _ in fake.calls] == ["init", "summary"]
 
 
 def test_a_run_that_goes_on_is_the_same_one(fake: FakeWandB, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The last evaluations of a run, on development and test rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from greater_fast import evaluate, optimize
+from greater_fast.engine import RolloutRequest
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
+from greater_fast.model.lm import LM
+from greater_fast.rollouts.batch import RolloutEngine
+from tests.tiny import PROMPT, boolean_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
+LONG = "the first and the second and then the third and then the fourth and the fifth"
+
+
+def test_an_answer_may_be_as_long_as_those_of_its_own_rows(
+    lm: LM, rows: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else none of long ones among them could be right; `evaluate` has the same limit."""
+    asked: list[RolloutRequest] = []
+    plain = RolloutEngine.run
+
+    def watched(self: Any, requests: Sequence[RolloutRequest], *rest: Any) -> Any:
+        asked.extend(requests)
+        return plain(self, requests, *rest)
+
+    monkeypatch.setattr(RolloutEngine, "run", watched)
+    test = [{"question": question, "answer": gold} for question, gold in boolean_rows(18)[14:]]
+    test[0]["answer"] = LONG
+    config = {**settings, "steps": 0, "extractor": "The answer is"}
+    optimize(lm, rows, test=test, prompt=PROMPT, config=config)
+    short, long = (
+        len(lm.vocabulary.ids(f" {gold}")) + SPARE_ANSWER_TOKENS for gold in ("False", LONG)
+    )
+    limits = [request.max_answer_tokens for request in asked if request.max_answer_tokens]
+    assert set(limits) == {short, long}
+    assert limits.count(long) == len(test)
+    asked.clear()
+    evaluate(lm, test, prompt=PROMPT, config=config)
+    assert {request.max_answer_tokens for request in asked} == {long}
