@@ -261,7 +261,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             write = row_writer(layouts.prompt_text(layouts.prompt_ids), file, teller)
             with memory_errors_explained(models.lm.device):
                 evaluations.append(
-                    evaluate_models(models, layouts, layouts.prompt_ids, config, None, write)
+                    evaluate_models(models, layouts, layouts.prompt_ids, config, write)
                 )
     asked = laid_out[0].extractor
     notes = (

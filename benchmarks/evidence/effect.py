@@ -34,7 +34,7 @@ from benchmarks.evidence.effect_cells import (
 from benchmarks.evidence.effect_table import budgets_of, estimates, gains, report
 from benchmarks.evidence.plots import forest_plot
 from benchmarks.gpu.main import commit
-from benchmarks.harness.machine import device_name
+from benchmarks.harness.machine import machine
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
@@ -92,8 +92,7 @@ def run_cell(place: Place, settings: Settings, cell: Cell) -> Outcome:
 def _tested(place: Place, prompt_ids: tuple[int, ...]) -> Outcome:
     tested, _ = place.evaluated("test", prompt_ids)
     rows = "".join("1" if row.correct else "0" for row in tested.rows)
-    machine = f"{device_name(place.engine.lm.device)}, {torch.get_num_threads()} threads"
-    return Outcome(prompt=tested.prompt, rows=rows, commit=commit(), machine=machine)
+    return Outcome(prompt=tested.prompt, rows=rows, commit=commit(), machine=machine())
 
 
 def cells_of(

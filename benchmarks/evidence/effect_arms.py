@@ -121,9 +121,8 @@ class Place:
         """Accuracy of a prompt on the rows of a split, and what it takes to find out."""
         if (split, prompt_ids) not in self._known:
             layouts = next(iter(self.layouts.values()))  # arms have the same rows
-            longest = layouts["train"].longest_answer
             config, meter = self.settings.config("initial", 0), Meter(self.engine)
-            found = evaluate_prompt(self.engine, layouts[split], prompt_ids, config, longest)
+            found = evaluate_prompt(self.engine, layouts[split], prompt_ids, config)
             self._known[split, prompt_ids] = found, meter.cost()
         return self._known[split, prompt_ids]
 

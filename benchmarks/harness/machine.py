@@ -52,6 +52,12 @@ def device_name(device: torch.device) -> str:
     return found[1] if found else platform.machine()
 
 
+def machine() -> str:
+    """What a process's seconds are of: the GPU's name or the processor's, and its threads."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return f"{device_name(device)}, {torch.get_num_threads()} threads"
+
+
 def best_seconds(call: Callable[[], object], device: torch.device, num_runs: int = 5) -> float:
     """Seconds of a call in the fastest of some runs, after one that is not timed.
 

@@ -112,12 +112,16 @@ class Layouts:
         """Tokens of the longest gold answer, its closing mark included."""
         return max(len(row.answer_ids) for row in self.rows)
 
+    @property
+    def answer_limit(self) -> int:
+        """Tokens of a generated answer at most; of rows beside those of a search, as theirs."""
+        return max(self.longest_answer, self.answer_room) + SPARE_ANSWER_TOKENS
+
     def longest_sequence(self, config: Config) -> int:
         """Tokens of a row at most: prompt grown, reasoning in full, extractor and answer."""
         around = max(len(row.head_ids) + len(row.tail_ids) for row in self.rows)
-        answer = max(self.longest_answer, self.answer_room) + SPARE_ANSWER_TOKENS
         limits = config.max_prompt_tokens + config.max_new_tokens
-        return around + limits + len(self.extractor_ids) + answer
+        return around + limits + len(self.extractor_ids) + self.answer_limit
 
     def prompt_text(self, prompt_ids: Sequence[int]) -> str:
         """The prompt as a user writes it."""

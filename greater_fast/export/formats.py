@@ -33,7 +33,13 @@ def as_text(rendering: Rendering) -> str:
 
 
 def as_vllm(rendering: Rendering) -> str:
-    """A script that asks questions by vLLM: all reasonings in one batch, then all answers."""
+    """A script that asks questions by vLLM: all reasonings in one batch, then all answers.
+
+    Raises:
+        ValueError: the run was in float64, which vLLM does not have.
+    """
+    if rendering.dtype == "float64":
+        raise ValueError("the run was in float64, and vLLM has no such weights: export --to text")
     notes = "".join(f"# note: {' '.join(note.split())}\n" for note in rendering.notes)
     files = rendering.files
     weights = Path(files.path, files.options["gguf_file"]) if files.options else files.path

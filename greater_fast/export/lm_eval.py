@@ -19,7 +19,7 @@ from greater_fast.examples.answers import compared_form, normalise_answer
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.golds import in_one_form, spellings
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts, build_layouts
+from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.export.formats import answer_ends
 from greater_fast.export.quoting import as_jinja, as_yaml
@@ -203,7 +203,7 @@ def _task(
     config, extractor = rendering.config, layouts.extractor
     first = config.prompt_placement == "before"
     prompt = as_jinja(Joint(prompt_first=first).placed(rendering.prompt))
-    answer = layouts.longest_answer + SPARE_ANSWER_TOKENS
+    answer = layouts.answer_limit
     system = config.system_prompt
     return {
         "task": "greater_fast_" + re.sub(r"\W", "_", name, flags=re.ASCII),

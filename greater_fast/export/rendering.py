@@ -9,7 +9,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor, given_extractor
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts, build_layouts
+from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.examples.rendering import Renderer
 from greater_fast.examples.targets import lay_out_targets
@@ -35,7 +35,7 @@ class Rendering:
     are taken off its end. `messages` are what the chat template makes that of, with {question} in
     its place; None for a model without one. `extractor_ids` follow the reasoning, which any
     of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. `lm` is the
-    model without its weights, `dtype` what the run had them in.
+    model without its weights, `dtype` what the run had them in, or "auto" where that is not known.
     """
 
     lm: LM
@@ -82,7 +82,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     is_chosen = run["result"] is not None
     rendering = Rendering(
         lm=lm,
-        dtype=dtype or str(lm.dtype).removeprefix("torch."),
+        dtype=dtype or "auto",
         files=files,
         config=config,
         prompt=prompt,
@@ -118,7 +118,8 @@ def _dtype_of(run: Mapping[str, Any], model: str | None) -> str | None:
     dtypes = run.get("dtype")
     if isinstance(dtypes, list):
         names = run["model"]
-        dtypes = dtypes[names.index(model)] if model in names else None
+        same = dtypes[0] if len(set(dtypes)) == 1 else None
+        return dtypes[names.index(model)] if model in names else same
     return dtypes
 
 
@@ -189,7 +190,7 @@ def _checked(
                 f"{quoted(rendering.prompt)} than the run had: is it the run's model?"
             )
         rendering = replace(rendering, num_behind=num_ids_behind(rendering, layouts))
-        longest = layouts.longest_answer + SPARE_ANSWER_TOKENS
+        longest = layouts.answer_limit
     return replace(rendering, notes=tuple(notes), max_answer_tokens=longest)
 
 

@@ -7,8 +7,8 @@ prefill, decoding and scoring without waiting for any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 
 import torch
@@ -100,7 +100,7 @@ class RolloutEngine:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
         self._sampler = make_sampler(sampling_temperature, seed, draws=draws)
-        self._samples_all = sampling_temperature > 0
+        self._samples_all, self._is_at_work = sampling_temperature > 0, False
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0
         self.block_size, self.block_bytes = BLOCK_SIZE, block_bytes(lm)
@@ -187,10 +187,9 @@ class RolloutEngine:
                 says which one, before any work.
             RuntimeError: it is called by what is called within a run.
         """
-        self._check_at_rest()
         before = self.statistics["generated_tokens"]
         rollouts: list[Rollout | None] = [None] * len(requests)
-        try:
+        with self._at_work():
             self._submit(requests)
             while not self._scheduler.idle:
                 self._step()
@@ -200,8 +199,6 @@ class RolloutEngine:
                     rollouts[number] = rollout = measured(requests[number], made, self.lm.ranks)
                     for group in on_finished(number, rollout) if on_finished else ():
                         self._scheduler.cancel_group(group)
-        finally:
-            self._drop_all()
         self.num_generated_tokens += self.statistics["generated_tokens"] - before
         return rollouts
 
@@ -212,16 +209,13 @@ class RolloutEngine:
         Raises:
             RuntimeError: as of `run`.
         """
-        self._check_at_rest()
         nothing: frozenset[int] = frozenset()
         logits: dict[int, torch.Tensor] = {}
-        try:
+        with self._at_work():
             self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
             while not self._scheduler.idle:
                 self._step(logits)
                 self._scheduler.take_finished()
-        finally:
-            self._drop_all()
         return torch.stack([logits[number] for number in range(len(contexts))])
 
     def store(self, contexts: Sequence[Sequence[int]]) -> None:
@@ -244,13 +238,22 @@ class RolloutEngine:
         """Raise RuntimeError at the first contradiction in the scheduler's state."""
         self._scheduler.check_integrity()
 
-    def _check_at_rest(self) -> None:
-        """Raise RuntimeError within a run, whose sequences another would take for its own."""
-        if not self._scheduler.idle:
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Within is a run that no other is a part of; it leaves nothing behind, however it ends."""
+        if self._is_at_work:
             what = (
                 "a metric, or what is told of finished rows, cannot run the model that is searched"
             )
             raise RuntimeError(f"the engine is at work: {what}; give it one of its own")
+        self._is_at_work = True
+        try:
+            yield
+        finally:
+            if not self._scheduler.idle:
+                self._scheduler.abort()
+            self._scheduler.take_finished()
+            self._is_at_work = False
 
     def _submit(self, requests: Sequence[RolloutRequest]) -> None:
         check_draws(requests, self._sampler)
@@ -274,12 +277,6 @@ class RolloutEngine:
         except (ValueError, TypeError) as error:
             raise ValueError(f"request {number}: {error}") from error
         self._sampled = SampledRows(requests, samples_all=self._samples_all)
-
-    def _drop_all(self) -> None:
-        """Leave nothing behind, whatever stopped a run."""
-        if not self._scheduler.idle:
-            self._scheduler.abort()
-        self._scheduler.take_finished()
 
     def _step(self, collected: dict[int, torch.Tensor] | None = None) -> None:
         """One step of the batch; logits of generating rows go to `collected` by request number."""

@@ -207,22 +207,19 @@ def evaluate_prompt(
     layouts: Layouts,
     prompt_ids: Sequence[int],
     config: Config,
-    max_answer_tokens: int | None = None,
     log: RowLog | None = None,
 ) -> Evaluation:
     """Generate each row's reasoning, then its answer behind the extractor, and compare with gold.
 
-    Where rows have a metric, that is called with each answer, once, in place of comparing. 8 tokens
-    more are allowed than the longest answer expected, by default that of these rows. The `log` gets
-    a row as soon as it and all before it are there, and where something ends the evaluation, the
-    others that are; rows that it knows are taken from it.
+    Where rows have a metric, that is called with each answer, once, in place of comparing. Answers
+    may be as long as `Layouts.answer_limit`. The `log` gets a row as soon as it and all before it
+    are there, and where something ends the evaluation, the others that are; rows that it knows are
+    taken from it.
     """
-    longest = layouts.longest_answer if max_answer_tokens is None else max_answer_tokens
     found = dict(log.known.get("", {})) if log else {}
     rows = [row for row in range(len(layouts)) if row not in found]
     waiting = list(rows)  # to be told, in their order
-    given = (prompt_ids, config, longest)
-    requests = [answer_request(engine.lm, layouts, row, *given) for row in rows]
+    requests = [answer_request(engine.lm, layouts, row, prompt_ids, config) for row in rows]
 
     def tell(row: int) -> None:
         waiting.remove(row)

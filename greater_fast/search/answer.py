@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 
 
 def measures_answers(layouts: Layouts, config: Config) -> bool:
@@ -24,7 +24,7 @@ def behind_reasoning(layouts: Layouts, row: int, config: Config) -> dict[str, An
         return {"target_ids": layouts.target_ids(row), **scored}
     return {
         "target_ids": layouts.extractor_ids,
-        "max_answer_tokens": layouts.longest_answer + SPARE_ANSWER_TOKENS,
+        "max_answer_tokens": layouts.answer_limit,
         "answer_stop": layouts.answer_stop,
         "measure": partial(layouts.measured, row),
     }

@@ -32,8 +32,12 @@ class WandB(Tracker):
         """
         import wandb
 
-        is_online = wandb.setup().settings.mode not in _OFFLINE
-        if is_online and not wandb.login(prompt=False, verify=False):
+        own = wandb.setup().settings
+        is_silent, own.silent = own.silent, True
+        is_begun = own.mode in _OFFLINE or wandb.run is not None  # a caller's run is gone on with
+        has_key = is_begun or wandb.login(prompt=False, verify=False)
+        own.silent = is_silent
+        if not has_key:
             raise ValueError(
                 "no key: set WANDB_API_KEY, call `wandb login`, or set WANDB_MODE=offline"
             )

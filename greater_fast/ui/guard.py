@@ -43,9 +43,9 @@ def names_of(host: str) -> tuple[str, ...]:
     """The names, in small letters, that a server at `host` may be asked for by."""
     if is_loopback(host):
         return (*_LOOPBACK, host.lower())
-    own = socket.gethostname()
+    own, full = socket.gethostname(), socket.getfqdn()
     short = own.partition(".")[0]
-    return tuple(name.lower() for name in (*_LOOPBACK, host, own, short, f"{short}.local"))
+    return tuple(name.lower() for name in (*_LOOPBACK, host, own, full, short, f"{short}.local"))
 
 
 def _is_address(name: str) -> bool:

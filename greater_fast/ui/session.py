@@ -61,7 +61,7 @@ class Session:
     def running(self) -> Path | None:
         """The folder of the run that goes on; None where none does."""
         with self._lock:
-            worker = self._worker(self.runs())
+            worker = self._worker(self._every())
             return worker.run if worker else None
 
     def runs(self) -> list[Path]:
@@ -163,6 +163,10 @@ class Session:
             process.wait(seconds)
         return self._run
 
+    def _every(self) -> list[Path]:
+        """All runs, and that of this page's process, whose folder may be gone."""
+        return [*self.runs(), *([self._run] if self._run else [])]
+
     def _worker(self, runs: Sequence[Path]) -> Worker | None:
         """A process at work on one of these runs: the one begun here, or another's."""
         if self._process is not None and self._run is not None:
@@ -187,7 +191,7 @@ class Session:
             log.write(line)
 
     def _check_free(self) -> None:
-        if (worker := self._worker(self.runs())) is not None:
+        if (worker := self._worker(self._every())) is not None:
             name = worker.run.name
             raise ValueError(f"the run {name} goes on: stop it first, or wait for its end")
 

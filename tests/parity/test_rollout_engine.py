@@ -127,10 +127,11 @@ def test_logits_behind_contexts_longer_than_a_step(features: dict[str, Any]) -> 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_run_within_a_run_is_refused() -> None:
-    """Its sequences would be taken for those of the run around it."""
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_within_a_run_is_refused(number: int) -> None:
+    """Its sequences would be taken for those of the run around it, or its tokens counted twice."""
     lm = tiny_lm("llama", "llama3")
-    asked, own = requests(lm)[:3], engine(lm, {})
+    asked, own = requests(lm)[:number], engine(lm, {})
 
     def told(number: int, rollout: Rollout | None) -> tuple[int, ...]:
         own.next_logits([(5, 6, 7)])

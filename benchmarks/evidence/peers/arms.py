@@ -24,6 +24,7 @@ from benchmarks.evidence.effect_cells import (
 )
 from benchmarks.evidence.peers.predictor import AskedAnswer
 from benchmarks.gpu.main import commit
+from benchmarks.harness.machine import machine
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import Config
 from greater_fast.engine import Engine
@@ -174,7 +175,7 @@ class Bench:
         """Search with an arm, choose on the development rows, test."""
         place = Place(self, cell)
         entrants: list[Prompt] = [Prompt(GIVEN[0])]
-        outcome = Outcome(prompt="", rows="", commit=commit())
+        outcome = Outcome(prompt="", rows="", commit=commit(), machine=machine())
         if cell.arm != "initial":
             found, told = place.search()
             outcome = replace(outcome, search=self.cost(), **told)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greater_fast.config import Config
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 from greater_fast.front_ends.endpoint.client import Client
 from greater_fast.front_ends.endpoint.replies import Answered, Written, completion
 from greater_fast.front_ends.endpoint.template import check_template
@@ -30,7 +30,7 @@ class Completions:
         vocabulary = layouts.vocabulary
         self._ends = lm.end_ids | layouts.end_ids
         self._behind = vocabulary.text(layouts.extractor_ids)
-        self._answer_room = layouts.longest_answer + SPARE_ANSWER_TOKENS
+        self._answer_room = layouts.answer_limit
         self._stop: dict[str, Any] = {}
         if layouts.end_ids:  # what closes a thought
             self._stop = {"stop": sorted(vocabulary.text([end]) for end in layouts.end_ids)}

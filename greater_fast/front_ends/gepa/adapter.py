@@ -149,10 +149,11 @@ class GReaTerAdapter(GEPAAdapter[Example, Trajectory, str]):
             if isinstance(layouts, Layouts)
             for row, number in enumerate(self._numbers_of(batch))
         ]
-        longest, lm = self._layouts.longest_answer, self.engine.lm
+        lm, limit = self.engine.lm, self._layouts.answer_limit
         requests = [
             replace(
-                answer_request(lm, layouts, row, layouts.prompt_ids, self.config, longest),
+                answer_request(lm, layouts, row, layouts.prompt_ids, self.config),
+                max_answer_tokens=limit,  # a batch's own rows may have shorter ones
                 sample_key=number,  # a row's sample is its own, whatever batch it is in
             )
             for layouts, row, number in rows

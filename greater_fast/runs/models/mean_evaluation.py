@@ -84,17 +84,15 @@ def evaluate_models(
     layouts: Layouts,
     prompt_ids: Sequence[int],
     config: Config,
-    max_answer_tokens: int | None = None,
     log: RowLog | None = None,
 ) -> Evaluation:
     """Evaluate a prompt with one model, or with each of several; as `evaluate_prompt` does."""
     engines = members(models)
     names = names_of([own.lm for own in engines])
     by_model: dict[str, Evaluation] = {}
-    given = (layouts, prompt_ids, config, max_answer_tokens)
     for name, own in zip(names, engines, strict=True):
         told = log.of_model(name) if log and len(names) > 1 else log
-        by_model[name] = evaluate_prompt(own, *given, told)
+        by_model[name] = evaluate_prompt(own, layouts, prompt_ids, config, told)
     return _mean(by_model)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 from greater_fast.model.lm import LM
 
 
@@ -17,7 +17,6 @@ def answer_request(
     row: int,
     prompt_ids: Sequence[int],
     config: Config,
-    longest_answer: int,
 ) -> RolloutRequest:
     """A row's reasoning, then an answer behind the extractor, measured where rows have a metric."""
     return RolloutRequest(
@@ -26,7 +25,7 @@ def answer_request(
         end_ids=lm.end_ids | layouts.end_ids,
         stop=layouts.stop,
         target_ids=layouts.extractor_ids,
-        max_answer_tokens=longest_answer + SPARE_ANSWER_TOKENS,
+        max_answer_tokens=layouts.answer_limit,
         answer_stop=layouts.answer_stop,
         sample_key=row,
         measure=partial(layouts.measured, row) if layouts.metric else None,

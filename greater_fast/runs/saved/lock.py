@@ -89,5 +89,6 @@ def holder(folder: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         number, where = read_holder(folder / LOCK_FILE)
         machine = where.partition(" ")[0]
-        return f"process {number}" + ("" if where == place() else f" on {quoted(machine)}")
+        is_here = where in ("", place())  # older files name no place
+        return f"process {number}" + ("" if is_here else f" on {quoted(machine)}")
     return "another process"

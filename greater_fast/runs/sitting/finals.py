@@ -142,7 +142,7 @@ class Finals:
         given = (self._models, layouts, prompt_ids, self._config)
         found = recorded(*given, scored.rollouts, log) if split == "train" else None
         if found is None:
-            found = evaluate_models(*given, self._longest_answer(split), log)
+            found = evaluate_models(*given, log)
             seconds = budget.lap()
             if not any(log.known.values()):  # else it says nothing of how long one takes
                 self._pace.add_evaluation(split, scored, seconds)
@@ -164,9 +164,4 @@ class Finals:
             if key not in self._evaluations and not self._share_left(split, scored):
                 log = self._journal.row_log(split, layouts.prompt_text(scored.prompt_ids), layouts)
                 given = (self._models, layouts, scored.prompt_ids, self._config)
-                longest = self._longest_answer(split)
-                self._evaluations[key] = evaluate_models(*given, longest, log)
-
-    def _longest_answer(self, split: str) -> int:
-        """Tokens of the longest answer expected: that of the search, or one of the rows' own."""
-        return max(self._layouts[name].longest_answer for name in ("train", split))
+                self._evaluations[key] = evaluate_models(*given, log)

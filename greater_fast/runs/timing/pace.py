@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from greater_fast.config import Config
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 from greater_fast.runs.timing.estimate import Estimate, Finals, savings
 from greater_fast.runs.timing.work import gradients_of_a_row, num_finalists, samples_of_a_row
 from greater_fast.search.nouns import Scored, Step
@@ -128,7 +128,7 @@ class Pace:
         """The rows of a set, with a prompt whose reasoning is as long as on the training rows."""
         layouts = self._layouts[split]
         if num_answer_tokens is None:
-            num_answer_tokens = self._layouts["train"].longest_answer + SPARE_ANSWER_TOKENS
+            num_answer_tokens = layouts.answer_limit
         around = fmean(len(row.head_ids) + len(row.tail_ids) for row in layouts.rows)
         reasoning = fmean(len(rollout.reasoning_ids) for rollout in prompt.rollouts)
         return _Rows(

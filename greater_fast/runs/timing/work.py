@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from greater_fast.config import Config
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
+from greater_fast.examples.layout import Layouts
 from greater_fast.search.answer import measures_answers
 
 
@@ -52,7 +52,7 @@ class Work:
         searched = (num_prompts + num_steps * samples_of_a_row(config)) * num_train
         measures = measures_answers(layouts["train"], config)  # then training rows are done once
         evaluated = finals + (0 if measures else num_train) + num_tests
-        answer = layouts["train"].longest_answer + SPARE_ANSWER_TOKENS
+        answer = max(rows.answer_limit for rows in layouts.values())
         answers = evaluated + (searched if measures else 0)
         return cls(
             num_steps=num_steps,

@@ -188,7 +188,7 @@ def test_the_folder_is_taken_before_the_model_is_touched(
         taken.append(True)
         raise ValueError("no such model")
 
-    monkeypatch.setattr("greater_fast.runs.prepare.outline_lm", load)
+    monkeypatch.setattr("greater_fast.runs.models.outlines.outline_lm", load)
     with pytest.raises(ValueError, match="no such model"):
         optimize("m", rows, run_dir=tmp_path / "run", config={"num_train": 4, "num_dev": 4})
     assert taken == [True]

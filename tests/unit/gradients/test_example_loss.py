@@ -1,6 +1,7 @@
 """Losses from states, in chunks of rows; losses of a user's own; examples weighed alike."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def test_it_is_autograds(family: str, rows: int, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(losses, torch.stack(expected).detach(), rtol=1e-5, atol=1e-6)
     (by_states,) = torch.autograd.grad(sum(expected), states)
     torch.testing.assert_close(gradient, by_states, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("own_loss", [None, lambda logits, ids: cross_entropy(logits, ids)])
+def test_scales_are_those_of_the_gradient_alone(own_loss: Any) -> None:
+    """Of every example its own, of text and answer, with a loss of one's own too."""
+    lm = tiny_lm("llama")
+    states = torch.randn(10, 48, generator=torch.Generator().manual_seed(0))
+    losses, gradient = losses_and_gradient(lm, states, TERMS, 0.4, own_loss)
+    scales = [4096.0, 0.5, 16.0]
+    scaled = [replace(term, scale=scale) for term, scale in zip(TERMS, scales, strict=True)]
+    same, found = losses_and_gradient(lm, states, scaled, 0.4, own_loss)
+    assert torch.equal(same, losses)
+    rows = [len(term.text_ids) + len(term.answer_ids) for term in TERMS]
+    factors = torch.tensor(scales).repeat_interleave(torch.tensor(rows))[:, None]
+    torch.testing.assert_close(found, gradient * factors, rtol=1e-5, atol=0)
 
 
 def test_nothing_is_added_in_an_order_that_a_gpu_chooses() -> None:

@@ -50,6 +50,7 @@ def test_the_pool_takes_two_thirds_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 def test_rows_keep_their_bits_in_any_step(lm: LM, own_lm: LM) -> None:
     for sizes in ([1], [16], [16, 40, 64]):
         assert is_batch_invariant(lm, "csrc", sizes)
+    assert is_batch_invariant(lm, "csrc", [64], 16)  # what stands beside it is no longer either
     assert not is_batch_invariant(lm, "reference", [16])
     layer = own_lm.model.model.layers[0].self_attn
     plain = layer.forward

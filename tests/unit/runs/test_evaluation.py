@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,8 +172,10 @@ def test_requests_follow_the_layout() -> None:
         assert request.sample_key == row
 
 
-def test_the_longest_training_answer_may_be_given() -> None:
-    _, script = evaluate([" True $"], ["True"], max_answer_tokens=30)
+def test_an_answer_may_be_as_long_as_those_of_the_search() -> None:
+    layouts = replace(layouts_of(tokenizer_lm("llama3"), 2), answer_room=30)
+    script: Any = Script(layouts, [" True $"] * 2)
+    evaluate_prompt(script, layouts, layouts.prompt_ids, Config())
     assert {r.max_answer_tokens for r in script.calls[0]} == {38}
 
 

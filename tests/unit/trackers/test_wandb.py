@@ -23,11 +23,11 @@ class FakeWandB(ModuleType):
         super().__init__("wandb")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.Settings = dict
-        self.has_key = True
+        self.has_key, self.run = True, None
 
     def setup(self) -> Any:
         mode = os.environ.get("WANDB_MODE", "online")
-        return SimpleNamespace(settings=SimpleNamespace(mode=mode))
+        return SimpleNamespace(settings=SimpleNamespace(mode=mode, silent=False))
 
     def login(self, *, prompt: bool, verify: bool) -> bool:
         assert not prompt
@@ -84,6 +84,10 @@ def test_without_a_key_nobody_is_asked_for_one(
     monkeypatch.setenv("WANDB_MODE", "offline")
     WandB().begin(tmp_path)
     assert [name for name, _ in fake.calls] == ["init", "summary"]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    fake.run = object()  # the caller has begun one, for which nobody is asked any more
+    WandB().begin(tmp_path)
+    assert [name for name, _ in fake.calls] == ["init", "summary"] * 2
 
 
 def test_a_run_that_goes_on_is_the_same_one(fake: FakeWandB, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def test_an_open_server_has_addresses_and_names_of_its_own(
     at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name of somebody else's may be bound to this machine while a page of it is open."""
-    monkeypatch.setattr("socket.gethostname", lambda: "Box.lab.example")
+    monkeypatch.setattr("socket.gethostname", lambda: "Box")
+    monkeypatch.setattr("socket.getfqdn", lambda: "Box.lab.example")
     names = ["192.168.0.7:7860", "[fd00::7]:7860", "box", "BOX.lab.example:7860", "box.local"]
     for name in (*names, "localhost:7860", *(["box.lan"] if at == "Box.lan" else [])):
         assert asked({"host": name}, at)[0] == 200

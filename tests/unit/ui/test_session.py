@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,17 @@ def test_the_run_that_is_named_is_stopped_and_no_other(
     assert session.running == run
     assert session.story(run).goes_on
     assert not session.story(held).goes_on
+
+
+def test_a_run_whose_folder_is_gone_still_goes_on(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    run = session.start(form(session))
+    started()
+    shutil.rmtree(run)
+    assert session.running == run
+    with pytest.raises(ValueError, match="goes on: stop it first"):
+        session.start(form(session))
 
 
 def test_a_process_of_another_container_gets_no_signal(
