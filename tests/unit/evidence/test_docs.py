@@ -20,13 +20,20 @@ NUMBER = re.compile(r"(?<![\w.])[+−-]?\d[\d,]*(?:\.\d+)?")
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the commands print of the stored results, by the page that shows it."""
-    outcomes = effect.Log(RESULTS / "effect", effect.Settings(device="NVIDIA H200")).outcomes
+    found = [  # that of a GPU first, as the README has it
+        effect.report(
+            effect.Log(RESULTS / "effect", effect.Settings(device=device)).outcomes,
+            list(effect.TASKS),
+            f"smollm2-135m, {device}",
+        )
+        for device in sorted(effect.kinds_of_device(RESULTS / "effect"))
+    ]
     trial = Settings(model="smollm2-135m", steps=3, max_new_tokens=96, max_rows=20)
     models = signals.of_models(load_chains(RESULTS / "signals"), is_confirming=False)
     policies = json.loads((RESULTS / "policies.json").read_text())
     assert len(models) == len(policies) == 2
     return {
-        "effect": effect.report(outcomes, list(effect.TASKS), "smollm2-135m, NVIDIA H200"),
+        "effect": "\n\n".join(found),
         "signals": signals.report(models),
         "policies": "\n\n".join(report.tables(own) for own in policies.values()),
         "racing": racing.tables(json.loads((RESULTS / "racing.json").read_text())),
