@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,9 @@ def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
         extractor = place.predictor.extractor
         layouts = gf.build_layouts(roomy, rows, prompt, extractor, config, around=around)
         engine = place.predictor.llm.engine
-        room = {"max_answer_tokens": place.predictor._max_answer_tokens - SPARE_ANSWER_TOKENS}
-        return evaluate_prompt(engine, layouts, layouts.prompt_ids, config, **room).rows
+        room = place.predictor._max_answer_tokens - SPARE_ANSWER_TOKENS
+        layouts = replace(layouts, answer_room=room)
+        return evaluate_prompt(engine, layouts, layouts.prompt_ids, config).rows
 
     for number, row in enumerate(expected()):
         if number % 2 == 0:

@@ -53,14 +53,14 @@ class Script:
 
 
 def evaluate(
-    generated: list[str], gold: list[str], extractor: str = SPACED, **kwargs: Any
+    generated: list[str], gold: list[str], extractor: str = SPACED
 ) -> tuple[Evaluation, Script]:
     rows = [Example(f"Question {n}?", answer) for n, answer in enumerate(gold)]
     layouts = layouts_of(tokenizer_lm("llama3"), rows, extractor=extractor)
     script = Script(layouts, generated)
     engine: Any = script
     config = Config(max_new_tokens=77, extractor=extractor)
-    return evaluate_prompt(engine, layouts, layouts.prompt_ids, config, **kwargs), script
+    return evaluate_prompt(engine, layouts, layouts.prompt_ids, config), script
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,8 @@ def test_with_a_model() -> None:
     assert any(e.answer for e in right)
     kept = [e for e in right if e.answer]
     again = layouts_of(lm, kept, max_new_tokens=6)
-    sure = evaluate_prompt(PlainRolloutEngine(lm, 3), again, again.prompt_ids, config, limit - 8)
+    again = replace(again, answer_room=limit - 8)
+    sure = evaluate_prompt(PlainRolloutEngine(lm, 3), again, again.prompt_ids, config)
     assert sure.accuracy == 1.0
 
 

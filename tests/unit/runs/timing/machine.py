@@ -129,7 +129,7 @@ class Machine:
         )
 
     def evaluate(
-        self, layouts: Layouts, prompt_ids: Sequence[int], _: Any, __: Any, log: RowLog
+        self, layouts: Layouts, prompt_ids: Sequence[int], _: Any, log: RowLog
     ) -> Evaluation:
         known = log.known.get("", {})
         self.evaluated.append((len(layouts) - len(known), tuple(prompt_ids)))
