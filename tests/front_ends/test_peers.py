@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import greater_fast as gf
 from benchmarks import peers
 from benchmarks.evidence.effect_cells import Budget, Cell, Cost, Log, Outcome
 from benchmarks.evidence.peers.arms import ARMS, GIVEN, SEARCHES, Bench, PeerSettings, Place
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
+from greater_fast.examples.layout import Layouts
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.evaluation import RowRecord, evaluate_prompt
 from tests.docs.pages import ROOT
@@ -141,11 +140,15 @@ def test_one_given_prompt_that_cannot_be_searched_from_is_one_too_many(
         bench.check_given(cell)
 
 
-def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
+def test_the_predictor_answers_as_an_evaluation_does(
+    roomy: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On rows of which the even ones have what the model answers as their gold answer."""
     own = settings(max_new_tokens=6, num_test=12)
     place = Place(Bench(roomy, own), Cell(task=TASK, seed=0, arm="initial"))
     rows, prompt = list(place.splits.test), GIVEN[1]
+    # Gold answers that the model has written would let it write longer ones.
+    monkeypatch.setattr(Layouts, "answer_limit", place.predictor._max_answer_tokens)
     config = gf.Config(**place.predictor.llm.config.to_dict())
     turns = [{"role": "system", "content": "You are a helpful assistant."}]
 
@@ -161,8 +164,6 @@ def test_the_predictor_answers_as_an_evaluation_does(roomy: LM) -> None:
         extractor = place.predictor.extractor
         layouts = gf.build_layouts(roomy, rows, prompt, extractor, config, around=around)
         engine = place.predictor.llm.engine
-        room = place.predictor._max_answer_tokens - SPARE_ANSWER_TOKENS
-        layouts = replace(layouts, answer_room=room)
         return evaluate_prompt(engine, layouts, layouts.prompt_ids, config).rows
 
     for number, row in enumerate(expected()):
