@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -69,7 +70,8 @@ def sequence_gradients(
         if engine.can_pack:  # the same bits before the place, whoever has run what until now
             engine.store([s.ids[: s.place] for s in batch])
         try:
-            found = _scaled_gradients(lm, batch, way, plan, config, loss)
+            own = partial(_batch_gradients, lm, way=way, plan=plan, config=config, loss=loss)
+            found = own(batch) if lm.dtype != torch.float16 else _scaled_gradients(batch, own)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,30 +112,23 @@ def _batches(
 
 
 def _scaled_gradients(
-    lm: LM,
-    batch: Sequence[ExampleSequence],
-    way: GradientPass,
-    plan: PassPlan,
-    config: Config,
-    loss: AnswerLoss | None,
+    batch: Sequence[ExampleSequence], gradients_of: Callable[[list[ExampleSequence]], torch.Tensor]
 ) -> torch.Tensor:
-    """Gradients [B, D] of each example's own loss at the place, by what its numbers can hold.
+    """Gradients [B, D], float32, of a float16 model, which has no numbers as small as they may be.
 
-    float16 has none as small as the gradients of a sure model. There the way back takes losses
-    `_SCALE` times as large, each example's less where something in it overflows.
+    On the way back losses are `_SCALE` times as large, each example's less where it overflows.
     """
-    if lm.dtype != torch.float16:
-        return _batch_gradients(lm, batch, way, plan, config, loss)
 
     def found(scales: torch.Tensor) -> torch.Tensor:
         scaled = [
             replace(s, terms=replace(s.terms, scale=scale))
             for s, scale in zip(batch, scales.tolist(), strict=True)
         ]
-        return _batch_gradients(lm, scaled, way, plan, config, loss).float()
+        return gradients_of(scaled).float()
 
-    scales = torch.full((len(batch),), _SCALE, device=lm.device)
+    scales = torch.full((len(batch),), _SCALE)
     gradients = found(scales)
+    scales = scales.to(gradients.device)
     while (over := ~gradients.isfinite().all(-1) & (scales > 1)).any():
         scales = torch.where(over, scales / _SCALE_DOWN, scales)
         gradients = torch.where(over[:, None], found(scales), gradients)

@@ -57,10 +57,10 @@ def test_what_overflows_is_scaled_less_and_nothing_else(monkeypatch: pytest.Monk
     batch, used = batch_of(lm), []
     expected, plain = gradients(lm, batch), micro_batches._batch_gradients
 
-    def overflowing(lm: LM, batch: list[ExampleSequence], *rest: Any) -> torch.Tensor:
+    def overflowing(lm: LM, batch: list[ExampleSequence], **rest: Any) -> torch.Tensor:
         scales = [s.terms.scale for s in batch]
         used.append(scales)
-        found = plain(lm, batch, *rest)
+        found = plain(lm, batch, **rest)
         found[1] = torch.inf if scales[1] > 16 else found[1]
         return found
 
@@ -76,7 +76,7 @@ def test_what_overflows_at_any_scale_stays_so(monkeypatch: pytest.MonkeyPatch) -
     """The search then says whose gradient it is, and what to do."""
     lm, num_passes = lm_of(torch.float16), []
 
-    def overflowing(lm: LM, batch: list[ExampleSequence], *_: Any) -> torch.Tensor:
+    def overflowing(lm: LM, batch: list[ExampleSequence], **_: Any) -> torch.Tensor:
         num_passes.append(len(batch))
         return torch.full((len(batch), lm.embedding_width), torch.inf)
 
