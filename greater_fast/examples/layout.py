@@ -107,7 +107,7 @@ class Layouts:
         start = len(self.rows[row].head_ids)
         return start, start + len(prompt_ids)
 
-    @property
+    @cached_property  # it is asked for with every row
     def longest_answer(self) -> int:
         """Tokens of the longest gold answer, its closing mark included."""
         return max(len(row.answer_ids) for row in self.rows)

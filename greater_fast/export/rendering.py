@@ -79,7 +79,6 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
-    is_chosen = run["result"] is not None
     rendering = Rendering(
         lm=lm,
         dtype=dtype or "auto",
@@ -96,7 +95,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         extractor_text=lm.vocabulary.text(targets.extractor_ids),
         end_ids=tuple(sorted(lm.end_ids | targets.end_ids)),
         max_answer_tokens=_ANSWER_TOKENS,
-        notes=(*run["damage"], *(() if is_chosen else (_NOT_CHOSEN,))),
+        notes=(*run["damage"], *((_NOT_CHOSEN,) if run["result"] is None else ())),
     )
     return _checked(rendering, lm, rows, run["result"])
 

@@ -33,10 +33,12 @@ class WandB(Tracker):
         import wandb
 
         own = wandb.setup().settings
+        needs_key = own.mode not in _OFFLINE and wandb.run is None  # a caller's run is gone on with
         is_silent, own.silent = own.silent, True
-        is_begun = own.mode in _OFFLINE or wandb.run is not None  # a caller's run is gone on with
-        has_key = is_begun or wandb.login(prompt=False, verify=False)
-        own.silent = is_silent
+        try:
+            has_key = not needs_key or wandb.login(prompt=False, verify=False)
+        finally:
+            own.silent = is_silent
         if not has_key:
             raise ValueError(
                 "no key: set WANDB_API_KEY, call `wandb login`, or set WANDB_MODE=offline"

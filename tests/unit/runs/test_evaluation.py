@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,7 +172,7 @@ def test_requests_follow_the_layout() -> None:
 
 
 def test_an_answer_may_be_as_long_as_those_of_the_search() -> None:
-    layouts = replace(layouts_of(tokenizer_lm("llama3"), 2), answer_room=30)
+    layouts = dataclasses.replace(layouts_of(tokenizer_lm("llama3"), 2), answer_room=30)
     script: Any = Script(layouts, [" True $"] * 2)
     evaluate_prompt(script, layouts, layouts.prompt_ids, Config())
     assert {r.max_answer_tokens for r in script.calls[0]} == {38}
@@ -199,8 +198,7 @@ def test_with_a_model() -> None:
     ]
     assert any(e.answer for e in right)
     kept = [e for e in right if e.answer]
-    again = layouts_of(lm, kept, max_new_tokens=6)
-    again = replace(again, answer_room=limit - 8)
+    again = dataclasses.replace(layouts_of(lm, kept, max_new_tokens=6), answer_room=limit - 8)
     sure = evaluate_prompt(PlainRolloutEngine(lm, 3), again, again.prompt_ids, config)
     assert sure.accuracy == 1.0
 
