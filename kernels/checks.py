@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HEAD_SIZE = 512  # numbers of a head that attention's kernels take
+_MAX_PACKED_FLOAT32 = 256  # of a packed row: wider ones would not fit in shared memory
 
 
 def expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -14,6 +16,11 @@ def expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch
             f"{name}: got {tensor.dtype} {tuple(tensor.shape)} of strides {tensor.stride()}, "
             f"expected {dtype} {shape} with a contiguous last dimension"
         )
+
+
+def max_packed_head(dtype: torch.dtype) -> int:
+    """Numbers of a head that packed attention's kernels take."""
+    return MAX_HEAD_SIZE if dtype.itemsize == 2 else _MAX_PACKED_FLOAT32
 
 
 def expect_ints(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:

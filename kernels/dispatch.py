@@ -16,12 +16,12 @@ import torch
 from greater_fast.kernels import reference
 from greater_fast.kernels.attention import packed_reference
 from greater_fast.kernels.attention.packed_reference import Pool, Segments, States, check_packed
+from greater_fast.kernels.checks import max_packed_head
 from greater_fast.kernels.reference import Head
 from greater_fast.kernels.vocabulary.noise import Noise
 
 BACKENDS = ("auto", "triton", "reference")
 MAX_K = 64
-MAX_HEAD_SIZE = 256
 MAX_IDS = 65_535 * 32  # most blocks along a grid's second axis, ids of a block
 _CAPABILITY = (8, 0)
 _HIP_WARP_SIZE = 64  # of the AMD GPUs that kernels are compiled for in the tests
@@ -135,12 +135,13 @@ def packed_attention(
     """Attention [M, H, D] of a packed row, one call a layer for all of its segments.
 
     `options` are scale, soft cap and window. See `packed_reference.packed_attention`;
-    differentiable in the states alone. The kernels take heads of up to 256 numbers.
+    differentiable in the states alone. The kernels take heads of up to 512 numbers
+    in 16 bits, and of 256 in float32.
     """
     check_packed(states, pool, segments)
     obstacle = None
-    if (size := pool[0].shape[3]) > MAX_HEAD_SIZE:
-        obstacle = f"got heads of {size} numbers, expected at most {MAX_HEAD_SIZE}"
+    if (size := pool[0].shape[3]) > (most := max_packed_head(states[0].dtype)):
+        obstacle = f"got heads of {size} numbers, expected at most {most}"
     elif not (pool[0].is_contiguous() and pool[1].is_contiguous()):
         obstacle = "got a pool with gaps, expected a contiguous one"
     if not uses_triton(backend, pool[0], states[0], obstacle):

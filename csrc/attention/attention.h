@@ -26,14 +26,14 @@ struct AttentionArgs {
   int32_t table_width;
   int32_t num_heads;     // H
   int32_t num_kv_heads;  // KV, a divisor of H
-  int32_t head_size;     // D, at most 256
+  int32_t head_size;     // D, at most 512
   int32_t block_size;
   int32_t window;
   T scale;     // of query · key
   T soft_cap;  // c of c tanh(x / c), 0 for none
 };
 
-inline constexpr int32_t kMaxHeadSize = 256;
+inline constexpr int32_t kMaxHeadSize = 512;
 
 // A row's result is a function of its own query and keys alone: the same bits in any batch.
 template <typename T>

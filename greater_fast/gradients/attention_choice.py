@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from greater_fast.kernels.dispatch import MAX_HEAD_SIZE, uses_triton
+from greater_fast.kernels.checks import max_packed_head
+from greater_fast.kernels.dispatch import uses_triton
 from greater_fast.model.cpu import attention as cpu_attention
 from greater_fast.model.layers import layer_shapes
 from greater_fast.model.lm import LM
@@ -22,11 +23,12 @@ def choose_attention(lm: LM, kernels: str = "auto") -> str:
 
 def triton_obstacle(lm: LM) -> str | None:
     """What of a model's heads keeps the Triton kernel from it, on whatever device."""
+    most = max_packed_head(lm.dtype)
     for shape in layer_shapes(lm.model.config.get_text_config()):
         if shape.key_size != shape.value_size:
             return f"keys of {shape.key_size} numbers a head and values of {shape.value_size}"
-        if shape.key_size > MAX_HEAD_SIZE:
-            return f"heads of {shape.key_size} numbers, more than {MAX_HEAD_SIZE}"
+        if shape.key_size > most:
+            return f"heads of {shape.key_size} numbers, more than {most}"
     return None
 
 

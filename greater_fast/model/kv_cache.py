@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,32 +19,46 @@ _GPU_SHARE = 2 / 3
 
 
 class KVCache:
-    """Keys and values of all layers, `data` [layers, 2, num_blocks, KV heads, S, D].
+    """Keys and values of all layers: `pools`, one for the layers of each shape of keys.
 
-    Block 0 takes what padding writes. `poisoned` fills the pool with NaN first (for tests: what was
-    never written must never be read).
+    A pool is [layers of the shape, 2, num_blocks, KV heads, S, D]; a block id is one block in every
+    layer. Block 0 takes what padding writes. `poisoned` fills the pools with NaN first (for tests:
+    what was never written must never be read).
     """
 
     def __init__(self, lm: LM, num_blocks: int, *, poisoned: bool = False) -> None:
-        shape = (num_layers(lm), 2, num_blocks, *_block_shape(lm))
+        shapes = _block_shapes(lm)
+        kinds = list(dict.fromkeys(shapes))
+        self._places = [
+            (kinds.index(shape), shapes[:layer].count(shape)) for layer, shape in enumerate(shapes)
+        ]
         try:
-            self.data = torch.empty(shape, dtype=lm.dtype, device=lm.device)
+            self.pools = tuple(
+                torch.empty(
+                    (shapes.count(kind), 2, num_blocks, *kind), dtype=lm.dtype, device=lm.device
+                )
+                for kind in kinds
+            )
         except RuntimeError as error:
             raise ValueError(
                 f"kv_cache_bytes: a K/V pool of {format_bytes(num_blocks * block_bytes(lm))} is "
                 f"more than {lm.device} gives: set less, or engine='generate', which has no pool"
             ) from error
         if poisoned:
-            self.data.fill_(torch.nan)
+            for pool in self.pools:
+                pool.fill_(torch.nan)
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [num_blocks, KV heads, S, D] of a layer."""
-        return self.data[index, 0], self.data[index, 1]
+        kind, place = self._places[index]
+        pool = self.pools[kind]
+        return pool[place, 0], pool[place, 1]
 
     def copy(self, pairs: torch.Tensor) -> None:
         """Copy blocks, `pairs` [C, 2] of (from, to); all are read before any is written."""
-        sources, targets = pairs.to(self.data.device, torch.int64).unbind(1)
-        self.data[:, :, targets] = self.data[:, :, sources]
+        for pool in self.pools:
+            sources, targets = pairs.to(pool.device, torch.int64).unbind(1)
+            pool[:, :, targets] = pool[:, :, sources]
 
 
 class Pool(Protocol):
@@ -98,8 +113,7 @@ def default_pool_bytes(device: torch.device) -> int:
 
 def block_bytes(lm: LM) -> int:
     """Memory of one block over all layers."""
-    kv_heads, size, width = _block_shape(lm)
-    return num_layers(lm) * 2 * kv_heads * size * width * lm.dtype.itemsize
+    return 2 * sum(map(math.prod, _block_shapes(lm))) * lm.dtype.itemsize
 
 
 def num_layers(lm: LM) -> int:
@@ -107,25 +121,21 @@ def num_layers(lm: LM) -> int:
     return layers.num_layers(lm.model.config.get_text_config())
 
 
-def _block_shape(lm: LM) -> tuple[int, int, int]:
-    """K/V heads, slots and head size of a block: one shape for all layers.
+def _block_shapes(lm: LM) -> list[tuple[int, int, int]]:
+    """K/V heads, slots and head size of a block, of each layer.
 
     Raises:
-        UnsupportedModelError: the model's layers do not share one; says which there are.
+        UnsupportedModelError: a layer keeps something else than keys and values of one shape.
     """
     shapes = lm.layer_shapes
-    kinds = sorted({(shape.num_kv_heads, shape.key_size, shape.value_size) for shape in shapes})
-    kv_heads, key_size, value_size = kinds[0]
-    if kv_heads == 0 or any(shape.state_size for shape in shapes):
+    if any(shape.num_kv_heads == 0 or shape.state_size for shape in shapes):
         raise UnsupportedModelError("it has recurrent layers, whose state is no keys and values")
-    if len(kinds) > 1:
-        texts = ", ".join(f"{heads} heads of {size}" for heads, size, _ in kinds)
-        raise UnsupportedModelError(f"the keys of its layers differ in shape ({texts})")
     if any(shape.latent_size for shape in shapes):
         raise UnsupportedModelError("it has multi-head latent attention, whose cache is no keys")
-    if key_size != value_size:
-        raise UnsupportedModelError(
-            f"its keys have {key_size} numbers a head and its values {value_size}, where a block "
-            "holds both in one shape"
-        )
-    return kv_heads, BLOCK_SIZE, key_size
+    for shape in shapes:
+        if shape.key_size != shape.value_size:
+            raise UnsupportedModelError(
+                f"its keys have {shape.key_size} numbers a head and its values {shape.value_size}, "
+                "where a block holds both in one shape"
+            )
+    return [(shape.num_kv_heads, BLOCK_SIZE, shape.key_size) for shape in shapes]

@@ -121,7 +121,8 @@ def _attend_triton(
 def _copy_triton(cache: KVCache, pairs: torch.Tensor) -> None:
     from greater_fast.kernels.attention import kv_blocks
 
-    kv_blocks.copy_blocks(cache.data, pairs)
+    for pool in cache.pools:
+        kv_blocks.copy_blocks(pool, pairs)
 
 
 def _attend_reference(
@@ -137,7 +138,8 @@ def _attend_reference(
 
 
 def _copy_reference(cache: KVCache, pairs: torch.Tensor) -> None:
-    reference.copy_blocks(cache.data, pairs)
+    for pool in cache.pools:
+        reference.copy_blocks(pool, pairs)
 
 
 def _ranges(plan: Plan) -> Ranges:

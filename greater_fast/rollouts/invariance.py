@@ -80,8 +80,10 @@ def _fillers(num_tokens: int, longest: int) -> list[tuple[int, int]]:
 
 def _fill(plan: Plan, row: int, num_tokens: int) -> None:
     """Keys and values of a sequence's first tokens: any numbers, always the same."""
-    data = plan.cache.data
     blocks = plan.block_tables[row, : -(-num_tokens // BLOCK_SIZE)].long()
-    source = torch.Generator(data.device).manual_seed(0)
-    shape = (*data.shape[:2], len(blocks), *data.shape[3:])
-    data[:, :, blocks] = torch.randn(shape, generator=source, dtype=data.dtype, device=data.device)
+    source = torch.Generator(blocks.device).manual_seed(0)
+    for pool in plan.cache.pools:
+        shape = (*pool.shape[:2], len(blocks), *pool.shape[3:])
+        pool[:, :, blocks] = torch.randn(
+            shape, generator=source, dtype=pool.dtype, device=pool.device
+        )

@@ -51,7 +51,7 @@ def packed_attention(
 ) -> torch.Tensor:
     """The op of the same name in packed_reference.py, whose arguments are checked by dispatch.py.
 
-    All are float32, bfloat16 or float16 with heads of at most 256 numbers, and the pool is
+    All are float32, bfloat16 or float16 with heads that `max_packed_head` allows, and the pool is
     contiguous; a state whose heads are not is copied. Sums are float32; no program adds to what
     another writes. The pool must hold the prefixes until the way back.
     """

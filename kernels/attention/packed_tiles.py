@@ -21,7 +21,7 @@ def query_tiling(head_size: int, group: int, dtype: torch.dtype) -> dict[str, in
     A row's bits depend on them, so they are functions of the model alone: the largest that no
     target spills with. Places in a group that is no power of two take registers too.
     """
-    if dtype == torch.float32:
+    if dtype == torch.float32 or head_size > 256:
         return _sizes(head_size, group, rows=16, keys=16)
     if head_size > 128:
         return _sizes(head_size, group, rows=32, keys=16)
@@ -41,7 +41,7 @@ def _sizes(head_size: int, group: int, rows: int, keys: int) -> dict[str, int]:
         "KEYS": keys,
         "HEAD_SIZE": head_size,
         "HEAD_PAD": max(16, triton.next_power_of_2(head_size)),
-        "num_warps": 4,
+        "num_warps": 4 if head_size <= 256 else 8,
         "num_stages": 2,
     }
 

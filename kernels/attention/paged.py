@@ -13,13 +13,18 @@ import torch
 import triton
 import triton.language as tl
 
-from greater_fast.kernels.checks import expect, expect_ints, expect_pool, expect_together
+from greater_fast.kernels.checks import (
+    MAX_HEAD_SIZE,
+    expect,
+    expect_ints,
+    expect_pool,
+    expect_together,
+)
 from greater_fast.kernels.reference import Ranges
 from greater_fast.kernels.tiles import add_product, tanh
 
 SPLIT = 512  # keys, a multiple of every tile's
 MAX_WORKERS = 8  # W: programs that share the splits of a tile
-MAX_HEAD_SIZE = 256
 _MIN_ROWS = 16  # of a tensor core's tile
 _UNSPECIALISED = ["num_sequences", "table_width", "window"]  # they make no code better
 
@@ -36,7 +41,7 @@ def paged_attention(
 
     Args:
         queries: [M, H, D] float32, bfloat16 or float16, each head contiguous.
-        pool: keys and values [blocks, KV, S, D] of that dtype, H a multiple of KV, D at most 256.
+        pool: keys and values [blocks, KV, S, D] of that dtype, H a multiple of KV, D at most 512.
         ranges: starts [B + 1], context lengths [B], block tables [B, T], int32 on the same device.
         scale: of the scores.
         soft_cap: c of `c tanh(score / c)`; 0 for none.
@@ -92,12 +97,14 @@ def tiling(head_pad: int, dtype: torch.dtype) -> dict[str, int]:
     """Keys read at a time (8 KiB of them, but 16 to 32), warps, and stages that overlap.
 
     Five stages are two tiles of keys and values on their way: their places come from a table, which
-    is read ahead of them. Tiles over 8 KiB would not fit in shared memory twice.
+    is read ahead of them. Tiles over 8 KiB would not fit in shared memory twice, and of those over
+    16 none is on its way. Heads over 256 would spill with four warps.
     """
     row_bytes = head_pad * dtype.itemsize
     keys = max(16, min(32, (8 << 10) // row_bytes))
-    stages = 5 if keys * row_bytes <= 8 << 10 else 3
-    warps = 8 if dtype == torch.float32 else 4
+    tile_bytes = keys * row_bytes
+    stages = 5 if tile_bytes <= 8 << 10 else 3 if tile_bytes <= 16 << 10 else 1
+    warps = 8 if dtype == torch.float32 or head_pad > 256 else 4
     return {"TILE_KEYS": keys, "num_warps": warps, "num_stages": stages}
 
 

@@ -126,6 +126,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon with ALiBi": ("falcon", {"alibi": True}),
     "falcon of 40B": ("falcon", {"new_decoder_architecture": True}),
     "falcon_h1 with multipliers": ("falcon_h1", {"lm_head_multiplier": 0.2}),
+    "gemma4 whose values are its keys": ("gemma4_text", {"attention_k_eq_v": True}),
+    "gemma4 with shared keys": (
+        "gemma4_text",
+        {
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "per_layer_config": {1: {"head_dim": 16}, 3: {"head_dim": 16}},
+        },
+    ),
     "granite with multipliers": (
         "granite",
         {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.5},

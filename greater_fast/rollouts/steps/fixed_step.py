@@ -38,8 +38,9 @@ class FixedStep:
         self._on_gpu = lm.device.type == "cuda"
         self._results = torch.zeros(3, num_slots, dtype=torch.int32, device=lm.device)
         self._received = torch.zeros(3, num_slots, dtype=torch.int32, pin_memory=self._on_gpu)
-        written = cache.data[:, :, buffers.place_trial()]
-        self.captured = capture(self._launch, lm.device, (self._results, written))
+        block = buffers.place_trial()
+        written = (pool[:, :, block] for pool in cache.pools)
+        self.captured = capture(self._launch, lm.device, (self._results, *written))
         buffers.clear()
 
     def run(self, counts: StepCounts) -> Answers:

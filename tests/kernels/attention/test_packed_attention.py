@@ -47,7 +47,16 @@ def test_equals_float64(dtype: torch.dtype, options: tuple[float, float, int]) -
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_size"),
-    [(2, 2, 64), (3, 1, 80), (4, 1, 128), (8, 1, 96), (1, 1, 256), (7, 1, 20), (24, 1, 1)],
+    [
+        (2, 2, 64),
+        (3, 1, 80),
+        (4, 1, 128),
+        (8, 1, 96),
+        (1, 1, 256),
+        (2, 1, 512),
+        (7, 1, 20),
+        (24, 1, 1),
+    ],
 )
 def test_groups_and_head_sizes(heads: int, kv_heads: int, head_size: int) -> None:
     shape = {"heads": heads, "kv_heads": kv_heads, "head_size": head_size}

@@ -72,7 +72,7 @@ def test_equals_the_reference(
     check(batch.of([3, 0, 5, 1, 4, 2], num_padding=3), **options)
 
 
-@pytest.mark.parametrize("head_size", [1, 31, 128, 200, 256])
+@pytest.mark.parametrize("head_size", [1, 31, 128, 200, 256, 500, 512])
 def test_head_sizes(head_size: int) -> None:
     check(make_batch([(2, 40), (1, 5)], heads=2, kv_heads=1, head_size=head_size))
 

@@ -55,7 +55,7 @@ def test_the_weights_are_those_of_the_model(loaded: LM, tmp_path: Path) -> None:
 def test_keys_and_values_are_those_of_the_pool(loaded: LM) -> None:
     token = ModelShapes.of(loaded).kv_token_bytes
     assert token * BLOCK_SIZE == block_bytes(loaded)
-    assert token * BLOCK_SIZE * 3 == KVCache(loaded, 3).data.nbytes
+    assert token * BLOCK_SIZE * 3 == sum(pool.nbytes for pool in KVCache(loaded, 3).pools)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -12,7 +12,7 @@ from greater_fast.api import plan
 from greater_fast.memory.outline import outline_lm
 from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.checks import UnsupportedModelError
-from greater_fast.model.kv_cache import KVCache
+from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, block_bytes
 from greater_fast.model.layers import LayerShape, layer_config, layer_shapes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.paged import usable_backend
@@ -211,7 +211,6 @@ def test_they_are_planned_for(
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("gemma4_text", "the keys of its layers differ in shape (2 heads of 16, 2 heads of 32)"),
         ("mamba", "it has recurrent layers, whose state is no keys and values"),
         ("jamba", "it has recurrent layers, whose state is no keys and values"),
         ("falcon_h1", "it has recurrent layers, whose state is no keys and values"),
@@ -228,3 +227,25 @@ def test_why_they_have_no_pool(kind: str, text: str, tokenizer: Any) -> None:
         usable_backend(lm)
     assert text in str(caught.value)
     assert "use engine='generate'" in str(caught.value)
+
+
+def test_layers_of_several_shapes_have_a_pool_for_each(tokenizer: Any) -> None:
+    """A block is one of all of them: its bytes, its copies."""
+    lm = small_lm("gemma4_text", tokenizer)
+    cache = KVCache(lm, 3, poisoned=True)
+    assert [tuple(pool.shape) for pool in cache.pools] == [
+        (2, 2, 3, 2, BLOCK_SIZE, 16),
+        (1, 2, 3, 2, BLOCK_SIZE, 32),
+    ]
+    assert sum(pool.nbytes for pool in cache.pools) == 3 * block_bytes(lm)
+    assert all(pool.isnan().all() for pool in cache.pools)
+    for layer in range(3):
+        for number, tensor in enumerate(cache.layer(layer)):
+            assert tensor.is_contiguous()
+            tensor[1] = 10 * layer + number
+    cache.copy(torch.tensor([[1, 2]]))
+    for layer in range(3):
+        for number, tensor in enumerate(cache.layer(layer)):
+            assert (tensor[1:] == 10 * layer + number).all()
+            assert tensor[0].isnan().all()
+    assert usable_backend(lm) == "csrc"

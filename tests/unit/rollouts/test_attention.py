@@ -133,7 +133,7 @@ def test_grouped_heads(dtype: type, block_size: int, kv_heads: int, group: int) 
 
 
 @DTYPES
-@pytest.mark.parametrize("head_size", [1, 12, 16, 32, 64, 80, 96, 100, 128, 255, 256])
+@pytest.mark.parametrize("head_size", [1, 12, 16, 32, 64, 80, 96, 100, 128, 255, 256, 512])
 @pytest.mark.parametrize("options", [{}, {"soft_cap": 2.0, "window": 6}], ids=str)
 def test_head_sizes(dtype: type, head_size: int, options: dict[str, Any]) -> None:
     check(Batch(RAGGED, head_size=head_size, dtype=dtype), scale=head_size**-0.5, **options)
@@ -242,7 +242,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "int64 slots": ({"slots": lambda a: a.astype(np.int64)}, "slots: got dtype int64"),
     "heads that do not divide": ({"queries": lambda a: a[:, :3].copy()}, "do not fit together"),
     "another head size": ({"queries": lambda a: a[..., :8].copy()}, "new_keys: expected shape"),
-    "heads of 257": ({"queries": lambda a: np.zeros((2, 4, 257), a.dtype)}, "do not fit together"),
+    "heads of 513": ({"queries": lambda a: np.zeros((2, 4, 513), a.dtype)}, "do not fit together"),
     "heads of nothing": ({"queries": lambda a: a[..., :0].copy()}, "do not fit together"),
     "blocks of nothing": ({"keys": lambda a: a[:, :, :0].copy()}, "do not fit together"),
     "fewer new keys": ({"new_keys": lambda a: a[1:]}, "new_keys: expected shape"),
