@@ -58,16 +58,30 @@ def _export_text(options: argparse.Namespace) -> Path | None:
     """The prompt in a format, printed, or written to the file that is returned."""
     from greater_fast.export import export_run
 
+    path = None if options.output is None else _new_file(options.output)
     text = export_run(options.run, options.to, options.model)
-    if options.output is None:
+    if path is None:
         print(text, end="")
         return None
-    path = new_path("-o", options.output)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError as error:
-        raise ValueError(f"-o: {path} exists already: name another file") from error
+    except OSError as error:
+        raise ValueError(f"-o: {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _new_file(name: str) -> Path:
+    """The path of a file that is not there, in a folder that is.
+
+    Raises:
+        ValueError: it is there, or the folder is not.
+    """
+    path = new_path("-o", name)
+    if path.exists():
+        raise ValueError(f"-o: {path} exists already: name another file")
+    if not path.parent.is_dir():
+        raise ValueError(f"-o: there is no folder {path.parent}: make it, or name another file")
     return path
 
 

@@ -41,6 +41,17 @@ class Thought:
         return dataclasses.replace(extractor, text=text, origin=origin, joint="\n\n")
 
 
+def without_thought(text: str) -> str:
+    """What a text says behind the thought that it begins with; "" where that does not end."""
+    for opening, closing in _TAGS:
+        _, closes, behind = text.rpartition(closing)
+        if closes:  # what opened it may stand in the message before
+            return behind
+        if text.lstrip().startswith(opening):
+            return ""
+    return text
+
+
 def open_thought(lm: LM, config: Config) -> Thought:
     """The thought that the model is in where the extractor is written, if it is in one.
 

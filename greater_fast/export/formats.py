@@ -99,6 +99,14 @@ def answer_ends(extractor: Extractor) -> str:
     return "|".join(filter(None, (re.escape(closing), r"\n")))
 
 
+def answer_opens(extractor: Extractor) -> str:
+    """What may open an answer that it closes, and is no part of it; "" for nothing."""
+    closing = extractor.closing.strip()
+    if len(closing) > 1:
+        return closing.replace("/", "", 1) if closing.startswith("</") else ""
+    return closing.strip(".")
+
+
 def _constants(rendering: Rendering) -> str:
     """What both scripts begin with."""
     files = rendering.files
@@ -110,6 +118,7 @@ def _constants(rendering: Rendering) -> str:
         "AFTER": rendering.after,
         "EXTRACTOR": list(rendering.extractor_ids),
         "ENDS": list(rendering.end_ids),
+        "ANSWER_OPENS": answer_opens(rendering.extractor),
         "ANSWER_ENDS": answer_ends(rendering.extractor),
         "TEMPERATURE": rendering.config.sampling_temperature,
         "REASONING_TOKENS": rendering.config.max_new_tokens,
@@ -129,7 +138,7 @@ def _constants(rendering: Rendering) -> str:
         "def without_end(ids):\n"
         "    return next((ids[:n] for n, i in enumerate(ids) if i in ENDS), ids)\n\n\n"
         "def answer_in(ids):\n"
-        "    text = tokenizer.decode(without_end(ids)).strip()\n"
+        "    text = tokenizer.decode(without_end(ids)).strip().removeprefix(ANSWER_OPENS)\n"
         "    return re.split(ANSWER_ENDS, text, maxsplit=1)[0].strip()\n\n\n"
     )
 
@@ -138,7 +147,8 @@ _TRANSFORMERS = """\
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE, **FILES)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE, **FILES).to(device)
 model.generation_config = GenerationConfig()  # as in the run: no penalties of the model's own
 
 
@@ -146,7 +156,7 @@ def go_on(ids, max_new_tokens):
     settings = {"max_new_tokens": max_new_tokens, "eos_token_id": ENDS, "pad_token_id": ENDS[0]}
     if TEMPERATURE:  # over all tokens: generate's own top_k is 50
         settings |= {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0}
-    given = torch.tensor([ids])
+    given = torch.tensor([ids], device=device)
     written = model.generate(given, attention_mask=torch.ones_like(given), **settings)
     return written[0, len(ids) :].tolist()
 

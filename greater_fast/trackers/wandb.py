@@ -18,11 +18,14 @@ class WandB(Tracker):
     """An `on_step` that logs to Weights & Biases, as its own variables say.
 
     `WANDB_MODE=offline` keeps everything in the folder, for `wandb sync` later; `WANDB_PROJECT`
-    names another project. What the run prints, its code and what the machine is are not recorded.
-    A run that is resumed goes on as the same one there.
+    names another project. What the run prints, its code, and what wandb finds out of it are not
+    recorded. A run that is resumed goes on as the same one there. Where the caller has begun a
+    run (`wandb.init`, a sweep), that one is logged to, in its own count of steps, and left open.
     """
 
     name, package = "wandb", "wandb"
+    _is_own = True
+    _run: Any
 
     def open(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         """Begin a run, or go on with the one that the folder names.
@@ -32,8 +35,13 @@ class WandB(Tracker):
         """
         import wandb
 
+        self._is_own = wandb.run is None
+        if not self._is_own:
+            self._run = wandb.run
+            self._run.config.update(dict(settings), allow_val_change=True)
+            return
         own = wandb.setup().settings
-        needs_key = own.mode not in _OFFLINE and wandb.run is None  # a caller's run is gone on with
+        needs_key = own.mode not in _OFFLINE
         is_silent, own.silent = own.silent, True
         try:
             has_key = not needs_key or wandb.login(prompt=False, verify=False)
@@ -63,12 +71,17 @@ class WandB(Tracker):
 
     def show(self, number: int, figures: Mapping[str, float], prompt: str) -> None:
         """A row of history for each step."""
-        self._run.log({**figures, "prompt": prompt}, step=number)
+        row = {**figures, "prompt": prompt}
+        if self._is_own:
+            self._run.log(row, step=number)
+        else:
+            self._run.log({**row, "step": number})
 
     def close(self, outcome: Mapping[str, float | str] | None) -> None:
         """The outcome as the run's summary; without one the run counts as failed."""
         self._run.summary.update({f"result/{tag}": value for tag, value in (outcome or {}).items()})
-        self._run.finish(exit_code=0 if outcome else 1)
+        if self._is_own:
+            self._run.finish(exit_code=0 if outcome else 1)
 
 
 def _own_id(run_dir: Path) -> str:

@@ -18,6 +18,7 @@ from greater_fast.cli import main as cli
 from greater_fast.examples.data import Example
 from greater_fast.front_ends.released import Given, parse_overrides, read_config, run
 from greater_fast.model.lm import LM
+from greater_fast.ranks import Ranks
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.search.found import Found
 from greater_fast.search.state import LoopState
@@ -424,6 +425,7 @@ def test_values_that_are_refused(
         ("extractor", "Hello there", "config.extractor_text"),
         ("num_train", 2, "config.n_train_data"),
         ("num_dev", 2, "config.n_test_data"),
+        ("minutes", 5.0, "config.n_steps"),
         ("template", "{goal}", "the goals of config.train_data"),
     ],
 )
@@ -437,6 +439,17 @@ def test_settings_that_keys_decide_are_refused(
     assert done.status == 2
     assert message in done.err
     assert list(here.glob("results/*")) == []
+
+
+def test_one_process_searches(
+    values: dict[str, Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="tensor_parallel: "):
+        quiet(values, {"tensor_parallel": True})
+    monkeypatch.setattr("greater_fast.front_ends.released.search.join", lambda: Ranks(0, 2))
+    with pytest.raises(ValueError, match="not for several processes"):
+        quiet(values)
+    assert list(here.glob("results/*.json")) == []
 
 
 def test_the_extractor_that_was_used_is_written_down(values: dict[str, Any], here: Path) -> None:

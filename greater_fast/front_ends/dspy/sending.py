@@ -59,6 +59,10 @@ class Sent(NamedTuple):
     marked: Any
 
 
+class NotAskedError(ValueError):
+    """A program answers a row without asking the predictor that is searched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The predictor of a program whose instructions are searched.
@@ -127,7 +131,8 @@ class Target:
         itself, of which callbacks are not told, runs again.)
 
         Raises:
-            ValueError: the program ends without asking this predictor.
+            NotAskedError: the program ends without asking this predictor.
+            ValueError: a row leaves a field of it without a value.
         """
         program, inputs = self.with_prompt(self.prompt), _Inputs()
         predictor = dict(program.named_predictors())[self.name]
@@ -149,7 +154,7 @@ class Target:
             predictor.signature, inputs.given = own, {}
             request = _request(program, row.inputs())
             if request is None:
-                raise ValueError(
+                raise NotAskedError(
                     f"predictor: the program answers row {number} "
                     f"({quoted(str(row.toDict()), 60)}) without asking {self.name}: leave out such "
                     "rows, or name another predictor"

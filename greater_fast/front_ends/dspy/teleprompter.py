@@ -14,7 +14,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.front_ends.dspy.engine import DECIDED, GreaterEngine
 from greater_fast.front_ends.dspy.judging import ProgramJudge
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
-from greater_fast.front_ends.dspy.sending import Target, check_served
+from greater_fast.front_ends.dspy.sending import NotAskedError, Target, check_served
 from greater_fast.front_ends.dspy.sets import RowSet, split
 from greater_fast.runs.input import check_settings
 from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
@@ -108,10 +108,8 @@ class GReaTer(Teleprompter):
         local, config = self._local(target)
         train, val, notes = split(reply, trainset, valset, config)
         rows, config, more = self._laid_out(local, reply, train, config)
-        val_rows: Layouts | None = None
-        if all(example.answer for example in val.examples):
-            val_rows = lay_out(local, reply, target.sent(val.rows), val.examples, config)
-        notes += more
+        val_rows, unmeasured = self._val_laid_out(local, reply, val, config)
+        notes += [*more, *unmeasured]
         judge = ProgramJudge(target, val.rows, self.metric, self.num_threads)
         check_functions(self.on_step, None, config)
         check_stop_texts(rows.stop, config)
@@ -187,6 +185,29 @@ class GReaTer(Teleprompter):
         if self.model is not None:
             notes += check_served(reply.target.lm, first, len(local.ids(first)))
         return rows, config, notes
+
+    def _val_laid_out(
+        self, local: GreaterEngine, reply: Reply, val: RowSet, config: Config
+    ) -> tuple[Layouts | None, list[str]]:
+        """The validation rows for `forced_accuracy`, where they have gold answers, and notes.
+
+        It is a figure beside the score: rows that the search could not take end nothing here.
+        """
+        if not all(example.answer for example in val.examples):
+            return None, []
+        unmeasured = "forced_accuracy: not measured: "
+        try:
+            sent = reply.target.sent(val.rows)
+        except NotAskedError as error:
+            return None, [f"{unmeasured}{error}"]
+        try:
+            rows = lay_out(local, reply, sent, val.examples, config)
+        except ValueError as error:
+            return None, [f"{unmeasured}{error}"]
+        num_left_out = len(val.rows) - len(rows)
+        return rows, [f"forced_accuracy: without {num_left_out} rows that are too long"] * bool(
+            num_left_out
+        )
 
     def _local(self, target: Target) -> tuple[GreaterEngine, Config]:
         """The model that is searched with, and the settings."""

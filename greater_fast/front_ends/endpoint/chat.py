@@ -68,6 +68,8 @@ class Chat:
         asked = self.asked(row)
         messages, (reasoning_room, answer_room) = asked["messages"], asked["limits"]
         reasoning = self._say(messages, reasoning_room, chat_reasoning)
+        if not reasoning.text.strip():  # hidden or kept back: there is nothing to ask behind
+            return Answered("", "", reasoning.cut_off, flaw="empty")
         turns = [
             {"role": "assistant", "content": reasoning.text},
             {"role": "user", "content": self._asks},

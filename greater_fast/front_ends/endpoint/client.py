@@ -16,12 +16,14 @@ from typing import IO, Any, TypeVar
 from urllib.error import HTTPError, URLError
 
 from greater_fast.front_ends.endpoint.server import Server
+from greater_fast.version import __version__
 from greater_fast.wording import in_one_line, quoted
 
 Found = TypeVar("Found")
 _MOST_BYTES = 1 << 24  # of a reply
 _LONGEST_WAIT_S, _LONGEST_ASKED_S = 30.0, 120.0  # between two tries; where the server says so
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_PASSING = frozenset({408, 409, 425, 429})  # and of the server's own failures all but these
+_LASTING = frozenset({501, 505})
 MALFORMED = 200  # the status of a reply that cannot be read
 # llama_cpp.server says 500 of a prompt that is no text; others put the error into a reply.
 _NOT_TAKEN, _TRIAL_TRIES = frozenset({MALFORMED, 500}), 2
@@ -158,7 +160,11 @@ class Client:
         """The JSON object that one request brings."""
         if self.stop.is_set():
             raise StoppedError
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"greater-fast/{__version__}",  # urllib's own is barred by many hosts
+        }
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         data = json.dumps(body).encode()
@@ -188,7 +194,7 @@ class Client:
             content = b""
         status, headers, said = error.code, error.headers, self._said(content)
         message = f"the server answered {status}" + (f": {said}" if said else "")
-        if status in _PASSING:
+        if status in _PASSING or (status >= 500 and status not in _LASTING):
             return _PassingError(message, status, _seconds(headers.get("Retry-After", "")))
         if 300 <= status < 400:
             place = quoted(self._without_key(headers.get("Location", "")))
@@ -199,6 +205,8 @@ class Client:
             message += (
                 "; does it want a key? name the environment variable that holds it "
                 "(key_variable, --key-variable)"
+                if self._key is None
+                else f"; the key was sent that stands in {self.server.key_variable}"
             )
         lacks_model = status == 404 and _NO_MODEL.search(said) is not None
         if lacks_model:

@@ -43,6 +43,7 @@ _OF_OUR_ENGINE = (
     *("engine", "kernels", "kv_cache_bytes", "max_step_tokens", "draft_tokens", "batch_size"),
     *("device", "dtype", "tensor_parallel", "seed"),
 )
+_OF_A_LAYOUT = ("max_prompt_tokens", "on_long")  # tokens are not known by chat
 
 
 class Conversation(Protocol):
@@ -128,9 +129,9 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
         *((asked[0].extractor.describe(),) if asked[0].extractor.joint else ()),
         *language_note(asked[0].extractor, examples),
         *measuring,
-        *idle,
-        *_idle_here(given),
         *dict.fromkeys(note for conversation in asked for note in conversation.notes),
+        *idle,
+        *_idle_here(given, by_chat=tokenizer is None),
         *_notes_of(server, record, runs),
         *(
             line
@@ -239,10 +240,11 @@ def _check_greedy(config: Config) -> None:
         )
 
 
-def _idle_here(config: Config) -> tuple[str, ...]:
-    """A line on settings that say how our own engine runs a model."""
+def _idle_here(config: Config, *, by_chat: bool) -> tuple[str, ...]:
+    """A line on settings of our own engine, and by chat of rows that are laid out."""
     default = {f.name: f.default for f in fields(config)}
-    idle = [name for name in _OF_OUR_ENGINE if getattr(config, name) != default[name]]
+    names = (*_OF_OUR_ENGINE, *(_OF_A_LAYOUT if by_chat else ()))
+    idle = [name for name in names if getattr(config, name) != default[name]]
     return (f"{' and '.join(idle)}: without effect on a served model",) if idle else ()
 
 
@@ -272,8 +274,8 @@ def _notes_of(server: Server, record: Record, runs: Sequence[_Run]) -> tuple[str
         )
     if num_empty:
         notes.append(
-            f"{num_empty} answers were empty, and count as wrong: the model only thought in its "
-            "second turn, or the server kept back what it said"
+            f"{num_empty} answers were empty, and count as wrong: the model only thought, or the "
+            "server kept back what it said"
         )
     if num_answers_cut_off:
         notes.append(f"{num_answers_cut_off} answers were cut off at their token limit")

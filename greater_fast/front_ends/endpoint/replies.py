@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from greater_fast.examples.thinking import without_thought
 from greater_fast.front_ends.endpoint.client import MalformedError
 from greater_fast.wording import quoted
 
@@ -68,20 +69,19 @@ def chat_reasoning(reply: Mapping[str, Any]) -> Written:
     """What `/chat/completions` says of a row: the content, or a thought that never came to one."""
     choice = _choice(reply)
     message = _message(choice)
+    content = _content(message)
     thought = next((n for n in ("reasoning_content", "reasoning") if message.get(n)), None)
-    name = thought if thought is not None and not message.get("content") else "content"
-    return Written(_text(message, name), _cut_off(choice))
+    text = _text(message, thought) if thought is not None and not content else content
+    return Written(text, _cut_off(choice))
 
 
 def chat_answer(reply: Mapping[str, Any]) -> Written:
     """What `/chat/completions` answers: the content alone, "" where it thinks, refuses or filters.
 
-    A thought is no answer, whatever stands in it.
+    A thought is no answer, whatever stands in it, be it in a field of its own or in the content.
     """
     choice = _choice(reply)
-    message = _message(choice)
-    text = "" if message.get("content") is None else _text(message, "content")
-    return Written(text, _cut_off(choice))
+    return Written(without_thought(_content(_message(choice))), _cut_off(choice))
 
 
 def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,6 +96,16 @@ def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(message, dict):
         raise MalformedError("the server's reply has no message")
     return message
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    """A message's content: a text, texts in parts, or "" where there is none."""
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(_text(part, "text") for part in content if part.get("type") == "text")
+    return _text(message, "content")
 
 
 def _text(holder: Mapping[str, Any], name: str) -> str:

@@ -16,6 +16,7 @@ _PREFIX, _NO_PREFIX = "--config.", "--noconfig."
 # Settings of ours that would be ignored, each with what decides it here.
 _BY_KEYS = {
     "extractor": "config.extractor_text",
+    "minutes": "config.n_steps",
     "num_train": "config.n_train_data",
     "num_dev": "config.n_test_data",
     "template": "the goals of config.train_data",

@@ -17,10 +17,11 @@ from greater_fast.examples.extractor import check_reads_back, derive_extractor, 
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.front_ends.released.keys import Given
 from greater_fast.front_ends.released.rows import TEST_PLACE, test_rows, training_rows
-from greater_fast.model.lm import load_lm
+from greater_fast.ranks import join
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import Evaluation, evaluate_prompt
 from greater_fast.runs.input import checking_input
+from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.writer import Writer
 from greater_fast.search.found import Found, find_prompts
@@ -66,7 +67,12 @@ def run(
         config = given.config(len(train), settings or {})
         config = replace(config, extractor=extractor.in_config())  # as it is written down
         path = _new_path(given.result_prefix)
-        lm = load_lm(given.model_paths[0], config.device, config.dtype)
+        if join().size > 1:
+            raise ValueError(
+                "this command is not for several processes (torchrun): start it as one, or search "
+                "with `optimize`, which deals the rows among them"
+            )
+        lm = load_model(given.model_paths[0], config)
         layouts = build_layouts(lm, train, given.control, extractor, config)
         test_layouts = build_layouts(lm, test, given.control, extractor, config) if test else None
         longest = max(own.longest_sequence(config) for own in (layouts, test_layouts or layouts))

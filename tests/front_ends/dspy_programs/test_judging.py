@@ -6,7 +6,7 @@ from typing import Any
 import dspy
 import pytest
 
-from greater_fast.front_ends.dspy import GReaTer, InstructionLast
+from greater_fast.front_ends.dspy import GReaTer, InstructionLast, teleprompter
 from tests.front_ends.dspy_programs.programs import SEARCH, compiled, examples, odd, thought
 from tests.tiny import PROMPT
 
@@ -44,6 +44,26 @@ def test_rows_without_labels_can_judge() -> None:
     optimizer.compile(thought(), trainset=rows[:4], valset=unlabelled)
     assert optimizer.report["forced_accuracy"] is None
     assert optimizer.report["num_val"] == 4
+
+
+@pytest.mark.usefixtures("context")
+def test_rows_that_the_search_could_not_take_can_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure that needs them laid out is left out, with a note, and nothing else."""
+    laid_out, asked = teleprompter.lay_out, []
+
+    def lay_out(*given: Any) -> Any:
+        asked.append(given)
+        if len(asked) == 2:
+            raise ValueError("row 3 has no room")
+        return laid_out(*given)
+
+    monkeypatch.setattr(teleprompter, "lay_out", lay_out)
+    optimizer = GReaTer(odd, config=SEARCH)
+    rows = examples(8)
+    optimizer.compile(thought(), trainset=rows[:4], valset=rows[4:])
+    assert optimizer.report["forced_accuracy"] is None
+    assert optimizer.report["num_val"] == 4
+    assert "forced_accuracy: not measured: row 3 has no room" in optimizer.report["notes"]
 
 
 @pytest.mark.usefixtures("context")

@@ -44,10 +44,13 @@ def test_by_chat_nothing_is_known_of_tokens(served: Served, right_rows: Rows) ->
         ("18 $", "18"),
         ("$18$", "18"),
         ("So it is: Therefore, the answer is $18", "18"),
+        ("<think>\nIs it $17$?\n</think>\n\n$18$", "18"),
+        ("as the template has opened it: 17\n</think>\n18", "18"),
+        ([{"type": "text", "text": "1"}, {"type": "image"}, {"type": "text", "text": "8"}], "18"),
     ],
 )
 def test_an_answer_by_chat_may_repeat_what_asks_for_it(
-    served: Served, reply: str, expected: str
+    served: Served, reply: Any, expected: str
 ) -> None:
     def says(handler: Handler, path: str, body: Any) -> bool:
         asked = body["messages"][-1]["content"]
@@ -73,6 +76,8 @@ def test_an_answer_by_chat_may_repeat_what_asks_for_it(
         ({"content": ""}, "content_filter", "2 answers were empty"),
         ({"content": None, "refusal": "18"}, "stop", "2 answers were empty"),
         ({"content": f"{EXTRACTOR} "}, "length", "2 answers were empty"),
+        ({"content": "<think>\nIt is 18"}, "length", "2 answers were empty"),
+        ({"content": "<think>\n18\n</think>\n"}, "stop", "2 answers were empty"),
         ({"content": "18 is what"}, "length", "2 answers were cut off"),
         ({"content": "18"}, "stop", ""),
     ],
@@ -100,6 +105,28 @@ def test_a_thought_is_no_answer(
         assert len(told) == bool(note)
         assert all(line.startswith(note) for line in told)
     assert len(served.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "message", [{"content": None}, {"content": ""}, {"content": []}, {}, {"refusal": "no"}], ids=str
+)
+def test_a_reasoning_that_is_kept_back_is_a_wrong_row(
+    served: Served, message: dict[str, Any]
+) -> None:
+    """As of hidden thoughts that came to their limit: nothing can be asked behind it."""
+    choice = {"message": message, "finish_reason": "length"}
+    served.fault = lambda handler, *_: handler.send(200, {"choices": [choice]}) or True
+    report = measured(served, examples(2), tokenizer=None)
+    assert [(row.predicted, row.cut_off) for row in report.evaluation.rows] == [("", True)] * 2
+    assert len(served.asked) == 2
+    assert any(note.startswith("2 answers were empty") for note in report.notes)
+
+
+def test_settings_of_a_layout_do_nothing_by_chat(served: Served) -> None:
+    config = {**CONFIG, "on_long": "drop", "max_prompt_tokens": 50}
+    notes = measured(served, examples(1), tokenizer=None, config=config).notes
+    assert "max_prompt_tokens and on_long: without effect on a served model" in notes
+    assert not any("without effect" in note for note in measured(served, examples(1)).notes)
 
 
 def test_a_chat_without_a_message(served: Served) -> None:

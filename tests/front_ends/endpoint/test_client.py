@@ -10,6 +10,7 @@ import pytest
 from greater_fast.front_ends.endpoint import client
 from greater_fast.model.lm import LM
 from greater_fast.runs.result import Report
+from greater_fast.version import __version__
 from tests.cases import examples
 from tests.front_ends.endpoint.asking import KEY, Rows, fails, measured, server
 from tests.front_ends.served import Handler, Served, serving
@@ -34,6 +35,28 @@ def test_failures_that_pass_are_tried_again(served: Served, right_rows: Rows, he
     report = measured(served, right_rows)
     assert report.evaluation == here.evaluation
     assert len(served.completions()) == 2 * len(right_rows) + 7
+
+
+@pytest.mark.parametrize(("status", "num_asked"), [(520, 3), (524, 3), (501, 1), (505, 1)])
+def test_failures_of_whoever_stands_before_the_server_pass(
+    served: Served, status: int, num_asked: int
+) -> None:
+    served.fault = fails(1000, status)
+    with pytest.raises(ValueError, match=f"the server answered {status}"):
+        measured(served, examples(1), num_retries=2)
+    assert len(served.completions()) == num_asked
+
+
+def test_it_says_who_asks(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a name of its own; and who was sent a key is not asked whether one is wanted."""
+    measured(served, examples(1))
+    assert {headers["User-Agent"] for _, _, headers in served.asked} == {
+        f"greater-fast/{__version__}"
+    }
+    monkeypatch.setenv("SOME_KEY", KEY)
+    served.fault = fails(1000, 403)
+    with pytest.raises(ValueError, match=r"answered 403: .*; the key was sent that stands in SOME"):
+        measured(served, examples(1), key_variable="SOME_KEY")
 
 
 def test_failures_that_do_not_pass_name_the_row(served: Served) -> None:

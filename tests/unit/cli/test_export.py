@@ -26,6 +26,9 @@ def test_it_is_printed_or_written(command: Any, finished: Path, tmp_path: Path, 
     again = command("export", finished, "--to", to, "-o", file)
     assert again.status == 2
     assert "exists already" in again.err
+    nowhere = command("export", finished, "--to", to, "-o", tmp_path / "missing" / "file")
+    assert nowhere.status == 2
+    assert f"-o: there is no folder {tmp_path / 'missing'}: make it" in nowhere.err
     assert file.read_text() == done.out
 
 

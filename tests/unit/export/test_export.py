@@ -1,6 +1,7 @@
 """What is exported tokenises to the ids that the run used, row by row, by whoever reads it."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from greater_fast import optimize
 from greater_fast.engine import RolloutRequest
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.export import export_run
+from greater_fast.export.lm_eval import answer_read
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
@@ -311,17 +313,19 @@ def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
         ("It is <answer> {answer} </answer>", " two\nlines </answer> more"),
         ("The answer is", " yes\nno"),
         ('It is "', ' a b" c'),
+        ('It is "', ' "a b" c'),
+        ("The answer is $", " $18$"),
+        ("It is <answer> {answer} </answer>", " <answer>18</answer>"),
     ],
 )
 def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
-    from greater_fast.export.formats import answer_ends
+    """And begins where it begins; so it does for lm-evaluation-harness."""
+    from greater_fast.export.formats import answer_ends, answer_opens
 
     extractor = make_extractor(text)
-    import re
-
-    assert re.split(answer_ends(extractor), written.strip(), maxsplit=1)[0].strip() == (
-        extractor.cut(written)
-    )
+    begun = written.strip().removeprefix(answer_opens(extractor))
+    found = re.split(answer_ends(extractor), begun, maxsplit=1)[0].strip()
+    assert found == extractor.cut(written) == answer_read(extractor, extractor.text + written)
 
 
 def test_a_run_of_another_tokenizer_is_refused(run: Any, tmp_path: Path) -> None:

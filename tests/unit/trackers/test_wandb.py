@@ -23,7 +23,8 @@ class FakeWandB(ModuleType):
         super().__init__("wandb")
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.Settings = dict
-        self.has_key, self.run = True, None
+        self.has_key = True
+        self.run: Any = None
 
     def setup(self) -> Any:
         mode = os.environ.get("WANDB_MODE", "online")
@@ -84,10 +85,25 @@ def test_without_a_key_nobody_is_asked_for_one(
     monkeypatch.setenv("WANDB_MODE", "offline")
     WandB().begin(tmp_path)
     assert [name for name, _ in fake.calls] == ["init", "summary"]
-    monkeypatch.setenv("WANDB_MODE", "online")
-    fake.run = object()  # the caller has begun one, for which nobody is asked any more
-    WandB().begin(tmp_path)
-    assert [name for name, _ in fake.calls] == ["init", "summary"] * 2
+
+
+def test_a_run_that_the_caller_has_begun_is_logged_to_and_left_open(
+    fake: FakeWandB, lm: LM, rows: Any, settings: Any, tmp_path: Path
+) -> None:
+    """As a sweep begins one; its count of steps is the caller's."""
+    told: dict[str, Any] = {}
+    config = SimpleNamespace(update=lambda values, allow_val_change: told.update(values))
+    lines: list[dict[str, Any]] = []
+    fake.run = SimpleNamespace(log=lines.append, summary={}, config=config)
+    fake.has_key = False  # nobody is asked for one
+    run = tmp_path / "first"
+    result = optimize(lm, rows, prompt=PROMPT, config=settings, run_dir=run, on_step=WandB())
+    assert fake.calls == []
+    assert [line["step"] for line in lines] == [1, 2]
+    assert [line["objective"] for line in lines] == [s.objective for s in result.steps]
+    assert told["prompt"] == PROMPT
+    assert fake.run.summary["result/dev_accuracy/best"] == result.dev_accuracy
+    assert not (run / "wandb.id").exists()
 
 
 def test_a_run_that_goes_on_is_the_same_one(fake: FakeWandB, tmp_path: Path) -> None:
