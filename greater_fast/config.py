@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from greater_fast.config_checks import guess, problem_of
+from greater_fast.config_checks import as_in_json, guess, problem_of
 from greater_fast.wording import shortened
 
 KV_CACHE_BYTES = 2 << 30  # of the K/V pool without a plan, and on a CPU at most
@@ -66,7 +66,7 @@ def _setting(default: Any, text: str, low: float | None = None, high: float | No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Settings of the method (paper, section 3, and the released defaults).
+    """Settings of the method (paper, section 3); as it was published they are `Config.paper()`.
 
     Raises:
         ValueError: values have the wrong type or lie out of range; the first few are named.
@@ -237,7 +237,7 @@ class Config:
             few, more = problems[:_NUM_PROBLEMS], len(problems) - _NUM_PROBLEMS
             text = "; ".join([*few, *([f"{more} more"] if more > 0 else [])])
             raise ValueError(f"invalid settings: {text}")
-        object.__setattr__(self, "chat_template_kwargs", dict(self.chat_template_kwargs))
+        object.__setattr__(self, "chat_template_kwargs", as_in_json(self.chat_template_kwargs))
 
     @property
     def takes_gradients(self) -> bool:

@@ -70,6 +70,11 @@ def _is_date(value: object) -> bool:
         return False
 
 
+def as_in_json(values: Mapping[str, Any]) -> Any:
+    """The values as they come back from a file: lists for tuples, names for keys."""
+    return json.loads(json.dumps(dict(values)))
+
+
 def _problem_of_arguments(value: object) -> str | None:
     """What is wrong with arguments of the chat template, which are written down with a run."""
     name = "chat_template_kwargs"

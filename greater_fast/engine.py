@@ -159,6 +159,10 @@ class Engine(Protocol):
     num_forward_tokens: int  # through the model, padding included
 
     @property
+    def decoding(self) -> Mapping[str, Any]:
+        """Temperatures, seed and draws that it was made with."""
+
+    @property
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes (else the gradient pads whole sequences)."""
 

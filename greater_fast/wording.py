@@ -45,6 +45,13 @@ def listed(names: Iterable[object], most: int = _NUM_NAMED) -> str:
     return ", ".join(named + more) or "(none)"
 
 
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names; one that comes again has its number behind it."""
+    every = list(names)
+    counts = [every[: place + 1].count(name) for place, name in enumerate(every)]
+    return [n if count == 1 else f"{n} ({count})" for n, count in zip(every, counts, strict=True)]
+
+
 def _written(value: object, write: Callable[[object], str]) -> str:
     try:
         return write(value)

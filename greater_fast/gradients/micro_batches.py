@@ -18,7 +18,11 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss, losses_and_gradient
 from greater_fast.gradients.gradient_pass import ExampleSequence, GradientPass, choose_pass
-from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
+from greater_fast.gradients.recomputing import (
+    activations_recomputed,
+    layers_recomputed,
+    recomputable_layers,
+)
 from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
@@ -58,6 +62,8 @@ def sequence_gradients(
     )
     if not sequences:
         return gradients
+    if config.gradient_checkpointing == "auto" and not recomputable_layers(lm):
+        config = replace(config, gradient_checkpointing="off")
     way = choose_pass(engine, config.kernels)
     lengths = [way.num_tokens([s]) for s in sequences]
     order = sorted(range(len(sequences)), key=lengths.__getitem__)

@@ -22,7 +22,7 @@ from greater_fast.gradients.gradient_pass import (
 from greater_fast.model.attention.far import far_obstacle
 from greater_fast.model.attention.interface import obstacle_of, rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.forwards import rounding_step, rounds_coarsely
+from greater_fast.model.forwards import lengths_of, rounding_step, rounds_coarsely
 from greater_fast.model.kv_cache import num_layers
 from greater_fast.model.lm import LM
 from greater_fast.wording import printable
@@ -147,6 +147,6 @@ def _shaken(lm: LM, batch: Sequence[ExampleSequence]) -> _Pair:
 
 def _distance(found: torch.Tensor, own: torch.Tensor) -> float:
     """The most that vectors [..., D] differ by, each relative to its length; infinity for NaN."""
-    distances, lengths = (x.double().norm(dim=-1) for x in (found - own, own))
+    distances, lengths = (lengths_of(x) for x in (found - own, own))
     relative = (distances / lengths.clamp(min=torch.finfo(own.dtype).tiny)).max()
     return float(relative.nan_to_num(math.inf))

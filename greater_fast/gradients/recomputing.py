@@ -15,6 +15,19 @@ from greater_fast.model.forwards import Forward, replaced_forwards
 from greater_fast.model.lm import LM
 
 
+def recomputable_layers(lm: LM) -> list[Any]:
+    """The layers that can be computed again: those that transformers makes for it."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def check_recomputable(lm: LM) -> None:
+    """Raise ValueError where a model has no layers that can be computed again."""
+    if not recomputable_layers(lm):
+        raise ValueError(f"{lm.name} has no layers to checkpoint: set gradient_checkpointing='off'")
+
+
 @contextlib.contextmanager
 def layers_recomputed(lm: LM) -> Iterator[None]:
     """Keep of each layer its input alone.
@@ -24,12 +37,8 @@ def layers_recomputed(lm: LM) -> Iterator[None]:
     Raises:
         ValueError: the model has no layers that are made for it.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers = [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(f"{lm.name} has no layers to checkpoint: set gradient_checkpointing='off'")
-
+    check_recomputable(lm)
+    layers = recomputable_layers(lm)
     recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     with replaced_forwards([(layer, partial(recomputed, layer.forward)) for layer in layers]):
         yield

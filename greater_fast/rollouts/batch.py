@@ -31,7 +31,7 @@ from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.outcome import measured, rollout_of, stops_of
 from greater_fast.rollouts.paged import longest_of, usable_backend
 from greater_fast.rollouts.sampled_rows import SampledRows, written
-from greater_fast.rollouts.sampling import check_draws, make_sampler
+from greater_fast.rollouts.sampling import check_draws, decoding_of, make_sampler
 from greater_fast.rollouts.steps.again import again_without_memory
 from greater_fast.rollouts.steps.fixed_step import FixedStep
 from greater_fast.rollouts.steps.ragged_step import RaggedStep
@@ -100,6 +100,7 @@ class RolloutEngine:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
         self._sampler = make_sampler(sampling_temperature, seed, draws=draws)
+        self.decoding = decoding_of(temperature, sampling_temperature, seed, draws=draws)
         self._samples_all, self._is_at_work = sampling_temperature > 0, False
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -54,6 +54,11 @@ class DistributedEngine:
     def can_pack(self) -> bool:
         """Whether the model runs over packed suffixes, on all ranks."""
         return all(self.ranks.gathered(self.local.can_pack))
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """Temperatures, seed and draws that the engine of each rank was made with."""
+        return self.local.decoding
 
     @property
     def layers(self) -> Layers:

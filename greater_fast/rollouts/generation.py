@@ -201,11 +201,17 @@ def _stopping(until: Until, width: int) -> list[StoppingCriterion]:
 
 @contextlib.contextmanager
 def _plain_generation(model: Any) -> Iterator[None]:
-    """Keep the model's own generation settings (sampling, penalties) out of greedy decoding."""
+    """Keep the model's own generation settings (sampling, penalties) out of greedy decoding.
+
+    One that stands around another, as PEFT's do, may hand its own on to that one.
+    """
     from transformers import GenerationConfig
 
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    owners = [m for m in model.modules() if m is model or "generation_config" in vars(m)]
+    before = [owner.generation_config for owner in owners]
+    model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = own
+        for owner, own in zip(owners, before, strict=True):
+            owner.generation_config = own

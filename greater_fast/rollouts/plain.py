@@ -24,7 +24,7 @@ from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
 from greater_fast.rollouts.generation import LogitsProcessor, Until, Written, choose_way, generate
 from greater_fast.rollouts.outcome import measured
-from greater_fast.rollouts.sampling import check_draws, make_sampler, sample_keys
+from greater_fast.rollouts.sampling import check_draws, decoding_of, make_sampler, sample_keys
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
@@ -60,6 +60,7 @@ class PlainRolloutEngine:
         self.temperature = temperature
         self._kernels = kernels
         self._sampler = make_sampler(sampling_temperature, seed, draws=draws)
+        self.decoding = decoding_of(temperature, sampling_temperature, seed, draws=draws)
         self._samples_all = sampling_temperature > 0
         self.num_generated_tokens = 0
         self.num_forward_tokens = 0

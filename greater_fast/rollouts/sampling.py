@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -55,6 +56,18 @@ def make_sampler(temperature: float, seed: int, *, draws: bool = False) -> Sampl
         raise ValueError(f"sampling_temperature: got {temperature}, expected {expected}")
     temperature = 1.0 if draws else temperature
     return Sampler(temperature, seed) if temperature > 0 else None
+
+
+def decoding_of(
+    temperature: float, sampling_temperature: float, seed: int, *, draws: bool
+) -> dict[str, Any]:
+    """What an engine is made with, by the names of settings, for who compares them with others."""
+    return {
+        "temperature": temperature,
+        "sampling_temperature": sampling_temperature,
+        "seed": seed,
+        "draws": draws,
+    }
 
 
 def check_draws(requests: Sequence[RolloutRequest], sampler: Sampler | None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from greater_fast.config import Config
+from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
@@ -31,6 +33,28 @@ def check_callable(name: str, given: Any, takes: tuple[str, ...]) -> None:
         signature.bind(*takes)
     except TypeError as error:
         raise ValueError(f"{name}: got one that takes {signature}, expected {wanted}") from error
+
+
+def check_engines(engines: Sequence[Engine], config: Config) -> None:
+    """Raise ValueError where an engine was made with other settings than it is to search with.
+
+    Temperatures are in what it computes, and a seed and draws where it samples.
+    """
+    samples = config.sampling_temperature > 0 or config.draws_reasonings
+    names = ("temperature", "sampling_temperature", *(("seed",) if samples else ()))
+    for engine in engines:
+        given = engine.decoding
+        for name in names:
+            if given[name] != getattr(config, name):
+                raise ValueError(
+                    f"{name}: got {getattr(config, name)} for an engine that was made with "
+                    f"{given[name]}: make one with these settings, make_engine(lm, config)"
+                )
+        if config.draws_reasonings and not given["draws"]:
+            raise ValueError(
+                "reasonings: got 'sampled' for an engine that was made without draws: make one "
+                "with these settings, make_engine(lm, config)"
+            )
 
 
 def check_no_race(num_models: int, config: Config) -> None:

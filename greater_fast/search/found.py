@@ -16,6 +16,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.search.checks import (
+    check_engines,
     check_functions,
     check_no_race,
     check_stop_texts,
@@ -114,15 +115,16 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
             would have gone.
 
     Raises:
-        ValueError: settings that do not go with several models, the loss or stop texts, or a state
-            of another search, before any step; the judge gives something else than a finite number
-            for each prompt.
+        ValueError: settings that do not go with several models, the loss or stop texts, or that
+            the engine was not made with; a state of another search; both before any step. The judge
+            gives something else than a finite number for each prompt.
         FloatingPointError: a loss or gradient is not finite.
         MemoryError: the gradient of one example, or a step of rollouts, does not fit the memory.
 
     A note on these, on what the functions raise, and on a KeyboardInterrupt, has the best prompt
     until then.
     """
+    check_engines(members(models), config)
     check_no_race(len(members(models)), config)
     check_functions(on_step, loss, config, judge)
     check_stop_texts(layouts.stop, config)

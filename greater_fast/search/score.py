@@ -160,7 +160,7 @@ class _Summed:
         total = torch.zeros(len(self._mask), dtype=torch.float64)
         for model in self._models:
             # Twice as many bits: scores that differ still do so when they are divided.
-            values = model.values(ids).double().cpu()
+            values = model.values(ids).cpu().double()
             spread = values.std(correction=0)
             if spread > 0:
                 total[ids] += values / spread

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greater_fast import evaluate, optimize
+from greater_fast import evaluate, optimize, resume
 from greater_fast.cli.main import main
 from greater_fast.model.lm import LM
 from greater_fast.runs.directory import read_run
@@ -166,3 +166,30 @@ def test_what_cannot_be_evaluated_together_is_refused(lm: LM, rows: list[Any]) -
         evaluate([lm, tiny_lm("llama", "sentencepiece")], rows, prompt=PROMPT)
     with pytest.raises(ValueError, match="got an empty list"):
         evaluate([], rows, prompt=PROMPT)
+
+
+def test_rows_are_known_by_the_models_as_the_run_was_begun(
+    model_folder: Path,
+    other_folder: Path,
+    rows: list[dict[str, str]],
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begun with paths that only hold where it was begun, gone on with from elsewhere."""
+    for name, folder in (("a", model_folder), ("b", other_folder)):
+        (tmp_path / name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    config = {**settings, "steps": 1}
+    first = optimize(["a", "b"], rows[:8], config=config, run_dir="run", progress=False)
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    assert {json.loads(line)["model"] for line in lines} == {"a", "b"}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for _ in range(2):
+        again = resume(tmp_path / "run", progress=False)
+        assert figures(again) == figures(first)
+        assert (tmp_path / "run" / "rows.jsonl").read_text().splitlines() == lines
+    resume(tmp_path / "run", steps=2, progress=False)
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    assert {json.loads(line)["model"] for line in lines} == {"a", "b"}

@@ -205,6 +205,8 @@ def test_round_trip_through_json() -> None:
     config = Config(steps=3, dtype="float32", chat_template_kwargs={"enable_thinking": False})
     assert Config.from_mapping(json.loads(json.dumps(config.to_dict()))) == config
     assert Config.from_mapping({}) == Config()
+    nested = Config(chat_template_kwargs={"tools": ({"name": "f"},), "by_number": {1: "one"}})
+    assert Config.from_mapping(json.loads(json.dumps(nested.to_dict()))) == nested
 
 
 def test_frozen_and_independent_of_the_given_dict() -> None:

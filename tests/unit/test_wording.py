@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.wording import in_one_line, listed, printable, quoted, shortened
+from greater_fast.wording import in_one_line, listed, numbered, printable, quoted, shortened
 
 anything = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=200),
@@ -92,3 +92,8 @@ def test_listed() -> None:
 def test_printable_keeps_line_breaks() -> None:
     assert printable("a\tb\nc\u202e") == "a\\tb\nc\\u202e"
     assert printable("schön 東京") == "schön 東京"
+
+
+def test_names_that_come_again_are_numbered() -> None:
+    assert numbered(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+    assert numbered([]) == []

@@ -13,7 +13,7 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.examples.rendering import place_of
 from greater_fast.model.lm import LM
 from greater_fast.ranks import Ranks
-from greater_fast.wording import listed, quoted
+from greater_fast.wording import listed, numbered, quoted
 
 _ALONE = "optimise for models of one family, or for each alone"
 
@@ -38,11 +38,7 @@ def as_models(model: Any, ranks: Ranks) -> list[Any]:
 
 def names_of(lms: Sequence[LM]) -> list[str]:
     """The models' names; one that comes again is numbered."""
-    names: list[str] = []
-    for lm in lms:
-        number = sum(other.name == lm.name for other in lms[: len(names)]) + 1
-        names.append(lm.name if number == 1 else f"{lm.name} ({number})")
-    return names
+    return numbered(lm.name for lm in lms)
 
 
 def check_one_device(sources: Sequence[Any], lms: Sequence[LM], device: str | None) -> None:

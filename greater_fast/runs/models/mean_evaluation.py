@@ -90,8 +90,8 @@ def evaluate_models(
     engines = members(models)
     names = names_of([own.lm for own in engines])
     by_model: dict[str, Evaluation] = {}
-    for name, own in zip(names, engines, strict=True):
-        told = log.of_model(name) if log and len(names) > 1 else log
+    for number, (name, own) in enumerate(zip(names, engines, strict=True)):
+        told = log.of_model(number, name) if log and len(names) > 1 else log
         by_model[name] = evaluate_prompt(own, layouts, prompt_ids, config, told)
     return _mean(by_model)
 
@@ -115,7 +115,7 @@ def recorded(
     for number, name in enumerate(names):
         own = rollouts[number * len(layouts) : (number + 1) * len(layouts)]
         by_model[name] = record_rollouts(layouts, prompt_ids, own, config)
-        told = log.of_model(name) if len(names) > 1 else log
+        told = log.of_model(number, name) if len(names) > 1 else log
         for row, record in enumerate(by_model[name].rows):
             if row not in told.known.get("", {}):
                 told.write(row, record, {})

@@ -12,6 +12,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
 from greater_fast.gradients.gradient_pass import check_gradient
+from greater_fast.gradients.recomputing import check_recomputable
 from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.kv_cache import default_pool_bytes
@@ -59,6 +60,8 @@ def make_ready(
     )
     found: list[tuple[str, ...]] = []
     if config.takes_gradients:
+        for lm in lms if config.gradient_checkpointing == "on" else ():
+            check_recomputable(lm)
         with memory_errors_explained(lms[0].device):
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)

@@ -18,7 +18,7 @@ from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.read import read_lines, read_object
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
-from greater_fast.wording import listed
+from greater_fast.wording import listed, numbered
 
 RUN_FORMAT = 1  # of the files of a run, all together
 
@@ -62,6 +62,12 @@ class SavedRun:
                 "in Python, greater_fast.resume(..., model=...)"
             )
         return sources[0] if len(sources) == 1 else sources
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the rows of several models are known by, as the run was begun; () of one alone."""
+        names = self.run.get("model")
+        return tuple(numbered(names)) if isinstance(names, list) else ()
 
     def ended_before(self, num_steps: int) -> str | None:
         """Why the search of so many planned steps ended, where finals or test had not."""

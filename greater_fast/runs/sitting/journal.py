@@ -121,9 +121,10 @@ class Journal:
             of = {"split": split, "prompt": prompt, **model, "row": number, "num_steps": num_steps}
             self._directory.append_row({**of, **row.to_dict()})
 
-        return RowLog(write, self.saved.rows_of(split, prompt, layouts))
+        return RowLog(write, self.saved.rows_of(split, prompt, layouts), self.saved.model_names)
 
     def share_left(self, split: str, prompt: str, layouts: Layouts, num_models: int) -> float:
         """Which part of a prompt's rows on a set no earlier sitting has evaluated; 0 for none."""
         known = self.saved.rows_of(split, prompt, layouts)
-        return 1 - sum(map(len, known.values())) / (num_models * len(layouts))
+        num_known = sum(len(known.get(name, {})) for name in self.saved.model_names or ("",))
+        return 1 - num_known / (num_models * len(layouts))

@@ -68,6 +68,7 @@ class Run:
         """
         with signals_heard() as signals:
             rows = self._layouts["train"]
+            self._pace.is_judged = judge is not None
             budget.lap()
             state = self._begin(teller, budget)
             budget.begin_search()

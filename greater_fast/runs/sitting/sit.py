@@ -130,6 +130,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             "config": given.to_dict(),
             "source": [_path_or_name(source) for source in asked.sources],
             "engines": [choices_of(own) for own in members(models)],
+            "engines_device": prepared.device,
         }
         for note in directory.notes:
             teller.note(note)
@@ -194,7 +195,10 @@ def _held(saved: SavedRun | None, given: Config, device: str) -> list[dict[str, 
 
     On another device nothing is held: what was found out there is of that one.
     """
-    if saved is None or torch.device(device).type != torch.device(saved.run["device"]).type:
+    if saved is None:
+        return []
+    before = saved.run.get("engines_device", saved.run["device"])
+    if torch.device(device).type != torch.device(before).type:
         return []
     changed = {name for name in OF_MEMORY if getattr(given, name) != saved.run["config"][name]}
     return [

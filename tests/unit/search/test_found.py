@@ -191,8 +191,9 @@ def test_a_state_of_another_search_is_refused(engine: Engine) -> None:
 )
 def test_a_state_of_other_settings_is_refused(engine: Engine, settings: dict[str, Any]) -> None:
     state = find(engine, settings={"steps": 1}).state
+    other, _ = make_engine(tiny_lm(), small_config(**{**SETTINGS, **settings}))
     with pytest.raises(ValueError, match=r"with other settings of objective, metric, .*no state"):
-        find(engine, settings=settings, state=state)
+        find(other, settings=settings, state=state)
     assert find(engine, settings={"steps": 1, "accept": "best"}, state=state).num_steps == 2
 
 
@@ -277,3 +278,23 @@ def test_answers_end_at_the_rows_stop_texts(name: str) -> None:
     assert found == [own.partition(stop)[0] for own in whole]
     assert evaluated == [plain.extractor.cut(own) for own in found]
     assert evaluated != [plain.extractor.cut(own) for own in whole]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 1.0}, r"temperature: got 1.0 for an engine that was made with 0\.\d"),
+        ({"sampling_temperature": 0.7}, "sampling_temperature: got 0.7 for an engine .* with 0.0"),
+        ({"gradient": "both", "reasonings": "sampled"}, "engine that was made without draws"),
+        ({"gradient": "both", "reasonings": "sampled", "seed": 9}, "seed: got 9 for an engine"),
+    ],
+)
+def test_an_engine_of_other_settings_is_refused(
+    engine: Engine, settings: dict[str, Any], message: str
+) -> None:
+    """Before anything is scored; a seed decides where something is drawn by the engine alone."""
+    before = engine.num_generated_tokens
+    with pytest.raises(ValueError, match=f"{message}.*make_engine"):
+        find(engine, settings=settings)
+    assert engine.num_generated_tokens == before
+    assert find(engine, settings={"seed": 9, "steps": 0}).num_steps == 0

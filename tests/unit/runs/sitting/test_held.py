@@ -46,3 +46,12 @@ def test_a_gpu_s_free_memory_decides_how_many_rows_a_gradient_takes(
 ) -> None:
     model: Any = SimpleNamespace(lm=SimpleNamespace(device=torch.device(device)))
     assert _divides_by_memory(model, Config(**settings)) is expected
+
+
+@pytest.mark.parametrize(("begun", "last"), [("cpu", "cuda"), ("cuda:0", "cpu")])
+def test_what_is_kept_is_of_the_device_of_the_last_sitting(begun: str, last: str) -> None:
+    """A run may have moved meanwhile: what was found out there is no other device's."""
+    moved = saved(begun)
+    moved.run["engines_device"] = last
+    assert _held(moved, Config(), begun) == []
+    assert _held(moved, Config(), last) == [CHOICES]
