@@ -120,8 +120,7 @@ class Ranks:
             return device
         import torch
 
-        if device is None and torch.cuda.is_available():
-            device = "cuda"
+        device = device or ("cuda" if torch.cuda.is_available() else None)
         if device is None or not device.startswith("cuda"):
             return device
         if device != "cuda":
@@ -130,16 +129,18 @@ class Ranks:
                 "cuda, and each takes a GPU of its own"
             )
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local_rank >= num_gpus:
+        index = min(local_rank, num_gpus - 1)  # 0 where a process is shown one GPU, its own
+        card = os.uname().nodename, str(torch.cuda.get_device_properties(index).uuid)
+        fits, cards = zip(*self.gathered((local_rank < num_gpus, card)), strict=True)
+        if not all(fits) and len(set(cards)) < self.size:
             raise ValueError(
                 f"device: there are more processes on this machine than its {num_gpus} GPUs: start "
                 "one for each (torchrun --nproc-per-node), or use device cpu"
             )
-        device = f"cuda:{local_rank}"
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(index)
         # Now: what NCCL takes of the memory is not free when a run is planned.
-        self.gathered_rows(torch.zeros(1, device=device))
-        return device
+        self.gathered_rows(torch.zeros(1, device=f"cuda:{index}"))
+        return f"cuda:{index}"
 
     def _share(self, error: BaseException) -> None:
         """Let others raise an error of this rank where they wait for it; perhaps raise theirs.
@@ -270,8 +271,9 @@ class _Message(NamedTuple):
             packed = pickle.dumps((frames, self.error))
             pickle.loads(packed)  # noqa: S301 (a rank of this job's)
         except Exception:  # whatever somebody else's class does
-            text = f"{type(self.error).__name__}: {self.error}"
-            packed = pickle.dumps((frames, RuntimeError(text)))
+            packed = pickle.dumps(
+                (frames, RuntimeError(f"{type(self.error).__name__}: {self.error}"))
+            )
         return packed
 
     @classmethod

@@ -28,6 +28,9 @@ _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
+_CGROUP_USED = ("memory.current", "memory.usage_in_bytes")
+_CGROUP_FILES = ("inactive_file", "total_inactive_file")
+
 
 def parse_bytes(text: str) -> int:
     """Bytes of "24GiB" (1024 ** 3), "24GB" (1000 ** 3), "8e9" or "8000000000".
@@ -91,6 +94,12 @@ def free_bytes(device: torch.device) -> int | None:
         return max(0, int(min(free + cached, share)))
     if device.type != "cpu":
         return None
+    left = [_free_of_machine(), *(_left_of(file) for file in _CGROUP_LIMITS)]
+    return min((free for free in left if free is not None), default=None)
+
+
+def _free_of_machine() -> int | None:
+    """RAM that can still be had, whoever may have it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
@@ -159,3 +168,20 @@ def _limit(file: Path) -> int | None:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):  # none there, or "max"
         return None
+
+
+def _left_of(limit_file: Path) -> int | None:
+    """What a control group has left of its limit; None where it has none.
+
+    Files that were read count as used there, and make room when it is needed.
+    """
+    limit, folder = _limit(limit_file), limit_file.parent
+    used = next(filter(None, (_limit(folder / name) for name in _CGROUP_USED)), None)
+    if limit is None or used is None:
+        return None
+    try:
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        files = max(int(n) for name, n in map(str.split, lines) if name in _CGROUP_FILES)
+    except (OSError, ValueError):
+        files = 0
+    return max(0, limit - used + files)

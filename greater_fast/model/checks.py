@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from greater_fast.model.byte_sizes import is_out_of_memory
+from greater_fast.model.forwards import lengths_of
 from greater_fast.model.parallel.lockstep import differ
 from greater_fast.wording import in_one_line
 
@@ -49,7 +50,7 @@ def check_model(lm: LM) -> None:
             f"the states of {lm.name} are not finite: its weights are damaged, or too large "
             f"for {lm.dtype}"
         )
-    if not torch.allclose(states[:, :-1], later[:, :-1], atol=1e-2):
+    if not _are_same(later[:, :-1], states[:, :-1]):
         raise ValueError(
             f"{lm.name} is no causal language model: a later token changes earlier states"
         )
@@ -58,6 +59,11 @@ def check_model(lm: LM) -> None:
             f"{lm.name} has embeddings of {lm.vocab_size} tokens and logits of {ours.shape[-1]}: "
             "expected one vocabulary for both"
         )
+    if ours.shape != own.shape:
+        raise ValueError(
+            f"{lm.name} makes its logits in a way that is not supported: {len(own)} rows of "
+            f"{len(ours)} tokens, as where tokens of its own are put before a text"
+        )
     # In 16 bits a model may round logits, and sums on the way to them, which are as large as any.
     size = max(1.0, float(own.abs().max())) if lm.dtype.itemsize == 2 else 1.0
     if not torch.allclose(ours.float(), own, rtol=1e-2, atol=1e-2 * size):
@@ -65,6 +71,19 @@ def check_model(lm: LM) -> None:
             f"{lm.name} makes its logits in a way that is not supported "
             f"(they differ by {(ours.float() - own).abs().max():.3g})"
         )
+
+
+def _are_same(states: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether states are the same but for rounding.
+
+    In 16 bits, and of quantised weights, what else is in a batch may decide by which kernel, or on
+    which scale, a row is multiplied: there a tenth of a state's length is let pass, where
+    attention that looks ahead makes another state of it.
+    """
+    if torch.allclose(states, others, atol=1e-2):
+        return True
+    distances, lengths = (lengths_of(x) for x in (states - others, others))
+    return others.dtype.itemsize == 2 and bool((distances <= 0.1 * lengths).all())
 
 
 def _check_one_device(lm: LM) -> None:

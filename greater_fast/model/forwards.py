@@ -50,6 +50,12 @@ def tried(find: Callable[[], Found | None]) -> Found | None:
         return None
 
 
+def lengths_of(vectors: torch.Tensor) -> torch.Tensor:
+    """Lengths of vectors [..., D], in float64 on the CPU: not all devices have numbers so wide."""
+    lengths: torch.Tensor = vectors.detach().cpu().double().norm(dim=-1)
+    return lengths
+
+
 def rounding_step(like: torch.Tensor) -> float:
     """The step of a product's last place, relative to it: of TF32 where a GPU was told so."""
     is_tf32 = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from greater_fast.model.attention.interface import rotates_by_length
+from greater_fast.model.forwards import lengths_of
 
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM
@@ -37,7 +38,7 @@ def alike(states: torch.Tensor, own: torch.Tensor) -> bool:
     16 bits alone make a few hundredths through many layers.
     """
     allowed = 1e-2 if own.dtype.itemsize > 2 else 1e-1
-    distances, lengths = (x.double().norm(dim=-1) for x in (states - own, own))
+    distances, lengths = (lengths_of(x) for x in (states - own, own))
     return bool((distances <= allowed * lengths).all())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
+import json
+from collections.abc import Iterable
+from typing import Any
 
-_WEIGHTS = (".safetensors", ".gguf")
+from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
 
 
 def models_here() -> list[str]:
@@ -21,7 +23,7 @@ def _demonstration() -> list[str]:
 
 
 def _downloaded() -> list[str]:
-    """Models in the hub's cache whose weights can be read."""
+    """Language models in the hub's cache: by their names, and GGUF files by their paths."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -29,13 +31,27 @@ def _downloaded() -> list[str]:
         repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
         return []
-    return sorted(
-        repository.repo_id
-        for repository in repositories
-        if repository.repo_type == "model"
-        and any(
-            file.file_name.endswith(_WEIGHTS)
-            for revision in repository.revisions
-            for file in revision.files
-        )
-    )
+    found = set[str]()
+    for repository in repositories:
+        if repository.repo_type != "model":
+            continue
+        for revision in repository.revisions:
+            found |= {str(f.file_path) for f in revision.files if f.file_name.endswith(".gguf")}
+            if _is_language_model(revision.files):
+                found.add(repository.repo_id)
+    return sorted(found)
+
+
+def _is_language_model(files: Iterable[Any]) -> bool:
+    """Whether files are weights that can be read, of a language model by its configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    paths = {file.file_name: file.file_path for file in files}
+    if not any(name.endswith(".safetensors") for name in paths) or "config.json" not in paths:
+        return False
+    try:
+        config = json.loads(paths["config.json"].read_text(encoding="utf-8"))
+        architectures = set(config["architectures"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(architectures & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))

@@ -21,6 +21,7 @@ from greater_fast.ui.session import Session
 
 REPORT = "report.html"
 _LARGEST_UPLOAD = "1gb"
+_PART = 1 << 18  # bytes of an archive that are sent at a time
 
 
 def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
@@ -113,6 +114,7 @@ def report_of(run: Path, writing: threading.Lock) -> Any:
 
 def whole(run: Path) -> Any:
     """All files of a run in a ZIP archive, which lies on the disk only while it is sent."""
+    from starlette.background import BackgroundTask
     from starlette.responses import StreamingResponse
 
     file = tempfile.TemporaryFile(dir=run.parent)  # noqa: SIM115 (closed when it was sent)
@@ -120,11 +122,18 @@ def whole(run: Path) -> Any:
         for path in sorted(run.rglob("*")):
             if path.is_file() and not path.is_symlink():
                 archive.write(path, Path(run.name) / path.relative_to(run))
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     # RFC 8187: a header takes Latin letters alone, and a folder may have any name
     name = quote(f"{run.name}.zip", safe="")
-    headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}"}
-    return StreamingResponse(file, media_type="application/zip", headers=headers)
+    headers = {
+        "content-disposition": f"attachment; filename*=UTF-8''{name}",
+        "content-length": str(size),
+    }
+    parts = iter(functools.partial(file.read, _PART), b"")
+    return StreamingResponse(
+        parts, media_type="application/zip", headers=headers, background=BackgroundTask(file.close)
+    )
 
 
 def serve(session: Session, host: str, port: int, say: Callable[[str], None]) -> None:

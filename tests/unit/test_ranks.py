@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,10 @@ def test_a_process_alone_imports_no_torch() -> None:
 
 
 class WithPlaces(Ranks):
-    """One of several that exchange nothing."""
+    """One of several that exchange nothing: what others have is like one's own."""
+
+    def gathered(self, value: Any) -> list[Any]:
+        return [value] * self.size
 
     def gathered_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
         return [rows]
@@ -48,6 +52,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    properties = SimpleNamespace(uuid="the only one")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.empty(1))
     return chosen
 
@@ -61,6 +67,24 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
     assert two_gpus == [1]
     assert WithPlaces(5, 8).place("cpu") == "cpu"
     assert ALONE.place(device) == device
+
+
+def test_a_process_may_be_shown_its_own_gpu_alone(
+    two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scheduler's `CUDA_VISIBLE_DEVICES` does: then it is the first, whatever the rank."""
+
+    class OnOtherCards(WithPlaces):
+        def gathered(self, value: Any) -> list[Any]:
+            fits, (machine, card) = value
+            return [(fits or n == 0, (machine, f"{card} {n}")) for n in range(self.size)]
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert OnOtherCards(3, 4).place("cuda") == "cuda:0"
+    assert two_gpus == [0]
+    with pytest.raises(ValueError, match="more processes on this machine than its 1 GPUs"):
+        WithPlaces(3, 4).place("cuda")
 
 
 @pytest.mark.parametrize(

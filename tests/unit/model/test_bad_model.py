@@ -1,5 +1,6 @@
 """What is no causal language model, or has no usable tokenizer, is refused when it is loaded."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,22 @@ def test_logits_made_in_an_unknown_way(
     monkeypatch.setattr(model, "forward", doubled)
     assert "makes its logits in a way that is not supported" in message(
         (model, tokenizer), rows, tmp_path
+    )
+
+
+def test_tokens_that_a_model_puts_before_a_text(
+    tokenizer: Any, rows: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As prompt tuning does."""
+    model = tiny_model("llama", len(tokenizer))
+    plain = model.forward
+
+    def longer(input_ids: Any, **kwargs: Any) -> Any:
+        return plain(torch.cat([input_ids[:, :1], input_ids], 1), **kwargs)
+
+    monkeypatch.setattr(model, "forward", longer)
+    assert "a way that is not supported: 9 rows of 8 tokens" in re.sub(
+        r"\d+ rows of \d+", "9 rows of 8", message((model, tokenizer), rows, tmp_path)
     )
 
 

@@ -168,3 +168,33 @@ def test_what_others_hold_of_a_gpu_is_not_there(
 ) -> None:
     FakeCuda(others, reserved, allocated, share).install(monkeypatch)
     assert memory_bytes(torch.device("cuda"), own) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "files"),
+    [
+        ("memory.max", "memory.current", "anon 5\ninactive_file 100\n", 100),
+        (
+            "limit_in_bytes",
+            "memory.usage_in_bytes",
+            "inactive_file 1\ntotal_inactive_file 70\n",
+            70,
+        ),
+        ("memory.max", "memory.current", "anon 5\n", 0),
+    ],
+)
+def test_what_a_control_group_has_left_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, stat: str, files: int
+) -> None:
+    monkeypatch.setattr(byte_sizes, "_CGROUP_LIMITS", (tmp_path / limit,))
+    free = free_bytes(torch.device("cpu"))
+    assert free is not None
+    (tmp_path / limit).write_text("1000000\n")
+    assert free_bytes(torch.device("cpu")) > 1000000  # what is used is not known
+    (tmp_path / used).write_text("400000\n")
+    (tmp_path / "memory.stat").write_text(stat)
+    assert free_bytes(torch.device("cpu")) == 600000 + files
+    (tmp_path / used).write_text("4000000\n")
+    assert free_bytes(torch.device("cpu")) == 0
+    (tmp_path / limit).write_text("max\n")
+    assert free_bytes(torch.device("cpu")) > 1000000

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, Llam
 
 from greater_fast.model import lm as lm_module
 from greater_fast.model.lm import LM, load_lm
+from greater_fast.rollouts.generation import _plain_generation
 from tests.cases import plain_logits, tiny_lm, tokenizer
 from tests.tiny import END_ID, tiny_model, tiny_tokenizer
 
@@ -279,3 +280,21 @@ def test_generation_settings_of_a_model_are_left_as_they_are(model_folder: Path)
     before = copy.deepcopy(model.generation_config.to_dict())
     load_lm((model, tiny_tokenizer("llama3")))
     assert model.generation_config.to_dict() == before
+
+
+def test_generation_settings_within_a_model_are_left_as_they_are() -> None:
+    """One that stands around another may hand its own on, as PEFT's do."""
+    inner = tiny_model("llama", 1200)
+    settings = inner.generation_config
+
+    class Around(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.generation_config = inner, settings
+
+    model = Around()
+    with _plain_generation(model):
+        model.base.generation_config = model.generation_config
+        assert model.generation_config is not settings
+    assert model.generation_config is settings
+    assert inner.generation_config is settings

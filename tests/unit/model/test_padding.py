@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from greater_fast.model.checks import _are_same
+from greater_fast.model.forwards import lengths_of
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import alike, num_tokens, row_groups
 from tests.cases import tiny_lm
@@ -66,3 +68,21 @@ def test_alike_is_relative_to_each_row() -> None:
     assert not alike(torch.full_like(own, torch.nan), own)
     half = own.bfloat16()
     assert alike(half * 1.05, half)
+
+
+def test_lengths_are_taken_on_the_cpu() -> None:
+    """In float64, which an Apple GPU has not."""
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    found = lengths_of(vectors)
+    assert (found.dtype, found.device.type, found.requires_grad) == (torch.float64, "cpu", False)
+    assert found.tolist() == [5.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_another_kernel_rounds_is_no_look_ahead(dtype: torch.dtype) -> None:
+    """In 16 bits: a bit of a large state is more than the bound of float32."""
+    states = (8 * torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))).to(dtype)
+    rounded = states * (1 + torch.finfo(torch.bfloat16).eps)
+    assert _are_same(states, states)
+    assert _are_same(rounded.to(dtype), states) == (dtype == torch.bfloat16)
+    assert not _are_same(states + 0.3 * states.flip(-1), states)

@@ -1,5 +1,6 @@
 """Models that can be chosen without typing are those that are here."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,26 @@ def test_nothing_is_here(cache: Path) -> None:
 
 
 def test_models_with_weights_are(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Language models by their names, and files that are models by themselves."""
+    llama, other = (
+        json.dumps({"architectures": [name]}) for name in ("LlamaForCausalLM", "BertModel")
+    )
     kept = {
-        "models--org--one": "model.safetensors",
-        "models--org--two": "two-q4.gguf",
-        "models--org--half": "config.json",
-        "models--org--pickle": "pytorch_model.bin",
-        "datasets--org--rows": "rows.safetensors",
+        "models--org--one": {"model.safetensors": "x", "config.json": llama},
+        "models--org--two": {"two-q4.gguf": "x"},
+        "models--org--half": {"config.json": llama},
+        "models--org--pickle": {"pytorch_model.bin": "x", "config.json": llama},
+        "models--org--vectors": {"model.safetensors": "x", "config.json": other},
+        "models--org--nameless": {"model.safetensors": "x", "config.json": "[]"},
+        "models--org--bare": {"model.safetensors": "x"},
+        "datasets--org--rows": {"rows.safetensors": "x", "config.json": llama},
     }
-    for folder, file in kept.items():
+    for folder, files in kept.items():
         snapshot = cache / folder / "snapshots" / "0123abc"
         snapshot.mkdir(parents=True)
-        (snapshot / file).write_text("x")
-    assert models_here() == ["org/one", "org/two"]
+        for name, content in files.items():
+            (snapshot / name).write_text(content)
+    file = str(cache / "models--org--two" / "snapshots" / "0123abc" / "two-q4.gguf")
+    assert models_here() == sorted([file, "org/one"])
     monkeypatch.setattr("greater_fast.ui.models.smollm2_source", lambda: cache)
-    assert models_here() == [SMOLLM2, "org/one", "org/two"]
+    assert models_here() == [SMOLLM2, *sorted([file, "org/one"])]

@@ -120,6 +120,7 @@ def test_a_run_is_downloaded_whole(page: str, session: Session) -> None:
     assert status == 200
     assert headers.get_content_disposition() == "attachment"
     assert headers.get_filename() == "one.zip"
+    assert int(headers["content-length"]) == len(content)
     archive = zipfile.ZipFile(io.BytesIO(content))
     assert archive.read("one/steps.jsonl") == b"{} steps.jsonl"
     assert "one/elsewhere" not in archive.namelist()
