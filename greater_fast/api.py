@@ -161,7 +161,7 @@ def plan(  # noqa: PLR0913 (as optimize)
     not enough, they are not. A `metric` is called for the answers of these steps alone.
 
     Raises:
-        ValueError: input that cannot work, as of `optimize`; the device is no GPU.
+        ValueError: input that cannot work, as of `optimize`.
     """
     begun = time.monotonic()
     with checking_input():

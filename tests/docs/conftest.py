@@ -14,7 +14,11 @@ from tests.tiny import boolean_rows
 
 FILES = {"train.jsonl": (0, 60), "dev.jsonl": (60, 90), "test.jsonl": (90, 120)}
 MODELS = (
-    *("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-4B"),
+    *(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "Qwen/Qwen2.5-3B-Instruct",
+    ),
     *("model-a", "model-b", "MODEL"),
 )
 
