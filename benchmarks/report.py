@@ -97,10 +97,13 @@ def _gpu_step(what: str) -> Callable[[Work], tuple[str, ...]]:
 def _gpu_rollouts(work: Work) -> tuple[str, ...]:
     other = max(work["generate"], key=lambda found: found["batch"])
     ours, theirs = work["tokens_per_second"], other["tokens_per_second"]
+    counts = other["new_tokens"], work["case"]["new_tokens"]
+    is_same = len(set(counts)) == 1  # else the rates have other shares of reading prompts in them
+    each = "" if is_same else ", {} tokens each where ours writes {}: no ratio".format(*counts)
     return (
         f"8B shapes: rollouts of {other['batch']} sequences",
-        f"`generate`, a batch of {other['batch']}",
-        f"{ours / theirs:.2f}×",
+        f"`generate`, a batch of {other['batch']}{each}",
+        f"{ours / theirs:.2f}×" if is_same else "–",
         f"{theirs:,.0f} → {ours:,.0f} tokens/s; {work['ms_a_step']:.1f} ms a step, "
         f"{work['floor_seconds'] / work['seconds']:.0%} of the device's rate",
     )
@@ -115,7 +118,7 @@ def _gpu_reference(work: Work) -> tuple[str, ...]:
     )
 
 
-# What of run_gpu.sh is shown: what, beside what, better by, figures. The rest is in docs/gpu.md.
+# What of run_gpu.sh is shown: what, beside what, better by, figures. docs/gpu.md tells of the rest.
 GPU_LINES: dict[str, Callable[[Work], tuple[str, ...]]] = {
     "gpu/rollouts": _gpu_rollouts,
     "gpu/step": _gpu_step("8B shapes: a step of 50 rows"),

@@ -17,7 +17,6 @@ fi
 if [[ $smoke == --smoke ]]; then OUT=${OUT:-$(mktemp -d)}; fi
 OUT=${OUT:-benchmarks/results}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-end=$((SECONDS + 520))
 lines=()
 
 is_built() { "$PYTHON" -c 'import greater_fast._core' 2>/dev/null; }
@@ -60,13 +59,15 @@ if [[ -z $smoke ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda
     echo 'there is no GPU here: --smoke shows on a CPU that everything runs' >&2
     exit 2
 fi
+end=$((SECONDS + 520))
 is_built || build || { echo 'the C++ extension could not be built' >&2; exit 1; }
 part kernels 120
 part rollouts 120
 part step 90
 part capped 90
-part reference 100
+part reference 150
 part texts 60
 printf '%s\n' "${lines[@]}"
 printf '%s\n' "${lines[@]}" | grep -q ': FAILED' && exit 1
+printf '%s\n' "${lines[@]}" | grep -q 'the time is up' && exit 3
 exit 0

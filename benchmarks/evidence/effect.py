@@ -38,6 +38,7 @@ from benchmarks.harness.machine import machine
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
+FOLDER = Path("benchmarks/results/effect")
 DEFAULT_TOKENS = 150_000  # a pass over the default prompt takes our search about so many
 X_LABELS = {
     "effect": "points of test accuracy, 95% over seeds",
@@ -150,7 +151,7 @@ def kind_of_device() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.effect")
-    parser.add_argument("--out", type=Path, default=Path("effect"), help="folder of cells")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of cells")
     parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the tables alone")
     parser.add_argument("--plots", type=Path, help="folder for figures of the differences")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))

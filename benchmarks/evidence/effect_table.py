@@ -31,9 +31,18 @@ def of_arm(outcomes: Outcomes, task: str, arm: str, budget: Budget) -> dict[int,
 def differences(
     outcomes: Outcomes, task: str, arms: tuple[str, str], budget: Budget
 ) -> list[float]:
-    """First arm's accuracy less the second's, for each seed that both are done with."""
+    """First arm's accuracy less the second's, for each seed that both are done with.
+
+    Two searches by seconds are compared where one machine has run both: on others they are not the
+    same seconds.
+    """
     first, second = (of_arm(outcomes, task, arm, budget) for arm in arms)
-    return [first[seed].accuracy - second[seed].accuracy for seed in first if seed in second]
+    by_time = budget.kind == "seconds" and "initial" not in arms
+    return [
+        own.accuracy - second[seed].accuracy
+        for seed, own in first.items()
+        if seed in second and not (by_time and own.machine != second[seed].machine)
+    ]
 
 
 def estimates(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[Estimate]:
@@ -71,11 +80,15 @@ def report(outcomes: Outcomes, tasks: Sequence[str], title: str) -> str:
 
 def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) -> str:
     head = f"{title}, {budget}"
-    counts = [len(of_arm(outcomes, task, arm, budget)) for task in tasks for arm in _TESTED]
-    if min(counts) < LEAST_SEEDS:
+    counts = {
+        ARMS[arm]: min(len(of_arm(outcomes, task, arm, budget)) for task in tasks)
+        for arm in _TESTED
+    }
+    few = {name: count for name, count in counts.items() if count < LEAST_SEEDS}
+    if few:
         head += (
-            f"\n\nToo few to conclude: {min(counts)} seeds of a task for ours or its random "
-            f"control, {LEAST_SEEDS} are the least."
+            f"\n\nToo few to conclude from {' and '.join(few)}: {min(few.values())} seeds of a "
+            f"task, {LEAST_SEEDS} are the least."
         )
     tables = (_accuracies, _differences, _costs)
     return "\n\n".join([head, *(make(outcomes, tasks, budget) for make in tables)])
@@ -128,10 +141,13 @@ def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
             fmean(o.num_steps_at_work for o in found),
             fmean(o.num_candidates for o in found),
         )
-        shown = (f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means)
+        shown = [f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means]
+        speeds = [o.search.forward_tokens / max(o.search.seconds, 1e-9) for o in found]
+        shown.insert(5, f"{min(speeds):,.0f} to {max(speeds):,.0f}")
         lines.append([name, *shown, f"{sum(o.is_early for o in found)} of {len(found)}"])
     titles = ["mean of a cell", "tokens, search", "finals", "through the model, search"]
-    titles += ["seconds, search", "finals", "steps", "candidates", "ended before the budget"]
+    titles += ["seconds, search", "finals", "through the model a second, of all cells"]
+    titles += ["steps", "candidates", "ended before the budget"]
     return _table(titles, lines)
 
 

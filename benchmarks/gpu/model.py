@@ -51,7 +51,7 @@ class GpuCase:
     reference_rows: int = 4
 
 
-FULL = GpuCase(generated={9: 64, 150: 64})
+FULL = GpuCase(generated={9: 64, 150: 256})
 SMOKE = GpuCase(
     num_heads=3,
     head_tokens=20,

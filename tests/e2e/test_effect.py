@@ -214,7 +214,7 @@ def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
     assert "tiny-llama, cpu, 100 generated tokens a search" in told
     assert str(model_folder.parent) not in "".join(p.read_text() for p in tmp_path.glob("*.jsonl"))
     assert "| ours − initial prompt | " in told
-    assert "Too few to conclude: 0 seeds" in told
+    assert "Too few to conclude from ours and random shortlist: 0 seeds" in told
 
 
 def test_a_budget_in_seconds_needs_its_seconds():

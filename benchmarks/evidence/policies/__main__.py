@@ -1,6 +1,6 @@
 """Which rule of a step gains most? Policies on stored chains, without a language model.
 
-    python -m benchmarks.evidence.policies --chains FOLDER --out policies.json --plots FOLDER
+    python -m benchmarks.evidence.policies --out policies.json --plots FOLDER
 
 The chains are those that `benchmarks.evidence.signals` has collected. For each model a table says
 what each policy's choice was worth at the places, on rows that it did not see: intervals are 95%,
@@ -16,14 +16,14 @@ from pathlib import Path
 from benchmarks.evidence.chains import load_chains
 from benchmarks.evidence.policies.figures import draw
 from benchmarks.evidence.policies.report import Effort, compare, tables
-from benchmarks.evidence.signals import CONFIRMING
+from benchmarks.evidence.signals import CONFIRMING, FOLDER
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     usual = Effort()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.policies")
-    parser.add_argument("--chains", type=Path, default=Path("signals"), help="folder of chains")
+    parser.add_argument("--chains", type=Path, default=FOLDER, help="folder of chains")
     parser.add_argument("--out", type=Path, help="file for the values, as JSON")
     parser.add_argument("--plots", type=Path, help="folder for figures")
     parser.add_argument("--confirm", action="store_true", help="the chains of seeds from 100 on")

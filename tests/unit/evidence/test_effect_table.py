@@ -49,6 +49,22 @@ def test_differences_are_of_the_same_seeds():
     assert differences(FOUND, "counting", ("ours", "initial"), SECONDS) == pytest.approx([0.5])
 
 
+def test_seconds_of_other_machines_are_not_compared():
+    """But for the initial prompt, whose accuracy has nothing to do with time; tokens are tokens."""
+    one, other = (
+        cells("ours", {"counting": [6, 5]}, SECONDS),
+        cells("random", {"counting": [5, 5]}, SECONDS),
+    )
+    moved = {
+        cell: replace(o, machine="another" if cell.seed else "unknown") for cell, o in other.items()
+    }
+    found = {**FOUND, **one, **moved}
+    assert differences(found, "counting", ("ours", "random"), SECONDS) == pytest.approx([0.1])
+    assert len(differences(found, "counting", ("random", "initial"), SECONDS)) == 2
+    tokens = {cell: replace(o, machine=cell.arm) for cell, o in FOUND.items()}
+    assert len(differences(tokens, "counting", ("ours", "random"), TOKENS)) == 2
+
+
 def test_budgets_are_never_mixed():
     assert budgets_of(FOUND) == [SECONDS, TOKENS]
     text = report(FOUND, TASKS, "title")
@@ -102,6 +118,7 @@ def test_costs_are_means_of_cells():
         "0.0",
         "2.0",
         "0.0",
+        "0 to 0",
         "3.0",
         "0.0",
         "0 of 5",
@@ -141,7 +158,10 @@ def test_five_points_are_resolved_by_a_half_width_under_them(gained, resolved):
 def test_fewer_seeds_than_are_needed_are_headed_so(num_seeds, says_so):
     counts = {task: [5] * num_seeds for task in TASKS}
     found = cells("ours", counts) | cells("random", counts) | cells("initial", counts)
-    assert ("Too few to conclude: 7 seeds" in report(found, TASKS, "title")) == says_so
+    assert (
+        "Too few to conclude from ours and random shortlist: 7 seeds"
+        in report(found, TASKS, "title")
+    ) == says_so
     assert ("Too few" in report(found, TASKS, "title")) == says_so
 
 
