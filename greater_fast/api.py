@@ -46,7 +46,8 @@ from greater_fast.runs.prepare import (
 from greater_fast.runs.progress import told
 from greater_fast.runs.result import Report, Result
 from greater_fast.runs.rows.records import Records, row_writer
-from greater_fast.runs.sitting.sit import Asked, Functions, sit
+from greater_fast.runs.sitting.functions import Functions
+from greater_fast.runs.sitting.sit import Asked, sit
 from greater_fast.runs.timing.run_plan import RunPlan, check_measure, measured
 from greater_fast.runs.timing.time_budget import TimeBudget
 from greater_fast.runs.timing.work import Work

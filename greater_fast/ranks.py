@@ -130,11 +130,11 @@ class Ranks:
             )
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         index = min(local_rank, num_gpus - 1)  # 0 where a process is shown one GPU, its own
-        card = os.uname().nodename, str(torch.cuda.get_device_properties(index).uuid)
-        fits, cards = zip(*self.gathered((local_rank < num_gpus, card)), strict=True)
-        if not all(fits) and len(set(cards)) < self.size:
+        uuid = num_gpus and str(torch.cuda.get_device_properties(index).uuid)
+        found = self.gathered((local_rank < num_gpus, os.uname().nodename, uuid))
+        if not all(fits for fits, *_ in found) and len({each[1:] for each in found}) < self.size:
             raise ValueError(
-                f"device: there are more processes on this machine than its {num_gpus} GPUs: start "
+                f"device: a machine has more processes than GPUs (this one has {num_gpus}): start "
                 "one for each (torchrun --nproc-per-node), or use device cpu"
             )
         torch.cuda.set_device(index)
@@ -271,9 +271,8 @@ class _Message(NamedTuple):
             packed = pickle.dumps((frames, self.error))
             pickle.loads(packed)  # noqa: S301 (a rank of this job's)
         except Exception:  # whatever somebody else's class does
-            packed = pickle.dumps(
-                (frames, RuntimeError(f"{type(self.error).__name__}: {self.error}"))
-            )
+            text = f"{type(self.error).__name__}: {self.error}"
+            packed = pickle.dumps((frames, RuntimeError(text)))
         return packed
 
     @classmethod
@@ -289,9 +288,8 @@ class _ElsewhereError(Exception):
     """An error as it stood on another rank, as text."""
 
 
-def _from_rank(rank: int, error: BaseException | None) -> BaseException:
+def _from_rank(rank: int, error: BaseException) -> BaseException:
     """An error of another rank, to be raised here too."""
-    assert error is not None
     error.add_note(f"on rank {rank}")
     _mark_shared(error)
     return error

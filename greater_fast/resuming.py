@@ -17,7 +17,8 @@ from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks
 from greater_fast.runs.result import Result
-from greater_fast.runs.sitting.sit import Asked, Functions, saved_splits, sit
+from greater_fast.runs.sitting.functions import Functions
+from greater_fast.runs.sitting.sit import Asked, saved_splits, sit
 from greater_fast.search.judge import Judge
 from greater_fast.search.optimizer import OnStep
 

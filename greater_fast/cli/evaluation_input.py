@@ -53,7 +53,9 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
             initial = run["result"]["baseline"]["prompt"]
             against = initial if initial != run["result"]["prompt"] else None
     model = one_or_all(options.model) if options.model else run["run"]["model"] if run else ""
-    prompt = options.prompt or (prompt_of(run) if run else "")
+    prompt = options.prompt
+    if prompt is None:
+        prompt = prompt_of(run) if run else ""
     config = settings(options, base)
     taken = _taken(options, base, config)
     with EvaluationInput({}, taken).explained(), checking_input():

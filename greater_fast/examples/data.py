@@ -85,7 +85,7 @@ def load_examples(
         _check_columns_argument(columns)
     name = source_name(source)
     given, sources = _without_examples(source, columns or {}, name)
-    rows = flat_rows(read_rows(given), name)
+    rows = flat_rows(read_rows(given), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
     template = None if sources else template
     found = find_columns(names, columns or {}, template)

@@ -18,11 +18,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss, losses_and_gradient
 from greater_fast.gradients.gradient_pass import ExampleSequence, GradientPass, choose_pass
-from greater_fast.gradients.recomputing import (
-    activations_recomputed,
-    layers_recomputed,
-    recomputable_layers,
-)
+from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
@@ -62,8 +58,6 @@ def sequence_gradients(
     )
     if not sequences:
         return gradients
-    if config.gradient_checkpointing == "auto" and not recomputable_layers(lm):
-        config = replace(config, gradient_checkpointing="off")
     way = choose_pass(engine, config.kernels)
     lengths = [way.num_tokens([s]) for s in sequences]
     order = sorted(range(len(sequences)), key=lengths.__getitem__)
@@ -182,9 +176,10 @@ def _smaller(
     num_tokens = way.num_tokens(batch)
     if len(batch) > 1:
         return replace(plan, max_tokens=num_tokens // 2)
-    if not plan.checkpointing and config.gradient_checkpointing == "auto":
+    if not plan.checkpointing and plan.may_recompute:
         return replace(plan, checkpointing=True)
-    spare = "" if plan.checkpointing else "set gradient_checkpointing='auto', "
+    is_off = config.gradient_checkpointing == "off"
+    spare = "set gradient_checkpointing='auto', " if is_off else ""
     raise MemoryError(
         f"the gradient of example {batch[0].row} alone, {num_tokens} tokens, does not fit the "
         f"memory of {lm.device}: {spare}lower kv_cache_bytes or max_new_tokens, or use a smaller "

@@ -12,19 +12,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from greater_fast.model.forwards import Forward, replaced_forwards
+from greater_fast.model.layers import recomputable_layers
 from greater_fast.model.lm import LM
-
-
-def recomputable_layers(lm: LM) -> list[Any]:
-    """The layers that can be computed again: those that transformers makes for it."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
 
 def check_recomputable(lm: LM) -> None:
     """Raise ValueError where a model has no layers that can be computed again."""
-    if not recomputable_layers(lm):
+    if not recomputable_layers(lm.model):
         raise ValueError(f"{lm.name} has no layers to checkpoint: set gradient_checkpointing='off'")
 
 
@@ -38,7 +32,7 @@ def layers_recomputed(lm: LM) -> Iterator[None]:
         ValueError: the model has no layers that are made for it.
     """
     check_recomputable(lm)
-    layers = recomputable_layers(lm)
+    layers = recomputable_layers(lm.model)
     recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     with replaced_forwards([(layer, partial(recomputed, layer.forward)) for layer in layers]):
         yield

@@ -21,10 +21,14 @@ _CPU_SHARE = 0.25  # of what is free of a machine, which others use too
 
 @dataclass(frozen=True, slots=True)
 class PassPlan:
-    """Tokens of a micro-batch at most (or one example), and whether layers are computed twice."""
+    """Tokens of a micro-batch at most (or one example), and whether layers are computed twice.
+
+    They `may_recompute` where that is left open, should memory end, and the model has such layers.
+    """
 
     max_tokens: int
     checkpointing: bool
+    may_recompute: bool = True
 
 
 def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
@@ -36,15 +40,14 @@ def plan_pass(lm: LM, lengths: Sequence[int], config: Config) -> PassPlan:
     own = free_bytes(lm.device)
     free = None if own is None else min(lm.ranks.gathered(own))
     is_cpu = lm.device.type == "cpu"
-    activation_bytes = ModelShapes.of(lm).activation_bytes
+    shapes = ModelShapes.of(lm)
     usable = math.inf if free is None else free * (_CPU_SHARE if is_cpu else GPU_SHARE)
-    given = config.gradient_batch_tokens
+    given, asked = config.gradient_batch_tokens, config.gradient_checkpointing
     least = max(*lengths, 1, min(given or EFFICIENT_TOKENS, sum(lengths)))
-    checkpointing = config.gradient_checkpointing == "on" or (
-        config.gradient_checkpointing == "auto" and activation_bytes(least) > usable
-    )
+    may_recompute = asked == "auto" and shapes.recomputable
+    checkpointing = asked == "on" or (may_recompute and shapes.activation_bytes(least) > usable)
     if given or lm.device.type != "cuda":
-        return PassPlan(given or EFFICIENT_TOKENS, checkpointing)
-    token_bytes = activation_bytes(1, checkpointing=checkpointing)
+        return PassPlan(given or EFFICIENT_TOKENS, checkpointing, may_recompute)
+    token_bytes = shapes.activation_bytes(1, checkpointing=checkpointing)
     fitting = max(1, int(min(usable / token_bytes, GPU_TOKENS)))
-    return PassPlan(fitting, checkpointing)
+    return PassPlan(fitting, checkpointing, may_recompute)

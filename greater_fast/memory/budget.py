@@ -194,7 +194,8 @@ def budget(load: Workload) -> MemoryPlan:
         ValueError: `kv_cache_bytes` is set, and too small for one sequence.
     """
     asked = load.config.gradient_checkpointing if load.config.takes_gradients else "off"
-    ways = {"off": (False,), "on": (True,), "auto": (False, True)}[asked]
+    either = (False, True) if load.shapes.recomputable else (False,)
+    ways = {"off": (False,), "on": (True,), "auto": either}[asked]
     plans = [_budget(load, checkpointing=way) for way in ways]
     first, last = plans[0], plans[-1]
     return last if not first.fits or _gains_sequences(load, first, last) else first

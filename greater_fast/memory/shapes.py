@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from greater_fast.model.layers import LayerShape, width
+from greater_fast.model.layers import LayerShape, recomputable_layers, width
 from greater_fast.model.lm import LM
 from greater_fast.model.parallel.sizes import bytes_of_rank
 
@@ -26,7 +26,8 @@ class ModelShapes:
     `linear_bytes` are those of them that 4-bit weights would shrink. `itemsize` is that of
     activations, and of keys and values.
     `normed` are the numbers of a token that a layer's norms divide, the most of all layers; two
-    states of the model's width where it is not known.
+    states of the model's width where it is not known. `recomputable` says whether a gradient can
+    compute the layers twice.
     """
 
     weight_bytes: int
@@ -37,6 +38,7 @@ class ModelShapes:
     itemsize: int
     normed: int = 0
     num_ranks: int = 1
+    recomputable: bool = True
 
     @classmethod
     def of(cls, lm: LM) -> ModelShapes:
@@ -57,6 +59,7 @@ class ModelShapes:
             itemsize=lm.dtype.itemsize,
             normed=_normed(lm, shapes),
             num_ranks=lm.ranks.size,
+            recomputable=bool(recomputable_layers(lm.model)),
         )
 
     @property

@@ -29,7 +29,8 @@ _CGROUP_LIMITS = (
 )
 
 _CGROUP_USED = ("memory.current", "memory.usage_in_bytes")
-_CGROUP_FILES = ("inactive_file", "total_inactive_file")
+# Of files that were read: in older groups the first are without those of groups within.
+_CGROUP_FILES = (("inactive_file", "active_file"), ("total_inactive_file", "total_active_file"))
 
 
 def parse_bytes(text: str) -> int:
@@ -181,7 +182,8 @@ def _left_of(limit_file: Path) -> int | None:
         return None
     try:
         lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-        files = max(int(n) for name, n in map(str.split, lines) if name in _CGROUP_FILES)
+        stat = {name: int(number) for name, number in map(str.split, lines)}
     except (OSError, ValueError):
-        files = 0
+        stat = {}
+    files = max(sum(stat.get(name, 0) for name in names) for names in _CGROUP_FILES)
     return max(0, limit - used + files)

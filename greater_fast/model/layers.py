@@ -70,6 +70,13 @@ def layer_config(config: Any, layer: int) -> Any:
     return config if parts is None or layer >= len(parts) else parts[layer]
 
 
+def recomputable_layers(model: Any) -> list[Any]:
+    """The layers of a model that can be computed again on the way back of a gradient."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
 def _shape(config: Any, layer: int) -> LayerShape:
     own = layer_config(config, layer)
 

@@ -60,17 +60,16 @@ class RowLog:
     """Where an evaluation's rows go as they end, and those that were there before it began.
 
     `write` gets the number of each row that ends, the row, and what names its model where there are
-    several. `known` has rows that are not run again, by model ("" of one alone) and number. By
-    `names`, in their order, a run knows its models that was begun elsewhere.
+    several. `known` has rows that are not run again, by model ("" of one alone) and number. There
+    its `names` are those that its models had where it was begun; () for those that they have now.
     """
 
     write: Callable[[int, RowRecord, Mapping[str, str]], object]
     known: Mapping[str, Mapping[int, RowRecord]] = field(default_factory=dict)
     names: Sequence[str] = ()
 
-    def of_model(self, number: int, name: str) -> RowLog:
-        """The log for one of several models, by its number and its name."""
-        name = self.names[number] if self.names else name
+    def of_model(self, name: str) -> RowLog:
+        """The log for one of several models."""
         known = {"": self.known.get(name, {})}
         return RowLog(lambda number, row, _: self.write(number, row, {"model": name}), known)
 

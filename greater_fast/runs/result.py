@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.config import Config
+from greater_fast.examples.extractor import Extractor
 from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation, compare_models
 from greater_fast.runs.notebook import result_html
@@ -259,7 +260,7 @@ def cut_off_lines(best: PromptResult, baseline: PromptResult, config: Config) ->
     )
 
 
-def gap_notes(prompt: PromptResult) -> tuple[str, ...]:
+def gap_notes(prompt: PromptResult, extractor: Extractor) -> tuple[str, ...]:
     """A line where the two measures of the training rows are more than a tenth of them apart."""
     if prompt.train is None or prompt.train.metric is not None:
         return ()
@@ -267,11 +268,15 @@ def gap_notes(prompt: PromptResult) -> tuple[str, ...]:
         return ()
     rows = len(prompt.train.rows)  # of each model, where there are several
     by_token = round((1 - prompt.train_error_rate) * rows)
+    advice = (
+        "ends in what the model writes before an answer, a colon or a quote"
+        if extractor.closing.strip()
+        else "closes the answer, as '... is {answer}.' does (now the line's end does)"
+    )
     return (
         f"the initial prompt has {prompt.train.num_correct} of {rows} training rows right as "
         f"evaluation reads them, and {by_token} token by token, as the search wants them: an "
-        "extractor that ends in what the model writes before an answer, a colon or a quote, brings "
-        "the two together",
+        f"extractor that {advice}, brings the two together",
     )
 
 

@@ -35,26 +35,28 @@ def check_callable(name: str, given: Any, takes: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: got one that takes {signature}, expected {wanted}") from error
 
 
-def check_engines(engines: Sequence[Engine], config: Config) -> None:
-    """Raise ValueError where an engine was made with other settings than it is to search with.
+def other_decoding(engine: Engine, config: Config) -> str | None:
+    """What an engine was made with otherwise than it is to search with; None for nothing.
 
     Temperatures are in what it computes, and a seed and draws where it samples.
     """
     samples = config.sampling_temperature > 0 or config.draws_reasonings
-    names = ("temperature", "sampling_temperature", *(("seed",) if samples else ()))
-    for engine in engines:
-        given = engine.decoding
-        for name in names:
-            if given[name] != getattr(config, name):
-                raise ValueError(
-                    f"{name}: got {getattr(config, name)} for an engine that was made with "
-                    f"{given[name]}: make one with these settings, make_engine(lm, config)"
-                )
-        if config.draws_reasonings and not given["draws"]:
-            raise ValueError(
-                "reasonings: got 'sampled' for an engine that was made without draws: make one "
-                "with these settings, make_engine(lm, config)"
+    for name in ("temperature", "sampling_temperature", *(("seed",) if samples else ())):
+        if engine.decoding[name] != getattr(config, name):
+            made_with = engine.decoding[name]
+            return (
+                f"{name}: got {getattr(config, name)} for an engine that was made with {made_with}"
             )
+    if config.draws_reasonings and not engine.decoding["draws"]:
+        return "reasonings: got 'sampled' for an engine that was made without draws"
+    return None
+
+
+def check_engines(engines: Sequence[Engine], config: Config) -> None:
+    """Raise ValueError where an engine was made with other settings than it is to search with."""
+    for engine in engines:
+        if (what := other_decoding(engine, config)) is not None:
+            raise ValueError(f"{what}: make one with these settings, make_engine(lm, config)")
 
 
 def check_no_race(num_models: int, config: Config) -> None:

@@ -78,7 +78,7 @@ class WandB(Tracker):
             self._run.log({**row, "step": number})
 
     def close(self, outcome: Mapping[str, float | str] | None) -> None:
-        """The outcome as the run's summary; without one the run counts as failed."""
+        """The outcome as the run's summary; without one a run of ours counts as failed."""
         self._run.summary.update({f"result/{tag}": value for tag, value in (outcome or {}).items()})
         if self._is_own:
             self._run.finish(exit_code=0 if outcome else 1)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
+
+# How architectures end that write text; some of those with images are read as their text part.
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def models_here() -> list[str]:
@@ -36,10 +40,15 @@ def _downloaded() -> list[str]:
         if repository.repo_type != "model":
             continue
         for revision in repository.revisions:
-            found |= {str(f.file_path) for f in revision.files if f.file_name.endswith(".gguf")}
+            found |= {str(f.file_path) for f in revision.files if _is_whole_file(f.file_name)}
             if _is_language_model(revision.files):
                 found.add(repository.repo_id)
     return sorted(found)
+
+
+def _is_whole_file(name: str) -> bool:
+    """Whether a file is a language model by itself: no part of one, and no part for images."""
+    return name.endswith(".gguf") and not re.search(r"mmproj|-\d+-of-\d+\.gguf$", name)
 
 
 def _is_language_model(files: Iterable[Any]) -> bool:
@@ -51,7 +60,8 @@ def _is_language_model(files: Iterable[Any]) -> bool:
         return False
     try:
         config = json.loads(paths["config.json"].read_text(encoding="utf-8"))
-        architectures = set(config["architectures"])
-    except (OSError, ValueError, KeyError, TypeError):
+        kind, architectures = config["model_type"], config["architectures"]
+        generates = any(name.endswith(_GENERATING) for name in architectures)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(architectures & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+    return generates and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -189,6 +189,8 @@ def test_rows_are_known_by_the_models_as_the_run_was_begun(
     for _ in range(2):
         again = resume(tmp_path / "run", progress=False)
         assert figures(again) == figures(first)
+        assert isinstance(again.best.dev, MeanEvaluation)
+        assert list(again.best.dev.by_model) == ["a", "b"]
         assert (tmp_path / "run" / "rows.jsonl").read_text().splitlines() == lines
     resume(tmp_path / "run", steps=2, progress=False)
     lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()

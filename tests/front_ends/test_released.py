@@ -444,7 +444,7 @@ def test_settings_that_keys_decide_are_refused(
 def test_one_process_searches(
     values: dict[str, Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="tensor_parallel: "):
+    with pytest.raises(ValueError, match="not for several processes"):
         quiet(values, {"tensor_parallel": True})
     monkeypatch.setattr("greater_fast.front_ends.released.search.join", lambda: Ranks(0, 2))
     with pytest.raises(ValueError, match="not for several processes"):

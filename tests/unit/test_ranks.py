@@ -76,21 +76,25 @@ def test_a_process_may_be_shown_its_own_gpu_alone(
 
     class OnOtherCards(WithPlaces):
         def gathered(self, value: Any) -> list[Any]:
-            fits, (machine, card) = value
-            return [(fits or n == 0, (machine, f"{card} {n}")) for n in range(self.size)]
+            fits, machine, card = value
+            return [(fits or n == 0, machine, f"{card} {n}") for n in range(self.size)]
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert OnOtherCards(3, 4).place("cuda") == "cuda:0"
     assert two_gpus == [0]
-    with pytest.raises(ValueError, match="more processes on this machine than its 1 GPUs"):
+    with pytest.raises(ValueError, match=r"more processes than GPUs \(this one has 1\)"):
         WithPlaces(3, 4).place("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delattr(torch.cuda, "get_device_properties")
+    with pytest.raises(ValueError, match=r"more processes than GPUs \(this one has 0\)"):
+        WithPlaces(0, 4).place("cuda")
 
 
 @pytest.mark.parametrize(
     ("local_rank", "device", "message"),
     [
-        ("2", "cuda", r"than its 2 GPUs: start one for each \(torchrun"),
+        ("2", "cuda", r"\(this one has 2\): start one for each \(torchrun"),
         ("0", "cuda:1", "got 'cuda:1' for 4 processes: leave it out, or write cuda"),
     ],
 )

@@ -35,8 +35,15 @@ ANSWERS = (
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),
     *("targets", "target_scores"),
 )
+# Where both are there, the first are what a model or a person has written, the second the gold.
+_PERHAPS_WRITTEN = ("answer", "answers", "output", "response", "completion")
+_SURELY_GOLD = (
+    *("ground_truth", "gold_answer", "expected_answer", "correct_answer", "correct answer"),
+    "correct_answer_id",
+)
 LISTS_OF_ANSWERS = ("answers", "answers_spans", "answer_aliases", "aliases", "other_answers")
-_MORE_ANSWERS = ("answers", "answer_aliases", "aliases", "other_answers")
+MANY_ANSWERS = "answers"  # all that are right, or all that there are to choose from
+_ALIASES = ("answer_aliases", "aliases", "other_answers")
 _OPTIONS = (
     *("choices", "options", "endings", "candidates", "answer_choices", "answer_options"),
     *("alternatives", "multiple_choice", "target_scores"),
@@ -140,6 +147,8 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
         ValueError: there is no question or no answer, or names differ in case alone.
     """
     answers = names.find_all([given["answer"]] if "answer" in given else ANSWERS, [])
+    if "answer" not in given and answers and str(answers[0]).casefold() in _PERHAPS_WRITTEN:
+        answers = (*names.find_all(_SURELY_GOLD, []), *answers)
     questions = names.find_all(
         [given["question"]] if "question" in given else QUESTIONS, answers[:1]
     )
@@ -162,7 +171,9 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
     return Columns(
         question,
         answer,
-        more_answers=names.find_all(_MORE_ANSWERS, taken),
+        more_answers=names.find_all(
+            _ALIASES if "answer" in given else (MANY_ANSWERS, *_ALIASES), taken
+        ),
         before=names.find_all([name for name in _BEFORE if name in besides], taken),
         after=names.find_all([name for name in _AFTER if name in besides], taken),
         options=options,

@@ -157,7 +157,12 @@ def _csv_records(
     text: str, delimiter: str, name: str, *, strict: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
     """The records that are not blank, each with the number of its last line."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=strict,
+        skipinitialspace=delimiter in ",;",  # as people write them: a quote may follow the space
+    )
     line = 1
     try:
         for fields in reader:

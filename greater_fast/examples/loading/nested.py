@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greater_fast.examples.loading.cells import text_of
+from greater_fast.examples.loading.cells import passage_of
 from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
 from greater_fast.wording import quoted
@@ -13,31 +14,54 @@ from greater_fast.wording import quoted
 _CHATS = ("messages", "conversations", "conversation")
 _ROLES, _TEXTS = ("role", "from"), ("content", "value")
 _ANSWERING = ("assistant", "gpt", "model", "bot")
+# Where a question holds its text, beside what belongs to it.
+_QUESTION_TEXTS = ("stem", "text", "question", "content", "value")
+# What stands for itself beside a chat: a prompt or a text is mostly that chat once more, and a
+# label or a score says how good it is.
+_QUESTIONS_BESIDE = ("question", "query", "problem", "goal", "instruction", "input")
+_ANSWERS_BESIDE = (
+    *("answer", "answers", "final_answer", "final_target", "target", "solution", "gold_answer"),
+    *("expected_answer", "ground_truth", "correct_answer"),
+)
 
 
-def flat_rows(rows: Sequence[Row], name: str) -> Sequence[Row]:
-    """The rows with question and answer in columns of their own.
+def flat_rows(
+    rows: Sequence[Row], name: str, columns: Mapping[str, str] | None = None
+) -> Sequence[Row]:
+    """The rows with question and answer in columns of their own; `columns` are those named.
 
-    A chat's answer is the last message, the assistant's; what comes before it is the question. A
+    A chat's answer is the last message, the assistant's; what comes before it is the question. It
+    is no answer where rows have one in a column of its own, and no question where they have both. A
     question with a stem and choices (the files of ARC and CommonsenseQA) becomes two columns.
 
     Raises:
-        ValueError: a chat does not end with the assistant.
+        ValueError: a chat has no answer of an assistant at its end, or a message without a text.
     """
     if all(isinstance(row.get("question"), Mapping) for row in rows):
         rows = [_with_flat_question(row) for row in rows]
-    for column in _CHATS:
+    named: Mapping[str, Any] = columns or {}
+    given = {key: [name.casefold()] for key, name in named.items() if isinstance(name, str)}
+    keys: Iterable[Any] = itertools.chain.from_iterable(rows)
+    there = {key.casefold() for key in keys if isinstance(key, str)} - {*_CHATS}
+    has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
+    has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
+    for column in () if has_question and has_answer else _CHATS:
         if all(_is_chat(row.get(column)) for row in rows):
-            rows = [_of_chat(row, column, number, name) for number, row in enumerate(rows, start=1)]
+            rows = [
+                _of_chat(row, column, f"{quoted(column)} of row {number}", name, has_answer)
+                for number, row in enumerate(rows, start=1)
+            ]
     return rows
 
 
 def _with_flat_question(row: Mapping[str, Any]) -> Row:
-    """The row with the stem as its question, and what else the question holds beside it."""
-    if "stem" not in row["question"]:
-        return row
-    others = {key: value for key, value in row["question"].items() if key != "stem"}
-    return {**row, **others, "question": row["question"]["stem"]}
+    """The row with the question's text, and what else the question holds beside it."""
+    question = row["question"]
+    key = next((key for key in _QUESTION_TEXTS if key in question), None)
+    if key is None or question.keys() <= {"title", key}:
+        return row  # a passage
+    others = {name: value for name, value in question.items() if name != key}
+    return {**others, **row, "question": question[key]}
 
 
 def _is_chat(value: object) -> bool:
@@ -48,22 +72,25 @@ def _is_chat(value: object) -> bool:
     )
 
 
-def _of_chat(row: Row, column: str, number: int, name: str) -> Row:
+def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool) -> Row:
     turns = [(str(_first(turn, _ROLES)), _first(turn, _TEXTS)) for turn in _list(row[column])]
-    texts = [text_of(text) or "" for _, text in turns]
+    texts = [passage_of(text) for _, text in turns]
+    if None in texts:
+        got = f"a message without a text in column {place}"
+        raise bad_data(name, got, "messages of text", "remove that row, or name other columns")
     roles = [role for role, _ in turns]
-    if roles[-1] not in _ANSWERING:
-        got = (
-            f"a chat that ends with {quoted(roles[-1])} in column {quoted(column)} of row {number}"
-        )
+    is_answered = roles[-1] in _ANSWERING
+    if not is_answered and not has_answer:
+        got = f"a chat that ends with {quoted(roles[-1])} in column {place}"
         raise bad_data(
             name, got, "the assistant's answer at the end", "complete or remove that row"
         )
-    asked = texts[:-1]
-    if sum(role != "system" for role in roles[:-1]) > 1:
+    asked = texts[:-1] if is_answered else texts
+    if sum(role != "system" for role in roles[: len(asked)]) > 1:
         asked = [f"{role.capitalize()}: {text}" for role, text in zip(roles, asked, strict=False)]
     others = {key: value for key, value in row.items() if key != column}
-    return {**others, "question": "\n\n".join(asked), "answer": texts[-1]}
+    answer = {} if has_answer else {"answer": texts[-1]}
+    return {**others, "question": "\n\n".join(filter(None, asked)), **answer}
 
 
 def _list(value: object) -> Sequence[Mapping[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from string import ascii_uppercase
 
 from greater_fast.examples.loading.cells import golds_of, is_unicode, literal, passage_of, text_of
 from greater_fast.examples.loading.choices import (
@@ -16,6 +17,7 @@ from greater_fast.examples.loading.choices import (
 )
 from greater_fast.examples.loading.columns import (
     LISTS_OF_ANSWERS,
+    MANY_ANSWERS,
     ColumnNames,
     Columns,
     option_mark,
@@ -42,6 +44,7 @@ def read_questions(
         ValueError: the template names no column or the answer's, a cell has no text, or an answer
             is none of its options.
     """
+    columns = _told_apart(rows, columns)
     golds = _golds(rows, columns, names.source)
     text = default_template(columns) if template is None else template
     sources = _sources(text, names, columns)
@@ -74,6 +77,9 @@ def read_questions(
         if not is_unicode(question):  # of the options, or of the template
             got = f"half a surrogate pair in the question of row {number}"
             raise bad_data(names.source, got, "Unicode text", "correct that row, or the template")
+    many = _many_answers(columns)
+    if many is not None and any(gold[1:] for gold in golds):
+        notes.append(f"any of the answers in {many} is right, too")
     read = {columns.answer, *columns.more_answers, *sources.values()}
     if None in read:
         read |= {*columns.options, *columns.wrong}
@@ -81,6 +87,45 @@ def read_questions(
     if unread:
         notes.append(f"columns not read: {listed(unread)} (see template)")
     return questions, golds, tuple(notes), readings
+
+
+def _told_apart(rows: Sequence[Row], columns: Columns) -> Columns:
+    """Columns whose names say too little, by what is in them.
+
+    `answers` beside an answer are options where that is their number or letter, or by its own name
+    the correct one of them, in all rows. A `text` that holds the question is the whole example.
+    """
+    many = _many_answers(columns)
+    if many is not None and not columns.options:
+        is_correct = "correct" in str(columns.answer).casefold()
+        if all(_chooses(row.get(columns.answer), row.get(many), is_correct) for row in rows):
+            more = tuple(column for column in columns.more_answers if column != many)
+            columns = replace(columns, options=(many,), more_answers=more)
+    before = tuple(column for column in columns.before if not _repeats(rows, column, columns))
+    return replace(columns, before=before)
+
+
+def _many_answers(columns: Columns) -> str | None:
+    return next((c for c in columns.more_answers if str(c).casefold() == MANY_ANSWERS), None)
+
+
+def _chooses(answer: object, answers: object, is_correct: bool) -> bool:
+    """Whether an answer is one of several in a list: its number, its letter, or itself."""
+    options, text = read_options(answers), text_of(answer)
+    if options is None or len(options.texts) < 2 or not text:
+        return False
+    if text in options.texts:
+        return is_correct
+    number = len(options.texts)
+    return text.upper() in ascii_uppercase[:number] or text in map(str, range(number + 1))
+
+
+def _repeats(rows: Sequence[Row], column: str, columns: Columns) -> bool:
+    """Whether a column named `text` holds the question of each row, and so its answer perhaps."""
+    if str(column).casefold() != "text" or columns.question is None:
+        return False
+    pairs = [(text_of(row.get(columns.question)), text_of(row.get(column))) for row in rows]
+    return all(question and text and question in text for question, text in pairs)
 
 
 def _golds(rows: Sequence[Row], columns: Columns, name: str) -> list[tuple[str, ...]]:
@@ -138,6 +183,10 @@ def _as_letters(
     """Gold answers as letters of their options, and how they were read."""
     if columns.wrong:
         return letters_of([gold[:1] for gold in golds], options, ["texts"], name)
+    marks = {str(column).casefold(): option_mark(column) for column in columns.options}
+    if len(marks) > 1 and all(text.casefold() in marks for gold in golds for text in gold):
+        golds = [tuple(marks[text.casefold()] for text in gold) for gold in golds]
+        return letters_of(golds, options, ["labels"], name)
     values = [row.get(columns.answer) for row in rows]
     if all(isinstance(v, numbers.Number) and not isinstance(v, bool) for v in values):
         # the mark of an option's column is no label to a number: sol1 and sol2 are 0 and 1

@@ -17,7 +17,12 @@ from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import NotAskedError, Target, check_served
 from greater_fast.front_ends.dspy.sets import RowSet, split
 from greater_fast.runs.input import check_settings
-from greater_fast.search.checks import check_callable, check_functions, check_stop_texts
+from greater_fast.search.checks import (
+    check_callable,
+    check_functions,
+    check_stop_texts,
+    other_decoding,
+)
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.judge import judged
 from greater_fast.search.optimizer import OnStep
@@ -29,7 +34,6 @@ _LMS_OWN = (
 )
 _OF_ENGINE = (
     *("batch_size", "draft_tokens", "engine", "kernels", "kv_cache_bytes", "max_step_tokens"),
-    "temperature",
 )
 
 
@@ -227,7 +231,8 @@ class GReaTer(Teleprompter):
         for name in _LMS_OWN:
             if getattr(config, name) != getattr(local.config, name):
                 raise ValueError(f"config: {name} is the LM's: give it to local_lm(config=...)")
-        if any(getattr(config, n) != getattr(local.config, n) for n in _OF_ENGINE):
+        differs = any(getattr(config, n) != getattr(local.config, n) for n in _OF_ENGINE)
+        if differs or other_decoding(local.engine, config) is not None:
             local = GreaterEngine(local.lm, config)  # of the same weights
         return local, config
 

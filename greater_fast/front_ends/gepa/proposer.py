@@ -12,7 +12,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
 from greater_fast.runs.input import check_settings
-from greater_fast.search.checks import check_stop_texts
+from greater_fast.search.checks import check_engines, check_stop_texts
 from greater_fast.search.found import find_prompts
 from greater_fast.search.nouns import TIE, Scored
 from greater_fast.search.state import LoopState
@@ -45,8 +45,8 @@ class GReaTerProposer:
         steps: of GReaTer for a proposal.
 
     Raises:
-        ValueError: no step, or no row; settings that do not go with the rows' stop texts, or that
-            something else decides.
+        ValueError: no step, or no row; settings that do not go with the rows' stop texts, that the
+            engine was not made with, or that something else decides.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class GReaTerProposer:
         if not len(layouts):
             raise ValueError("layouts: got no row, expected some to search on")
         check_settings(config, DECIDED)
+        check_engines([engine], config)
         check_stop_texts(layouts.stop, config)
         self.num_generated_tokens = 0  # by these searches, which GEPA's budget knows nothing of
         self._engine, self._layouts, self._component = engine, layouts, component

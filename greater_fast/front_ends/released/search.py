@@ -66,12 +66,12 @@ def run(
         check_reads_back(extractor, golds)
         config = given.config(len(train), settings or {})
         config = replace(config, extractor=extractor.in_config())  # as it is written down
-        path = _new_path(given.result_prefix)
-        if join().size > 1:
+        if config.tensor_parallel or join().size > 1:
             raise ValueError(
-                "this command is not for several processes (torchrun): start it as one, or search "
-                "with `optimize`, which deals the rows among them"
+                "this command is not for several processes (torchrun, tensor_parallel): start it "
+                "as one, or search with `optimize`, which takes them"
             )
+        path = _new_path(given.result_prefix)
         lm = load_model(given.model_paths[0], config)
         layouts = build_layouts(lm, train, given.control, extractor, config)
         test_layouts = build_layouts(lm, test, given.control, extractor, config) if test else None

@@ -88,10 +88,10 @@ def evaluate_models(
 ) -> Evaluation:
     """Evaluate a prompt with one model, or with each of several; as `evaluate_prompt` does."""
     engines = members(models)
-    names = names_of([own.lm for own in engines])
+    names = _names(models, log)
     by_model: dict[str, Evaluation] = {}
-    for number, (name, own) in enumerate(zip(names, engines, strict=True)):
-        told = log.of_model(number, name) if log and len(names) > 1 else log
+    for name, own in zip(names, engines, strict=True):
+        told = log.of_model(name) if log and len(names) > 1 else log
         by_model[name] = evaluate_prompt(own, layouts, prompt_ids, config, told)
     return _mean(by_model)
 
@@ -110,16 +110,21 @@ def recorded(
     """
     if not was_measured(rollouts):
         return None
-    names = names_of([own.lm for own in members(models)])
+    names = _names(models, log)
     by_model: dict[str, Evaluation] = {}
     for number, name in enumerate(names):
         own = rollouts[number * len(layouts) : (number + 1) * len(layouts)]
         by_model[name] = record_rollouts(layouts, prompt_ids, own, config)
-        told = log.of_model(number, name) if len(names) > 1 else log
+        told = log.of_model(name) if len(names) > 1 else log
         for row, record in enumerate(by_model[name].rows):
             if row not in told.known.get("", {}):
                 told.write(row, record, {})
     return _mean(by_model)
+
+
+def _names(models: Models, log: RowLog | None) -> Sequence[str]:
+    """What the models are known by: in a run that goes on, as it was begun."""
+    return (log.names if log else ()) or names_of([own.lm for own in members(models)])
 
 
 def was_measured(rollouts: Sequence[Rollout]) -> bool:

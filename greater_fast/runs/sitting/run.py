@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
-from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
@@ -20,14 +19,14 @@ from greater_fast.runs.result import (
     gap_notes,
 )
 from greater_fast.runs.sitting.finals import Finals
+from greater_fast.runs.sitting.functions import Functions
 from greater_fast.runs.sitting.journal import Journal
 from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME, TimeBudget
 from greater_fast.runs.visible import described, visible
 from greater_fast.search.ensemble import Models
-from greater_fast.search.judge import Judge
 from greater_fast.search.nouns import Step
-from greater_fast.search.optimizer import STOPPED, OnStep, flat_note, run, start
+from greater_fast.search.optimizer import STOPPED, flat_note, run, start
 from greater_fast.search.state import LoopState
 
 _ESTIMATED_AFTER = (0, 1, 3)  # steps: then a run says how long it will take
@@ -43,32 +42,27 @@ class Run:
         config: Config,
         directory: RunDirectory,
         notes: tuple[str, ...],
-        loss: AnswerLoss | None = None,
+        functions: Functions,
     ) -> None:
         self._models, self._layouts, self._config = models, layouts, config
-        self._directory, self._notes, self._loss = directory, notes, loss
+        self._directory, self._notes, self._functions = directory, notes, functions
         self._initial_ids = layouts["train"].prompt_ids
         self._journal = Journal(directory, config.steps)
-        self._pace = Pace(layouts, config)
+        # Where a judge chooses, the best and the initial prompt alone are measured.
+        compared = config if functions.judge is None else replace(config, num_finalists=1)
+        self._pace = Pace(layouts, compared)
         self._finals = Finals(models, layouts, config, self._journal, self._pace)
 
-    def result(
-        self,
-        on_step: OnStep | None,
-        teller: Teller,
-        budget: TimeBudget,
-        ranks: Ranks = ALONE,
-        judge: Judge | None = None,
-    ) -> Result:
+    def result(self, teller: Teller, budget: TimeBudget, ranks: Ranks = ALONE) -> Result:
         """Search, choose, test; Ctrl-C at any point after the first score gives the result so far.
 
         So does an error: it goes on to the caller once the result is written, with a note that has
         the best prompt in it. SIGTERM and SIGHUP end the process then. A step that is cut off is
         dropped. Of several ranks the first decides. A run that was interrupted goes on.
         """
+        on_step, judge = self._functions.on_step, self._functions.judge
         with signals_heard() as signals:
             rows = self._layouts["train"]
-            self._pace.is_judged = judge is not None
             budget.lap()
             state = self._begin(teller, budget)
             budget.begin_search()
@@ -107,7 +101,9 @@ class Run:
                         ended
                         or (last and answer(last))
                         or why_end()
-                        or run(self._models, rows, self._config, state, log_step, self._loss)
+                        or run(
+                            self._models, rows, self._config, state, log_step, self._functions.loss
+                        )
                     )
                     ended = stopped
                     self._journal.write_state(ended)
@@ -174,7 +170,7 @@ class Run:
                 *journal.notes,
                 *self._finals.notes,
                 *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
-                *gap_notes(baseline),
+                *gap_notes(baseline, self._layouts["train"].extractor),
                 *cut_off_lines(best, baseline, self._config),
             ),
             run_dir=self._directory.path,
@@ -184,7 +180,7 @@ class Run:
         )
         journal.write_result(result, ended)
         if problem := self._directory.problem:
-            return dataclasses.replace(result, notes=(*result.notes, problem))
+            return replace(result, notes=(*result.notes, problem))
         return result
 
 

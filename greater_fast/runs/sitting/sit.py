@@ -11,9 +11,8 @@ import torch
 
 from greater_fast.config import Config
 from greater_fast.examples.data import Example
-from greater_fast.examples.metrics import Metric, name_of_metric
+from greater_fast.examples.metrics import name_of_metric
 from greater_fast.examples.splits import SplitCounts, Splits
-from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import Ranks
 from greater_fast.rollouts.distributed import choices_of, is_batch_invariant
 from greater_fast.runs.directory import RunDirectory, surroundings
@@ -40,40 +39,11 @@ from greater_fast.runs.saved.identity import (
 )
 from greater_fast.runs.saved.saved_run import SavedRun
 from greater_fast.runs.sitting.followers import followed
+from greater_fast.runs.sitting.functions import Functions, name_of
 from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
-from greater_fast.search.checks import check_functions
 from greater_fast.search.ensemble import Models, members
 from greater_fast.search.judge import Judge
-from greater_fast.search.optimizer import OnStep
-
-
-@dataclass(frozen=True, slots=True)
-class Functions:
-    """Functions of the user's own, which no file holds; None for none."""
-
-    on_step: OnStep | None = None
-    loss: AnswerLoss | None = None
-    metric: Metric | str | None = None
-    judge: Judge | None = None
-
-    def check(self, config: Config) -> None:
-        """Raise ValueError where one cannot be called, or goes with no such settings."""
-        check_functions(self.on_step, self.loss, config, self.judge)
-
-    @property
-    def names(self) -> dict[str, str | None]:
-        """The names by which a run that is gone on with asks for them again.
-
-        An `on_step` that says of itself that it `only_watches` decides nothing, and is not missed.
-        """
-        on_step = None if getattr(self.on_step, "only_watches", False) else self.on_step
-        return {
-            "on_step": _name_of(on_step),
-            "loss": _name_of(self.loss),
-            "metric": name_of_metric(self.metric) if callable(self.metric) else None,
-            "judge": _name_of(self.judge),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +127,11 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             )
         seconds = saved.clock.get("seconds", 0.0) if saved else 0.0
         budget = TimeBudget(config.minutes, begun - seconds, ranks)
-        job = Run(models, prepared.layouts, config, directory, notes, functions.loss)
+        job = Run(models, prepared.layouts, config, directory, notes, functions)
         return followed(
             functions.on_step if ranks.is_first else None,
             directory.path,
-            lambda: job.result(functions.on_step, teller, budget, ranks, functions.judge),
+            lambda: job.result(teller, budget, ranks),
         )
 
 
@@ -262,8 +232,4 @@ def _path_or_name(source: Any) -> str | None:
 
 def _judge_notes(judge: Judge | None) -> tuple[str, ...]:
     """A line that names who chooses the prompt, if it is not for the development rows."""
-    return () if judge is None else (f"the prompt is chosen by: {_name_of(judge)}",)
-
-
-def _name_of(function: Any) -> str | None:
-    return None if function is None else str(getattr(function, "__name__", type(function).__name__))
+    return () if judge is None else (f"the prompt is chosen by: {name_of(judge)}",)

@@ -36,12 +36,7 @@ class _Rows:
 
 
 class Pace:
-    """What a run has measured of itself, in seconds, and what follows for the rest of it.
-
-    Where a judge chooses (`is_judged`), the chosen and the initial prompt alone are measured.
-    """
-
-    is_judged = False
+    """What a run has measured of itself, in seconds, and what follows for the rest of it."""
 
     def __init__(self, layouts: Mapping[str, Layouts], config: Config) -> None:
         self._layouts, self._config = layouts, config
@@ -91,9 +86,8 @@ class Pace:
         """Finals and test, if so many steps come before them."""
         prompts = state.best(self._config.num_finalists, self._config)
         num_scored = len(state.scored) + num_steps * self._config.shortlist_size
-        num_all = num_finalists(num_scored, self._config)
         return Finals(
-            num_finalists=min(2 if self.is_judged else num_scored, num_all),
+            num_finalists=num_finalists(num_scored, self._config),
             dev=self.evaluation("dev", *prompts) / len(prompts),
             train=self.evaluation("train", *prompts) / len(prompts),
             num_tests=min(2, num_scored),

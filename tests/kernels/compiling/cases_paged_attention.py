@@ -76,4 +76,5 @@ CASES: tuple[CompileCase, ...] = (
     *(attend(512, dtype, 8) for dtype in (torch.bfloat16, torch.float32)),
     merge(128, torch.bfloat16),
     merge(256, torch.float32),
+    *(merge(512, dtype) for dtype in (torch.bfloat16, torch.float32)),
 )

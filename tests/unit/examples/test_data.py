@@ -197,6 +197,38 @@ def test_chats():
     assert "got a chat that ends with 'user' in column 'messages' of row 1; expected" in message
 
 
+def test_a_chat_beside_columns_of_its_own():
+    """An answer of its own is the gold one; beside question and answer a chat is not read."""
+    user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": "so 17"}
+    both = [{"messages": [user, assistant], "question": "q", "answer": "18"}]
+    assert load_examples(both) == [Example("q", "18")]
+    assert load_examples(both).notes == ("columns not read: messages (see template)",)
+    assert load_examples([{"messages": [user, assistant], "answer": "18"}]) == [Example("u", "18")]
+    asked = [{"messages": [{"role": "system", "content": "s"}, user], "answer": "18"}]
+    assert load_examples(asked) == [Example("s\n\nu", "18")]
+    named = [{"messages": [user, assistant], "q": "q", "a": "18"}]
+    assert load_examples(named, {"question": "q", "answer": "a"}) == [Example("q", "18")]
+    scored = [{"messages": [user, assistant], "label": True}]
+    assert load_examples(scored) == [Example("u", "so 17")]
+
+
+def test_messages_in_parts():
+    parts = [{"type": "text", "text": "u"}, {"type": "text", "text": "v"}]
+    user, assistant = {"role": "user", "content": parts}, {"role": "assistant", "content": "a"}
+    assert load_examples([{"messages": [user, assistant]}]) == [Example("u\nv", "a")]
+    user["content"] = [*parts, {"type": "image"}]
+    with pytest.raises(ValueError, match="a message without a text in column 'messages' of row 1"):
+        load_examples([{"messages": [user, assistant]}])
+
+
+@pytest.mark.parametrize("key", ["stem", "text", "question"])
+def test_a_question_that_holds_its_options(key):
+    row = {"question": {key: "Which?", "options": ["Rome", "Oslo"]}, "answer": "B"}
+    assert load_examples([row]) == [Example("Which?\n\nOptions:\n(A) Rome\n(B) Oslo", "B")]
+    passage = {"question": {"title": "T", "text": "Which?"}, "answer": "B"}
+    assert load_examples([passage]) == [Example("T\nWhich?", "B")]
+
+
 def test_importing_the_module_imports_no_data_library():
     package = Path(__file__).resolve().parents[3] / "greater_fast"
     code = f"""

@@ -173,7 +173,7 @@ def test_what_others_hold_of_a_gpu_is_not_there(
 @pytest.mark.parametrize(
     ("limit", "used", "stat", "files"),
     [
-        ("memory.max", "memory.current", "anon 5\ninactive_file 100\n", 100),
+        ("memory.max", "memory.current", "anon 5\ninactive_file 90\nactive_file 10\n", 100),
         (
             "limit_in_bytes",
             "memory.usage_in_bytes",

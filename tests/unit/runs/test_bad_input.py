@@ -243,6 +243,14 @@ def test_records_that_exist_already(rows: list[Any], tmp_path: Path) -> None:
     assert records.read_text() == "kept"
 
 
+def test_layers_that_cannot_be_computed_twice(
+    refused: Refused, rows: list[Any], lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greater_fast.gradients.recomputing.recomputable_layers", lambda _: [])
+    text = refused(rows, lm, gradient_checkpointing="on")
+    assert "no layers to checkpoint: set gradient_checkpointing='off'" in text
+
+
 def test_system_prompt_without_a_template(refused: Refused, rows: list[Any]) -> None:
     tokenizer = tiny_tokenizer("llama3", chat_template=False)
     model = (tiny_model("llama", len(tokenizer)), tokenizer)

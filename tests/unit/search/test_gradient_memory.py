@@ -11,11 +11,12 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from greater_fast.engine import Rollout
-from greater_fast.gradients import micro_batches, recomputing
+from greater_fast.gradients import recomputing
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.gradients.segments import Segment
 from greater_fast.gradients.suffix_forward import packed
 from greater_fast.memory import activations as activation_memory
+from greater_fast.memory import shapes
 from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.byte_sizes import free_bytes
@@ -94,9 +95,9 @@ def test_a_model_without_such_layers_is_named(monkeypatch: pytest.MonkeyPatch) -
     lm = tiny_lm()
     expected = gradient(lm)
     monkeypatch.setattr(activation_memory, "free_bytes", lambda _: 1)
-    monkeypatch.setattr(micro_batches, "recomputable_layers", lambda _: [])
+    for module in (recomputing, shapes):
+        monkeypatch.setattr(module, "recomputable_layers", lambda _: [])
     assert torch.equal(gradient(lm), expected)
-    monkeypatch.setattr(recomputing, "recomputable_layers", lambda _: [])
     with pytest.raises(ValueError, match="no layers to checkpoint: set gradient_checkpointing='of"):
         gradient(lm, gradient_checkpointing="on")
 

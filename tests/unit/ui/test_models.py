@@ -29,12 +29,22 @@ def test_nothing_is_here(cache: Path) -> None:
 
 def test_models_with_weights_are(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Language models by their names, and files that are models by themselves."""
-    llama, other = (
-        json.dumps({"architectures": [name]}) for name in ("LlamaForCausalLM", "BertModel")
+    llama, other, of_images = (
+        json.dumps({"model_type": kind, "architectures": [name]})
+        for kind, name in (
+            ("llama", "LlamaForCausalLM"),
+            ("bert", "BertModel"),
+            ("qwen3_5", "Qwen3_5ForConditionalGeneration"),
+        )
     )
     kept = {
         "models--org--one": {"model.safetensors": "x", "config.json": llama},
-        "models--org--two": {"two-q4.gguf": "x"},
+        "models--org--two": {
+            "two-q4.gguf": "x",
+            "mmproj-two.gguf": "x",
+            "two-f16-00001-of-00002.gguf": "x",
+        },
+        "models--org--sees": {"model.safetensors": "x", "config.json": of_images},
         "models--org--half": {"config.json": llama},
         "models--org--pickle": {"pytorch_model.bin": "x", "config.json": llama},
         "models--org--vectors": {"model.safetensors": "x", "config.json": other},
@@ -48,6 +58,6 @@ def test_models_with_weights_are(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         for name, content in files.items():
             (snapshot / name).write_text(content)
     file = str(cache / "models--org--two" / "snapshots" / "0123abc" / "two-q4.gguf")
-    assert models_here() == sorted([file, "org/one"])
+    assert models_here() == sorted([file, "org/one", "org/sees"])
     monkeypatch.setattr("greater_fast.ui.models.smollm2_source", lambda: cache)
-    assert models_here() == [SMOLLM2, *sorted([file, "org/one"])]
+    assert models_here() == [SMOLLM2, *sorted([file, "org/one", "org/sees"])]

@@ -61,3 +61,62 @@ def test_a_cell_without_a_text_is_refused_where_it_belongs_to_the_question():
     with pytest.raises(ValueError, match="got dict in column 'passage' of row 1; expected text"):
         load_examples([row])
     assert load_examples([row], template="{question}")[0].question == "q"
+
+
+THREE = ["Rome", "Oslo", "Bern"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ({"answer": 1}, "B"),
+        ({"answer": "B"}, "B"),
+        ({"correct_answer": "Bern"}, "C"),
+        ({"correct_answer_id": 0}, "A"),
+    ],
+    ids=str,
+)
+def test_answers_may_be_what_there_is_to_choose_from(answer, letter):
+    """By number or letter, or where a column of that name has the correct one."""
+    (example,) = load_examples([{"question": "Which?", "answers": THREE, **answer}])
+    assert example.question == "Which?\n\nOptions:\n(A) Rome\n(B) Oslo\n(C) Bern"
+    assert example.answers == (letter,)
+
+
+def test_answers_may_all_be_right_and_a_note_says_so():
+    row = {"question": "Which?", "answer": "Oslo", "answers": ["Oslo", "Oslo, Norway"]}
+    found = load_examples([row])
+    assert found[0].answers == ("Oslo", "Oslo, Norway")
+    assert "any of the answers in answers is right, too" in found.notes
+    named = load_examples([row], columns={"question": "question", "answer": "answer"})
+    assert named[0].answers == ("Oslo",)
+    assert not any("is right, too" in note for note in named.notes)
+
+
+@pytest.mark.parametrize("written", ["answer", "output", "response"])
+@pytest.mark.parametrize("gold", ["ground_truth", "correct_answer", "expected_answer"])
+def test_what_was_written_is_no_gold_answer_beside_one(written, gold):
+    found = load_examples([{"question": "q", written: "I think it is 17.", gold: "18"}])
+    assert found[0].answers == ("18",)
+    assert found.notes == (f"columns not read: {written} (see template)",)
+    named = {"question": "question", "answer": written}
+    assert load_examples([{"question": "q", written: "17", gold: "18"}], named)[0].answer == "17"
+
+
+def test_a_text_that_holds_the_question_is_the_whole_example():
+    rows = [
+        {"question": f"q{n}?", "answer": "18", "text": f"### q{n}? ### Answer: 18"}
+        for n in range(2)
+    ]
+    found = load_examples(rows)
+    assert [example.question for example in found] == ["q0?", "q1?"]
+    assert found.notes == ("columns not read: text (see template)",)
+    rows[1]["text"] = "A passage."
+    assert load_examples(rows)[1].question == "Text: A passage.\n\nQuestion: q1?"
+
+
+@pytest.mark.parametrize("gold", ["option_b", "OPTION_B", "b", "Oslo"])
+def test_an_option_may_be_named_by_its_column(gold):
+    options = {"option_a": "Rome", "option_b": "Oslo", "option_c": "Bern"}
+    (example,) = load_examples([{"question": "Which?", **options, "answer": gold}])
+    assert example.answers == ("B",)

@@ -252,3 +252,10 @@ def test_unreadable_file(write, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert "got Permission denied; expected a readable file" in message_of(write("x"))
+
+
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_a_space_behind_a_delimiter_is_none_of_a_field(tmp_path, mark):
+    file = tmp_path / "rows.csv"
+    file.write_text(f'question{mark} answer\n"What{mark} is it?"{mark} "Paris{mark} France"\n')
+    assert load_examples(file) == [Example(f"What{mark} is it?", f"Paris{mark} France")]

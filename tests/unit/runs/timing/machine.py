@@ -17,8 +17,10 @@ from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import Result
 from greater_fast.runs.sitting import finals
 from greater_fast.runs.sitting import run as run_module
+from greater_fast.runs.sitting.functions import Functions
 from greater_fast.runs.sitting.run import Run
 from greater_fast.runs.timing.time_budget import TimeBudget
+from greater_fast.search.judge import Judge
 from greater_fast.search.nouns import Scored, Step, objective_of
 from greater_fast.search.optimizer import OnStep
 from greater_fast.search.state import LoopState
@@ -76,6 +78,7 @@ class Machine:
         on_step: OnStep | None = None,
         ranks: Ranks = ALONE,
         directory: RunDirectory | None = None,
+        judge: Judge | None = None,
         **settings: Any,
     ) -> Result:
         """A run that begins at 0; every step scores as many prompts as the shortlist has.
@@ -92,8 +95,9 @@ class Machine:
         directory = directory or NoDirectory()
         before = directory.saved.clock["seconds"] if directory.saved else 0.0
         budget = TimeBudget(minutes, -before, ranks, self.clock)
-        job = Run(as_engine(engine), layouts, config, directory, ())
-        return job.result(on_step, self.told, budget, ranks)
+        functions = Functions(on_step, judge=judge)
+        job = Run(as_engine(engine), layouts, config, directory, (), functions)
+        return job.result(self.told, budget, ranks)
 
     def start(self, *_: Any) -> LoopState:
         self.works(self.score)

@@ -150,13 +150,3 @@ def test_rows_are_as_the_rollouts_say(monkeypatch: Any) -> None:
     assert pace_of(initial, train=2, dev=2).evaluation("dev", initial) == pytest.approx(
         10 * 29 / 20
     )
-
-
-def test_where_a_judge_chooses_two_prompts_are_measured() -> None:
-    initial = reasoning(90)
-    pace = pace_of(initial, dev=12)
-    state = LoopState(initial)
-    assert pace.finals(state, num_steps=5).num_finalists == 3  # and the initial one
-    pace.is_judged = True
-    assert pace.finals(state, num_steps=5).num_finalists == 2
-    assert pace.finals(state, num_steps=0).num_finalists == 1

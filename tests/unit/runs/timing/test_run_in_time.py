@@ -89,6 +89,17 @@ def test_finals_leave_half_of_the_time_to_the_search() -> None:
     assert_complete(result)
 
 
+def test_where_a_judge_chooses_two_prompts_are_left_time_for() -> None:
+    """By hand: finals are 2 dev, train and 2 tests, 715 s, in place of the 1,045 of 5 prompts."""
+    machine = Machine()
+    end = 1490
+    num_steps = 20  # 10 + 19 * 30 + 1.2 * (30 + 715) is 1,474, and 1,504 a step later
+    result = machine.run(end / 60, judge=lambda texts: [len(text) for text in texts], **LONG)
+    assert (result.stopped, len(result.steps)) == ("out of time", num_steps)
+    assert machine.time <= end
+    assert_complete(result)
+
+
 def test_loading_counts_and_is_no_score() -> None:
     """Five minutes later all is as without them, of a limit that is five minutes longer."""
     machine = Machine(time=300.0)
