@@ -132,7 +132,7 @@ class Ranks:
         index = min(local_rank, num_gpus - 1)  # 0 where a process is shown one GPU, its own
         uuid = num_gpus and str(torch.cuda.get_device_properties(index).uuid)
         found = self.gathered((local_rank < num_gpus, os.uname().nodename, uuid))
-        if not all(fits for fits, *_ in found) and len({each[1:] for each in found}) < self.size:
+        if not all(f[0] for f in found) and len({f[1:] for f in found if f[2]}) < self.size:
             raise ValueError(
                 f"device: a machine has more processes than GPUs (this one has {num_gpus}): start "
                 "one for each (torchrun --nproc-per-node), or use device cpu"

@@ -33,8 +33,8 @@ def differences(
 ) -> list[float]:
     """First arm's accuracy less the second's, for each seed that both are done with.
 
-    Two searches by seconds are compared where one machine has run both: on others they are not the
-    same seconds.
+    Two searches by seconds are compared where machines of one name have run both: on others they
+    are not the same seconds.
     """
     first, second = (of_arm(outcomes, task, arm, budget) for arm in arms)
     by_time = budget.kind == "seconds" and "initial" not in arms
@@ -85,6 +85,9 @@ def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) 
         for arm in _TESTED
     }
     few = {name: count for name, count in counts.items() if count < LEAST_SEEDS}
+    pairs = min(len(differences(outcomes, task, _TESTED, budget)) for task in tasks)
+    if not few and pairs < LEAST_SEEDS:
+        few = {f"pairs of {' and '.join(counts)}": pairs}
     if few:
         head += (
             f"\n\nToo few to conclude from {' and '.join(few)}: {min(few.values())} seeds of a "

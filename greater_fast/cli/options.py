@@ -181,7 +181,7 @@ def load_rows(
     """
     if source is None:
         return None
-    if columns is None and of_run and has_columns(source, of_run.values()):
+    if columns is None and of_run and has_columns(source, of_run):
         rows = load_examples(source, of_run, template)
         named = ",".join(f"{role}={name}" for role, name in of_run.items())
         note = f"the columns are those of the run: {named}"

@@ -103,12 +103,12 @@ def load_examples(
     )
 
 
-def has_columns(source: Source, wanted: Iterable[str]) -> bool:
-    """Whether there are columns of all these names, whatever their case; errors as of reading."""
+def has_columns(source: Source, columns: Mapping[str, str]) -> bool:
+    """Whether there are the columns named, whatever their case; errors as of reading."""
     name = source_name(source)
-    rows = flat_rows(read_rows(source), name)
+    rows = flat_rows(read_rows(source), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
-    return all(names.find(column) is not None for column in wanted)
+    return all(names.find(column) is not None for column in columns.values())
 
 
 def _check_columns_argument(columns: Mapping[str, str]) -> None:

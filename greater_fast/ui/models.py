@@ -9,8 +9,8 @@ from typing import Any
 
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
 
-# How architectures end that write text; some of those with images are read as their text part.
-_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# How architectures end that write text, and those that see, too, where they have a part for text.
+_GENERATING, _SEEING = ("ForCausalLM", "LMHeadModel"), "ForConditionalGeneration"
 
 
 def models_here() -> list[str]:
@@ -61,7 +61,8 @@ def _is_language_model(files: Iterable[Any]) -> bool:
     try:
         config = json.loads(paths["config.json"].read_text(encoding="utf-8"))
         kind, architectures = config["model_type"], config["architectures"]
-        generates = any(name.endswith(_GENERATING) for name in architectures)
+        endings = (*_GENERATING, *([_SEEING] if "text_config" in config else []))
+        generates = any(name.endswith(tuple(endings)) for name in architectures)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return generates and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

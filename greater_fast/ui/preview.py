@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from greater_fast.examples.data import Examples, load_examples
 from greater_fast.examples.loading.columns import ColumnNames, find_columns
 from greater_fast.examples.loading.nested import flat_rows
+from greater_fast.examples.loading.questions import told_apart
 from greater_fast.examples.readers import read_rows
 from greater_fast.model.byte_sizes import format_bytes
 from greater_fast.runs.prepare import as_config, check_prompt, prepare, read_splits
@@ -82,7 +83,7 @@ def _columns(form: Form) -> tuple[tuple[str, str], ...]:
     """Each column of the data file, and what it is taken for."""
     rows = flat_rows(read_rows(form.data), "data", form.columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), "data")
-    found = find_columns(names, form.columns or {}, None)
+    found = told_apart(rows, find_columns(names, form.columns or {}, None))
     roles: dict[str | None, str] = {
         **dict.fromkeys((*found.before, *found.after), "part of the question"),
         **dict.fromkeys((*found.options, *found.wrong), "options"),

@@ -85,6 +85,13 @@ def test_a_process_may_be_shown_its_own_gpu_alone(
     assert two_gpus == [0]
     with pytest.raises(ValueError, match=r"more processes than GPUs \(this one has 1\)"):
         WithPlaces(3, 4).place("cuda")
+
+    class BesideOneWithout(WithPlaces):
+        def gathered(self, value: Any) -> list[Any]:
+            return [value, (False, "elsewhere", 0)]
+
+    with pytest.raises(ValueError, match="more processes than GPUs"):
+        BesideOneWithout(0, 2).place("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delattr(torch.cuda, "get_device_properties")
     with pytest.raises(ValueError, match=r"more processes than GPUs \(this one has 0\)"):

@@ -35,12 +35,19 @@ ANSWERS = (
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),
     *("targets", "target_scores"),
 )
-# Where both are there, the first are what a model or a person has written, the second the gold.
-_PERHAPS_WRITTEN = ("answer", "answers", "output", "response", "completion")
 _SURELY_GOLD = (
-    *("ground_truth", "gold_answer", "expected_answer", "correct_answer", "correct answer"),
-    "correct_answer_id",
+    "ground_truth",
+    "gold_answer",
+    "expected_answer",
+    "correct_answer",
+    "correct answer",
 )
+# Columns that may hold what a model has written, or options, and the gold ones that go before each.
+_GOLD_BEFORE = {
+    "answer": _SURELY_GOLD,
+    "answers": (*_SURELY_GOLD, "correct_answer_id"),
+    **dict.fromkeys(("output", "response", "completion"), (*_SURELY_GOLD, "reference")),
+}
 LISTS_OF_ANSWERS = ("answers", "answers_spans", "answer_aliases", "aliases", "other_answers")
 MANY_ANSWERS = "answers"  # all that are right, or all that there are to choose from
 _ALIASES = ("answer_aliases", "aliases", "other_answers")
@@ -80,7 +87,8 @@ class Columns:
     """Names of columns, as they are spelled in the rows.
 
     `options` is one column of lists, or a column an option; `wrong` holds options that are wrong,
-    one a column, where the answer is the right one.
+    one a column, where the answer is the right one. `answer_is_named` by the user, who knows of no
+    further answers then but its aliases.
     """
 
     question: str | None
@@ -90,6 +98,7 @@ class Columns:
     after: tuple[str, ...]
     options: tuple[str, ...]
     wrong: tuple[str, ...]
+    answer_is_named: bool = False
 
     @property
     def used(self) -> set[str]:
@@ -147,8 +156,9 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
         ValueError: there is no question or no answer, or names differ in case alone.
     """
     answers = names.find_all([given["answer"]] if "answer" in given else ANSWERS, [])
-    if "answer" not in given and answers and str(answers[0]).casefold() in _PERHAPS_WRITTEN:
-        answers = (*names.find_all(_SURELY_GOLD, []), *answers)
+    if "answer" not in given and answers:
+        before = _GOLD_BEFORE.get(str(answers[0]).casefold(), ())
+        answers = (*names.find_all(before, []), *answers)
     questions = names.find_all(
         [given["question"]] if "question" in given else QUESTIONS, answers[:1]
     )
@@ -171,13 +181,12 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
     return Columns(
         question,
         answer,
-        more_answers=names.find_all(
-            _ALIASES if "answer" in given else (MANY_ANSWERS, *_ALIASES), taken
-        ),
+        more_answers=names.find_all((MANY_ANSWERS, *_ALIASES), taken),
         before=names.find_all([name for name in _BEFORE if name in besides], taken),
         after=names.find_all([name for name in _AFTER if name in besides], taken),
         options=options,
         wrong=() if options else tuple(wrong),
+        answer_is_named="answer" in given,
     )
 
 

@@ -46,7 +46,7 @@ def flat_rows(
     has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
     has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
     for column in () if has_question and has_answer else _CHATS:
-        if all(_is_chat(row.get(column)) for row in rows):
+        if all(_is_chat(row.get(column), 1 if has_answer else 2) for row in rows):
             rows = [
                 _of_chat(row, column, f"{quoted(column)} of row {number}", name, has_answer)
                 for number, row in enumerate(rows, start=1)
@@ -64,10 +64,10 @@ def _with_flat_question(row: Mapping[str, Any]) -> Row:
     return {**others, **row, "question": question[key]}
 
 
-def _is_chat(value: object) -> bool:
+def _is_chat(value: object, least: int) -> bool:
     return (
         isinstance(value, list)
-        and len(value) > 1
+        and len(value) >= least
         and all(isinstance(turn, Mapping) and _first(turn, _ROLES) for turn in value)
     )
 

@@ -44,7 +44,7 @@ def read_questions(
         ValueError: the template names no column or the answer's, a cell has no text, or an answer
             is none of its options.
     """
-    columns = _told_apart(rows, columns)
+    columns = told_apart(rows, columns)
     golds = _golds(rows, columns, names.source)
     text = default_template(columns) if template is None else template
     sources = _sources(text, names, columns)
@@ -89,7 +89,7 @@ def read_questions(
     return questions, golds, tuple(notes), readings
 
 
-def _told_apart(rows: Sequence[Row], columns: Columns) -> Columns:
+def told_apart(rows: Sequence[Row], columns: Columns) -> Columns:
     """Columns whose names say too little, by what is in them.
 
     `answers` beside an answer are options where that is their number or letter, or by its own name
@@ -98,9 +98,11 @@ def _told_apart(rows: Sequence[Row], columns: Columns) -> Columns:
     many = _many_answers(columns)
     if many is not None and not columns.options:
         is_correct = "correct" in str(columns.answer).casefold()
+        more = tuple(column for column in columns.more_answers if column != many)
         if all(_chooses(row.get(columns.answer), row.get(many), is_correct) for row in rows):
-            more = tuple(column for column in columns.more_answers if column != many)
             columns = replace(columns, options=(many,), more_answers=more)
+        elif columns.answer_is_named:
+            columns = replace(columns, more_answers=more)
     before = tuple(column for column in columns.before if not _repeats(rows, column, columns))
     return replace(columns, before=before)
 
@@ -121,11 +123,16 @@ def _chooses(answer: object, answers: object, is_correct: bool) -> bool:
 
 
 def _repeats(rows: Sequence[Row], column: str, columns: Columns) -> bool:
-    """Whether a column named `text` holds the question of each row, and so its answer perhaps."""
+    """Whether a column named `text` holds the question of each row, and its answer behind that."""
     if str(column).casefold() != "text" or columns.question is None:
         return False
-    pairs = [(text_of(row.get(columns.question)), text_of(row.get(column))) for row in rows]
-    return all(question and text and question in text for question, text in pairs)
+    for row in rows:
+        question, answer, text = (
+            text_of(row.get(name)) for name in (columns.question, columns.answer, column)
+        )
+        if not question or not answer or answer not in (text or "").partition(question)[2]:
+            return False
+    return True
 
 
 def _golds(rows: Sequence[Row], columns: Columns, name: str) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.data import Example, has_columns, load_examples
 from greater_fast.examples.golds import in_one_form, spellings
 from greater_fast.examples.rendering import name_of, place_of
 from greater_fast.examples.splits import make_splits
@@ -206,7 +206,9 @@ def test_a_chat_beside_columns_of_its_own():
     assert load_examples([{"messages": [user, assistant], "answer": "18"}]) == [Example("u", "18")]
     asked = [{"messages": [{"role": "system", "content": "s"}, user], "answer": "18"}]
     assert load_examples(asked) == [Example("s\n\nu", "18")]
-    named = [{"messages": [user, assistant], "q": "q", "a": "18"}]
+    assert load_examples([{"messages": [user], "ground_truth": "18"}]) == [Example("u", "18")]
+    named = [{"messages": [user], "q": "q", "a": "18"}]
+    assert has_columns(named, {"question": "q", "answer": "a"})
     assert load_examples(named, {"question": "q", "answer": "a"}) == [Example("q", "18")]
     scored = [{"messages": [user, assistant], "label": True}]
     assert load_examples(scored) == [Example("u", "so 17")]

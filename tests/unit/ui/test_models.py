@@ -29,12 +29,13 @@ def test_nothing_is_here(cache: Path) -> None:
 
 def test_models_with_weights_are(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Language models by their names, and files that are models by themselves."""
-    llama, other, of_images = (
-        json.dumps({"model_type": kind, "architectures": [name]})
-        for kind, name in (
-            ("llama", "LlamaForCausalLM"),
-            ("bert", "BertModel"),
-            ("qwen3_5", "Qwen3_5ForConditionalGeneration"),
+    llama, other, of_images, of_speech = (
+        json.dumps({"model_type": kind, "architectures": [name], **more})
+        for kind, name, more in (
+            ("llama", "LlamaForCausalLM", {}),
+            ("bert", "BertModel", {}),
+            ("qwen3_5", "Qwen3_5ForConditionalGeneration", {"text_config": {}}),
+            ("whisper", "WhisperForConditionalGeneration", {}),
         )
     )
     kept = {
@@ -47,6 +48,7 @@ def test_models_with_weights_are(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         "models--org--sees": {"model.safetensors": "x", "config.json": of_images},
         "models--org--half": {"config.json": llama},
         "models--org--pickle": {"pytorch_model.bin": "x", "config.json": llama},
+        "models--org--hears": {"model.safetensors": "x", "config.json": of_speech},
         "models--org--vectors": {"model.safetensors": "x", "config.json": other},
         "models--org--nameless": {"model.safetensors": "x", "config.json": "[]"},
         "models--org--bare": {"model.safetensors": "x"},

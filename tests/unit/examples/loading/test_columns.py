@@ -93,6 +93,23 @@ def test_answers_may_all_be_right_and_a_note_says_so():
     assert not any("is right, too" in note for note in named.notes)
 
 
+def test_a_number_goes_before_options_alone_and_a_reference_before_a_reply():
+    row = {"question": "q", "answer": "Oslo", "correct_answer_id": 1}
+    assert load_examples([row])[0].answers == ("Oslo",)
+    logged = {"user_input": "q", "response": "17", "reference": "18"}
+    named = load_examples([logged], {"question": "user_input", "answer": "reference"})
+    assert named[0].answers == ("18",)
+    asked = {"question": "q", "response": "17", "reference": "18"}
+    assert load_examples([asked])[0].answers == ("18",)
+    assert load_examples([{"question": "q", "answer": "17", "reference": "18"}])[0].answer == "17"
+
+
+def test_a_named_answer_may_be_one_of_the_answers():
+    row = {"question": "Which?", "answers": THREE, "answer": 1}
+    (example,) = load_examples([row], {"question": "question", "answer": "answer"})
+    assert (example.question[-8:], example.answers) == ("(C) Bern", ("B",))
+
+
 @pytest.mark.parametrize("written", ["answer", "output", "response"])
 @pytest.mark.parametrize("gold", ["ground_truth", "correct_answer", "expected_answer"])
 def test_what_was_written_is_no_gold_answer_beside_one(written, gold):
@@ -111,6 +128,8 @@ def test_a_text_that_holds_the_question_is_the_whole_example():
     found = load_examples(rows)
     assert [example.question for example in found] == ["q0?", "q1?"]
     assert found.notes == ("columns not read: text (see template)",)
+    aspect = {"query": "battery", "text": "The battery died fast.", "answer": "negative"}
+    assert load_examples([aspect])[0].question.startswith("Text: The battery died fast.")
     rows[1]["text"] = "A passage."
     assert load_examples(rows)[1].question == "Text: A passage.\n\nQuestion: q1?"
 
