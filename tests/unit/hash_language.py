@@ -99,10 +99,6 @@ class Written(NamedTuple):
     end_id: int | None = None
     stop: int | None = None
 
-    @property
-    def ended(self) -> bool:
-        return self.end_id is not None or self.stop is not None
-
 
 def _generate(
     text: list[int], limit: int, end_ids: Collection[int], stop: Stop | None, samples: bool
@@ -126,9 +122,9 @@ def expected(request: Request, samples: bool = False) -> Expected:
     """What a request comes to, one token after the other."""
     text = list(request.prompt_ids)
     nll = tuple(-logprob(state_of(text[:i]), text[i], 0) for i in range(*request.prompt_span))
+    num_before = len(text)
     written = _generate(text, request.max_new_tokens, request.end_ids, request.stop, samples)
     reasoning, num_generated, end_id, stop = written
-    ended = written.ended
     answer: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     hits: tuple[int, ...] = ()
@@ -137,9 +133,11 @@ def expected(request: Request, samples: bool = False) -> Expected:
         scored = range(len(text) - request.num_scored, len(text))
         logprobs = tuple(logprob(state_of(text[:i]), text[i], 1) for i in scored)
         hits = tuple(int(next_id(state_of(text[:i])) == text[i]) for i in scored)
+        num_before = len(text)
         limit, stops = request.max_answer_tokens, request.answer_stop
         written = _generate(text, limit, request.end_ids, stops, samples)
-        answer, ended = written.ids, written.ended
+        answer = written.ids
         num_generated += written.num_generated
     outcome = (request.key, reasoning, answer, nll, logprobs, hits, end_id, stop)
-    return Expected(outcome, num_generated, len(text) - (not ended))
+    # The last id that was written is read by nobody, whether it ends the text or is cut off.
+    return Expected(outcome, num_generated, num_before + written.num_generated - 1)
