@@ -38,9 +38,11 @@ import sys
 from greater_fast.runs.directory import RunDirectory
 sys.stdin.readline()
 try:
-    print(RunDirectory(sys.argv[1] if len(sys.argv) > 1 else None).path)
+    directory = RunDirectory(sys.argv[1] if len(sys.argv) > 1 else None)
+    print(directory.path, flush=True)
 except ValueError as error:
-    print(f"refused: {error}")
+    print(f"refused: {error}", flush=True)
+sys.stdin.readline()  # what a process that ended had only claimed is free again
 """
     for arguments in ([str(tmp_path / "run")], []):
         processes = [
@@ -58,7 +60,12 @@ except ValueError as error:
             assert process.stdin
             process.stdin.write("go\n")
             process.stdin.flush()
-        told = [process.communicate()[0].strip() for process in processes]
+        told = []
+        for process in processes:
+            assert process.stdout
+            told.append(process.stdout.readline().strip())
+        for process in processes:
+            process.communicate("go\n")
         refused = [line for line in told if line.startswith("refused: run_dir")]
         assert len(refused) == (5 if arguments else 0)
         assert len(set(told) - set(refused)) == (1 if arguments else 6)
