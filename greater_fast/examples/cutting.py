@@ -16,11 +16,17 @@ def cut_answer(generated: str, closing: str) -> str:
     closing = closing.strip()
     if len(closing) > 1:
         generated, closes, _ = generated.strip().partition(closing)
-        if closing.startswith("</"):  # a tag that is opened once more is no answer
-            generated = generated.removeprefix(closing.replace("/", "", 1))
+        generated = generated.removeprefix(opening_of(closing))
         if closes:
             return generated.strip()
     return _up_to(closing, without_lead(generated)) or _up_to(closing, generated)
+
+
+def opening_of(closing: str) -> str:
+    """The mark or tag that `closing` closes; "" for none. One opened once more is no answer."""
+    if closing.startswith("</"):
+        return closing.replace("/", "", 1)
+    return closing if len(closing) == 1 and closing != "." else ""
 
 
 def _up_to(closing: str, text: str) -> str:
@@ -28,6 +34,6 @@ def _up_to(closing: str, text: str) -> str:
     line = text.split("\n", 1)[0]
     if closing == ".":
         return _FULL_STOP.split(line, maxsplit=1)[0].strip()
-    if closing:  # a mark that is opened once more is no answer
-        line = line.removeprefix(closing).split(closing, 1)[0]
+    if closing:
+        line = line.removeprefix(opening_of(closing)).split(closing, 1)[0]
     return line.strip()

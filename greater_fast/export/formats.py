@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+from greater_fast.examples.cutting import opening_of
 from greater_fast.examples.extractor import Extractor
 from greater_fast.export.rendering import Rendering
 from greater_fast.version import __version__
@@ -99,14 +100,6 @@ def answer_ends(extractor: Extractor) -> str:
     return "|".join(filter(None, (re.escape(closing), r"\n")))
 
 
-def answer_opens(extractor: Extractor) -> str:
-    """What may open an answer that it closes, and is no part of it; "" for nothing."""
-    closing = extractor.closing.strip()
-    if len(closing) > 1:
-        return closing.replace("/", "", 1) if closing.startswith("</") else ""
-    return closing.strip(".")
-
-
 def _constants(rendering: Rendering) -> str:
     """What both scripts begin with."""
     files = rendering.files
@@ -118,7 +111,7 @@ def _constants(rendering: Rendering) -> str:
         "AFTER": rendering.after,
         "EXTRACTOR": list(rendering.extractor_ids),
         "ENDS": list(rendering.end_ids),
-        "ANSWER_OPENS": answer_opens(rendering.extractor),
+        "ANSWER_OPENS": opening_of(rendering.extractor.closing.strip()),
         "ANSWER_ENDS": answer_ends(rendering.extractor),
         "TEMPERATURE": rendering.config.sampling_temperature,
         "REASONING_TOKENS": rendering.config.max_new_tokens,

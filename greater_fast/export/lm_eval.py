@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.examples.answers import compared_form, normalise_answer
+from greater_fast.examples.cutting import opening_of
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.golds import in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.placing.joint import Joint
-from greater_fast.export.formats import answer_ends, answer_opens
+from greater_fast.export.formats import answer_ends
 from greater_fast.export.quoting import as_jinja, as_yaml
 from greater_fast.export.rendering import Rendering, num_ids_behind, rendering_of
 from greater_fast.model.text.vocabulary import Vocabulary
@@ -117,7 +118,7 @@ def answer_pattern(extractor: Extractor) -> str:
     extractor stands in it.
     """
     text, ends = re.escape(extractor.text).replace(r"\ ", " "), answer_ends(extractor)
-    opens = f"(?:{re.escape(answer_opens(extractor))})?"
+    opens = f"(?:{re.escape(opening_of(extractor.closing.strip()))})?"
     return rf"(?s){text}\s*{opens}\s*((?:(?!{text}).)*?)\s*(?:{ends}|\Z)"
 
 

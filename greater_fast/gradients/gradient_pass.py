@@ -18,9 +18,10 @@ from greater_fast.model import padding
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.exclusive import exclusive
+from greater_fast.model.forwards import alike
 from greater_fast.model.kv_cache import PrefixKV
 from greater_fast.model.lm import LM
-from greater_fast.model.padding import alike, gather_index
+from greater_fast.model.padding import gather_index
 from greater_fast.model.quantised import gradient_everywhere
 
 # Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.

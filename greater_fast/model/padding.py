@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from greater_fast.model.attention.interface import rotates_by_length
-from greater_fast.model.forwards import lengths_of
+from greater_fast.model.forwards import alike
 
 if TYPE_CHECKING:
     from greater_fast.model.lm import LM
@@ -30,16 +30,6 @@ def pads(lm: LM) -> bool:
         except Exception:  # whatever the model's own code raises: it takes no such rows
             return False
     return all(alike(found[: len(own)], own) for found, own in zip(together, alone, strict=True))
-
-
-def alike(states: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether states [..., D] are the same but for rounding, row by row relative to its length.
-
-    16 bits alone make a few hundredths through many layers.
-    """
-    allowed = 1e-2 if own.dtype.itemsize > 2 else 1e-1
-    distances, lengths = (lengths_of(x) for x in (states - own, own))
-    return bool((distances <= allowed * lengths).all())
 
 
 def row_groups(lengths: Sequence[int], *, padded: bool) -> list[list[int]]:

@@ -13,8 +13,9 @@ from greater_fast.model.attention.far import far_obstacle, named_lengths
 from greater_fast.model.attention.interface import rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
+from greater_fast.model.forwards import alike
 from greater_fast.model.lm import LM
-from greater_fast.model.padding import alike, row_groups
+from greater_fast.model.padding import row_groups
 from greater_fast.model.text.stop_texts import StopTexts
 
 

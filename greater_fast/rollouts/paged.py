@@ -24,9 +24,9 @@ from greater_fast.model.attention.interface import (
     rotates_by_length,
 )
 from greater_fast.model.checks import UnsupportedModelError
+from greater_fast.model.forwards import alike
 from greater_fast.model.kv_cache import BLOCK_SIZE, KVCache, num_layers
 from greater_fast.model.lm import LM
-from greater_fast.model.padding import alike
 from greater_fast.rollouts.attention_backends import States, backend_of, choose_backend
 from greater_fast.rollouts.plan import Plan
 

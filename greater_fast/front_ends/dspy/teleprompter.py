@@ -209,9 +209,8 @@ class GReaTer(Teleprompter):
         except ValueError as error:
             return None, [f"{unmeasured}{error}"]
         num_left_out = len(val.rows) - len(rows)
-        return rows, [f"forced_accuracy: without {num_left_out} rows that are too long"] * bool(
-            num_left_out
-        )
+        without = f"forced_accuracy: without {num_left_out} rows that are too long"
+        return rows, [without] if num_left_out else []
 
     def _local(self, target: Target) -> tuple[GreaterEngine, Config]:
         """The model that is searched with, and the settings."""

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from greater_fast import optimize
 from greater_fast.engine import RolloutRequest
+from greater_fast.examples.cutting import opening_of
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.export import export_run
 from greater_fast.export.lm_eval import answer_read
@@ -320,10 +321,10 @@ def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
 )
 def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
     """And begins where it begins; so it does for lm-evaluation-harness."""
-    from greater_fast.export.formats import answer_ends, answer_opens
+    from greater_fast.export.formats import answer_ends
 
     extractor = make_extractor(text)
-    begun = written.strip().removeprefix(answer_opens(extractor))
+    begun = written.strip().removeprefix(opening_of(extractor.closing.strip()))
     found = re.split(answer_ends(extractor), begun, maxsplit=1)[0].strip()
     assert found == extractor.cut(written) == answer_read(extractor, extractor.text + written)
 

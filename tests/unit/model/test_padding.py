@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from greater_fast.model.checks import _are_same
-from greater_fast.model.forwards import lengths_of
+from greater_fast.model.forwards import alike, lengths_of
 from greater_fast.model.lm import LM
-from greater_fast.model.padding import alike, num_tokens, row_groups
+from greater_fast.model.padding import num_tokens, row_groups
 from tests.cases import tiny_lm
 from tests.unit.model.attention.test_far_attention import zoo_lm
 
