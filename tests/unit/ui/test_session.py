@@ -19,18 +19,18 @@ from greater_fast.ui.session import Session
 
 pytestmark = pytest.mark.ui
 PYTHON = sys.executable
+# It hears Ctrl-C where it waits for it alone: none comes between two steps, to be missed.
 PROGRAM = """#!{python}
-import json, pathlib, signal, sys, time
+import json, pathlib, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 given = sys.argv[4:]
 print("greater-fast: loading", file=sys.stderr, flush=True)
 if "--model=bad" in given:
     sys.exit("greater-fast: no such model: bad")
-def end(*_):
+pathlib.Path({ready!r}).write_text(json.dumps(given))
+if signal.sigtimedwait([signal.SIGINT], 300) is not None:
     print("greater-fast: stopped", file=sys.stderr)
     sys.exit(130)
-signal.signal(signal.SIGINT, end)
-pathlib.Path({ready!r}).write_text(json.dumps(given))
-time.sleep(60)
 """
 
 
@@ -43,7 +43,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     monkeypatch.setattr("greater_fast.ui.session.sys.executable", str(program))
 
     def arguments() -> list[str]:
-        until(lambda: ready.exists() and ready.read_text() != "")
+        until(lambda: ready.exists() and ready.read_text() != "", "the program is at work")
         given: list[str] = json.loads(ready.read_text())
         ready.unlink()
         return given
@@ -58,10 +58,10 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session.close()
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
+def until(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, f"not after {seconds} s: {what}"
         time.sleep(0.02)
 
 
@@ -79,7 +79,7 @@ def test_a_run_is_begun_and_stopped(session: Session, started: Callable[[], list
     assert session.runs() == [run]
     assert session.story(run).headline == "begins: loading"
     session.stop(run)
-    until(lambda: session.running is None)
+    until(lambda: session.running is None, "the run has ended")
     assert session.story(run).headline == "stopped"
     session.stop(run)  # which is nothing now
 
@@ -131,7 +131,7 @@ def test_an_error_is_told_in_its_own_words(
     session: Session, started: Callable[[], list[str]]
 ) -> None:
     run = session.start(form(session, model="bad"))
-    until(lambda: session.running is None)
+    until(lambda: session.running is None, "the run has ended")
     assert session.story(run).headline == "no such model: bad"
 
 
@@ -141,7 +141,7 @@ def test_a_refusal_to_go_on_is_told_before_the_result(
     run = session.start(form(session, model="bad"))
     (run / "run.json").write_text(json.dumps({"prompt": "a", "config": {"steps": 2}}))
     (run / "result.json").write_text(json.dumps({"summary": "Gained.", "stopped": "all done"}))
-    until(lambda: session.running is None)
+    until(lambda: session.running is None, "the run has ended")
     story = session.story(run)
     assert story.headline == "no such model: bad"
     assert story.notes[0].startswith("Gained.")
@@ -164,7 +164,7 @@ def test_a_run_that_another_process_works_on_is_found_and_stopped(
         "try: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
     )
     other = subprocess.Popen([PYTHON, "-c", program, str(run)])
-    until(lambda: session.running == run)
+    until(lambda: session.running == run, "the run is found")
     with pytest.raises(ValueError, match="the run other goes on"):
         session.start(form(session))
     assert session.close() is None  # it is not this page's
@@ -228,7 +228,7 @@ def test_a_run_that_is_killed_says_so(session: Session, started: Callable[[], li
     started()
     assert session._process is not None
     os.kill(session._process.pid, signal.SIGKILL)
-    until(lambda: session.running is None)
+    until(lambda: session.running is None, "the run has ended")
     assert "SIGKILL" in session.story(run).headline
 
 
@@ -248,7 +248,7 @@ def test_a_run_can_be_stopped_where_the_page_is_to_ignore_ctrl_c(
         session.start(form(session))
     finally:
         signal.signal(signal.SIGINT, before)
-    until(ready.exists)
+    until(ready.exists, "the program is at work")
     assert session.close() is not None
     assert session.running is None
 
