@@ -129,7 +129,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--tf32", action="store_true", help="a GPU multiplies float32 with TF32's 10 bits: faster"
     )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=4, help="chains of each task")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="of each task's chains: 0 to 3, or 100 to 103"
+    )
     parser.add_argument("--plots", type=Path, help="folder for figures of the correlations")
     parser.add_argument("--confirm", action="store_true", help="seeds from 100 on, and their table")
     for setting in fields(Settings):
@@ -139,9 +141,12 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     settings = Settings(**{name: getattr(asked, name) for name in asdict(Settings())})
     first = CONFIRMING if asked.confirm else 0
+    seeds = asked.seeds or range(first, first + 4)
+    if any((seed >= CONFIRMING) != asked.confirm for seed in seeds):
+        parser.error(f"got --seeds {seeds}: those from {CONFIRMING} on are for --confirm alone")
     paths = {
         (task, seed): chain_path(asked.out, asked.model, task, seed)
-        for seed in range(first, first + asked.seeds)
+        for seed in seeds
         for task in asked.tasks
     }
     if asked.minutes > 0 and (left := unfinished(paths, settings)):

@@ -178,15 +178,23 @@ def test_a_chain_goes_on_with_the_noise_that_it_was_begun_with(collector, whole,
 def test_a_run_does_what_is_left_and_no_more(lm, tmp_path, monkeypatch, capsys):
     loaded = []
     monkeypatch.setattr(signals, "load_lm", lambda *_, **__: loaded.append(1) or lm)
-    command = ["--model=tiny", "--tasks", TASK, "--seeds=2", f"--out={tmp_path}", *OPTIONS]
+    command = ["--model=tiny", "--tasks", TASK, f"--out={tmp_path}", *OPTIONS]
+    command += ["--seeds", "0", "4"]
     signals.main([*command, "--minutes=1e-9"])  # one place is begun whatever it takes
     assert [len(chain.places) for chain in load_chains(tmp_path)] == [1]
     signals.main([*command, "--minutes=100"])
     first = load_chains(tmp_path)
-    assert [(chain.seed, len(chain.places)) for chain in first] == [(0, 3), (1, 3)]
+    assert [(chain.seed, len(chain.places)) for chain in first] == [(0, 3), (4, 3)]
     assert capsys.readouterr().out.count("places, ") == 1 + 5 + 2  # of each place, and two tables
     signals.main([*command, "--minutes=100"])
     assert len(loaded) == 2
     assert all(map(same, load_chains(tmp_path), first))
     with pytest.raises(ValueError, match="has other settings"):
         signals.main([*command, "--minutes=1", "--num-rows=9"])
+
+
+@pytest.mark.parametrize("seeds", [["--seeds", "1", "100"], ["--confirm", "--seeds", "99"]])
+def test_seeds_that_confirm_are_no_others(seeds, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        signals.main([*seeds, f"--out={tmp_path}", *OPTIONS])
+    assert "from 100 on are for --confirm alone" in capsys.readouterr().err
