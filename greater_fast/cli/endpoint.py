@@ -112,10 +112,11 @@ def _input(options: argparse.Namespace) -> EvaluationInput:
             "--tokenizer missing: name a folder with the tokenizer of what is served, or --run RUN "
             "to take that of its model; --chat asks without one"
         )
-    laid_out = options.tokenizer or (None if options.run else options.model[0])
+    of_run = options.run and not options.chat  # which asks without a model's files
+    laid_out = options.tokenizer or (None if of_run else options.model[0])
     own = {**vars(options), "model": [laid_out] if laid_out else None}
     asked = evaluation_input(argparse.Namespace(**own))
-    if isinstance(asked.given["model"], list) and not options.chat:
+    if isinstance(asked.given["model"], list):
         names = ", ".join(asked.given["model"])
         raise ValueError(f"the run is of several models: name one of {names} (--tokenizer)")
     return asked

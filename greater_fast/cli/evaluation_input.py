@@ -14,6 +14,7 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Examples
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION, InputError, checking_input
+from greater_fast.runs.read import models_of
 from greater_fast.runs.rows.unseen import unseen
 from greater_fast.runs.visible import visible
 
@@ -52,7 +53,7 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
         if run["result"] is not None and options.prompt is None and against is None:
             initial = run["result"]["baseline"]["prompt"]
             against = initial if initial != run["result"]["prompt"] else None
-    model = one_or_all(options.model) if options.model else run["run"]["model"] if run else ""
+    models = options.model or (models_of(run["run"]) if run else [""])
     prompt = options.prompt
     if prompt is None:
         prompt = prompt_of(run) if run else ""
@@ -80,6 +81,7 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
         rows = _unseen(rows, run["examples"])
         if "metric" in taken:
             rows = Examples(rows, (*rows.notes, f"the metric {config.metric} is that of the run"))
+    model = one_or_all(models)
     given = (("--model", model), ("--prompt", prompt))
     if missing := [name for name, value in given if not value]:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")

@@ -18,8 +18,11 @@ from greater_fast.model.files import ModelFiles, locate
 from greater_fast.model.lm import LM
 from greater_fast.model.smollm2 import SMOLLM2, smollm2_source
 from greater_fast.model.text.chat_template import has_template
+from greater_fast.runs.read import one_source
+from greater_fast.runs.saved.identity import layout_digest
 from greater_fast.wording import quoted
 
+SPLITS = ("train", "dev", "test")
 _QUESTION = "\ue001question\ue001"
 _ANSWER_TOKENS = 32  # where no row says how long answers are
 _NOT_CHOSEN = (
@@ -64,18 +67,17 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
             makes other ids of a row than the run had.
     """
     try:
-        prompt = _prompt_of(run)
+        prompt, prompt_ids = _prompt_of(run)
         settings = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
         extractor = given_extractor(run["run"]["extractor"])
-        rows = [_example(row) for row in run["examples"]]
-        named = run["run"]["model"] if model is None else model
+        rows = {split: _examples(run, split) for split in SPLITS}
+        source = one_source(run["run"], model)
         dtype = _dtype_of(run["run"], model)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
-    check_one_model(named)
     config = Config.from_mapping(settings)
-    files = locate(named, smollm2_source() if named == SMOLLM2 else named)
-    lm = _outline(named, config)
+    files = locate(source, smollm2_source() if source == SMOLLM2 else source)
+    lm = _outline(source, config)
     joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)
     targets = lay_out_targets(lm, (), extractor, config)
@@ -97,19 +99,18 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         max_answer_tokens=_ANSWER_TOKENS,
         notes=(*run["damage"], *((_NOT_CHOSEN,) if run["result"] is None else ())),
     )
-    return _checked(rendering, lm, rows, run["result"])
+    if run["examples"] and not run["damage"]:  # else there are rows that are not known
+        _check_same(run["run"], rendering, rows)
+    return _checked(rendering, [row for own in rows.values() for row in own], prompt_ids)
 
 
-def check_one_model(named: object) -> None:
-    """Raise ValueError where a run names several models, of which one is to be named."""
-    if isinstance(named, list):
-        raise ValueError(f"the run is of several models: name one of {', '.join(named)} (--model)")
-
-
-def _prompt_of(run: Mapping[str, Any]) -> str:
+def _prompt_of(run: Mapping[str, Any]) -> tuple[str, list[int] | None]:
+    """The prompt, and its ids where the search has changed it or could have."""
     if run["result"] is not None:
-        return str(run["result"]["prompt"])
-    return str(run["steps"][-1]["prompt"] if run["steps"] else run["run"]["prompt"])
+        return str(run["result"]["prompt"]), run["result"]["best"]["prompt_ids"]
+    if run["steps"]:
+        return str(run["steps"][-1]["prompt"]), run["steps"][-1]["prompt_ids"]
+    return str(run["run"]["prompt"]), None
 
 
 def _dtype_of(run: Mapping[str, Any], model: str | None) -> str | None:
@@ -122,8 +123,12 @@ def _dtype_of(run: Mapping[str, Any], model: str | None) -> str | None:
     return dtypes
 
 
-def _example(row: Mapping[str, Any]) -> Example:
-    return Example(row["question"], row["answer"], tuple(row.get("other_answers", ())))
+def _examples(run: Mapping[str, Any], split: str) -> list[Example]:
+    return [
+        Example(row["question"], row["answer"], tuple(row.get("other_answers", ())))
+        for row in run["examples"]
+        if row["split"] == split
+    ]
 
 
 def _outline(model: str, config: Config) -> LM:
@@ -159,9 +164,31 @@ def _messages(config: Config, prompt: str, joint: str) -> tuple[dict[str, str], 
     return ({"role": "system", "content": config.system_prompt}, user)
 
 
-def _checked(
-    rendering: Rendering, lm: LM, rows: list[Example], result: Mapping[str, Any] | None
-) -> Rendering:
+def _check_same(
+    run: Mapping[str, Any], rendering: Rendering, rows: Mapping[str, list[Example]]
+) -> None:
+    """Raise ValueError where the rows have other ids, or end by others, than the run had."""
+    extractor = given_extractor(run["extractor"])
+    made = {
+        split: build_layouts(rendering.lm, own, run["prompt"], extractor, rendering.config)
+        for split, own in rows.items()
+        if own
+    }
+    name, ends, before = rendering.files.name, list(rendering.end_ids), run.get("end_ids")
+    if run.get("layout") not in (None, layout_digest(made)):  # older runs have none
+        raise ValueError(
+            f"{name} makes other token ids of the run's rows than the run had: tokenizer, chat "
+            "template, examples.jsonl or the version of a library have changed, or it is another "
+            "model; name the run's (--model)"
+        )
+    if before is not None and ends not in before:
+        raise ValueError(
+            f"{name} ends a reasoning by the ids {ends}, the run by {before[0]}: put "
+            "generation_config.json back, or name the run's model (--model)"
+        )
+
+
+def _checked(rendering: Rendering, rows: list[Example], prompt_ids: list[int] | None) -> Rendering:
     """The rendering, once the tokenizer makes of it what the run had on all rows.
 
     Raises:
@@ -171,6 +198,7 @@ def _checked(
         return replace(
             rendering, notes=(*rendering.notes, "no rows were found to hold the rendering against")
         )
+    lm = rendering.lm
     plain = [row for row in rows if not lm.vocabulary.names_special(row.question)]
     notes = list(rendering.notes)
     if len(plain) < len(rows):
@@ -182,8 +210,7 @@ def _checked(
     if plain:
         extractor = given_extractor(rendering.extractor.in_config())
         layouts = build_layouts(lm, plain, rendering.prompt, extractor, rendering.config)
-        used = result["best"]["prompt_ids"] if result else list(layouts.prompt_ids)
-        if list(layouts.prompt_ids) != used:
+        if prompt_ids not in (None, list(layouts.prompt_ids)):
             raise ValueError(
                 f"the tokenizer of {rendering.files.name} makes other ids of the prompt "
                 f"{quoted(rendering.prompt)} than the run had: is it the run's model?"

@@ -17,7 +17,6 @@ from greater_fast.examples.answers import compared_form
 from greater_fast.examples.extractor import given_extractor
 from greater_fast.examples.targets import lay_out_targets
 from greater_fast.export.lm_eval import answer_read, export_task
-from greater_fast.export.rendering import check_one_model
 from greater_fast.front_ends.missing import needs
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.text.chat_template import has_template, render_as
@@ -27,6 +26,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION, check_settings, for_evaluation
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config
+from greater_fast.runs.read import one_source
 from greater_fast.wording import listed, quoted
 
 try:
@@ -100,11 +100,12 @@ class GreaterLM(LM):
         try:
             acting = OF_EVALUATION - _DECIDED.keys() - {"tensor_parallel"}  # of that machine
             own = {name: run["config"][name] for name in run["config"] if name in acting}
-            named, extractor = run["model"] if model is None else model, run["extractor"]
+            extractor = run["extractor"]
+            if model is None or isinstance(model, str):
+                model = one_source(run, model)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
-        check_one_model(named)
-        return cls(named, extractor, {**own, **(config or {})})
+        return cls(model, extractor, {**own, **(config or {})})
 
     @property
     def tokenizer_name(self) -> str:

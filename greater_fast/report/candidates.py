@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from greater_fast.report.run_view import RunView, Step, Trial
 from greater_fast.report.wording import many, number
+from greater_fast.runs.statistics import is_sure, p_text, sign_flip_test
 
-_LEAST = 6  # candidates, of which a correlation is told
-_Z = 1.96
+_LEAST = 6  # steps whose candidates are ranked: fewer signs cannot show anything
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A candidate that was tried to the end: its score, and its objective less the incumbent's."""
 
+    step: int
     score: float
     change: float
     is_accepted: bool
@@ -37,7 +39,7 @@ def outcomes(view: RunView) -> list[Outcome]:
             before = step.objective  # which the step left as it was
         if before is not None:
             found.extend(
-                Outcome(trial.score, trial.objective - before, is_winner(step, trial))
+                Outcome(step.number, trial.score, trial.objective - before, is_winner(step, trial))
                 for trial in step.trials
                 if trial.score is not None and trial.objective is not None
             )
@@ -56,47 +58,46 @@ def num_given_up(view: RunView) -> int:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's ρ, equals at their mean rank; None for fewer than 3 pairs, or one without spread.
+    """Spearman's ρ, equals at their mean rank; None for fewer than 2 pairs, or one without spread.
 
     The product-moment correlation of the ranks: Σ (a - ā)(b - b̄) / √(Σ (a - ā)² Σ (b - b̄)²).
     """
-    if len(first) < 3:
-        return None
     a, b = (_ranks(values) - (len(values) + 1) / 2 for values in (first, second))
     spread = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / spread if spread else None
 
 
-def correlation_interval(rho: float, num_pairs: int) -> tuple[float, float] | None:
-    """95% interval of a rank correlation; None for 3 pairs or fewer.
-
-    tanh(artanh ρ ± 1.96 √((1 + ρ²/2) / (n - 3))), Bonett and Wright 2000 (Psychometrika 65, 23).
-    """
-    if num_pairs <= 3:
-        return None
-    centre = math.atanh(max(-0.999999, min(0.999999, rho)))
-    half_width = _Z * math.sqrt((1 + rho * rho / 2) / (num_pairs - 3))
-    return math.tanh(centre - half_width), math.tanh(centre + half_width)
-
-
 def in_words(tried: Sequence[Outcome]) -> str:
-    """Whether the score ranks candidates, for a reader."""
-    rho = rank_correlation([o.score for o in tried], [o.change for o in tried])
-    ends = None if rho is None else correlation_interval(rho, len(tried))
+    """Whether the score ranks candidates within their steps, for a reader.
+
+    Of each step one correlation, their mean held against 0 by turning signs: the search compares
+    candidates of one step alone, and those of two differ by where the prompt stood as well.
+    """
     if not tried:
         return "No candidate ran to the end, so there is no telling whether the score ranks them."
-    if len(tried) < _LEAST or rho is None or ends is None:
-        why = "which is too few" if len(tried) < _LEAST else "and all came out alike: not enough"
-        ran = f"{many(len(tried), 'candidate')} ran to the end"
-        return f"{ran}, {why} to say whether the score ranks them."
-    if ends[0] > 0:
-        what = "the score ranks them: a lower score goes with a lower objective"
-    elif ends[1] < 0:
-        what = "the score ranks them the wrong way round"
-    else:
+    by_step: dict[int, list[Outcome]] = {}
+    for outcome in tried:
+        by_step.setdefault(outcome.step, []).append(outcome)
+    of_steps = [
+        rank_correlation([o.score for o in s], [o.change for o in s]) for s in by_step.values()
+    ]
+    found = [rho for rho in of_steps if rho is not None]
+    ran = f"{many(len(tried), 'candidate')} ran to the end"
+    if len(found) < _LEAST:
+        several = many(len(found), "step")
+        return (
+            f"{ran}, in {several} more than one of which came out differently: too few to say "
+            f"whether the score ranks them ({_LEAST} are the least)."
+        )
+    mean, p_value = fmean(found), sign_flip_test(found)
+    if not is_sure(p_value):
         what = "no ranking shows: score and objective rise together no more than by chance"
-    figures = f"ρ = {number(rho, 2)}, 95% interval {number(ends[0], 2)} to {number(ends[1], 2)}"
-    return f"Of {len(tried)} candidates that ran to the end, {what} (rank correlation {figures})."
+    elif mean > 0:
+        what = "the score ranks them: a lower score goes with a lower objective"
+    else:
+        what = "the score ranks them the wrong way round"
+    figures = f"rank correlation {number(mean, 2)} on the mean of {len(found)} steps"
+    return f"{ran}; within a step, {what} ({figures}, {p_text(p_value)})."
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:

@@ -13,7 +13,7 @@ from greater_fast.report.run_view import RunView
 from greater_fast.runs.input import changed_settings
 
 _MOST_CHARACTERS = 20_000  # of commands; a part of a command would be another command
-_FUNCTIONS = ("metric", "loss", "on_step")
+_FUNCTIONS = ("metric", "loss", "judge", "on_step")
 
 # A run keeps a row's first gold answer apart from the others; a file has them in one list. The
 # files are new ones in a new folder: where the commands are run, others of such names may be.
@@ -44,11 +44,13 @@ def commands(view: RunView) -> str | None:
     settings = dict(view.run.object("config").values)
     settings |= {"extractor": extractor, "template": None}
     options = [_option(name, value) for name, value in changed_settings(settings).items()]
+    pairs = zip(view.sources, view.models, strict=True)
+    models = [name if source is None else source for source, name in pairs]
     run = view.folder.absolute()
     folder = re.sub(r"[^\w.-]+|^-", "_", run.name) + "-rows"
     script = _SPLIT_ROWS.format(examples=str(run / "examples.jsonl"), folder=folder)
     lines = [
-        ["greater-fast", "optimize", "--model", *view.models],
+        ["greater-fast", "optimize", "--model", *models],
         [part for split in splits for part in (f"--{split}", f"{folder}/{split}.jsonl")],
         [f"--prompt={prompt}"],
         *([option] for option in options),
@@ -59,16 +61,27 @@ def commands(view: RunView) -> str | None:
 
 
 def resuming(view: RunView) -> str:
-    """The command that goes on with a run where it ended."""
-    return f"greater-fast resume {_quoted(str(view.folder.absolute()))}"
+    """The command that goes on with a run where it ended, or the call that no command can make."""
+    folder = str(view.folder.absolute())
+    given = [*(["model"] if None in view.sources else []), *_functions(view)]
+    if given:
+        return f"greater_fast.resume({folder!r}, {', '.join(f'{name}=...' for name in given)})"
+    return f"greater-fast resume {_quoted(folder)}"
 
 
 def not_repeated(view: RunView) -> list[str]:
-    """What of a run no command can give again, in words: functions of the user's own."""
+    """What of a run no command can give again, in words: loaded models, and functions."""
+    pairs = zip(view.sources, view.models, strict=True)
+    loaded = [f"the loaded model {name}" for source, name in pairs if source is None]
+    return [*loaded, *(f"the function {f} as {name}" for name, f in _functions(view).items())]
+
+
+def _functions(view: RunView) -> dict[str, str]:
+    """Functions of the user's own that a run was given."""
     named = {name: view.run.text(name) for name in _FUNCTIONS}
     if named["metric"] == view.run.object("config").text("metric"):
         named["metric"] = None  # one of a name: a setting
-    return [f"the function {value} as {name}" for name, value in named.items() if value]
+    return {name: value for name, value in named.items() if value}
 
 
 def _quoted(text: str) -> str:

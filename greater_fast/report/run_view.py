@@ -208,9 +208,23 @@ class RunView:
         return self.run.texts("model")
 
     @property
+    def sources(self) -> list[str | None]:
+        """Where each of these is found, wherever one is; None of one that the user had loaded."""
+        found = self.run.values.get("source")  # runs of before do not say
+        if not isinstance(found, list) or len(found) != len(self.models):
+            return [*self.models]
+        return [source if isinstance(source, str) else None for source in found]
+
+    @property
     def is_judged(self) -> bool:
         """Whether a judge chose the new prompt."""
         return self.new is not None and self.new.judged is not None
+
+    @property
+    def num_compared(self) -> int:
+        """Finalists of which a value is known, by development rows or judge; time may run out."""
+        judged = self.is_judged
+        return sum(f.judged is not None if judged else "dev" in f.measured for f in self.finalists)
 
     @property
     def is_same(self) -> bool:

@@ -39,7 +39,8 @@ def verdict(view: RunView) -> Verdict:
     split = "test" if "test" in known else "dev"
     compared = known[split]
     if view.is_same:
-        return Verdict("Nothing was gained", "calm", summary, split, compared)
+        so_far = " so far" if view.num_compared < len(view.finalists) else ""
+        return Verdict(f"Nothing was gained{so_far}", "calm", summary, split, compared)
     headline, tone = _headline(compared, split, view.is_judged)
     if tone == "good" and view.result.count("test_seen_after") is not None:
         headline, tone = "A gain on rows that were tested on before", "open"

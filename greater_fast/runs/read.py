@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,33 @@ def _parsed(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"got a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def models_of(run: Mapping[str, Any]) -> list[str]:
+    """Where each model of a run is found again, wherever one is now: a hub name, or a whole path.
+
+    Raises:
+        ValueError: one was loaded by the user, which no file holds.
+    """
+    names = run["model"] if isinstance(run["model"], list) else [run["model"]]
+    sources: list[str] = run.get("source") or names  # older runs have none
+    if None in sources:
+        raise ValueError(
+            "model: the run was begun with a loaded model, which no file holds: give it again (in "
+            "Python model=...), or name where it lies"
+        )
+    return sources
+
+
+def one_source(run: Mapping[str, Any], named: str | None) -> str:
+    """Where the model of a run is found, or that of its models which is named.
+
+    Raises:
+        ValueError: none is named of several, or no file holds it.
+    """
+    names = run["model"]
+    if isinstance(names, list) and named is None:
+        raise ValueError(f"the run is of several models: name one of {', '.join(names)} (--model)")
+    if isinstance(names, list) and named in names:
+        return models_of(run)[names.index(named)]
+    return named or models_of(run)[0]

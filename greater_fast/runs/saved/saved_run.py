@@ -15,7 +15,7 @@ from typing import Any
 
 from greater_fast.examples.layout import Layouts
 from greater_fast.runs.evaluation import RowRecord
-from greater_fast.runs.read import read_lines, read_object
+from greater_fast.runs.read import models_of, read_lines, read_object
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState
 from greater_fast.wording import listed, numbered
@@ -55,12 +55,7 @@ class SavedRun:
         Raises:
             ValueError: one was loaded by the user, which no file holds.
         """
-        sources: list[str] = self.run["source"]
-        if None in sources:
-            raise ValueError(
-                "model: the run was begun with a loaded model, which no file holds: give it again "
-                "in Python, greater_fast.resume(..., model=...)"
-            )
+        sources = models_of(self.run)
         return sources[0] if len(sources) == 1 else sources
 
     @property

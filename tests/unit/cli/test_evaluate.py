@@ -88,6 +88,23 @@ def test_prompt_model_and_extractor_of_a_run(
     assert done.values["extractor"] == report.extractor == run["run"]["extractor"]
 
 
+def test_the_model_of_a_run_is_found_from_any_folder(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path
+) -> None:
+    """By where it lay, not by the name that was typed there; what was loaded lies nowhere."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    run = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**run, "model": "./model"}))
+    assert command("evaluate", "--run", copy, "--data", fresh, "--json").status == 0
+    (copy / "run.json").write_text(json.dumps({**run, "source": [None]}))
+    refused = command("evaluate", "--run", copy, "--data", fresh)
+    assert (refused.status, refused.out) == (2, "")
+    assert "model: the run was begun with a loaded model, which no file holds" in refused.err
+    model = ("--model", run["source"][0])
+    assert command("evaluate", "--run", copy, "--data", fresh, *model).status == 0
+
+
 def test_a_metric_by_name(command: Any, model_folder: Path, data: Path, limits: list[str]) -> None:
     common = ("--model", model_folder, "--data", data, "--prompt", PROMPT, *limits)
     done = command("evaluate", *common, "--metric", "contains", "--json")

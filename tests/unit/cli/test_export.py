@@ -62,6 +62,7 @@ def test_rows_that_name_special_tokens_are_told(
     shutil.copytree(finished, run)
     with (run / "examples.jsonl").open("a") as file:
         file.write('{"split": "test", "question": "Is <|eot_id|> it?", "answer": "True"}\n')
+    change(run, layout=None)  # that of the rows without it
     (note,) = command("export", run, "--to", "chat-json").values["notes"]
     assert note.startswith("1 of 9 rows name special tokens")
 
@@ -75,7 +76,9 @@ def change(run: Path, **values: Any) -> None:
     ("values", "message"),
     [
         ({"model": ["a", "b"]}, "the run is of several models: name one of a, b"),
-        ({"model": "LlamaForCausalLM"}, "another name, give that (--model)"),
+        ({"source": ["LlamaForCausalLM"]}, "another name, give that (--model)"),
+        ({"source": [None]}, "the run was begun with a loaded model"),
+        ({"layout": "of other rows"}, "makes other token ids of the run's rows"),
         ({"extractor": None}, "damaged"),
         ({"config": {"template_date": 1}}, "template_date"),
     ],

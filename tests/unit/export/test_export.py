@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -333,5 +334,26 @@ def test_a_run_of_another_tokenizer_is_refused(run: Any, tmp_path: Path) -> None
     other = tiny_tokenizer("llama3", more=["reasoning prompts differ" * 9] * 900)
     tiny_model("llama", len(other)).save_pretrained(tmp_path)
     other.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"makes other ids of the prompt|leaves out|no argument"):
+    with pytest.raises(ValueError, match=r"makes other token ids of the run's rows|no argument"):
         export_run(run.folder, "text", str(tmp_path))
+
+
+def test_a_template_that_has_changed_is_refused(run: Any, tmp_path: Path) -> None:
+    """The prompt's own ids are the same; what stands around it is not."""
+    name = read_run(run.folder)["run"]["model"]
+    model = shutil.copytree(name, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if tokenizer.chat_template is None:
+        pytest.skip("a base model has no template")
+    tokenizer.chat_template += "So:\n"
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ValueError, match=r"chat template, .* have changed, or it is another"):
+        export_run(run.folder, "text", str(model))
+
+
+def test_ends_that_have_changed_are_refused(run: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    own = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**own, "end_ids": [[*own["end_ids"][0], 7]]}))
+    with pytest.raises(ValueError, match=r"ends a reasoning by the ids .*, the run by"):
+        export_run(folder, "text")

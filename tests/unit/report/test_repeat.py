@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from greater_fast.cli import main as cli
-from greater_fast.report.repeat import commands, not_repeated
+from greater_fast.report.repeat import commands, not_repeated, resuming
 from greater_fast.report.run_view import read_run_view
 from greater_fast.search.nouns import WORK_FIELDS
 from tests.unit.report.made_up import change, write_run
@@ -99,12 +99,28 @@ def test_functions_are_named_that_no_command_gives_again(tmp_path):
     config = json.loads((run / "run.json").read_text())["config"]
     change(run / "run.json", config={**config, "metric": "numeric"}, loss=None)
     assert not_repeated(read_run_view(run, 0)) == []
-    change(run / "run.json", config=config, metric="near", loss="my_loss", on_step="stops")
+    assert resuming(read_run_view(run, 0)) == f"greater-fast resume {run}"
+    own = {"metric": "near", "loss": "my_loss", "judge": "mine", "on_step": "stops"}
+    change(run / "run.json", config=config, **own)
     assert not_repeated(read_run_view(run, 0)) == [
         "the function near as metric",
         "the function my_loss as loss",
+        "the function mine as judge",
         "the function stops as on_step",
     ]
+    call = f"greater_fast.resume({str(run)!r}, metric=..., loss=..., judge=..., on_step=...)"
+    assert resuming(read_run_view(run, 0)) == call
+
+
+def test_models_are_named_where_they_lie_and_loaded_ones_are_told(tmp_path):
+    run = write_run(tmp_path / "run")
+    change(run / "run.json", model=["./a", "Llama"], source=["/models/a", None])
+    view = read_run_view(run, 0)
+    words = shlex.split(commands(view).replace("\\\n", ""))
+    at = words.index("--model")
+    assert words[at + 1 : at + 3] == ["/models/a", "Llama"]
+    assert not_repeated(view) == ["the loaded model Llama"]
+    assert resuming(view) == f"greater_fast.resume({str(run)!r}, model=...)"
 
 
 def test_an_odd_text_stays_one_argument(tmp_path):

@@ -60,6 +60,14 @@ def test_a_prompt_that_stayed_gained_nothing(tmp_path):
     assert (found.headline, found.tone) == ("Nothing was gained", "calm")
 
 
+def test_a_finalist_that_was_not_measured_leaves_it_open(tmp_path):
+    run = write_run(tmp_path / "run", changes=False)
+    best = json.loads((run / "result.json").read_text())["best"]
+    other = {**best, "prompt": "Other", "prompt_ids": [9], "dev": None, "test": None}
+    change(run / "result.json", finalists=[best, other])
+    assert verdict(read_run_view(run, 0)).headline == "Nothing was gained so far"
+
+
 def test_prompts_are_the_same_by_their_ids_as_in_the_summary(run):
     """One text may be that of two prompts; without ids, as older runs are, texts decide."""
     values = json.loads((run / "result.json").read_text())

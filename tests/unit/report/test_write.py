@@ -170,6 +170,27 @@ def test_figures_of_a_long_run_are_small(tmp_path):
     assert all("font-family" not in svg for svg in drawn), "letters are the page's"
 
 
+@pytest.mark.parametrize(
+    ("of_initial", "of_new", "words"),
+    [
+        ({}, {}, "on the development rows none that the search found did better"),
+        ({}, {"dev": None}, "stays so far: not all that the search found have been measured"),
+        ({"judged": 0.5}, {"judged": 0.4, "dev": None}, "stays: the judge chose it"),
+        (
+            {"judged": 0.5},
+            {"judged": None},
+            "so far: not all that the search found have been judged",
+        ),
+    ],
+)
+def test_why_the_initial_prompt_stays(page, tmp_path, of_initial, of_new, words):
+    run = write_run(tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    first, new = {**result["baseline"], **of_initial}, {**result["best"], **of_new}
+    change(run / "result.json", best=first, baseline=first, finalists=[first, new])
+    assert words in page(run).words
+
+
 def test_several_runs_stand_side_by_side(page, tmp_path):
     runs = [write_run(tmp_path / f"seed{n}", changes=n != 1) for n in range(3)]
     change(runs[2] / "run.json", config={"seed": 7, "steps": 4})
