@@ -15,13 +15,18 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
 import pytest
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from greater_fast.model.lm import LM, load_lm
 from tests.interpreter import round_to_nearest, treat_rows_alike
 from tests.tiny import PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
-hypothesis_settings.register_profile("long", max_examples=5000)
+# The suite draws the same each time, however slow the machine is; "long" draws anew, and much.
+patient = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile("suite", patient, derandomize=True)
+hypothesis_settings.register_profile("long", patient, max_examples=5000)
+hypothesis_settings.load_profile("suite")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -22,9 +22,9 @@ class ThreadRanks(Ranks):
         if self.size == 1:
             return [value]
         self._values[self.rank] = value
-        self._barrier.wait(20)
+        self._barrier.wait(120)
         found = list(self._values)
-        self._barrier.wait(20)
+        self._barrier.wait(120)
         return found
 
     def gathered_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:

@@ -52,15 +52,17 @@ def _done(options: argparse.Namespace) -> int:
     from greater_fast.cli.libraries import heard_in_words
     from greater_fast.runs.input import InputError
 
+    before: str | None = options.before
     try:
         with signals_heard(), heard_in_words():
             status: int = options.command(options)
+            before = None
     except InputError as error:
         return _failed(error, 2, options.debug)
     except KeyboardInterrupt as error:
-        return _ended("interrupted", error, INTERRUPTED, options.before)
+        return _ended("interrupted", error, INTERRUPTED, before)
     except Terminated as error:
-        return _ended(f"ended by {error.name}", error, int(error.code or 0), options.before)
+        return _ended(f"ended by {error.name}", error, int(error.code or 0), before)
     except BrokenPipeError:
         _close_output()
         return PIPE_CLOSED
@@ -70,12 +72,16 @@ def _done(options: argparse.Namespace) -> int:
     return status
 
 
-def _ended(how: str, error: BaseException, status: int, before: str) -> int:
-    """Tell that a signal ended the command: what it leaves, or before what it came."""
+def _ended(how: str, error: BaseException, status: int, before: str | None) -> int:
+    """Tell that a signal ended the command: what it leaves, or before what it came.
+
+    That is nothing where the command was done, and the signal's own way was just given back.
+    """
     from greater_fast.runs.visible import visible
 
     notes = [visible(note) for note in getattr(error, "__notes__", ())]
-    _tell("; ".join([how, *notes]) if notes else f"{how} before {before}")
+    came = f"{how} before {before}" if before else how
+    _tell("; ".join([how, *notes]) if notes else came)
     return status
 
 

@@ -13,8 +13,8 @@ FULL_STOPS = ".。｡।"
 _LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
 _LABELLED = (
     rf"{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
-    r"|(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)"
 )
+_ON_A_LINE = r"(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)"  # what opens an answer below it
 # A dash in front of a number or a formula may be a sign: it stays, with or without a space behind.
 _FORMULA = (
     r"[$€£]?\s?[\d.]|\\(?:[dt]?frac|sqrt|pi)|\((?![a-z]\))"
@@ -22,7 +22,7 @@ _FORMULA = (
 )
 _LEADING = re.compile(
     rf"\s+|[-=]+>|[:：=＝→⇒]+|[-–](?=\s+(?!{_FORMULA})\S)|[—•*](?=\s+\S)|#+(?=\s+\S)"
-    rf"|[.…]+(?=\s+\w)|{_LABELLED}",
+    rf"|[.…]+(?=\s+\w)|{_LABELLED}|{_ON_A_LINE}",
     re.IGNORECASE,
 )
 # A gold answer may be "=SUM(A1)", "-> x" or "- x": only what is no part of any answer goes.

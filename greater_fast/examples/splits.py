@@ -53,8 +53,8 @@ def make_splits(
 ) -> Splits:
     """Draw at most `num_train` and `num_dev` rows, disjoint; `test` stays whole.
 
-    Without `dev`, its rows are drawn from those of `train`; where these are too few for both, at
-    most half of them go to training. Places are drawn: the same rows in another order give other
+    Without `dev`, its rows are drawn from those of `train`; where these are too few for both,
+    training has half of them, or what dev leaves of more. Places are drawn: the same rows in another order give other
     sets. Sampled rows keep their order. Two rows are duplicates when their questions, with all that
     belongs to them, are equal up to white space: the first stays, and a question used in train goes
     from dev, one used in train or dev goes from test. Raises ValueError for fewer than 2 training
@@ -66,7 +66,8 @@ def make_splits(
     order = _shuffled(len(train_rows), f"{seed}/splits")
     if dev is None:
         if len(order) < num_train + num_dev:
-            num_train = min(num_train, (len(order) + 1) // 2)
+            half = (len(order) + 1) // 2
+            num_train = min(num_train, max(half, len(order) - num_dev))
         train_used = _in_order(train_rows, order[:num_train])
         _check_enough(train_used, train_rows, "3, as dev is drawn from them too")
         dev_used = _in_order(train_rows, order[num_train : num_train + num_dev])

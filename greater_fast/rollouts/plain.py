@@ -103,10 +103,7 @@ class PlainRolloutEngine:
                 for number, made in zip(batch, found, strict=True):
                     rollouts[number] = rollout = measured(requests[number], made, self.lm.ranks)
                     dropped.update(on_finished(number, rollout) if on_finished else ())
-        return [
-            None if request.group in dropped and rollout is None else rollout
-            for request, rollout in zip(requests, rollouts, strict=True)
-        ]
+        return rollouts
 
     @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:

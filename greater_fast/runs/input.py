@@ -124,11 +124,17 @@ def idle_settings(config: Config) -> tuple[str, ...]:
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
     of_reasonings = {"reasonings", "num_reasonings", "reasoning_weight"}
     of_gradients = {"gradient", "gradient_norm", "gradient_batch_tokens", "gradient_checkpointing"}
+    of_pages = {"kv_cache_bytes", "max_step_tokens", "draft_tokens"}
+    of_errors = {"error_fluency_weight", "metric"}
+    by_error = config.objective == "error" and not config.takes_gradients
     cases = (
         (not config.takes_gradients, of_gradients, "a random shortlist takes none"),
         (not config.asks_for_reasonings, of_reasonings, "no gradient of reasonings is taken"),
         (config.gradient == "reasoning", {"reasoning_weight"}, "there is no other gradient"),
-        (config.objective == "loss", {"metric"}, "objective 'loss' selects; evaluation takes it"),
+        (config.objective == "loss", of_errors, "objective 'loss' selects; evaluation measures"),
+        (by_error, {"fluency_weight"}, "a random shortlist and objective 'error' take no loss"),
+        (config.engine == "generate", of_pages, "engine 'generate' has no pages"),
+        (config.engine == "paged", {"batch_size"}, "engine 'paged' fills its own steps"),
     )
     return tuple(
         f"{' and '.join(sorted(idle))}: without effect on the search, as {why}"

@@ -13,7 +13,7 @@ from typing import Any
 
 # Seconds: `timeout`, a scheduler and a launcher send one to a process, and again to its group.
 _TOGETHER = 0.5
-_AGAIN = 0.02  # seconds after which one is sent again that Python has dropped
+_AGAIN = 0.1  # seconds after which one is sent again that Python has dropped
 
 
 class Terminated(SystemExit):
@@ -87,8 +87,10 @@ def signals_heard() -> Iterator[Signals]:
     One that comes in a callback or a `__del__`, where Python drops all errors, is raised behind it.
     Nothing changes where `signals_taken` takes none.
     """
-    outer = next((h for n in _PLAIN if isinstance(h := signal.getsignal(n), Signals)), None)
-    signals = outer or Signals()
+    found = [h for n in _PLAIN if isinstance(h := signal.getsignal(n), Signals)]
+    # That of the main thread is none of another's, which no signal comes to.
+    is_main = threading.current_thread() is threading.main_thread()
+    signals = found[0] if found and is_main else Signals()
     with signals_taken(signals), _dropped_ones_sent_again(signals):
         try:
             yield signals

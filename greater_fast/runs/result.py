@@ -137,7 +137,7 @@ class Result:
         return (
             f"On the {new.dev.num_rows} development rows, {chosen}, the new prompt "
             f"{_is_right_on(new.dev, initial.dev)}: {gain_text(self.dev_comparison)}; on rows "
-            "never seen, neither was tried."
+            f"never seen, {'the new one was not' if initial.test else 'neither was'} tried."
         )
 
     @property

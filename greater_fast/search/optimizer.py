@@ -55,7 +55,7 @@ def run(
             gradients = [
                 step_gradient(own, layouts, seen, place, config, loss)
                 for own, seen in by_model(models, state)
-                if config.takes_gradients
+                if config.takes_gradients and _can_change(position, candidates, config)
             ]
         with meter("score"):
             lms = [own.lm for own in members(models)]
@@ -66,12 +66,20 @@ def run(
         state.accept(selection.winner)
         step = _record(layouts, position, candidates, gradients, selection, config)
         stop = on_step(dataclasses.replace(step, **meter.readings()))
-        if not warned and (note := flat_note(state, len(layouts), config)):
+        if not warned and (note := flat_note(state, layouts, config)):
             warnings.warn(note, RuntimeWarning, stacklevel=2)
             warned = True
         if stop:
             return stop if isinstance(stop, str) else STOPPED
     return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
+
+
+def _can_change(position: Position, candidates: Candidates, config: Config) -> bool:
+    """Whether a gradient can find anything here: without proposals the vocabulary alone may.
+
+    Not at a new place: what a gradient would be of does not stand there yet.
+    """
+    return bool(candidates.ids) or (config.candidates != "lm" and not position.grows)
 
 
 def _with_placeholder(position: Position, candidates: Candidates) -> Position:
@@ -126,7 +134,7 @@ def _total(numbers: Sequence[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def flat_note(state: LoopState, num_rows: int, config: Config) -> str | None:
+def flat_note(state: LoopState, layouts: Layouts, config: Config) -> str | None:
     """A line where the error rate told none of the prompts apart that were tried; else None."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
     num_tried = len({*state.scored, *state.given_up, *state.dropped})
@@ -135,10 +143,10 @@ def flat_note(state: LoopState, num_rows: int, config: Config) -> str | None:
         return None
     found = "right" if counts == {0} else "wrong"
     by_answers = "a metric that finds the answer in what is written (numeric, contains), "
-    instead = by_answers if found == "wrong" and config.metric is None else ""
+    instead = by_answers if found == "wrong" and layouts.metric is None else ""
     are_cut_off = all(r.is_cut_off(config.max_new_tokens) for r in state.incumbent.rollouts)
     return (
-        f"all {num_rows} training rows are {found} for every prompt that was scored, so "
+        f"all {len(layouts)} training rows are {found} for every prompt that was scored, so "
         f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, "
         f"{instead}another extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else "")

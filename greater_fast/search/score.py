@@ -52,10 +52,13 @@ def score(
     own spread over the vocabulary. `candidates` are the proposals; `config.candidates` says whether
     the mu come of these, of the whole vocabulary, or of both by turns: the proposals are part of
     the vocabulary, whose lowest would else be all of them. With `shortlist="random"` (the control)
-    the mu are drawn instead: there are no gradients then, and no scores (None).
+    the mu are drawn instead: there are no gradients then, and no scores (None). Where no gradient
+    could be taken the shortlist is empty.
     """
     ranking: Ranking = Drawn(config.seed, position.step)
     if config.takes_gradients:
+        if not gradients:
+            return {}
         ranking = first_order(gradients, lms, layouts.candidate_mask, config)
     proposed: Scores = []
     found: Scores = []

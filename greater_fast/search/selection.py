@@ -171,7 +171,9 @@ class _Trial:
         self._rollouts: dict[int, Rollout] = {}
 
     def add(self, place: int, rollout: Rollout) -> None:
-        """Take a row in, or in a race those whose turn has come with it."""
+        """Take a row in, or in a race those whose turn has come with it; none once it is over."""
+        if self.is_over:
+            return
         if self._race is None:
             self._take(place, rollout)
             return

@@ -21,8 +21,9 @@ class LoopState:
     `scored` keeps its order of first scoring; the incumbent is always in it, with its rollouts.
     `given_up` says of prompts that were not scored to the end which objective theirs is over.
     `dropped` has the rows of those that a race dropped, which proves nothing of them. They are not
-    raced again: an incumbent that competes only gets better on these rows. Without a race they are
-    tried like any other. `reasonings` are those that the gradient may ask for. `scored_with` is a
+    raced again: the objective of an incumbent that competes only falls on these rows, though not
+    always its errors, which a race looks at: fluency counts a little. Without a race they are tried
+    like any other. `reasonings` are those that the gradient may ask for. `scored_with` is a
     digest of rows and settings that objectives depend on; it is not written, and empty if unknown.
     """
 

@@ -40,11 +40,11 @@ def searched(place, arm, budget, seed=0):
 def test_every_arm_comes_to_an_outcome_once(lm, tmp_path):
     cells = effect.cells_of([TASK], [0], list(ARMS), TOKENS)
     log = Log(tmp_path, SETTINGS)
-    assert list(effect.run_cells(lm, SETTINGS, cells, log, time.monotonic() + 100)) == cells
+    assert list(effect.run_cells(lm, SETTINGS, cells, log, time.monotonic() + 1e4)) == cells
     assert [cell.arm for cell in cells] == list(ARMS)
     again = Log(tmp_path, SETTINGS)
     assert again.outcomes == log.outcomes
-    assert list(effect.run_cells(lm, SETTINGS, cells, again, time.monotonic() + 100)) == []
+    assert list(effect.run_cells(lm, SETTINGS, cells, again, time.monotonic() + 1e4)) == []
     for cell, outcome in log.outcomes.items():
         assert len(outcome.rows) == SETTINGS.num_test
         assert outcome.machine.endswith(f", {torch.get_num_threads()} threads")

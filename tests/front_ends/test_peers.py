@@ -52,7 +52,7 @@ def test_all_arms_run_and_what_is_done_is_not_done_again(
     command = ["--smoke", "--model", str(folder), "--task", TASK, "--out", str(tmp_path)]
     peers.main([*command, "--minutes", "0"])
     assert "no search is done" in capsys.readouterr().out
-    peers.main([*command, "--minutes", "5"])
+    peers.main([*command, "--minutes", "1000"])
     told = capsys.readouterr().out
     for name in ARMS.values():
         assert f"seed 0, {name}: " in told

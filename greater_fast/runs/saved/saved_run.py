@@ -64,9 +64,15 @@ class SavedRun:
         names = self.run.get("model")
         return tuple(numbered(names)) if isinstance(names, list) else ()
 
-    def ended_before(self, num_steps: int) -> str | None:
-        """Why the search of so many planned steps ended, where finals or test had not."""
+    def ended_before(self, num_steps: int, minutes: float | None) -> str | None:
+        """Why the search of so many planned steps ended, where finals or test had not.
+
+        None where there is more of what it ended for want of: steps, or minutes.
+        """
         if self.ended is None or self.ended["steps"] != num_steps:
+            return None
+        before = self.ended.get("minutes")
+        if before is not None and (minutes is None or minutes > before):
             return None
         return str(self.ended["why"])
 

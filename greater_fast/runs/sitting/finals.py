@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.ranks import Ranks
@@ -35,6 +37,7 @@ class Finals:
         self._judgement = Judgement(journal)
         self._initial_ids = layouts["train"].prompt_ids
         self._evaluations: dict[tuple[str, tuple[int, ...]], Evaluation] = {}
+        self._whole: dict[tuple[int, ...], bool] = {}
 
     def ask(self, judge: Judge, state: LoopState, teller: Teller, ranks: Ranks) -> None:
         """Let a judge say what it makes of the finalists, as of `Judgement.ask`."""
@@ -42,8 +45,15 @@ class Finals:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line where the judge was not asked, as of `Judgement`."""
-        return self._judgement.notes
+        """Lines where the judge was not asked, as of `Judgement`, or a prompt is none elsewhere."""
+        num_left_out = sum(not whole for whole in self._whole.values())
+        if not num_left_out:
+            return self._judgement.notes
+        return (
+            *self._judgement.notes,
+            f"{num_left_out} of the best prompts by the training rows were left out: on "
+            "development or test rows the tokenizer merges them with the text beside them",
+        )
 
     def measure(self, state: LoopState, teller: Teller, budget: TimeBudget) -> tuple[str, ...]:
         """The finalists on the development rows; the initial prompt in training; the test rows.
@@ -107,10 +117,22 @@ class Finals:
         return self._journal.share_left(split, prompt, layouts, num_models)
 
     def finalists(self, state: LoopState) -> list[Scored]:
-        """The best prompts by their training rows, best first, and the initial one."""
-        best = state.best(self._config.num_finalists, self._config)
+        """The best prompts by their training rows, best first, and the initial one.
+
+        All of these have their ids on the other rows too when their text is pasted there, as the
+        initial one has.
+        """
+        ordered = state.best(len(state.scored), self._config)
+        whole = filter(self._is_whole, ordered)
+        best = list(itertools.islice(whole, self._config.num_finalists))
         baseline = state.scored[self._initial_ids]
         return best if baseline in best else [*best, baseline]
+
+    def _is_whole(self, scored: Scored) -> bool:
+        ids, others = scored.prompt_ids, (self._layouts.get("dev"), self._layouts.get("test"))
+        if ids not in self._whole:
+            self._whole[ids] = all(rows.round_trips([ids])[0] for rows in others if rows)
+        return self._whole[ids]
 
     def _best(self, finalists: list[Scored]) -> PromptResult:
         return best_of([self.prompt_result(s) for s in finalists], self._initial_ids)
@@ -146,7 +168,7 @@ class Finals:
             seconds = budget.lap()
             if not any(log.known.values()):  # else it says nothing of how long one takes
                 self._pace.add_evaluation(split, scored, seconds)
-        self._journal.write_clock(budget.elapsed(), self._pace.score_seconds)
+        self._journal.write_clock(budget.clock(), self._pace.score_seconds)
         self._evaluations[split, prompt_ids] = found
 
     def take_known(self, state: LoopState) -> None:

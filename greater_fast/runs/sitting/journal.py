@@ -11,6 +11,7 @@ from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import RowLog, RowRecord
 from greater_fast.runs.result import Result
 from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.runs.timing.time_budget import OUT_OF_TIME
 from greater_fast.search.nouns import Step
 from greater_fast.search.state import LoopState, rollouts_of
 
@@ -25,13 +26,17 @@ class _Finished(NamedTuple):
 class Journal:
     """The finished part of a run of so many planned steps; `saved` is that of earlier sittings.
 
+    `minutes` are those that the search may end for want of.
+
     A step that is cut off in its middle may have changed the loop's state: here it has not. One
     whose `on_step` was not heard out is known as such (`unanswered`), in the folder too. The
     `judgement` of finalists is written with the state.
     """
 
-    def __init__(self, directory: RunDirectory, num_steps: int) -> None:
-        self._directory, self._num_planned = directory, num_steps
+    def __init__(
+        self, directory: RunDirectory, num_steps: int, minutes: float | None = None
+    ) -> None:
+        self._directory, self._num_planned, self._minutes = directory, num_steps, minutes
         self.saved = directory.saved or SavedRun({}, [])
         self._is_unanswered = self.saved.is_unanswered
         self.judgement = self.saved.judgement
@@ -94,12 +99,15 @@ class Journal:
 
     def write_state(self, ended: str | None) -> None:
         """The state, and why the search ended where finals and test wait to be done."""
-        waiting = {"ended": {"why": ended, "steps": self._num_planned}} if ended else {}
-        self._directory.write_state({**self._values(self.state), **waiting})
+        minutes = {"minutes": self._minutes} if ended == OUT_OF_TIME else {}
+        waiting = {"why": ended, "steps": self._num_planned, **minutes}
+        self._directory.write_state(
+            {**self._values(self.state), **({"ended": waiting} if ended else {})}
+        )
 
-    def write_clock(self, seconds: float, score_seconds: float) -> None:
-        """How long the run took until now, and the scoring of its initial prompt."""
-        self._directory.write_clock({"seconds": seconds, "score_seconds": score_seconds})
+    def write_clock(self, clock: Mapping[str, float], score_seconds: float) -> None:
+        """What the run's clock says, and how long the scoring of its initial prompt took."""
+        self._directory.write_clock({**clock, "score_seconds": score_seconds})
 
     def _values(self, state: LoopState) -> dict[str, Any]:
         return {

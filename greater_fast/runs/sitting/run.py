@@ -47,7 +47,7 @@ class Run:
         self._models, self._layouts, self._config = models, layouts, config
         self._directory, self._notes, self._functions = directory, notes, functions
         self._initial_ids = layouts["train"].prompt_ids
-        self._journal = Journal(directory, config.steps)
+        self._journal = Journal(directory, config.steps, config.minutes)
         # Where a judge chooses, the best and the initial prompt alone are measured.
         compared = config if functions.judge is None else replace(config, num_finalists=1)
         self._pace = Pace(layouts, compared)
@@ -65,7 +65,9 @@ class Run:
             rows = self._layouts["train"]
             budget.lap()
             state = self._begin(teller, budget)
-            budget.begin_search()
+            saved = self._journal.saved
+            budget.begin_search(saved.clock.get("search_begun"))
+            ended = saved.ended_before(self._config.steps, self._config.minutes)
 
             def why_end() -> str | None:
                 """Why no step is begun any more, where another one was to come."""
@@ -77,22 +79,23 @@ class Run:
                 return OUT_OF_TIME if state.next_position(rows, self._config) else None
 
             def answer(step: Step) -> str | None:
-                """Why the search ends, by `on_step`."""
+                """Why the search ends, by `on_step`; known from here on, whatever comes next."""
+                nonlocal ended
                 with callers_errors():
                     stop = ranks.by_first(lambda: bool(on_step(step)) if on_step else False)
-                self._journal.answer(STOPPED if stop else None)
+                ended = STOPPED if stop else None
+                self._journal.answer(ended)
                 signals.hear_anew()  # it may have taken a Ctrl-C for itself
-                return STOPPED if stop else None
+                return ended
 
             def log_step(step: Step) -> str | None:
                 self._journal.finish(state, step, is_unanswered=on_step is not None)
-                self._journal.write_clock(budget.elapsed(), self._pace.score_seconds)
+                self._journal.write_clock(budget.clock(), self._pace.score_seconds)
                 teller.step(step)
                 stop = answer(step)
                 self._pace.add_step(step, budget.lap())
                 return stop or why_end()
 
-            ended = self._journal.saved.ended_before(self._config.steps)
             last = self._journal.unanswered
             try:
                 explained = memory_errors_explained(self._models.lm.device)
@@ -139,7 +142,7 @@ class Run:
             state = start(self._models, rows, self._config)
         self._pace.add_score(state.incumbent, budget.lap())
         self._journal.finish(state)
-        self._journal.write_clock(budget.elapsed(), self._pace.score_seconds)
+        self._journal.write_clock(budget.clock(), self._pace.score_seconds)
         return state
 
     def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
@@ -169,7 +172,7 @@ class Run:
                 *self._notes,
                 *journal.notes,
                 *self._finals.notes,
-                *filter(None, [flat_note(state, len(self._layouts["train"]), self._config)]),
+                *filter(None, [flat_note(state, self._layouts["train"], self._config)]),
                 *gap_notes(baseline, self._layouts["train"].extractor),
                 *cut_off_lines(best, baseline, self._config),
             ),

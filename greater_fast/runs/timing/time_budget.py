@@ -71,6 +71,7 @@ class TimeBudget:
         self._clock, self._ranks, self.minutes = clock, ranks, minutes
         self._begun = self._lap_begun = clock() if begun is None else begun
         self.for_finals = self._for_search = math.inf
+        self._search_begun: float | None = None
 
     def elapsed(self) -> float:
         """Seconds since the beginning."""
@@ -81,10 +82,20 @@ class TimeBudget:
         before, self._lap_begun = self._lap_begun, self._clock()
         return self._lap_begun - before
 
-    def begin_search(self) -> None:
-        """Set what finals and test may take of the time that is left now: `for_finals`, seconds."""
-        self._for_search = self._left()
-        self.for_finals = _FOR_FINALS * self._for_search
+    def begin_search(self, before: float | None = None) -> None:
+        """Set what finals and test may take of the time that is left now: `for_finals`, seconds.
+
+        `before` is when the search of an earlier sitting began, on the clock that it wrote down.
+        """
+        self._search_begun = self.elapsed() if before is None else before
+        if self.minutes is not None:
+            self._for_search = 60 * self.minutes - self._search_begun
+            self.for_finals = _FOR_FINALS * self._for_search
+
+    def clock(self) -> dict[str, float]:
+        """What another sitting goes on from: seconds until now, and when the search began."""
+        begun = {} if self._search_begun is None else {"search_begun": self._search_begun}
+        return {"seconds": self.elapsed(), **begun}
 
     def has_room_for(self, seconds: float) -> bool:
         """Whether what is thought to take so long ends in time, if it begins now."""

@@ -146,10 +146,10 @@ def test_from_a_file_to_a_report(
     until(lambda: re.search("[1-9] of 10 steps done", shown(page, "#headline")))
 
     # It is stopped, and goes on, for one step more than was planned.
-    click(page, "#stop")
     run = session.running
     assert run is not None
     assert page.js("return document.querySelector('#start').disabled")
+    click(page, "#stop")
     until(lambda: "interrupted" in shown(page, "#headline"))
     assert len(page.js("return [...document.querySelectorAll('#curve polyline')]")) == 2
     assert page.js(_PART_OF_THE_WIDTH) > 0.8

@@ -108,17 +108,17 @@ def _serve() -> None:
 
 def _wait(process: int, signals: Sequence[tuple[float, int]], once: str | None) -> int:
     """Send a process its signals, and wait for its end."""
-    due = time.monotonic()
+    begun = None if once else time.monotonic()
     for seconds, number in signals:
-        due += seconds
-        while (once and not Path(once).exists()) or time.monotonic() < due:
+        while begun is None or time.monotonic() < begun + seconds:
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.001)
-            if once and Path(once).exists():
-                once, due = None, time.monotonic() + seconds
+            if begun is None and once and Path(once).exists():
+                begun = time.monotonic()
         os.kill(process, number)
+        begun += seconds
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
@@ -140,6 +140,9 @@ def _be_a_command(asked: dict[str, Any]) -> NoReturn:
             status = main(asked["arguments"])
     except SystemExit as error:
         status = int(error.code or 0)
+    except KeyboardInterrupt:  # before the program has taken signals
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
     finally:

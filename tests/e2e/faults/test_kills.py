@@ -131,10 +131,12 @@ def test_moments_of_all_kinds(
             done = nursery.run(command(run), tmp_path, [given])
             if done.status == 0:
                 break
+            if "is at work on the run" in done.err:
+                continue  # git, which it had begun, holds the lock a moment longer
             assert done.status in (-given[1], 128 + given[1]), done.err
             parts[how_far(run)] += 1
         assert left_in(run) == whole.left
-    if most >= 100:
+    if most >= 300:  # some take a few in a hundred of the time
         assert set(parts) == {"start", "search", "finals", "test"}
 
 

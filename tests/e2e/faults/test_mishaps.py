@@ -260,8 +260,13 @@ def interrupt_writing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_interruptions_that_come_together_do_not_take_the_result(
-    search: Search, tmp_path: Path, interrupt_writing: list[int]
+    search: Search,
+    tmp_path: Path,
+    interrupt_writing: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("greater_fast.runs.interrupts._TOGETHER", 1e9)
+
     def stop(step: Step) -> None:
         interrupt_writing.append(step.step)
         interrupt_itself()

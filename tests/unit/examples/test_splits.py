@@ -32,7 +32,8 @@ def message_of(*args, **kwargs):
         (10, 50, 100, (5, 5)),
         (3, 50, 100, (2, 1)),
         (100, 50, 60, (50, 50)),
-        (100, 70, 40, (50, 40)),
+        (100, 70, 40, (60, 40)),
+        (105, 100, 10, (95, 10)),
     ],
 )
 def test_dev_rows_drawn_from_the_train_source(num_rows, num_train, num_dev, sizes):

@@ -31,6 +31,15 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"objective": "loss", "metric": "exact"}, ["metric"]),
     ({"objective": "error", "metric": "exact"}, []),
+    ({"objective": "loss", "error_fluency_weight": 0.5}, ["error_fluency_weight"]),
+    ({"shortlist": "random", "fluency_weight": 0.5}, ["fluency_weight"]),
+    ({"shortlist": "random", "fluency_weight": 0.5, "objective": "loss"}, []),
+    (
+        {"engine": "generate", "max_step_tokens": 64, "draft_tokens": 2, "batch_size": 2},
+        ["draft_tokens and max_step_tokens"],
+    ),
+    ({"engine": "paged", "max_step_tokens": 64, "batch_size": 2}, ["batch_size"]),
+    ({"max_step_tokens": 64, "batch_size": 2}, []),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from greater_fast.runs import interrupts
-from greater_fast.runs.interrupts import Terminated, signals_heard, signals_taken
+from greater_fast.runs.interrupts import Signals, Terminated, signals_heard, signals_taken
 
 ENDING = [signal.SIGTERM, signal.SIGHUP]
 ALL = [signal.SIGINT, *ENDING]
@@ -209,3 +209,19 @@ def test_other_threads_take_none() -> None:
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+
+
+def test_a_run_in_another_thread_has_none_of_the_main_ones() -> None:
+    """What that run keeps for its end, and notes, is not the other's."""
+    found: list[Signals] = []
+
+    def run() -> None:
+        with signals_heard() as signals:
+            found.append(signals)
+
+    with signals_heard() as outer:
+        run()
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert [own is outer for own in found] == [True, False]

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import math
 import sys
-import time
 from html.parser import HTMLParser
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -22,6 +21,7 @@ from greater_fast.runs.notebook import curve_svg
 from greater_fast.runs.progress import told
 from greater_fast.runs.result import PromptResult, Result
 from greater_fast.search.nouns import Step
+from tests.waiting import until
 
 NASTY = "</td><script>alert(1)</script><img src=x onerror='a()'>\" & \x1b[2J \u202e ]]> <!--"
 
@@ -192,7 +192,10 @@ def test_progress_in_a_notebook_is_a_bar(
     with told(True, num_steps=4) as teller:
         teller.keep("to go: <b>3 h</b> [bold]")
         teller.step(step(1, 0.25, "<img src=x onerror=a()> [red]\x1b[2J"))
-        time.sleep(0.3)  # the bar is drawn ten times a second
+        until(
+            lambda: "2/4" in "".join(str(getattr(d, "html", "")) for d in displayed),
+            "the bar is drawn",
+        )
     assert capsys.readouterr() == ("", "")
     pages = [shown.html for shown in displayed if hasattr(shown, "html")]
     texts = "".join("".join(Page(page).texts) for page in pages)

@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from greater_fast.model.lm import load_lm
 from greater_fast.runs import progress
 from greater_fast.runs.progress import shortened, told
 from greater_fast.search.nouns import Step, Trial
+from tests.waiting import until
 
 BRACKETS = (
     "Use [b] and end with [/INST] please.",
@@ -63,7 +63,7 @@ def test_a_terminal_sees_step_objective_prompt_and_time_left(
     shown = terminal(monkeypatch)
     with told(True, num_steps=4) as teller:
         teller.say("scoring the initial prompt on 9 rows")
-        time.sleep(0.3)  # the bar is drawn ten times a second
+        until(lambda: "on 9 rows" in shown.getvalue(), "the bar is drawn")
         teller.step(step())
     text = shown.getvalue()
     assert "scoring the initial prompt on 9 rows" in text

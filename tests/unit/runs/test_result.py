@@ -82,6 +82,8 @@ def test_development_rows_alone_are_called_so() -> None:
         "On the 4 development rows, by which it was chosen, the new prompt is right on 75.0% ["
     )
     assert text.endswith("which may be chance; on rows never seen, neither was tried.")
+    text = summary(prompt((1,), "1110"), prompt((2,), "0010", "1100"))
+    assert text.endswith("on rows never seen, the new one was not tried.")
 
 
 def test_a_prompt_that_a_judge_chose_is_called_so() -> None:

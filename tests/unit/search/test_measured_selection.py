@@ -31,7 +31,7 @@ VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1.0])
 ROLLOUTS = st.builds(
     lambda value, nll: Rollout((7,), prompt_nll=nll, answer_ids=(8,), metric=value),
     VALUES,
-    st.sampled_from([0.0, 1.0, 1.0 + 1e-4, 3.0, 9.0]),
+    st.sampled_from([0.0, 1.0, 1.0 + 7e-5, 3.0, 9.0]),
 )
 
 

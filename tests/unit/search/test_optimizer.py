@@ -1,5 +1,6 @@
 """The loop around its stages: what it hands on, what it records, when it ends."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -293,9 +294,33 @@ def test_growth_without_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     loop.state.index, loop.shortlist = 2, {}
     loop.candidates = Candidates((), (), 10)
     loop.run()
-    assert loop.gradients_at == [Position(0, 2, (1, 2))]
+    assert loop.gradients_at == []  # the new place holds nothing yet
     assert loop.steps[0].trials == ()
     assert not loop.steps[0].changed
+
+
+@pytest.mark.parametrize(
+    ("candidates", "num_gradients"), [("lm", 0), ("vocabulary", 1), ("both", 1)]
+)
+def test_a_place_without_proposals(
+    monkeypatch: pytest.MonkeyPatch, candidates: str, num_gradients: int
+) -> None:
+    """A gradient finds something in the vocabulary alone."""
+    loop = Loop(monkeypatch, sixes_are_better, steps=1, candidates=candidates)
+    loop.candidates = Candidates((), (), 10)
+    loop.run()
+    assert len(loop.gradients_at) == num_gradients
+
+
+def test_who_has_a_metric_is_not_told_to_use_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, lambda ids, row: made_up(True), steps=1)
+    with pytest.warns(RuntimeWarning, match=FLAT):
+        loop.run()
+    measured = dataclasses.replace(loop.layouts, metric=lambda predicted, example: 0.0)
+    for layouts, is_told in ((loop.layouts, True), (measured, False)):
+        note = optimizer.flat_note(loop.state, layouts, loop.config)
+        assert note is not None
+        assert ("a metric that finds the answer" in note) == is_told
 
 
 @pytest.mark.filterwarnings(f"ignore:all .* {FLAT}:RuntimeWarning")

@@ -345,3 +345,11 @@ def test_a_loss_that_is_not_finite_names_its_example(field: str, value: float) -
         with pytest.raises(FloatingPointError, match=f"loss of example {row} is not finite"):
             trial.select()
         assert list(trial.scored) == [PROMPT]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_what_comes_of_a_prompt_that_is_given_up_decides_nothing(batch_size: int) -> None:
+    """Its other rows may be cut off or not, by what else is in the batch."""
+    broken = [made_up(True), *[made_up(False, nll=math.inf)] * 4]
+    trial = Trial({2: [made_up(False)] * 5, 5: broken}, batch_size)
+    assert trial.select().scored == (None,)

@@ -29,7 +29,7 @@ class Callers:
 
     def wait(self) -> None:
         self._first_waits.set()
-        assert self._all_there.wait(20)
+        assert self._all_there.wait(120)
 
     def _recorded(self, key: Any, items: Sequence[Any]) -> Sequence[Any]:
         self.batches.append((key, list(items)))

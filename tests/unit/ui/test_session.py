@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from greater_fast.runs.saved.lock import FolderLock
 from greater_fast.ui.form import Form
 from greater_fast.ui.session import Session
+from tests.waiting import until
 
 pytestmark = pytest.mark.ui
 PYTHON = sys.executable
@@ -56,13 +56,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session = Session(tmp_path / "runs")
     yield session
     session.close()
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not after {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def form(session: Session, **changes: Any) -> Form:
@@ -156,15 +149,18 @@ def test_a_run_that_another_process_works_on_is_found_and_stopped(
     (run / "run.json").write_text("{}")
     (run / ".lock").write_text(f"{os.getpid()}\n")
     assert session.running is None  # a file that was left behind is held by none
+    ready = session.folder / "ready"
     program = (
-        "import pathlib, signal, sys, time\n"
+        "import pathlib, signal, sys\n"
         "from greater_fast.runs.saved.lock import FolderLock\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
         "lock = FolderLock(pathlib.Path(sys.argv[1]))\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "sys.exit(7 if signal.sigtimedwait([signal.SIGINT], 300) else 1)"
     )
-    other = subprocess.Popen([PYTHON, "-c", program, str(run)])
-    until(lambda: session.running == run, "the run is found")
+    other = subprocess.Popen([PYTHON, "-c", program, str(run), str(ready)])
+    until(ready.exists, "the other process is at work")
+    assert session.running == run
     with pytest.raises(ValueError, match="the run other goes on"):
         session.start(form(session))
     assert session.close() is None  # it is not this page's

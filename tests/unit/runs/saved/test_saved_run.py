@@ -10,6 +10,7 @@ from greater_fast.engine import Rollout
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.saved.saved_run import SavedRun
+from greater_fast.runs.timing.time_budget import OUT_OF_TIME
 from greater_fast.search.nouns import Objective, Scored, Step, Trial
 from greater_fast.search.state import LoopState, rollouts_of
 
@@ -236,8 +237,20 @@ def test_why_the_search_ended_counts_while_no_steps_are_added(tmp_path: Path) ->
     with RunDirectory(tmp_path, resume=True) as directory:
         ended = {"why": "stopped by on_step", "steps": 7}
         directory.write_state({**state.to_dict(), "ended": ended})
-    assert read(tmp_path).ended_before(7) == "stopped by on_step"
-    assert read(tmp_path).ended_before(8) is None
+    assert read(tmp_path).ended_before(7, None) == "stopped by on_step"
+    assert read(tmp_path).ended_before(8, None) is None
+
+
+@pytest.mark.parametrize(("minutes", "goes_on"), [(9.0, False), (8.0, False), (10.0, True)])
+def test_a_search_that_ran_out_of_time_goes_on_with_more(
+    tmp_path: Path, minutes: float, goes_on: bool
+) -> None:
+    state = finished(tmp_path, 2)
+    with RunDirectory(tmp_path, resume=True) as directory:
+        ended = {"why": OUT_OF_TIME, "steps": 7, "minutes": 9.0}
+        directory.write_state({**state.to_dict(), "ended": ended})
+    assert read(tmp_path).ended_before(7, minutes) == (None if goes_on else OUT_OF_TIME)
+    assert read(tmp_path).ended_before(7, None) is None
 
 
 def test_a_state_waits_for_the_lines_that_it_knows_of(

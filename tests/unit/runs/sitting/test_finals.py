@@ -7,7 +7,7 @@ import pytest
 
 from greater_fast import evaluate, optimize
 from greater_fast.engine import RolloutRequest
-from greater_fast.examples.layout import SPARE_ANSWER_TOKENS
+from greater_fast.examples.layout import SPARE_ANSWER_TOKENS, Layouts
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from tests.tiny import PROMPT, boolean_rows
@@ -41,3 +41,24 @@ def test_an_answer_may_be_as_long_as_those_of_its_own_rows(
     asked.clear()
     evaluate(lm, test, prompt=PROMPT, config=config)
     assert {request.max_answer_tokens for request in asked} == {long}
+
+
+def test_a_prompt_that_other_rows_take_apart_is_no_finalist(
+    lm: LM, rows: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text, pasted there, would be other tokens than those that it was found with."""
+    config = {**settings, "steps": 4, "accept": "best", "num_dev": 3}
+    found = optimize(lm, rows, prompt=PROMPT, config=config)
+    assert len(found.finalists) > 2
+    bad = found.finalists[0].prompt_ids
+    assert bad != found.baseline.prompt_ids
+    own = Layouts.round_trips
+
+    def taken_apart(self: Layouts, prompts: Sequence[Sequence[int]]) -> list[bool]:
+        whole = zip(prompts, own(self, prompts), strict=True)
+        return [ok and not (len(self) == 3 and tuple(ids) == bad) for ids, ok in whole]
+
+    monkeypatch.setattr(Layouts, "round_trips", taken_apart)
+    without = optimize(lm, rows, prompt=PROMPT, config=config)
+    assert bad not in [finalist.prompt_ids for finalist in without.finalists]
+    assert any(note.startswith("1 of the best prompts by the training") for note in without.notes)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from greater_fast.ranks import Ranks
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.result import Result
+from greater_fast.runs.timing.pace import Pace
 from greater_fast.runs.timing.time_budget import MARGIN
 from greater_fast.search.nouns import Step
 from tests.threads import on_threads
@@ -187,6 +188,41 @@ def test_rows_that_are_known_take_no_time_when_a_run_goes_on(tmp_path: Path) -> 
     assert again.finalists == whole.finalists
     assert machine.time == 0
     assert not any("no time was left" in note for note in again.notes)
+
+
+def test_a_stop_that_was_given_is_kept_whatever_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with RunDirectory(tmp_path) as directory, monkeypatch.context() as patch:
+        directory.begin({}, [])
+        patch.setattr(Pace, "add_step", interrupted)
+        result = Machine().run(None, lambda _: True, directory=directory, **STEPS)
+    assert (result.stopped, len(result.steps)) == ("interrupted", 1)
+    with RunDirectory(tmp_path, resume=True) as directory:
+        again = Machine().run(None, pytest.fail, directory=directory, **STEPS)
+    assert (again.stopped, len(again.steps)) == ("stopped by on_step", 1)
+    assert_complete(again)
+
+
+def test_more_minutes_go_on_with_a_search_that_was_cut_off_in_its_finals(tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with RunDirectory(tmp_path) as directory:
+        directory.begin({}, [])
+        machine = Machine()
+        machine.evaluate = interrupted  # type: ignore[assignment]
+        cut_off = machine.run(30.0, directory=directory, **LONG)
+    assert cut_off.stopped == "interrupted"
+    for minutes, more in ((30.0, False), (60.0, True)):
+        with RunDirectory(tmp_path, resume=True) as directory:
+            result = Machine().run(minutes, directory=directory, **LONG)
+        assert result.stopped == "out of time"
+        assert (len(result.steps) > len(cut_off.steps)) == more
+        assert_complete(result)
 
 
 @pytest.mark.parametrize(("seconds", "third"), [(55 + 440, True), (55 + 439, False)])

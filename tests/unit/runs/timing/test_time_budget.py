@@ -98,6 +98,20 @@ def test_what_is_said() -> None:
     )
 
 
+def test_what_finals_may_take_stays_when_a_run_goes_on() -> None:
+    """Half of the time from the first step on, in whatever sitting that was."""
+    clock = Clock()
+    first = TimeBudget(60, clock=clock)
+    clock.now = 120.0
+    first.begin_search()
+    clock.now = 1800.0
+    assert first.clock() == {"seconds": 1800.0, "search_begun": 120.0}
+    for minutes, for_finals in ((60, 1740.0), (120, 3540.0)):
+        second = TimeBudget(minutes, -1800.0 + clock.now, clock=clock)
+        second.begin_search(first.clock()["search_begun"])
+        assert second.for_finals == for_finals
+
+
 @pytest.mark.parametrize("minutes", [0.0, 2.0])
 def test_a_budget_begins_when_it_is_made(minutes: float) -> None:
     clock = Clock(1000.0)
