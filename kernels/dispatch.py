@@ -223,7 +223,11 @@ def device_obstacle(device: torch.device, forced: bool) -> str | None:
                     f"got an AMD GPU with waves of {warp_size}, where the kernels were not tried "
                     "(kernels='triton' tries them)"
                 )
-        return None
+        from greater_fast.kernels.trial import build_obstacle
+
+        # torch's stubs do not know that "cuda" alone has no index
+        index = torch.cuda.current_device() if device.index is None else device.index  # type: ignore[redundant-expr]
+        return build_obstacle(index)
     if forced and device.type == "cpu":
         from triton import knobs
 

@@ -11,9 +11,7 @@ from collections.abc import Callable
 
 FULL_STOPS = ".。｡।"
 _LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
-_LABELLED = (
-    rf"{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
-)
+_LABELLED = rf"{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
 _ON_A_LINE = r"(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)"  # what opens an answer below it
 # A dash in front of a number or a formula may be a sign: it stays, with or without a space behind.
 _FORMULA = (

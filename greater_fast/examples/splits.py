@@ -54,11 +54,11 @@ def make_splits(
     """Draw at most `num_train` and `num_dev` rows, disjoint; `test` stays whole.
 
     Without `dev`, its rows are drawn from those of `train`; where these are too few for both,
-    training has half of them, or what dev leaves of more. Places are drawn: the same rows in another order give other
-    sets. Sampled rows keep their order. Two rows are duplicates when their questions, with all that
-    belongs to them, are equal up to white space: the first stays, and a question used in train goes
-    from dev, one used in train or dev goes from test. Raises ValueError for fewer than 2 training
-    rows, no development row, no test row, and identical train and dev.
+    training has half of them, or what dev leaves of more. Places are drawn: the same rows in
+    another order give other sets. Sampled rows keep their order. Two rows are duplicates when their
+    questions, with all that belongs to them, are equal up to white space: the first stays, and a
+    question used in train goes from dev, one used in train or dev goes from test. Raises ValueError
+    for fewer than 2 training rows, no development row, no test row, and identical train and dev.
     """
     _check_at_least("num_train", num_train, 2)
     _check_at_least("num_dev", num_dev, 1)

@@ -6,16 +6,19 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from greater_fast.model.layers import LayerShape, recomputable_layers, width
 from greater_fast.model.lm import LM
-from greater_fast.model.parallel.sizes import bytes_of_rank
+from greater_fast.model.parallel.sizes import bytes_of_rank, is_packed
 
 _SCALE_BITS = (
     0.5  # a weight of few bits shares a float32 scale with 63 others, as bitsandbytes has it
 )
 _NUMBER = re.compile(r"(?:int|float|fp|nf)([48])")
+_OF_WEIGHT = re.compile(r"(?:int|float|fp|nf)([48])_?weight")  # activations may have others
+_FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +158,7 @@ def _weights(lm: LM) -> tuple[int, int]:
         if isinstance(module, nn.Linear)
         and module is not head
         and module.weight.dtype.is_floating_point
+        and not is_packed(module.weight)
     }
     linear_bytes = sum(weight.nbytes for weight in linears.values())
     bits = _bits(getattr(lm.model.config, "quantization_config", None))
@@ -178,6 +182,13 @@ def _bits(settings: Any) -> int | None:
             return bits
     if isinstance(values.get("bits"), int):
         return int(values["bits"])
-    kind = " ".join(str(values.get(name, "")) for name in ("quant_method", "quant_type"))
-    found = _NUMBER.search(kind.lower())
+    kind = " ".join(str(values.get(name, "")) for name in ("quant_method", "quant_type")).lower()
+    if "fp8" in kind and _widens_fp8():
+        return None
+    found = _OF_WEIGHT.search(kind) or _NUMBER.search(kind)
     return int(found[1]) if found else None
+
+
+def _widens_fp8() -> bool:
+    """Whether transformers makes an FP8 checkpoint one of 16 bits: this GPU cannot multiply it."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() < _FP8_CAPABILITY

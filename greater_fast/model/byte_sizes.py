@@ -114,7 +114,12 @@ def _free_of_machine() -> int | None:
 
 
 def _idle_bytes_of_graphs(device: torch.device) -> int:
-    """Memory of private pools that no tensor has: a CUDA graph's is for its next replay alone."""
+    """Memory of private pools that no tensor has: a CUDA graph's is for its next replay alone.
+
+    CUDA's own allocator tells of none.
+    """
+    if torch.cuda.get_allocator_backend() != "native":
+        return 0
     # torch's stubs do not know that "cuda" alone has no index
     index = torch.cuda.current_device() if device.index is None else device.index  # type: ignore[redundant-expr]
     return sum(

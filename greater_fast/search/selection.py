@@ -172,10 +172,9 @@ class _Trial:
 
     def add(self, place: int, rollout: Rollout) -> None:
         """Take a row in, or in a race those whose turn has come with it; none once it is over."""
-        if self.is_over:
-            return
         if self._race is None:
-            self._take(place, rollout)
+            if not self.is_over:
+                self._take(place, rollout)
             return
         for earlier, own in self._race.in_turn(place, rollout):
             if self.is_over:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from greater_fast.config import CHOICES
-from greater_fast.kernels import reference
+from greater_fast.kernels import reference, trial
 from greater_fast.kernels.dispatch import (
     BACKENDS,
     MAX_IDS,
@@ -48,7 +48,30 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, minor))
 
     be(8, 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(trial, "build_obstacle", lambda _: None)
     return be
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, for which kernels are built")
+def test_a_gpu_for_which_no_kernel_can_be_built_is_an_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a C compiler, Python's headers or a driver: plain torch runs, and says why."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\n Please specify via CC.")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch, "zeros", fails)
+    device = torch.device("cuda", 0)
+    trial.build_obstacle.cache_clear()
+    found = device_obstacle(device, forced=False)
+    trial.build_obstacle.cache_clear()
+    assert found == (
+        "Triton cannot build a kernel here (RuntimeError: Failed to find C compiler. Please "
+        "specify via CC.)"
+    )
 
 
 def test_the_settings_name_the_same_backends() -> None:

@@ -56,7 +56,7 @@ class GatedMLP:
         return gated(states[0], states[1] if len(states) == 2 else None, self.activation)
 
 
-def mlp_forward(_: LM, module: Any) -> Forward | None:
+def mlp_forward(lm: LM, module: Any) -> Forward | None:
     """Ours in place of a gated MLP's forward, or None where the module is none.
 
     Its weights for gate and up are merged where they can be (`merged_weights`).
@@ -71,9 +71,9 @@ def mlp_forward(_: LM, module: Any) -> Forward | None:
     if not is_untouched(module):
         raise RefusedError("hooked")
     *first, down = layers
-    activation = found_or_refused(lambda: _activation(module, names), "of another form")
+    activation = found_or_refused(lambda: _activation(lm, module, names), "of another form")
     mlp = GatedMLP(tuple(first), down, activation)
-    found_or_refused(lambda: _is_own(mlp, module) or None, "other numbers in its own type")
+    found_or_refused(lambda: _is_own(lm, mlp, module) or None, "other numbers in its own type")
     weights = merged_weights(first) if len(first) == 2 else None
     if weights is None:
         return mlp
@@ -84,14 +84,14 @@ def mlp_forward(_: LM, module: Any) -> Forward | None:
     return GatedMLP(mlp.first, down, activation, (weights, biases))
 
 
-def _activation(module: Any, names: tuple[str, ...]) -> str | None:
+def _activation(lm: LM, module: Any, names: tuple[str, ...]) -> str | None:
     """The activation with which ours gives the numbers of a copy with small layers, in float32.
 
     Each row takes the activation as far as a place of its own: near 0 all of them look alike, and
     some are cut off far out.
     """
     width, inner = _WIDTHS
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = lm.device  # packed weights are no parameters
     source = torch.Generator().manual_seed(0)
 
     def small(num_outputs: int, num_inputs: int) -> nn.Linear:
@@ -116,13 +116,14 @@ def _activation(module: Any, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _is_own(mlp: GatedMLP, module: Any) -> bool:
-    """Whether ours gives the numbers of the module itself, of rows as long as a norm makes them."""
-    weight = next(module.parameters())
-    dtype = weight.dtype if weight.is_floating_point() else torch.float32
-    width = getattr(mlp.down, "out_features", len(mlp.down.weight))
-    inputs = inputs_like(width, torch.empty(0, dtype=dtype, device=weight.device))
-    inputs = inputs / inputs.float().pow(2).mean(-1, keepdim=True).sqrt().to(dtype)
+def _is_own(lm: LM, mlp: GatedMLP, module: Any) -> bool:
+    """Whether ours gives the numbers of the module itself, of rows as long as a norm makes them.
+
+    In the numbers of the states that go through the model: weights may be packed in others.
+    """
+    width = getattr(mlp.down, "out_features", None) or len(mlp.down.weight)
+    inputs = inputs_like(width, torch.empty(0, dtype=lm.dtype, device=lm.device))
+    inputs = inputs / inputs.float().pow(2).mean(-1, keepdim=True).sqrt().to(lm.dtype)
     return is_equal(mlp(inputs), module(inputs))
 
 

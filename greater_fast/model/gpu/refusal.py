@@ -8,7 +8,6 @@ from typing import TypeVar
 import torch
 
 from greater_fast.model.byte_sizes import is_out_of_memory
-from greater_fast.model.forwards import UNLIKE
 
 Found = TypeVar("Found")
 
@@ -26,7 +25,7 @@ def found_or_refused(find: Callable[[], Found | None], reason: str) -> Found:
     try:
         with torch.no_grad():
             found = find()
-    except UNLIKE as error:
+    except Exception as error:  # of Triton's compiler, too, which has kinds of its own
         if is_out_of_memory(error):
             raise
         raise RefusedError(reason) from error

@@ -48,20 +48,33 @@ def is_part(tensor: Any) -> bool:
     return hasattr(tensor, "to_local")
 
 
+def is_packed(tensor: Any) -> bool:
+    """Whether a tensor is a wrapper of others that hold its numbers in fewer bits (torchao)."""
+    return hasattr(tensor, "__tensor_flatten__") and not is_part(tensor)
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes that a tensor holds; a wrapper's own size is that of its numbers unpacked."""
+    if not is_packed(tensor):
+        return int(tensor.nbytes)
+    names, _ = tensor.__tensor_flatten__()
+    return sum(tensor_bytes(getattr(tensor, name)) for name in names)
+
+
 def bytes_of_rank(model: Any, num_ranks: int) -> int:
     """Bytes of all parameters and buffers, tied ones once, that a rank has of a model.
 
     Of a model on the meta device they are told from its plan.
     """
     plan = getattr(model, "_tp_plan", None) or {}
-    total = sum(buffer.nbytes for buffer in model.buffers())
+    total = sum(map(tensor_bytes, model.buffers()))
     for name, parameter in model.named_parameters():
         if is_part(parameter):
             total += parameter.to_local().nbytes
         elif num_ranks > 1 and _splits(plan, name):
             total += -(-parameter.nbytes // num_ranks)
         else:
-            total += parameter.nbytes
+            total += tensor_bytes(parameter)
     return int(total)
 
 

@@ -232,12 +232,24 @@ def test_fewer_bits(lm: LM) -> None:
         ({"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}, 8),
         ({"quant_method": "gptq", "bits": 3}, 3),
         ({"quant_method": "torchao", "quant_type": "int4_weight_only"}, 4),
+        ({"quant_method": "torchao", "quant_type": "Int8DynamicActivationInt4WeightConfig"}, 4),
+        ({"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int8_weight"}, 8),
         ({"quant_method": "fp8"}, 8),
         ({"quant_method": "unknown"}, None),
     ],
 )
 def test_bits_of_a_quantised_checkpoint(settings: Any, bits: int | None) -> None:
     assert _bits(settings) == bits
+
+
+@pytest.mark.parametrize(("capability", "bits"), [((8, 6), None), ((8, 9), 8), ((9, 0), 8)])
+def test_a_card_that_cannot_multiply_in_8_bits_gets_16(
+    capability: tuple[int, int], bits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers then makes the weights."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert _bits({"quant_method": "fp8"}) == bits
 
 
 def test_a_quantised_checkpoint_is_smaller(model_folder: Path, lm: LM) -> None:

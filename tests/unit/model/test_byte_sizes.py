@@ -88,10 +88,14 @@ def test_what_graphs_keep_to_themselves_is_not_free(
         "get_per_process_memory_fraction": share,
         "memory_snapshot": [dict(zip(names, s, strict=True)) for s in segments],
         "current_device": 0,
+        "get_allocator_backend": "native",
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     device = torch.device("cuda") if index is None else torch.device("cuda", index)
     assert free_bytes(device) == free - kept
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    monkeypatch.delattr(torch.cuda, "memory_snapshot")  # of which it tells nothing
+    assert free_bytes(device) == free
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What a rank has of a model, as its plan says; what it has in truth is compared end to end."""
 
 import pytest
+import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 from greater_fast.memory.shapes import ModelShapes
 from greater_fast.model.lm import LM
-from greater_fast.model.parallel.sizes import bytes_of_rank, shapes_of_rank
+from greater_fast.model.parallel.sizes import bytes_of_rank, is_packed, shapes_of_rank, tensor_bytes
 from greater_fast.ranks import Ranks
 from tests.cases import tiny_lm
 
@@ -33,6 +35,18 @@ def test_weights_are_shared_out_but_for_norms(family: str, num_ranks: int) -> No
     assert bytes_of_rank(model, num_ranks) == pytest.approx(
         kept + (whole - kept) / num_ranks, abs=64
     )
+
+
+def test_a_wrapper_has_the_bytes_of_what_it_wraps() -> None:
+    """torchao's weights have the shape and the type of their numbers unpacked."""
+    parts = [torch.zeros(4, 8, dtype=torch.bfloat16) for _ in range(2)]
+    wrapper = TwoTensor(*parts)
+    assert is_packed(wrapper)
+    assert wrapper.nbytes == 64
+    assert tensor_bytes(wrapper) == 128
+    model = torch.nn.Linear(8, 4, bias=False)
+    model.weight = torch.nn.Parameter(wrapper, requires_grad=False)
+    assert bytes_of_rank(model, 1) == 128
 
 
 def test_a_plan_of_the_memory_counts_a_ranks_part(lm: LM) -> None:
