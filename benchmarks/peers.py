@@ -1,8 +1,8 @@
 """GReaTer beside CAPO, OPRO and EvoPrompt of promptolution: one task, one model, one rule to end.
 
     pip install -e ".[dev,promptolution]"
-    python -m benchmarks.peers --out results/peers --minutes 60   # goes on where it stopped
-    python -m benchmarks.peers --out results/peers --minutes 0    # prints the table alone
+    python -m benchmarks.peers --minutes 60   # goes on where it stopped
+    python -m benchmarks.peers --minutes 0    # prints the table alone
 
 All arms are given the same ten prompts and the same rows. The best of these prompts on all training
 rows is a control, whatever that takes. The others have the same budget of generated tokens: those
@@ -54,6 +54,7 @@ _SMOKE: dict[str, Any] = {
     "max_meta_tokens": 8,
 }
 _SMOKE_TOKENS = 400
+FOLDER = Path("benchmarks/results/peers")
 
 
 def cells_of(task: str, seeds: Sequence[int], arms: Sequence[str], budget: Budget) -> list[Cell]:
@@ -157,7 +158,10 @@ def _most_over(found: Sequence[Outcome], budget: Budget) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 where a cell failed, 0 otherwise."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.smoke and asked.out == FOLDER:
+        parser.error(f"--out: got {FOLDER} for tiny sizes, which measure nothing")
     given = {f.name: getattr(asked, f.name) for f in fields(PeerSettings) if f.name != "device"}
     given["model"] = Path(asked.model).name  # a folder's place is nobody's business
     settings = PeerSettings(**given, device=kind_of_device())
@@ -191,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
-    parser.add_argument("--out", type=Path, default=Path("peers"), help="folder of cells")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of cells")
     parser.add_argument("--minutes", type=float, default=60.0, help="0 prints the table alone")
     parser.add_argument("--smoke", action="store_true", help="that all of it runs: tiny sizes")
     parser.add_argument("--task", default="object_counting", choices=list(TASKS))

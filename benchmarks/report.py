@@ -159,6 +159,8 @@ LINES = {
 def collect(path: Path, results: Path = RESULTS) -> list[Path]:
     """Merge the figures of a file of pytest-benchmark into those of their devices.
 
+    One that failed before it had its figure is left out, and named.
+
     Raises:
         ValueError: it holds figures of smoke mode, which measures nothing.
     """
@@ -166,6 +168,9 @@ def collect(path: Path, results: Path = RESULTS) -> list[Path]:
     written = []
     for benchmark in found["benchmarks"]:
         figure = dict(benchmark["extra_info"])
+        if "smoke" not in figure:
+            print(f"left out, as it failed: {benchmark['fullname']}", file=sys.stderr)
+            continue
         if figure.pop("smoke"):
             raise ValueError(f"{path}: got figures of --smoke, expected measured ones")
         device, num_threads = figure.pop("device"), figure.pop("num_threads")
@@ -185,7 +190,9 @@ def merge(
     known = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
     content = {"device": device, "num_threads": num_threads, "results": {**known, **figures}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new = path.with_suffix(".tmp")  # a part that is ended as it writes leaves what there was
+    new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
     return path
 
 

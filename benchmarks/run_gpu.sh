@@ -19,7 +19,11 @@ OUT=${OUT:-benchmarks/results}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 lines=()
 
+# An extension of other sources would be measured as these: git changes them, and it stays.
+built_of=build/run_gpu.sources
+sources() { cat csrc/*/*.cpp csrc/*/*.h setup.py | cksum; }
 is_built() { "$PYTHON" -c 'import greater_fast._core' 2>/dev/null; }
+is_of_sources() { [[ -f $built_of && $(<"$built_of") == "$(sources)" ]] && is_built; }
 
 # With the tools of pyproject.toml, or with what every machine that has torch and a compiler has.
 build() {
@@ -60,7 +64,8 @@ if [[ -z $smoke ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda
     exit 2
 fi
 end=$((SECONDS + 520))
-is_built || build || { echo 'the C++ extension could not be built' >&2; exit 1; }
+is_of_sources || build || { echo 'the C++ extension could not be built' >&2; exit 1; }
+mkdir -p build && sources >"$built_of"
 part kernels 120
 part rollouts 120
 part step 90

@@ -21,7 +21,7 @@ from benchmarks.harness.machine import best_seconds, device_name, versions
 from benchmarks.harness.measure import ROOT
 from benchmarks.harness.op_sides import check, ours, plain_torch
 from benchmarks.harness.ops import floors, full_case, make_arguments, small_case
-from benchmarks.report import merge
+from benchmarks.report import RESULTS, merge
 
 
 def kernels(case: GpuCase, smoke: bool) -> Found:
@@ -64,8 +64,12 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny shapes: shows that it runs")
     parser.add_argument("--out", type=Path, required=True, help="folder of <device>.json")
     asked = parser.parse_args()
+    if asked.smoke and asked.out.resolve() == RESULTS.resolve():
+        parser.error(f"--out: got {asked.out} for tiny shapes, which measure nothing")
     work, text = PARTS[asked.part](SMOKE if asked.smoke else FULL, asked.smoke)
     print(f"{asked.part}: {text}")
+    if not work:  # it was not run: what was measured before stays
+        return
     found = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),

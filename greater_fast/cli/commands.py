@@ -196,7 +196,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _gpu_memory(size: str | None) -> int | None:
-    if not size:
+    if size is None:
         return None
     try:
         num_bytes = parse_bytes(size)
@@ -211,7 +211,7 @@ def _gpu_memory(size: str | None) -> int | None:
 def _evaluate(options: argparse.Namespace) -> int:
     with checking_input():
         check_endpoint_options(options)
-    report = evaluate_served(options) if options.endpoint else _evaluate_here(options)
+    report = _evaluate_here(options) if options.endpoint is None else evaluate_served(options)
     if options.json:
         print_json(report.to_dict())
     else:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greater_fast.model.byte_sizes import format_bytes
-from greater_fast.runs.statistics import p_text, points_text
+from greater_fast.runs.statistics import is_sure, p_text, points_text
 from greater_fast.runs.visible import visible
 
 
@@ -169,7 +169,9 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         )
         difference = 100 * report["comparison"]["difference"]
         which = "the first" if difference >= 0 else "the second"
-        better = f"{which} is better by {abs(difference):.1f} points" if difference else "equal"
+        chance = "" if is_sure(report["comparison"]["p_value"]) else ", which may be chance"
+        by = f"{which} is better by {abs(difference):.1f} points{chance}"
+        better = by if difference else "equal"
         lines.append(
             f"{better} (first less second: 95% interval {points_text(low)} to {points_text(high)})"
         )

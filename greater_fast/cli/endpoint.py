@@ -59,7 +59,7 @@ def add_endpoint_options(command: argparse.ArgumentParser) -> None:
 def check_endpoint_options(options: argparse.Namespace) -> None:
     """Raise ValueError for options of a served model without a server."""
     given = [name for name in _OF_ENDPOINT if getattr(options, name) not in (None, False)]
-    if given and not options.endpoint:
+    if given and options.endpoint is None:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{names}: without effect without --endpoint: give the server's address")
 

@@ -131,8 +131,9 @@ def _constants(rendering: Rendering) -> str:
         "def without_end(ids):\n"
         "    return next((ids[:n] for n, i in enumerate(ids) if i in ENDS), ids)\n\n\n"
         "def answer_in(ids):\n"
-        "    text = tokenizer.decode(without_end(ids)).strip().removeprefix(ANSWER_OPENS)\n"
-        "    return re.split(ANSWER_ENDS, text, maxsplit=1)[0].strip()\n\n\n"
+        "    text = tokenizer.decode(without_end(ids)).strip().removeprefix(ANSWER_OPENS).strip()\n"
+        "    answer, *ended = re.split(ANSWER_ENDS, text, maxsplit=1)\n"
+        "    return (answer if ended else text.split('\\n')[0]).strip()\n\n\n"
     )
 
 

@@ -118,8 +118,12 @@ def answer_pattern(extractor: Extractor) -> str:
     extractor stands in it.
     """
     text, ends = re.escape(extractor.text).replace(r"\ ", " "), answer_ends(extractor)
-    opens = f"(?:{re.escape(opening_of(extractor.closing.strip()))})?"
-    return rf"(?s){text}\s*{opens}\s*((?:(?!{text}).)*?)\s*(?:{ends}|\Z)"
+    closing = extractor.closing.strip()
+    begins = rf"(?s){text}\s*(?:{re.escape(opening_of(closing))})?\s*"
+    if len(closing) <= 1:
+        return rf"{begins}((?:(?!{text}).)*?)\s*(?:{ends}|\Z)"
+    closed = rf"(?:(?!{text}).)*?(?=\s*{ends})"  # else it ends with its line
+    return rf"{begins}({closed}|(?:(?!{text})[^\n])*?(?=\s*(?:\n|\Z)))"
 
 
 def answer_read(extractor: Extractor, text: str) -> str | None:

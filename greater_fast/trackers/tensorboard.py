@@ -11,6 +11,14 @@ from typing import Any
 from greater_fast.trackers.tracker import Tracker
 
 
+def _num_steps(run_dir: Path) -> int:
+    """Steps of a run that goes on."""
+    try:
+        return (run_dir / "steps.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 class TensorBoard(Tracker):
     """An `on_step` that writes what `tensorboard --logdir runs` shows.
 
@@ -29,7 +37,7 @@ class TensorBoard(Tracker):
         now = time.time()
         # Readers find files by this beginning of their names, and take them in their order.
         path = folder / f"events.out.tfevents.{now:017.6f}.greater_fast"
-        self._records, self._last = RecordWriter(path.open("xb")), 0
+        self._records, self._last = RecordWriter(path.open("xb")), _num_steps(run_dir)
         self._write(wall_time=now, file_version="brain.Event:2")
         self._add_text("settings", json.dumps(settings, ensure_ascii=False, indent=2), 0)
         self._records.flush()

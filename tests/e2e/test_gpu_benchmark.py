@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,21 @@ def test_rollouts_do_not_depend_on_the_batch():
 def test_no_model_no_texts(monkeypatch):
     monkeypatch.delenv(MODEL_VARIABLE, raising=False)
     assert gpu.PARTS["texts"](SMOKE, True)[0] == {}
+
+
+def test_what_was_not_run_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv(MODEL_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "argv", ["main", "texts", "--smoke", "--out", str(tmp_path)])
+    gpu.main()
+    assert capsys.readouterr().out.startswith("texts: not run: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiny_shapes_are_no_figures(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["main", "texts", "--smoke", "--out", str(gpu.RESULTS)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "for tiny shapes, which measure nothing" in capsys.readouterr().err
 
 
 def test_the_script_runs_every_part():

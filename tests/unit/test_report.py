@@ -45,6 +45,16 @@ def test_collecting_keeps_the_newest_figure_of_each_benchmark(tmp_path):
     assert "device" not in step
 
 
+def test_a_benchmark_that_failed_has_no_figure_and_keeps_none_from_the_others(tmp_path, capsys):
+    path = written(tmp_path)
+    content = json.loads(path.read_text())
+    content["benchmarks"].insert(0, {"fullname": "benchmarks/bench_a.py::test_b", "extra_info": {}})
+    path.write_text(json.dumps(content))
+    (collected,) = report.collect(path, tmp_path / "results")
+    assert list(json.loads(collected.read_text())["results"]) == ["step/step"]
+    assert capsys.readouterr().err == "left out, as it failed: benchmarks/bench_a.py::test_b\n"
+
+
 def test_figures_of_smoke_mode_are_refused(tmp_path):
     with pytest.raises(ValueError, match="smoke"):
         report.collect(written(tmp_path, smoke=True), tmp_path / "results")

@@ -246,8 +246,11 @@ def test_report_of_two_prompts() -> None:
         "extractor: It is",
         *["75.0% (50.0% to 90.0%) of 8 rows", "  Think."] * 2,
         "only the first right 3, only the second 1, McNemar p = 0.625",
-        "the first is better by 25.0 points (first less second: 95% interval −20.0 to +60.0)",
+        "the first is better by 25.0 points, which may be chance (first less second: 95% interval "
+        "−20.0 to +60.0)",
     ]
+    sure = {**report, "comparison": {**comparison, "p_value": 0.01}}
+    assert "better by 25.0 points (first less" in display.report_lines(sure)[-1]
     assert len(display.report_lines({**report, "against": None, "comparison": None})) == 3
 
 
@@ -289,5 +292,6 @@ def test_values_between_are_better_where_others_are_right() -> None:
     report = {**figures, "extractor": "So:", "against": figures, "comparison": comparison}
     assert display.report_lines({**report, "metric": "mine"})[-2:] == [
         "the first better on 2, the second on 1, sign flips p = 0.500",
-        "the first is better by 25.0 points (first less second: 95% interval −10.0 to +40.0)",
+        "the first is better by 25.0 points, which may be chance (first less second: 95% interval "
+        "−10.0 to +40.0)",
     ]

@@ -318,6 +318,9 @@ def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
         ('It is "', ' "a b" c'),
         ("The answer is $", " $18$"),
         ("It is <answer> {answer} </answer>", " <answer>18</answer>"),
+        ("It is <answer> {answer} </answer>", " 42 \nBecause it is."),  # which is not closed
+        ("It is <answer> {answer} </answer>", "\n<answer>\n42\nBecause"),
+        ("It is <answer> {answer} </answer>", ""),
     ],
 )
 def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
@@ -325,8 +328,9 @@ def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
     from greater_fast.export.formats import answer_ends
 
     extractor = make_extractor(text)
-    begun = written.strip().removeprefix(opening_of(extractor.closing.strip()))
-    found = re.split(answer_ends(extractor), begun, maxsplit=1)[0].strip()
+    begun = written.strip().removeprefix(opening_of(extractor.closing.strip())).strip()
+    found, *ended = re.split(answer_ends(extractor), begun, maxsplit=1)
+    found = (found if ended else begun.split("\n")[0]).strip()
     assert found == extractor.cut(written) == answer_read(extractor, extractor.text + written)
 
 

@@ -99,6 +99,9 @@ def test_run_json_holds_versions_machine_and_time(tmp_path: Path) -> None:
     assert run["versions"]["greater_fast"] == __version__
     assert run["versions"]["torch"] == torch.__version__
     assert run["num_threads"] == torch.get_num_threads()
+    named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    if named and not torch.cuda.is_available():
+        assert run["machine"] == named[1].strip()
     assert run["machine"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", run["started"])
 

@@ -51,6 +51,14 @@ def test_a_run_is_read_back(
     assert texts(found, "result/summary") == [f"    {done.values['summary']}\n"]
 
 
+def test_the_outcome_of_a_run_that_took_no_step_more_is_at_its_last(tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").write_text("{}\n" * 7)
+    tracker = TensorBoard()
+    tracker.begin(tmp_path)
+    tracker.close({"accuracy": 0.5})
+    assert [event.step for event in events(tmp_path).Scalars("result/accuracy")] == [7]
+
+
 def test_a_run_that_goes_on_adds_a_file(tmp_path: Path) -> None:
     for number in (1, 2):
         tracker = TensorBoard()
