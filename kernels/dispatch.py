@@ -225,9 +225,7 @@ def device_obstacle(device: torch.device, forced: bool) -> str | None:
                 )
         from greater_fast.kernels.trial import build_obstacle
 
-        # torch's stubs do not know that "cuda" alone has no index
-        index = torch.cuda.current_device() if device.index is None else device.index  # type: ignore[redundant-expr]
-        return build_obstacle(index)
+        return build_obstacle(device)
     if forced and device.type == "cpu":
         from triton import knobs
 

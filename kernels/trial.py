@@ -14,8 +14,7 @@ def _one_kernel(out) -> None:
     tl.store(out, 1)
 
 
-@functools.cache
-def build_obstacle(index: int) -> str | None:
+def build_obstacle(device: torch.device) -> str | None:
     """What keeps Triton from building and launching a kernel on this GPU; None where it can.
 
     Its launcher is compiled by the machine's C compiler, which images for running alone may lack,
@@ -24,6 +23,13 @@ def build_obstacle(index: int) -> str | None:
     Raises:
         torch.OutOfMemoryError: there is no room for one number.
     """
+    # torch's stubs do not know that "cuda" alone has no index
+    index = torch.cuda.current_device() if device.index is None else device.index  # type: ignore[redundant-expr]
+    return _obstacle(index)
+
+
+@functools.cache
+def _obstacle(index: int) -> str | None:
     try:
         out = torch.zeros(1, dtype=torch.int32, device=torch.device("cuda", index))
         with torch.cuda.device(index):

@@ -48,7 +48,6 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, minor))
 
     be(8, 0)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(trial, "build_obstacle", lambda _: None)
     return be
 
@@ -65,9 +64,9 @@ def test_a_gpu_for_which_no_kernel_can_be_built_is_an_obstacle(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch, "zeros", fails)
     device = torch.device("cuda", 0)
-    trial.build_obstacle.cache_clear()
+    trial._obstacle.cache_clear()
     found = device_obstacle(device, forced=False)
-    trial.build_obstacle.cache_clear()
+    trial._obstacle.cache_clear()
     assert found == (
         "Triton cannot build a kernel here (RuntimeError: Failed to find C compiler. Please "
         "specify via CC.)"

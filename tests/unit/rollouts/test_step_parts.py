@@ -126,6 +126,7 @@ def test_who_attends(lm: LM, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) ->
             choose_backend(lm)
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    monkeypatch.setattr("greater_fast.kernels.trial.build_obstacle", lambda _: None)
     assert choose_backend(lm) == "triton"
     assert choose_backend(lm, "reference") == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))

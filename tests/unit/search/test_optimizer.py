@@ -195,7 +195,6 @@ def test_a_step_is_recorded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert worse.objective == pytest.approx(1 / 3 + 0.02 * 9.0)
     assert step.num_generated_tokens == 2 * 3 * 2  # two prompts, three rows, two tokens each
     assert list(step.seconds) == ["propose", "gradient", "score", "select"]
-    assert all(seconds >= 0 for seconds in step.seconds.values())
     assert step.peak_memory_bytes > 10 * 2**20
     assert set(step.to_dict()) == set(Step.__dataclass_fields__)
     assert set(Meter(as_engine(loop.engine)).readings()) == set(WORK_FIELDS)
