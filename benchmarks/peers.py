@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 where a cell failed, 0 otherwise."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    if asked.smoke and asked.out == FOLDER:
+    if asked.smoke and asked.out.resolve() == FOLDER.resolve():
         parser.error(f"--out: got {FOLDER} for tiny sizes, which measure nothing")
     given = {f.name: getattr(asked, f.name) for f in fields(PeerSettings) if f.name != "device"}
     given["model"] = Path(asked.model).name  # a folder's place is nobody's business

@@ -223,8 +223,10 @@ def device_obstacle(device: torch.device, forced: bool) -> str | None:
                     f"got an AMD GPU with waves of {warp_size}, where the kernels were not tried "
                     "(kernels='triton' tries them)"
                 )
-        from greater_fast.kernels.trial import build_obstacle
-
+        try:
+            from greater_fast.kernels.trial import build_obstacle
+        except Exception as error:  # a package that is not whole, or of another Python
+            return f"triton cannot be imported ({type(error).__name__}: {error})"
         return build_obstacle(device)
     if forced and device.type == "cpu":
         from triton import knobs

@@ -38,6 +38,8 @@ def _obstacle(index: int) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        if "out of memory" in str(error).lower():  # of Triton's own: it may be there another time
+            raise torch.OutOfMemoryError(str(error)) from error
         said = " ".join(str(error).split())[:300]
         return f"Triton cannot build a kernel here ({type(error).__name__}: {said})"
     return None if found == 1 else f"Triton's kernels give other numbers here ({found}, not 1)"

@@ -26,7 +26,7 @@ _IN_A_SENTENCE = f"Therefore, the final answer is {ANSWER}."
 _ENCLOSED = (("$", "$"), ('"', '"'), ("`", "`"), ("<answer>", "</answer>"))
 _NUM_NAMED = 3
 _DERIVED = "derived"
-_OPTION = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[).:])\s+\S", re.MULTILINE)
+_OPTION = re.compile(r"^[^\S\n]*(?:\(([A-Z])\)|([A-Z])[).:])\s+\S", re.MULTILINE)
 _CLOSING = {"$": "$", '"': '"', "'": "'", "`": "`", "(": ")", "[": "]", "{": "}"}
 
 

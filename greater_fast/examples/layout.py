@@ -24,6 +24,7 @@ from greater_fast.examples.rendering import (
     around_by_template,
     check_texts,
     name_of,
+    named,
 )
 from greater_fast.examples.targets import lay_out_targets
 from greater_fast.model.lm import LM
@@ -98,9 +99,8 @@ class Layouts:
     def measured(self, row: int, answer_ids: Sequence[int]) -> float:
         """What the metric makes of a row's generated answer; errors as of `measured_value`."""
         assert self.metric is not None
-        examples = [row.example for row in self.rows]
-        predicted = self.predicted(answer_ids)
-        return measured_value(self.metric, predicted, examples[row], name_of(examples, row))
+        predicted, example = self.predicted(answer_ids), self.rows[row].example
+        return measured_value(self.metric, predicted, example, named(example, row))
 
     def prompt_span(self, row: int, prompt_ids: Sequence[int]) -> tuple[int, int]:
         """Where the prompt stands in a row, [start, stop)."""

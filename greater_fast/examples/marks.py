@@ -9,8 +9,11 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-FULL_STOPS = ".。｡।"
-_LABEL = r"(?:the\s+)?(?:(?:final|correct|right)\s+)?answer"
+FULL_STOPS = ".。｡।۔"
+_LABEL = (
+    r"(?:(?:therefore|thus|hence|so),?\s+)?(?:the\s+)?"
+    r"(?:(?:(?:final|correct|right)\s+)?answer|letter\s+of\s+the\s+(?:correct|right)\s+choice)"
+)
 _LABELLED = rf"{_LABEL}(?:\s+is\b\s*[:：]?|\s*[:：])|\*\*{_LABEL}(?:\s*[:：]\*\*|\*\*\s*[:：])"
 _ON_A_LINE = r"(?:\\[\[(]|\$\$?|\*\*|```\w*)[ \t]*(?=\n)"  # what opens an answer below it
 # A dash in front of a number or a formula may be a sign: it stays, with or without a space behind.
@@ -71,6 +74,7 @@ _LATEX = (
     (re.compile(r"(?<!\\)\\+([%$&#_])"), r"\1"),
     (re.compile(r"(?<=\d)(?:\{,\}|\\[,!;:])(?=\d{3})"), ","),
     (re.compile(r"\\[dt]frac"), r"\\frac"),
+    (re.compile(r"\\frac(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<=\d)\s+(?=%)"), ""),
 )
 

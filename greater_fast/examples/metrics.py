@@ -41,6 +41,7 @@ _PLAIN_NUMBERS = (
     # What is raised to a power, or stands beside a root, is no number; nor is what is in there.
     (re.compile(rf"\^\s?(?:{_ARGUMENT}|\([^()]*\)|[-+]?[\d.]*\d)"), "^"),
     (re.compile(rf"(?:\\?sqrt(?:\[[^\]]*\])?|√)\s?(?:{_ARGUMENT}|\([^()]*\)|[\d.]*\d)?"), "√"),
+    (re.compile(r"\\pi(?![a-z])"), "π"),
     (re.compile(r"(?<=\d)(?=\\frac)"), " "),  # "1\frac{1}{2}" is "1 1/2"
     (re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1/\2"),
 )
@@ -50,9 +51,9 @@ _NUMBER = re.compile(
     rf"(?<![\w./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
     r"(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
     rf"(?P<top>{_DIGITS})(?:e(?P<power>[-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<bottom>{_DIGITS}))?"
-    rf"(?!\d|[.,/:'-]\d|e[-+]?\d|\s?\^|\s?(?:{_TIMES}\s?)?√| {_IN_GROUPS})"
+    rf"(?!\d|[.,/:'-]\d|e[-+]?\d|\s?\^|\s?(?:{_TIMES}\s?)?[√π]| {_IN_GROUPS})"
 )
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!\d)")  # no year before a number
 _IDLE_ZEROS = re.compile(r"(?<![\w.])(\d*)(?:(?<=\d)\.0+|(\.\d*[1-9])0+)(?!\d|[.,]\d)")
 _CANNOT = r"(?:can(?:not|'t| not)|could(?:n't| not))"
 _FALSE = r"(?:wrong|incorrect|false|untrue|impossible|invalid|excluded|eliminated|ruled out)"
@@ -159,6 +160,12 @@ def named_metric(name: str | None, examples: Sequence[Example]) -> Metric | None
     if name is None:
         return None
     metric = METRICS[name]
+    golds = [gold.strip() for example in examples for gold in example.answers]
+    if name == "contains" and all(len(g) == 1 and g.isascii() and g.isalpha() for g in golds):
+        raise ValueError(
+            f'metric: contains is not for letters alone, such as {quoted(golds[0])}: "a" and "I" '
+            "stand in many texts as words; use choice"
+        )
     for row, example in enumerate(examples):
         if not metric(example.answer, example):
             raise ValueError(
@@ -222,11 +229,14 @@ def _exactly(digits: str) -> Fraction:
 
 
 def _with_short_numbers(text: str) -> str:
-    return _IDLE_ZEROS.sub(r"\1\2", _THOUSANDS.sub("", text))
+    joined = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    return _IDLE_ZEROS.sub(r"\1\2", joined)
 
 
 def _stands_in(text: str, wanted: str) -> bool:
     before, after = _boundary(wanted[0], before=True), _boundary(wanted[-1], before=False)
+    if re.match(r"[-.]+\d", wanted):  # in "10-5" and "2.5" there is neither -5 nor .5
+        before = r"(?<![\w.])"
     return re.search(f"{before}{re.escape(wanted)}{after}", text) is not None
 
 

@@ -40,6 +40,8 @@ def with_answer_place(text: str) -> str:
 
     def filled(match: re.Match[str]) -> str:
         command = max(text.rfind("\\", 0, match.start()), 0)
+        if match[0].startswith("$") and text[match.end() :].startswith("$"):
+            return f"${ANSWER}"  # dollar signs around it are marks
         in_latex = match[0].startswith("{") and _COMMAND.fullmatch(text, command, match.start())
         return f"{{{ANSWER}}}" if in_latex else ANSWER
 

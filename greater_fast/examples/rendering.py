@@ -138,8 +138,13 @@ def check_texts(
 
 def name_of(examples: Sequence[Example], number: int) -> str:
     """A row for a reader: where it stands, and how its question begins."""
-    beginning = " ".join(examples[number].question[:200].split())
-    return f"{place_of(examples[number], number)} ({quoted(beginning, 50)})"
+    return named(examples[number], number)
+
+
+def named(example: Example, number: int) -> str:
+    """As of `name_of`, the row of that number."""
+    beginning = " ".join(example.question[:200].split())
+    return f"{place_of(example, number)} ({quoted(beginning, 50)})"
 
 
 def place_of(example: Example, number: int) -> str:

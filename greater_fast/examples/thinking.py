@@ -6,18 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from greater_fast.config import Config
+from greater_fast.examples.cutting import THOUGHTS
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.rendering import Renderer
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template
 
-_TAGS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
 _SWITCHES = ("enable_thinking", "thinking")  # of templates whose models open thoughts themselves
 
 
@@ -41,17 +35,6 @@ class Thought:
         return dataclasses.replace(extractor, text=text, origin=origin, joint="\n\n")
 
 
-def without_thought(text: str) -> str:
-    """What a text says behind the thought that it begins with; "" where that does not end."""
-    for opening, closing in _TAGS:
-        _, closes, behind = text.rpartition(closing)
-        if closes:  # what opened it may stand in the message before
-            return behind
-        if text.lstrip().startswith(opening):
-            return ""
-    return text
-
-
 def open_thought(lm: LM, config: Config) -> Thought:
     """The thought that the model is in where the extractor is written, if it is in one.
 
@@ -61,7 +44,7 @@ def open_thought(lm: LM, config: Config) -> Thought:
     if not has_template(lm.tokenizer):
         return Thought()
     end, switched_off = _end(lm, config), _switched_off(lm, config)
-    for opening, closing in _TAGS:
+    for opening, closing in THOUGHTS:
         by_model = closing not in end and any(closing in other for other in switched_off)
         if by_model or end.rstrip().endswith(opening):
             number = lm.tokenizer.get_vocab().get(closing)

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from greater_fast.examples.cutting import opening_of
+from greater_fast.examples.cutting import end_of, opening_of
 from greater_fast.examples.extractor import Extractor
 from greater_fast.export.rendering import Rendering
 from greater_fast.version import __version__
@@ -17,7 +17,7 @@ from greater_fast.version import __version__
 _LINE = "-" * 72
 # A server takes what a request leaves out from the model's own generation settings.
 _NO_SETTINGS_OF_THE_MODEL = {"top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
-_FULL_STOP = r"[.．](?=\s|$)|[。｡]|\n"  # not a decimal point
+_FULL_STOP = r"[.．](?=\s|$)|[。｡।۔]|\n"  # not a decimal point
 
 
 def as_text(rendering: Rendering) -> str:
@@ -83,7 +83,7 @@ def as_chat_json(rendering: Rendering) -> str:
             "2. Put the reply and extractor.text behind the messages as one assistant message, and "
             "send them with continue_final_message true, add_generation_prompt false and "
             "extractor.max_tokens in the place of max_tokens.",
-            "3. The answer is what comes, up to extractor.closing.",
+            "3. The answer is what comes, up to extractor.closing, or to the end of its line.",
         ],
         "notes": list(rendering.notes),
     }
@@ -97,7 +97,7 @@ def answer_ends(extractor: Extractor) -> str:
         return _FULL_STOP
     if len(closing) > 1:  # it is looked for beyond the line
         return re.escape(closing)
-    return "|".join(filter(None, (re.escape(closing), r"\n")))
+    return "|".join(filter(None, (end_of(closing), r"\n")))
 
 
 def _constants(rendering: Rendering) -> str:
@@ -139,10 +139,14 @@ def _constants(rendering: Rendering) -> str:
 
 _TRANSFORMERS = """\
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE, **FILES).to(device)
+unpacked = {}
+if FILES and hasattr(transformers, "GgufConfig"):
+    unpacked["quantization_config"] = transformers.GgufConfig(dequantize=True)
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE, **FILES, **unpacked).to(device)
 model.generation_config = GenerationConfig()  # as in the run: no penalties of the model's own
 
 

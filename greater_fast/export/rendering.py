@@ -76,7 +76,8 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run is damaged: {type(error).__name__}: {error}") from error
     config = Config.from_mapping(settings)
-    files = locate(source, smollm2_source() if source == SMOLLM2 else source)
+    name = model or run["run"]["model"]
+    files = locate(name, smollm2_source() if source == SMOLLM2 else source)
     lm = _outline(source, config)
     joint = Joint(prompt_first=config.prompt_placement == "before").between(prompt)
     before, after = _around(lm, config, prompt, joint)

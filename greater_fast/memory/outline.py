@@ -67,6 +67,8 @@ def outline_with_ends(source: Any, device: str | None, dtype: str | None = None)
         return lm
     name = str(source)
     files = locate(name, smollm2_source() if name == SMOLLM2 else name)
+    if files.options:  # transformers reads none beside a GGUF file
+        return replace(lm, end_ids=end_ids(lm.model, lm.vocabulary))
     with contextlib.suppress(OSError):  # there are none
         lm.model.generation_config = GenerationConfig.from_pretrained(files.path)
     return replace(lm, end_ids=end_ids(lm.model, lm.vocabulary))

@@ -40,7 +40,7 @@ def read_weights(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # or they are not named
             **files.options,
-            **_dense_options(files),
+            **(dense_options() if files.options else {}),
             **safe,
             **shared_options(ranks),
             **_placing_options(files, ranks, device),
@@ -71,14 +71,12 @@ def read_weights(
     return model, (f"parts of {files.name} that are no part of its text model: {_listed(beside)}",)
 
 
-def _dense_options(files: ModelFiles) -> dict[str, Any]:
+def dense_options() -> dict[str, Any]:
     """Arguments by which a GGUF file's weights are unpacked, as older transformers always do it."""
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)
-    if not files.options or config is None:
-        return {}
-    return {"quantization_config": config(dequantize=True)}
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _placing_options(files: ModelFiles, ranks: Ranks, device: str) -> dict[str, Any]:

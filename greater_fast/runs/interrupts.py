@@ -91,7 +91,8 @@ def signals_heard() -> Iterator[Signals]:
     # That of the main thread is none of another's, which no signal comes to.
     is_main = threading.current_thread() is threading.main_thread()
     signals = found[0] if found and is_main else Signals()
-    with signals_taken(signals), _dropped_ones_sent_again(signals):
+    sent_again = _dropped_ones_sent_again(signals) if is_main else contextlib.nullcontext()
+    with signals_taken(signals), sent_again:
         try:
             yield signals
         except BaseException:

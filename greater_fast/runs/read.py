@@ -54,17 +54,29 @@ def _parsed(content: bytes) -> dict[str, Any]:
 def models_of(run: Mapping[str, Any]) -> list[str]:
     """Where each model of a run is found again, wherever one is now: a hub name, or a whole path.
 
+    A folder that lies there no more, as in a copy of a project, is looked for by the name that was
+    typed.
+
     Raises:
         ValueError: one was loaded by the user, which no file holds.
     """
-    names = run["model"] if isinstance(run["model"], list) else [run["model"]]
-    sources: list[str] = run.get("source") or names  # older runs have none
+    names, sources = _names_and_sources(run)
     if None in sources:
         raise ValueError(
             "model: the run was begun with a loaded model, which no file holds: give it again (in "
             "Python model=...), or name where it lies"
         )
-    return sources
+    pairs = zip(names, sources, strict=True)
+    return [name if _is_elsewhere(source, name) else source for name, source in pairs]
+
+
+def _is_elsewhere(source: str, name: str) -> bool:
+    return Path(source).is_absolute() and not Path(source).exists() and Path(name).exists()
+
+
+def _names_and_sources(run: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    names = run["model"] if isinstance(run["model"], list) else [run["model"]]
+    return names, run.get("source") or names  # older runs have none
 
 
 def one_source(run: Mapping[str, Any], named: str | None) -> str:
@@ -76,6 +88,8 @@ def one_source(run: Mapping[str, Any], named: str | None) -> str:
     names = run["model"]
     if isinstance(names, list) and named is None:
         raise ValueError(f"the run is of several models: name one of {', '.join(names)} (--model)")
-    if isinstance(names, list) and named in names:
-        return models_of(run)[names.index(named)]
-    return named or models_of(run)[0]
+    if named is None:
+        return models_of(run)[0]
+    known, sources = _names_and_sources(run)
+    source = sources[known.index(named)] if len(known) > 1 and named in known else None
+    return source or named

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
+from greater_fast.examples.metrics import name_of_metric
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.search.checks import (
@@ -138,9 +139,9 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
         with memory_errors_explained(models.lm.device):
             state = start(models, layouts, config)
     else:
-        state = _gone_on_with(state, layouts, config, len(members(models)))
+        state = _gone_on_with(state, models, layouts, config)
         config = replace(config, steps=state.step + config.steps)
-    state.scored_with = _scored_with(layouts, config)
+    state.scored_with = _scored_with(models, layouts, config)
     with _best_prompt_noted(state, layouts, config):
         with memory_errors_explained(models.lm.device):
             stopped = run(models, layouts, config, state, on_step or (lambda _: False), loss)
@@ -148,24 +149,32 @@ def find_prompts(  # noqa: PLR0913 (one entry point, four of its arguments by ke
         return found if judge is None else found.judged_by(judge)
 
 
-def _gone_on_with(state: LoopState, layouts: Layouts, config: Config, num_models: int) -> LoopState:
+def _gone_on_with(state: LoopState, models: Models, layouts: Layouts, config: Config) -> LoopState:
     """A state of its own for a search that goes on."""
     initial = state.scored.get(layouts.prompt_ids)
-    differs = state.scored_with not in ("", _scored_with(layouts, config))
-    if differs or initial is None or len(initial.rollouts) != num_models * len(layouts):
+    differs = state.scored_with not in ("", _scored_with(models, layouts, config))
+    num_rollouts = len(members(models)) * len(layouts)
+    if differs or initial is None or len(initial.rollouts) != num_rollouts:
         raise ValueError(
-            "state: it is of a search from another prompt, on other rows, or with other settings "
-            f"of {listed(_OF_SCORING, len(_OF_SCORING))}: pass those of that search, or no state"
+            "state: it is of a search with another model, from another prompt, on other rows, or "
+            f"with other settings of {listed(_OF_SCORING, len(_OF_SCORING))}: pass those of that "
+            "search, or no state"
         )
     return state.copy()
 
 
-def _scored_with(layouts: Layouts, config: Config) -> str:
-    """A digest of the rows and the settings that a prompt's objective on them depends on."""
+def _scored_with(models: Models, layouts: Layouts, config: Config) -> str:
+    """A digest of what a prompt's objective depends on: models, rows and settings.
+
+    A model is known by its name and the type of its numbers, a metric of one's own by its name.
+    """
+    lms = [(own.lm.name, str(own.lm.dtype), sorted(own.lm.end_ids)) for own in members(models)]
+    metric = name_of_metric(layouts.metric)
     stops = [stop.texts for stop in (layouts.stop, layouts.answer_stop) if stop]
     seed = config.seed if config.sampling_temperature else None
     settings = [getattr(config, name) for name in _OF_SCORING]
-    digest = hashlib.sha256(repr((layouts.extractor_ids, stops, seed, settings)).encode())
+    of_all = (lms, metric, layouts.extractor_ids, stops, seed, settings)
+    digest = hashlib.sha256(repr(of_all).encode())
     for row in layouts.rows:
         ids = (row.head_ids, row.tail_ids, row.answer_ids)
         digest.update(repr((ids, row.example.answers)).encode())

@@ -141,6 +141,18 @@ def test_forced_triton_needs_the_capability_and_the_package(
         uses_triton("triton", on_gpu(), on_gpu())
 
 
+def test_a_gpu_that_is_full_just_then_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    monkeypatch.setattr(torch, "zeros", full)
+    trial._obstacle.cache_clear()
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            trial.build_obstacle(torch.device("cuda", 0))
+    assert trial._obstacle.cache_info().currsize == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="no interpreter where there is a GPU")
 def test_forced_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton import knobs

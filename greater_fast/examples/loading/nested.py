@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greater_fast.examples.loading.cells import passage_of
+from greater_fast.examples.cutting import without_thought
+from greater_fast.examples.loading.cells import as_list, passage_of
 from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
 from greater_fast.wording import quoted
@@ -65,10 +66,11 @@ def _with_flat_question(row: Mapping[str, Any]) -> Row:
 
 
 def _is_chat(value: object, least: int) -> bool:
+    turns = as_list(value)  # a data frame of parquet has arrays
     return (
-        isinstance(value, list)
-        and len(value) >= least
-        and all(isinstance(turn, Mapping) and _first(turn, _ROLES) for turn in value)
+        isinstance(turns, list)
+        and len(turns) >= least
+        and all(isinstance(turn, Mapping) and _first(turn, _ROLES) for turn in turns)
     )
 
 
@@ -79,6 +81,11 @@ def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool) -> 
         got = f"a message without a text in column {place}"
         raise bad_data(name, got, "messages of text", "remove that row, or name other columns")
     roles = [role for role, _ in turns]
+    # A thought of the assistant's was no part of what it answered.
+    texts = [
+        (role in _ANSWERING and without_thought(str(text)).strip()) or text
+        for role, text in zip(roles, texts, strict=True)
+    ]
     is_answered = roles[-1] in _ANSWERING
     if not is_answered and not has_answer:
         got = f"a chat that ends with {quoted(roles[-1])} in column {place}"
@@ -94,8 +101,9 @@ def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool) -> 
 
 
 def _list(value: object) -> Sequence[Mapping[str, object]]:
-    assert isinstance(value, list)  # as _is_chat found
-    return value
+    turns = as_list(value)
+    assert isinstance(turns, list)  # as _is_chat found
+    return turns
 
 
 def _first(turn: Mapping[str, object], keys: Sequence[str]) -> object:

@@ -56,10 +56,11 @@ class Chat:
 
     def asked(self, row: int) -> dict[str, Any]:
         """All that the server is asked for a row."""
+        thought = self._config.max_new_tokens  # some models think in each turn
         return {
             "messages": messages_of(self.examples[row], self.prompt, self._config),
             "answer": self._asks,
-            "limits": [self._config.max_new_tokens, self._room + SPARE_ANSWER_TOKENS],
+            "limits": [thought, thought + self._room + SPARE_ANSWER_TOKENS],
             "template": dict(self._config.chat_template_kwargs),
         }
 

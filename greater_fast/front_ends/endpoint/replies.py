@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from greater_fast.examples.thinking import without_thought
+from greater_fast.examples.cutting import without_thought
 from greater_fast.front_ends.endpoint.client import MalformedError
 from greater_fast.wording import quoted
 
@@ -87,7 +87,8 @@ def chat_answer(reply: Mapping[str, Any]) -> Written:
 def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise MalformedError(f"the server's reply has no choices, but {quoted(list(reply))}")
+        told = f": {quoted(reply['error'])}" if reply.get("error") else ""
+        raise MalformedError(f"the server's reply has no choices, but {quoted(list(reply))}{told}")
     return choices[0]
 
 

@@ -66,7 +66,7 @@ class Run:
             budget.lap()
             state = self._begin(teller, budget)
             saved = self._journal.saved
-            budget.begin_search(saved.clock.get("search_begun"))
+            budget.begin_search(self._search_begun())
             ended = saved.ended_before(self._config.steps, self._config.minutes)
 
             def why_end() -> str | None:
@@ -125,6 +125,15 @@ class Run:
             result = self._written(stopped, None if stopped == ended else ended)
             signals.leave(f"the result is in {self._directory.path}")
             return result
+
+    def _search_begun(self) -> float | None:
+        """When the search began, on the run's clock; None for now, as where the limit is another.
+
+        What is added to a limit is shared out anew: the finals may be done already.
+        """
+        saved = self._journal.saved
+        is_same = saved.run.get("config", {}).get("minutes") == self._config.minutes
+        return saved.clock.get("search_begun") if is_same else None
 
     def _begin(self, teller: Teller, budget: TimeBudget) -> LoopState:
         """The state before the first step, or where the run was when it was interrupted."""

@@ -123,7 +123,7 @@ def test_moments_of_all_kinds(
 ) -> None:
     """Ended and gone on with until it is done, in new folders until it was ended often enough."""
     print("KILL_SEED =", SEED)
-    drawn, parts = random.Random(SEED), Counter[str]()
+    drawn, parts, num_held = random.Random(SEED), Counter[str](), 0
     while parts.total() < most:
         run = tmp_path / str(parts.total())
         while True:
@@ -132,12 +132,14 @@ def test_moments_of_all_kinds(
             if done.status == 0:
                 break
             if "is at work on the run" in done.err:
-                continue  # git, which it had begun, holds the lock a moment longer
+                num_held += 1  # by git, which it had begun, a moment longer
+                assert num_held < 100
+                continue
             assert done.status in (-given[1], 128 + given[1]), done.err
             parts[how_far(run)] += 1
         assert left_in(run) == whole.left
-    if most >= 300:  # some take a few in a hundred of the time
-        assert set(parts) == {"start", "search", "finals", "test"}
+    if most >= 100:  # the test takes a few in a hundred of the time
+        assert {"start", "search", "finals"} <= set(parts)
 
 
 def test_in_the_midst_of_a_write(

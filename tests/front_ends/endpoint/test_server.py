@@ -14,6 +14,14 @@ from tests.front_ends.served import Handler, Served
 pytestmark = pytest.mark.front_ends
 
 
+def test_an_error_that_comes_as_a_reply_is_told(served: Served) -> None:
+    served.fault = lambda handler, *_: (
+        handler.send(200, {"error": {"message": "the quota is used up"}}) or True
+    )
+    with pytest.raises(ValueError, match=r"has no choices, but \['error'\]: .*quota is used up"):
+        measured(served, examples(1), num_retries=0)
+
+
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("has_path", [False, True])
 def test_an_address_without_a_version_is_told_of_it(

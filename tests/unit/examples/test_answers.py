@@ -290,3 +290,26 @@ def test_a_choice_is_compared_by_its_letter() -> None:
     assert [compared_form(text) for text in CHOICES] == [
         *("a", "b", "a", "b: not a", "(b) or (c)", "c", "a", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("Therefore, the final answer is Yes.", "Yes"),
+        ("So the answer is: 18", "18"),
+        ("Thus the correct answer is **18**.", "18"),
+        ("Therefore, the letter of the right choice is B.", "B"),
+        (r"\frac12", r"\frac{1}{2}"),
+        (r"\dfrac{1}{2}", r"\frac12"),
+    ],
+)
+def test_a_sentence_that_gives_the_answer_is_the_answer(predicted: str, gold: str) -> None:
+    assert answers_match(predicted, gold)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [("so", "o"), ("Therefore", "for"), (r"\frac123", r"\frac{1}{23}"), ("so it is no", "no")],
+)
+def test_what_only_begins_so_is_not(predicted: str, gold: str) -> None:
+    assert not answers_match(predicted, gold)

@@ -194,3 +194,7 @@ def test_an_empty_lead_joins_by_nothing() -> None:
     assert joined.in_config() == "Answer:\n{answer}\n"
     assert Thought("</think>").closed_before(spaced).in_place() == "\n\nAnswer:"
     assert Thought("</think>").closed_before(joined).in_place() == "Answer:"
+
+
+def test_options_are_looked_for_in_time_however_many_lines_are_blank() -> None:
+    assert option_letters(["Which?" + "\n" * 200_000 + "(A) one\n(B) two"]) == ("A", "B")

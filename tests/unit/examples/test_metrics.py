@@ -531,3 +531,34 @@ def test_a_metric_is_called_once() -> None:
     row = example("a")
     measured_value(mine, "text", row, "row 0")
     assert calls == [("text", row)]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "value"),
+    [
+        ("pages 10-5", "-5", 0.0),
+        ("x = -5", "-5", 1.0),
+        ("(-5)", "-5", 1.0),
+        ("it is 2.5", ".5", 0.0),
+        ("it is .5", ".5", 1.0),
+        ("in 2020,300 people came", "300", 1.0),
+        ("1,300,000 people", "1300000", 1.0),
+        ("it is 1,300", "300", 0.0),
+    ],
+)
+def test_a_sign_and_a_comma_belong_to_a_number(predicted: str, gold: str, value: float) -> None:
+    assert contains(predicted, example(gold)) == value
+
+
+@pytest.mark.parametrize("text", [r"2\pi", "2π", r"\frac{2\pi}{3}", r"2 \times \pi"])
+def test_a_multiple_of_pi_is_no_number(text: str) -> None:
+    assert numeric(text, example("2")) == 0.0
+    with pytest.raises(ValueError, match="numeric is not for answers such as"):
+        named_metric("numeric", [example(text)])
+
+
+def test_letters_alone_stand_in_most_texts() -> None:
+    with pytest.raises(ValueError, match=r"contains is not for letters alone, such as 'A'.*choice"):
+        named_metric("contains", [example("A"), example("b")])
+    assert named_metric("contains", [example("A"), example("Paris")]) is contains
+    assert named_metric("contains", [example("是")]) is contains

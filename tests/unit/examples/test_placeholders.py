@@ -146,3 +146,9 @@ def test_the_place_of_an_answer(text: str, expected: str) -> None:
 @pytest.mark.parametrize("text", ["{{a b|c}}", "{% if x %}", "{% {% x %}", "{{ question.text }}"])
 def test_a_templates_language(text: str) -> None:
     assert has_placeholder(text)
+
+
+def test_dollar_signs_around_the_answers_place_are_marks() -> None:
+    assert with_answer_place("It is ${answer}$.") == "It is ${answer}$."
+    assert with_answer_place("It is $${answer}$$.") == "It is $${answer}$$."
+    assert with_answer_place("It is ${answer}.") == "It is {answer}."

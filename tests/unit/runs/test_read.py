@@ -13,6 +13,14 @@ def test_models_are_found_where_they_lay():
         models_of({"model": "Llama", "source": [None]})
 
 
+def test_a_folder_that_was_copied_is_found_by_the_name_that_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = {"model": "models/a", "source": ["/home/alice/models/a"]}
+    assert models_of(run) == ["/home/alice/models/a"]
+    (tmp_path / "models/a").mkdir(parents=True)
+    assert models_of(run) == ["models/a"]
+
+
 def test_one_model_is_taken_by_its_name():
     one, two = {"model": "./a", "source": ["/x/a"]}, {"model": ["a", "b"], "source": ["/a", "/b"]}
     assert one_source(one, None) == "/x/a"
@@ -20,5 +28,7 @@ def test_one_model_is_taken_by_its_name():
     assert one_source(two, "b") == "/b"
     assert one_source(two, "/moved/b") == "/moved/b"
     assert one_source({"model": "Llama", "source": [None]}, "/saved") == "/saved"
+    mixed = {"model": ["Llama", "b"], "source": [None, "/b"]}
+    assert (one_source(mixed, "b"), one_source(mixed, "Llama")) == ("/b", "Llama")
     with pytest.raises(ValueError, match=r"name one of a, b \(--model\)"):
         one_source(two, None)

@@ -1,5 +1,6 @@
 """A search by itself is the loop of a run; who judges its prompts decides their order."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
+from greater_fast.model.lm import load_lm
 from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.evaluation import evaluate_prompt
@@ -175,8 +177,26 @@ def test_a_state_of_another_search_is_refused(engine: Engine) -> None:
     state = find(engine, settings={"steps": 1}).state
     layouts = layouts_of(tiny_lm(), 4)
     for other in (layouts.with_prompt("Think about the sum."), layouts_of(tiny_lm(), 3)):
-        with pytest.raises(ValueError, match="state: it is of a search from another prompt"):
+        with pytest.raises(ValueError, match=r"state: it is of a search .* from another prompt"):
             find(engine, other, state=state)
+
+
+def test_a_state_of_another_model_or_metric_is_refused(engine: Engine) -> None:
+    """What a prompt came to with another one bounds nothing here."""
+    state = find(engine, settings={"steps": 1}).state
+    own = tiny_lm()
+    others = (
+        replace(own, name="another"),
+        replace(own, end_ids=own.end_ids | {7}),
+        load_lm((copy.deepcopy(own.model).double(), own.tokenizer)),
+    )
+    for lm in others:
+        other, _ = make_engine(lm, small_config(**SETTINGS))
+        with pytest.raises(ValueError, match="state: it is of a search with another model"):
+            find(other, layouts_of(lm, 4), state=state)
+    measured = replace(layouts_of(own, 4), metric=lambda predicted, example: 0.0)
+    with pytest.raises(ValueError, match="state: it is of a search with another model"):
+        find(engine, measured, state=state)
 
 
 @pytest.mark.parametrize(

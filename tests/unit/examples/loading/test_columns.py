@@ -1,5 +1,6 @@
 """Which columns are read, of the rows of `public_rows.py` and of others."""
 
+import numpy as np
 import pytest
 
 from greater_fast.examples.data import load_examples
@@ -91,6 +92,26 @@ def test_answers_may_all_be_right_and_a_note_says_so():
     named = load_examples([row], columns={"question": "question", "answer": "answer"})
     assert named[0].answers == ("Oslo",)
     assert not any("is right, too" in note for note in named.notes)
+
+
+def test_every_column_of_further_answers_is_told():
+    row = {"question": "Which?", "answer": "Paris", "other_answers": ["Rome", "Oslo"]}
+    found = load_examples([row])
+    assert found[0].answers == ("Paris", "Rome", "Oslo")
+    assert "any of the answers in other_answers is right, too" in found.notes
+
+
+def test_chats_of_a_data_frame_are_arrays():
+    """As parquet is read; and a thought of the assistant's is no part of its answer."""
+    chat = [
+        {"role": "user", "content": "17 + 1?"},
+        {"role": "assistant", "content": "<think>maybe \\\\boxed{17}? no</think>\n\n18"},
+    ]
+    column = np.empty(1, dtype=object)
+    column[0] = np.array(chat, dtype=object)
+    for given in ([{"messages": chat}], [{"messages": column[0]}]):
+        (found,) = load_examples(given)
+        assert (found.question, found.answer) == ("17 + 1?", "18")
 
 
 def test_a_number_goes_before_options_alone_and_a_reference_before_a_reply():

@@ -207,6 +207,18 @@ def test_a_stop_that_was_given_is_kept_whatever_comes_next(
     assert_complete(again)
 
 
+def test_few_minutes_more_are_shared_out_anew(tmp_path: Path) -> None:
+    """Of time that is added half is for steps, though the finals took half of all there was."""
+    with RunDirectory(tmp_path) as directory:
+        directory.begin({"config": {"minutes": 20.0}}, [])
+        first = Machine().run(20.0, directory=directory, **LONG)
+    assert first.stopped == "out of time"
+    with RunDirectory(tmp_path, resume=True) as directory:
+        minutes = directory.saved.clock["seconds"] / 60 + 10  # type: ignore[union-attr]
+        second = Machine().run(minutes, directory=directory, **LONG)
+    assert len(second.steps) > len(first.steps)
+
+
 def test_more_minutes_go_on_with_a_search_that_was_cut_off_in_its_finals(tmp_path: Path) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
