@@ -156,7 +156,8 @@ def test_no_gold_answer_among_several():
 def test_aliases_are_gold_answers_too():
     row = {"question": "q", "answer": "a", "answer_aliases": ["b", "a"], "other_answers": ["c"]}
     assert load_examples([row]) == [Example("q", "a", ("b", "c"))]
-    assert load_examples([row]).notes == ()
+    told = "any of the answers in answer_aliases, other_answers is right, too"
+    assert load_examples([row]).notes == (told,)
 
 
 def test_loading_examples_again_changes_nothing():

@@ -214,7 +214,7 @@ def test_few_minutes_more_are_shared_out_anew(tmp_path: Path) -> None:
         first = Machine().run(20.0, directory=directory, **LONG)
     assert first.stopped == "out of time"
     with RunDirectory(tmp_path, resume=True) as directory:
-        minutes = directory.saved.clock["seconds"] / 60 + 10  # type: ignore[union-attr]
+        minutes = directory.saved.clock["seconds"] / 60 + 18  # type: ignore[union-attr]
         second = Machine().run(minutes, directory=directory, **LONG)
     assert len(second.steps) > len(first.steps)
 
