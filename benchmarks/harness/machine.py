@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from greater_fast.runs.directory import processor_name
+
 
 class PeakMemory:
     """The high-water mark above the memory in use when this was made: resident, or a GPU's."""
@@ -48,8 +50,7 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
+    return processor_name() or platform.machine()
 
 
 def machine() -> str:

@@ -53,7 +53,7 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
         if run["result"] is not None and options.prompt is None and against is None:
             initial = run["result"]["baseline"]["prompt"]
             against = initial if initial != run["result"]["prompt"] else None
-    models = options.model or (models_of(run["run"]) if run else [""])
+    model = one_or_all(options.model or (models_of(run["run"]) if run else [""]))
     prompt = options.prompt
     if prompt is None:
         prompt = prompt_of(run) if run else ""
@@ -81,7 +81,6 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
         rows = _unseen(rows, run["examples"])
         if "metric" in taken:
             rows = Examples(rows, (*rows.notes, f"the metric {config.metric} is that of the run"))
-    model = one_or_all(models)
     given = (("--model", model), ("--prompt", prompt))
     if missing := [name for name, value in given if not value]:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")

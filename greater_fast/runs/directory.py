@@ -219,6 +219,7 @@ def surroundings() -> dict[str, Any]:
     import transformers
 
     cuda = torch.cuda.is_available()
+    processor = processor_name() or platform.processor() or "cpu"
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -228,20 +229,20 @@ def surroundings() -> dict[str, Any]:
             "python": platform.python_version(),
             **_version_of_triton(),
         },
-        "machine": torch.cuda.get_device_name() if cuda else _processor(),
+        "machine": torch.cuda.get_device_name() if cuda else processor,
         "num_threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }
 
 
-def _processor() -> str:
-    """The processor's name; on Linux `platform` knows no more than its kind."""
+def processor_name() -> str | None:
+    """The processor's name, where the system tells it; `platform` knows no more than its kind."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name" and value.strip():
                 return value.strip()
-    return platform.processor() or "cpu"
+    return None
 
 
 def _version_of_triton() -> dict[str, str]:
