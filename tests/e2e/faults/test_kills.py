@@ -3,6 +3,7 @@
 Moments are drawn by a seed that a failure shows; `KILL_SEED` in the environment sets it.
 """
 
+import itertools
 import json
 import os
 import random
@@ -138,8 +139,22 @@ def test_moments_of_all_kinds(
             assert done.status in (-given[1], 128 + given[1]), done.err
             parts[how_far(run)] += 1
         assert left_in(run) == whole.left
-    if most >= 100:  # the test takes a few in a hundred of the time
+    if most >= 100:  # the test takes a few in a hundred of the time: the next one kills there
         assert {"start", "search", "finals"} <= set(parts)
+
+
+def test_in_every_part(nursery: Nursery, command: Command, whole: Whole, tmp_path: Path) -> None:
+    """Killed once, in the midst of every seventh write of a run in one go."""
+    print("KILL_SEED =", SEED)
+    parts = Counter[str]()
+    for number in itertools.count(random.Random(SEED).randrange(7), 7):
+        run = tmp_path / str(number)
+        if nursery.run(command(run), tmp_path, killed_at=number).status == 0:
+            break
+        parts[how_far(run)] += 1
+        assert nursery.run(command(run), tmp_path).status == 0
+        assert left_in(run) == whole.left
+    assert set(parts) == {"start", "search", "finals", "test"}
 
 
 def test_in_the_midst_of_a_write(
