@@ -34,11 +34,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.evidence.effect import kind_of_device
 from benchmarks.evidence.effect_cells import Budget, Cell, Log, Outcome
 from benchmarks.evidence.effect_intervals import Interval, pooled_interval
 from benchmarks.evidence.effect_table import budgets_of, differences, of_arm
 from benchmarks.evidence.peers.arms import ARMS, SEARCHES, Bench, PeerSettings
+from benchmarks.harness.machine import kind_of_device
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
 

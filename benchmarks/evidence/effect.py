@@ -18,8 +18,6 @@ from dataclasses import asdict, fields, replace
 from itertools import groupby
 from pathlib import Path
 
-import torch
-
 from benchmarks.evidence.effect_arms import Place, Workbench, search
 from benchmarks.evidence.effect_cells import (
     ARMS,
@@ -34,7 +32,7 @@ from benchmarks.evidence.effect_cells import (
 from benchmarks.evidence.effect_table import budgets_of, estimates, gains, report
 from benchmarks.evidence.plots import forest_plot
 from benchmarks.gpu.main import commit
-from benchmarks.harness.machine import machine
+from benchmarks.harness.machine import kind_of_device, machine
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
@@ -53,16 +51,15 @@ def run_cells(
 
     `cells` of a task and a seed stand together. `stop_at` is in seconds of `time.monotonic`.
     """
-    bench, longest, is_warm = Workbench(lm, settings), 0.0, False
+    bench, longest = Workbench(lm, settings), 0.0
     todo = [cell for cell in cells if cell not in log.outcomes]
     for (task, seed), group in groupby(todo, lambda cell: (cell.task, cell.seed)):
         own = list(group)
         if time.monotonic() + longest > stop_at:
             return
         place = bench.place(task, seed, arms_first_to_last(cell.arm for cell in own))
-        if not is_warm and any(cell.budget.kind == "seconds" for cell in own):
+        if any(cell.budget.kind == "seconds" for cell in own):
             bench.warm_up(place, own[0].arm)
-            is_warm = True
         for cell in own:
             if time.monotonic() + longest > stop_at:
                 return
@@ -139,14 +136,9 @@ def draw(log: Log, tasks: Sequence[str], title: str, folder: Path) -> None:
     for budget in budgets_of(log.outcomes):
         for name, make in (("effect", estimates), ("gain", gains)):
             if found := make(log.outcomes, tasks, budget):
-                path = folder / f"{name}-{log.device}-{budget.kind}-{budget.amount:.0f}.svg"
+                path = folder / f"{name}-{log.about}-{budget.kind}-{budget.amount:.0f}.svg"
                 forest_plot(path, found, title=f"{title}, {budget}", x_label=X_LABELS[name])
                 print(path)
-
-
-def kind_of_device() -> str:
-    """What the model will run on: "cpu", or a GPU's name."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _parser() -> argparse.ArgumentParser:

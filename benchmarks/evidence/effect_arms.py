@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.evidence.effect_cells import (
     MOST_IDLE_STEPS,
+    NO_MORE,
     NOTHING_NEW,
     Budget,
     Cost,
@@ -86,7 +87,8 @@ def search(engine: Engine, layouts: Layouts, config: Config, arm: str, budget: B
     state = start(engine, layouts, config)
     if arm == "best_of_n":
         num_rounds = score_random(engine, layouts, state, config, lambda: meter.is_over(budget))
-        return Found(state, meter.cost(), num_rounds, _SPENT)
+        ended = _SPENT if meter.is_over(budget) else NO_MORE
+        return Found(state, meter.cost(), num_rounds, ended)
     num_steps, num_idle = 0, 0
 
     def on_step(step: Step) -> str | None:
@@ -154,6 +156,7 @@ class Workbench:
     def __init__(self, lm: LM, settings: Settings) -> None:
         self._lm, self._settings = lm, settings
         self._engine: Engine | None = None
+        self._warmed: Engine | None = None
         self._longest = 0
 
     def place(self, task: str, seed: int, arms: list[str]) -> Place:
@@ -171,14 +174,17 @@ class Workbench:
         return Place(self._engine_for(longest), self._settings, laid_out)
 
     def warm_up(self, place: Place, arm: str) -> None:
-        """A step that nobody counts: kernels are compiled, and memory is asked for, but once."""
+        """A step that nobody counts: an engine compiles kernels, and asks for memory, but once."""
+        if place.engine is self._warmed:
+            return
         config, layouts = self._settings.config(arm, 0), place.layouts[arm]["train"]
         run(place.engine, layouts, config, start(place.engine, layouts, config), lambda _: "warm")
+        self._warmed = place.engine
 
     def _engine_for(self, longest: int) -> Engine:
         """The engine; another one only where sequences are longer than those until now."""
         if self._engine is None or longest > self._longest:
-            self._engine = None  # its pool goes before the next one comes
+            self._engine = self._warmed = None  # its pool goes before the next one comes
             self._longest = 64 * -(-longest // 64)
             self._engine, _ = make_engine(self._lm, self._own_config(), self._longest)
             check_gradient(self._engine)

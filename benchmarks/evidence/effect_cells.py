@@ -34,6 +34,7 @@ _NUM_QUESTIONS = {"multistep_arithmetic": 12 * 12 * 2}
 _MOST_STEPS = 10_000  # a budget ends a search, not its steps
 MOST_IDLE_STEPS = 60  # in a row without a token: all that is proposed is known
 NOTHING_NEW = "nothing new is proposed"  # how a search ends then, before its budget
+NO_MORE = "no further prompt is proposed"  # the same of prompts that are made without a search
 _A_DAY = "2026-01-01"  # that templates write which write one: rows are the same tomorrow
 # What a cell does not depend on, or names itself.
 _NOT_COMPARED = ("seed", "steps", "device", "kv_cache_bytes")
@@ -158,12 +159,12 @@ class Outcome:
     @property
     def is_early(self) -> bool:
         """Whether the search ended before its budget was spent; peers add what they spent on it."""
-        return self.stopped.startswith(NOTHING_NEW)
+        return self.stopped.startswith((NOTHING_NEW, NO_MORE))
 
     @property
     def num_steps_at_work(self) -> int:
-        """Steps less the idle ones before an early end; other idle ones stand in no log."""
-        return self.num_steps - MOST_IDLE_STEPS * self.is_early
+        """Steps less the idle ones that ended a search; other idle ones stand in no log."""
+        return self.num_steps - MOST_IDLE_STEPS * self.stopped.startswith(NOTHING_NEW)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Outcome":
@@ -196,6 +197,11 @@ class Log:
     def device(self) -> str:
         """The kind of device, as a part of a file's name."""
         return "-".join(self._settings.device.lower().split())
+
+    @property
+    def about(self) -> str:
+        """Model and kind of device, as a part of a figure's name."""
+        return f"{self._settings.model.lower()}-{self.device}"
 
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""

@@ -8,7 +8,8 @@ from benchmarks.evidence.effect_intervals import Interval, bootstrap_interval, p
 from benchmarks.evidence.plots import Estimate
 
 Outcomes = Mapping[Cell, Outcome]
-LEAST_SEEDS = 8  # of each task, for ours and its random control
+LEAST_SEEDS = 8  # of each task, to conclude from
+_LEAST_RESAMPLED = 5  # fewer seeds of a task, redrawn, say nothing of others
 _NEEDED = 0.05  # half a width under which a difference of 5 points is resolved
 _TESTED = ("ours", "random")
 
@@ -81,18 +82,21 @@ def report(outcomes: Outcomes, tasks: Sequence[str], title: str) -> str:
 def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) -> str:
     head = f"{title}, {budget}"
     counts = {
-        ARMS[arm]: min(len(of_arm(outcomes, task, arm, budget)) for task in tasks)
-        for arm in _TESTED
+        arm: [len(of_arm(outcomes, task, arm, budget)) for task in tasks]
+        for arm in ARMS
+        if arm != "initial"
     }
-    few = {name: count for name, count in counts.items() if count < LEAST_SEEDS}
+    few = {
+        ARMS[arm]: min(own)
+        for arm, own in counts.items()
+        if min(own) < LEAST_SEEDS and (any(own) or arm in _TESTED)
+    }
     pairs = min(len(differences(outcomes, task, _TESTED, budget)) for task in tasks)
-    if not few and pairs < LEAST_SEEDS:
-        few = {f"pairs of {' and '.join(counts)}": pairs}
+    if min(min(counts[arm]) for arm in _TESTED) >= LEAST_SEEDS > pairs:
+        few[f"pairs of {' and '.join(ARMS[arm] for arm in _TESTED)}"] = pairs
     if few:
-        head += (
-            f"\n\nToo few to conclude from {' and '.join(few)}: {min(few.values())} seeds of a "
-            f"task, {LEAST_SEEDS} are the least."
-        )
+        named = ", ".join(f"{name} ({count})" for name, count in few.items())
+        head += f"\n\nToo few seeds of a task to conclude, {LEAST_SEEDS} are the least: {named}."
     tables = (_accuracies, _differences, _costs)
     return "\n\n".join([head, *(make(outcomes, tasks, budget) for make in tables)])
 
@@ -119,7 +123,7 @@ def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> st
                 _name(arms),
                 *(_points(pooled_interval([group])) for group in groups),
                 _points(pooled),
-                _ends(bootstrap_interval(groups)),
+                _ends(_resampled(groups)),
                 f"{_points(pooled_interval(own))} ({_sizes(own)})",
                 "–" if pooled is None else ("yes" if pooled.half_width < _NEEDED else "no"),
                 _sizes(groups),
@@ -127,6 +131,10 @@ def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> st
         )
     titles = ["points, 95% interval over seeds", *tasks, "all", "bootstrap"]
     return _table([*titles, "all, budgets spent (seeds)", "5 points resolved", "seeds"], lines)
+
+
+def _resampled(groups: Sequence[Sequence[float]]) -> Interval | None:
+    return bootstrap_interval(groups) if min(map(len, groups)) >= _LEAST_RESAMPLED else None
 
 
 def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:

@@ -4,6 +4,7 @@ The same input gives the same file, byte for byte. matplotlib is asked for when 
 machine that measures needs none.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ _WIDTH, _ROW_HEIGHT = 7.0, 0.24  # inches
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with the ends of its interval; estimates of a `name` share a row of the plot."""
+    """A figure with the ends of its interval; estimates of a `name` share a row of the plot.
+
+    An end that is infinite is an open one: its line leaves the plot.
+    """
 
     name: str
     mean: float
@@ -67,6 +71,9 @@ def forest_plot(
     names = list(dict.fromkeys(estimate.name for estimate in estimates))
     series = list(dict.fromkeys(estimate.series for estimate in estimates))
     num_rows = len(names) * len(series)
+    shown = [end for e in estimates for end in (e.low, e.mean, e.high) if math.isfinite(end)]
+    width = max(shown) - min(shown) or 1.0
+    is_open = len(shown) < 3 * len(estimates)
 
     def draw(axes: "Axes") -> None:
         if reference is not None:
@@ -74,10 +81,11 @@ def forest_plot(
         for number, one in enumerate(series):
             own = [estimate for estimate in estimates if estimate.series == one]
             offset = 0.7 * ((number + 0.5) / len(series) - 0.5)
+            ends = [(e.mean - e.low, e.high - e.mean) for e in own]
             axes.errorbar(
                 [e.mean for e in own],
                 [names.index(e.name) + offset for e in own],
-                xerr=[[e.mean - e.low for e in own], [e.high - e.mean for e in own]],
+                xerr=[[min(end, 2 * width) for end in side] for side in zip(*ends, strict=True)],
                 fmt=_MARKERS[number % len(_MARKERS)],
                 color=COLOURS[number % len(COLOURS)],
                 markersize=4,
@@ -87,6 +95,8 @@ def forest_plot(
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(x_label)
+        if is_open:
+            axes.set_xlim(min(shown) - 0.05 * width, max(shown) + 0.05 * width)
 
     _save(path, draw, title, height=1.1 + _ROW_HEIGHT * num_rows, has_legend=series != [""])
 

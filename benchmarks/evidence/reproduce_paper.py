@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks.evidence.paper.cells import SEARCHES, Cell, Log, Outcome, Settings
 from benchmarks.evidence.paper.tasks import BENCHMARKS, Task, found_tasks, shortfalls
+from benchmarks.harness.machine import kind_of_device
 from greater_fast import evaluate, optimize
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.model.lm import load_lm
@@ -93,7 +94,13 @@ def run_cells(
     for seed in range(seeds):
         for task in tasks:
             for search in SEARCHES:
-                cell = Cell(benchmark=task.benchmark, task=task.name, seed=seed, search=search)
+                cell = Cell(
+                    benchmark=task.benchmark,
+                    task=task.name,
+                    seed=seed,
+                    search=search,
+                    rows=task.digest,
+                )
                 source = log.outcomes.get(cell)
                 if transfer:
                     cell = Cell(**asdict(cell) | {"transferred_to": transfer})
@@ -111,6 +118,21 @@ def run_cells(
                 log.add(cell, outcome)
                 longest = max(longest, time.monotonic() - start)
                 yield cell
+
+
+def check_rows(log: Log, tasks: Sequence[Task]) -> None:
+    """Refuse a log that has cells of a task's name and other rows.
+
+    Raises:
+        ValueError: it has some.
+    """
+    digests = {(task.benchmark, task.name): task.digest for task in tasks}
+    for cell in log.outcomes:
+        if cell.rows != digests.get((cell.benchmark, cell.task), cell.rows):
+            raise ValueError(
+                f"{log.path} has cells of {cell.task} with other rows: name another --out, or the "
+                "folder that they come from"
+            )
 
 
 def table(log: Log, transfer: str | None = None) -> str:
@@ -199,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     settings = Settings(
         model=asked.model,
+        device=kind_of_device(),
         objective=asked.objective,
         steps=asked.steps,
         max_new_tokens=asked.max_new_tokens,
@@ -207,9 +230,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         part, of = map(int, asked.part.split("/"))
         tasks = [t for name in asked.tasks for t in found_tasks(asked.data, BENCHMARKS[name])]
+        log = Log(asked.out, settings)
+        check_rows(log, tasks)
     except ValueError as error:
         parser.error(str(error))
-    log = Log(asked.out, settings)
     if asked.minutes > 0:
         logging.disable(logging.INFO)
         stop_at = time.monotonic() + 60 * asked.minutes

@@ -74,20 +74,24 @@ class Clusters:
         """Of values [P], one a place: the interval by bootstrap, the p-value by turned signs.
 
         The bootstrap is studentised (Efron, 1981): with a dozen clusters the plain one's intervals
-        are too narrow. Where 0 is the middle of what clusters sum to, turning the signs of some of
-        them changes nothing: the p-value is the share of draws of signs whose sum is as far from 0.
+        are too narrow. A draw of clusters that are all alike, but not as the mean is, is infinitely
+        many of its errors away: where such draws are many, as few clusters are not alike, the end
+        is open. Where 0 is the middle of what clusters sum to, turning the signs of some of them
+        changes nothing: the p-value is the share of draws of signs whose sum is as far from 0.
         """
         array = np.asarray(values, np.float64)
         sums = np.bincount(self._owners, array, self._number).astype(np.float64)
         mean, error = self._mean_and_error(sums, np.ones((1, self._number)))
         means, errors = self._mean_and_error(sums, self._times)
-        known = errors > _TINY * np.abs(array).max(initial=0)  # not one cluster drawn each time
+        offsets, least = means - mean, _TINY * np.abs(array).max(initial=0)
+        distances = np.copysign(np.inf, offsets)
+        np.divide(offsets, errors, out=distances, where=errors > least)
+        distances = distances[(errors > least) | (np.abs(offsets) > least)]
         widths = np.zeros(2)
         if self._number < _LEAST_CLUSTERS:
             widths = np.array([-np.inf, np.inf])
-        elif known.any():
-            distances = (means - mean)[known] / errors[known]
-            widths = np.percentile(distances, _EVEN) * error[0]
+        elif len(distances):
+            widths = np.percentile(distances, _EVEN, method="nearest") * error[0]
         low, high = (float(mean[0] - width) for width in widths[::-1])
         turned = np.abs(self._signs @ sums)
         as_far = (turned >= abs(sums.sum()) * (1 - _TINY)).sum()

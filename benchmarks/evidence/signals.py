@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.evidence import plots
 from benchmarks.evidence.chains import Chain, chain_path, load, load_chains, model_name, save
-from benchmarks.evidence.places.collect import Collector, Settings
+from benchmarks.evidence.places.collect import Collector, Settings, shared_settings
 from benchmarks.evidence.places.table import signal_lines, table
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
@@ -88,10 +88,22 @@ def unfinished(
 
 
 def of_models(chains: Sequence[Chain], is_confirming: bool) -> dict[str, list[Chain]]:
-    """Chains by model, with the seeds of the first run or of those that confirm it."""
+    """Chains by model, with the seeds of the first run or of those that confirm it.
+
+    Raises:
+        ValueError: chains of a model were collected with several settings: no mean is of both.
+    """
     asked = [chain for chain in chains if (chain.seed >= CONFIRMING) == is_confirming]
-    models = sorted({chain.model for chain in asked})
-    return {model: [chain for chain in asked if chain.model == model] for model in models}
+    found: dict[str, list[Chain]] = {model: [] for model in sorted({c.model for c in asked})}
+    for chain in asked:
+        own = found[chain.model]
+        if own and shared_settings(chain) != shared_settings(own[0]):
+            raise ValueError(
+                f"chains of {chain.model} have several settings ({shared_settings(own[0])}, "
+                f"{shared_settings(chain)}): put those of each in a folder of its own"
+            )
+        own.append(chain)
+    return found
 
 
 def report(models: dict[str, list[Chain]]) -> str:
@@ -100,18 +112,23 @@ def report(models: dict[str, list[Chain]]) -> str:
     return "\n\n".join(parts) or table([], PRIMARY)
 
 
-def draw(models: dict[str, list[Chain]], folder: Path) -> None:
+def ending_of(is_confirming: bool) -> str:
+    """Of a figure's name: one of a confirmation run takes no other's place."""
+    return "-confirm" if is_confirming else ""
+
+
+def draw(models: dict[str, list[Chain]], folder: Path, ending: str = "") -> None:
     """A figure of each model's correlations; none where its chains are too few for intervals."""
     for model, chains in models.items():
         lines = signal_lines(chains, PRIMARY)
         estimates = [
             plots.Estimate(name, e.mean, e.low, e.high, f"{num_rows} rows")
             for (name, num_rows), e in ((line.key, line.correlation) for line in lines)
-            if math.isfinite(e.low)
+            if math.isfinite(e.low) or math.isfinite(e.high)
         ]
         if estimates:
             plots.forest_plot(
-                folder / f"signals-{model}.svg",
+                folder / f"signals-{model}{ending}.svg",
                 estimates,
                 title=model,
                 x_label="rank correlation with the true error, mean over places",
@@ -155,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         collect(asked.model, asked.dtype, settings, left, asked.minutes)
     models = of_models(load_chains(asked.out), asked.confirm)
     if asked.plots is not None:
-        draw(models, asked.plots)
+        draw(models, asked.plots, ending_of(asked.confirm))
     print(report(models))
 
 

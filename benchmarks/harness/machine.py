@@ -53,6 +53,11 @@ def device_name(device: torch.device) -> str:
     return processor_name() or platform.machine()
 
 
+def kind_of_device() -> str:
+    """What a model will run on: "cpu", or a GPU's name."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def machine() -> str:
     """What a process's seconds are of: the GPU's name or the processor's, and its threads."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.evidence import effect, effect_arms
+from benchmarks.evidence import effect, effect_arms, effect_cells
 from benchmarks.evidence.effect_arms import Place, Workbench, search
 from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Log, Settings
 from benchmarks.evidence.random_prompts import random_prompts
 from greater_fast import Config, optimize
 from greater_fast.rollouts import choose
+from greater_fast.search.nouns import Candidates
 from greater_fast.search.optimizer import start
 
 SETTINGS = Settings(
@@ -157,6 +158,14 @@ def test_random_prompts_that_cannot_come_to_the_finals_are_not_finished(place):
     assert not found.state.given_up.keys() & found.state.scored.keys()
 
 
+def test_random_prompts_that_run_out_leave_a_budget(place, monkeypatch):
+    monkeypatch.setattr(
+        "benchmarks.evidence.random_prompts.propose", lambda *_: Candidates((), (), 1)
+    )
+    found = searched(place, "best_of_n", Budget("tokens", 10**6))
+    assert (found.stopped, found.num_candidates) == (effect_cells.NO_MORE, 0)
+
+
 def test_random_prompts_are_distinct_and_the_same_for_a_seed(place):
     config, layouts = SETTINGS.config("best_of_n", 1), place.layouts["best_of_n"]["train"]
     prompts = [next(source) for source in [random_prompts(place.engine, layouts, config)] * 20]
@@ -184,10 +193,16 @@ def test_the_engine_is_made_again_for_longer_sequences_alone(lm, monkeypatch):
     assert made[1] == made[0] + 64
 
 
-def test_a_step_warms_up_before_seconds_count(bench, place):
-    before = place.engine.num_forward_tokens
+def test_each_engine_is_warmed_up_once_before_seconds_count(lm):
+    bench = Workbench(lm, SETTINGS)
+    place = bench.place(TASK, 0, ["ours"])
     bench.warm_up(place, "ours")
-    assert place.engine.num_forward_tokens > before
+    assert (before := place.engine.num_forward_tokens) > 0
+    bench.warm_up(place, "ours")
+    assert place.engine.num_forward_tokens == before
+    longer = replace(place, engine=bench._engine_for(bench._longest + 1))
+    bench.warm_up(longer, "ours")
+    assert longer.engine.num_forward_tokens > 0
     assert start(place.engine, place.layouts["ours"]["train"], SETTINGS.config("ours", 0)).step == 0
 
 
@@ -209,12 +224,12 @@ def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
     assert (told.count(f"{TASK}, seed 0"), told.count(f"{TASK}, seed 1")) == (0, 2)
     effect.main([*command, "--minutes", "0", "--plots", str(tmp_path / "figures")])
     for name in ("effect", "gain"):
-        assert (tmp_path / "figures" / f"{name}-cpu-tokens-100.svg").stat().st_size > 0
+        assert (tmp_path / "figures" / f"{name}-tiny-llama-cpu-tokens-100.svg").stat().st_size > 0
     told = capsys.readouterr().out
     assert "tiny-llama, cpu, 100 generated tokens a search" in told
     assert str(model_folder.parent) not in "".join(p.read_text() for p in tmp_path.glob("*.jsonl"))
     assert "| ours − initial prompt | " in told
-    assert "Too few to conclude from ours and random shortlist: 0 seeds" in told
+    assert "Too few seeds of a task to conclude, 8 are the least: ours (2), random" in told
 
 
 def test_a_budget_in_seconds_needs_its_seconds():

@@ -107,6 +107,34 @@ def test_the_command_goes_on_where_it_stopped_and_transfers(
     assert len(out.read_text().splitlines()) == 8
 
 
+@pytest.mark.filterwarnings("ignore:all . training rows are:RuntimeWarning")
+def test_cells_of_other_rows_or_of_another_device_are_not_taken(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folio,) = found_tasks(data, BENCHMARKS["folio"])
+    digest, log = folio.digest, Log(tmp_path / "cells.jsonl", Settings(model="m", device="a GPU"))
+    cells = [
+        Cell(benchmark="folio", task="folio", seed=0, search=search, rows=digest)
+        for search in ("greater", "random")
+    ]
+    outcome = Outcome(prompt="p", initial_correct=1, num_correct=2, num_rows=10)
+    for cell in cells:
+        log.add(cell, outcome)
+    assert "| folio | 1 |" in table(Log(log.path, log.settings))
+    assert "Not the published" not in table(Log(log.path, log.settings))
+    assert "| folio | 0 |" in table(Log(log.path, Settings(model="m")))
+    command = ["--model", "m", "--data", str(data), "--out", str(log.path), "--minutes", "0"]
+    main([*command, "--tasks", "folio"])
+    assert "| folio | 0 |" in capsys.readouterr().out
+    Log(log.path, Settings(model="m")).add(cells[0], outcome)
+    write_rows(data / "FOLIO" / "dev.csv", 20, 9)
+    assert found_tasks(data, BENCHMARKS["folio"])[0].digest != digest
+    with pytest.raises(SystemExit):
+        main([*command, "--tasks", "folio"])
+    assert "has cells of folio with other rows" in capsys.readouterr().err
+    main([*command, "--tasks", "bbh"])
+
+
 def test_the_figures_of_a_table(tmp_path: Path) -> None:
     log = Log(tmp_path / "cells.jsonl", Settings(model="m"))
     for task, right in (("a", 30), ("b", 50)):

@@ -16,12 +16,16 @@ SEARCHES = {"greater": "gradient", "random": "random"}  # how each makes its sho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A search of one task with one seed, or, by `transferred_to`, its prompt on another model."""
+    """A search of one task with one seed, or, by `transferred_to`, its prompt on another model.
+
+    `rows` is the digest of the task's files.
+    """
 
     benchmark: str
     task: str
     seed: int
     search: str
+    rows: str = ""
     transferred_to: str | None = None
 
 
@@ -40,9 +44,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the cells of a table share; lines of other settings are left alone."""
+    """What the cells of a table share; lines of other settings are left alone.
+
+    `device` is the kind of device: in other numbers the same prompt reasons otherwise.
+    """
 
     model: str
+    device: str = "cpu"
     objective: str = "error"
     steps: int = 105
     max_new_tokens: int = 512
@@ -57,7 +65,7 @@ class Settings:
     @property
     def departures(self) -> tuple[str, ...]:
         """Where these are not the paper's: a trial's, or the objective of its text."""
-        paper = asdict(Settings(model=self.model))
+        paper = asdict(Settings(model=self.model, device=self.device))
         return tuple(
             f"{name} {value}" if paper[name] is None else f"{name} {value} for {paper[name]}"
             for name, value in asdict(self).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +71,7 @@ class Settings:
 
     def made(self, chain: Chain) -> bool:
         """Whether a chain was collected with these."""
-        own = {name: value for name, value in chain.settings.items() if name != _NOISE_BY_PLACE}
-        return own == asdict(self)
+        return shared_settings(chain) == asdict(self)
 
     def is_whole(self, chain: Chain) -> bool:
         """Whether a chain has all its places."""
@@ -247,6 +247,11 @@ class Collector:
             prompt_nll=nll.astype(np.float32),
             reasonings=tuple(tuple(written_ids(r) for r in own) for own in rollouts),
         )
+
+
+def shared_settings(chain: Chain) -> dict[str, Any]:
+    """A chain's settings, but for what chains of one folder may differ in."""
+    return {name: value for name, value in chain.settings.items() if name != _NOISE_BY_PLACE}
 
 
 def kind_of_numbers(lm: LM) -> str:

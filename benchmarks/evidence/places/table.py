@@ -5,6 +5,7 @@ A chain's first place is not among them: it fills the store of reasonings that t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -76,6 +77,7 @@ def table(chains: Sequence[Chain], primary: Key) -> str:
         heading,
         _baselines_text(used),
         _stored_text([place for _, place in used]),
+        _made_on_text(chains),
         _table_text("signal", _signal_lines(found, primary), primary),
         _table_text("asked for afterwards, p not corrected", _afterwards(found), primary),
     ]
@@ -92,7 +94,8 @@ def counted(chains: Sequence[Chain]) -> tuple[list[tuple[Chain, Place]], int]:
 
 def signal_lines(chains: Sequence[Chain], primary: Key) -> list[Line]:
     """The primary signal first, then the others; Holm's correction is over all that these ask."""
-    return _signal_lines(_Found(counted(chains)[0]), primary)
+    used, _ = counted(chains)
+    return _signal_lines(_Found(used), primary) if used else []
 
 
 class _Found:
@@ -200,6 +203,12 @@ def _stored_text(places: Sequence[Place]) -> str:
         f"Rows with a right and a wrong stored reasoning: {np.mean(shares):.0%}; effective number "
         f"of these, weighted by importance: {number}."
     )
+
+
+def _made_on_text(chains: Sequence[Chain]) -> str:
+    counts = Counter(chain.made_on or "not written down" for chain in chains)
+    named = "; ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    return f"Chains by what they were made on: {named}."
 
 
 def _table_text(title: str, lines: Sequence[Line], primary: Key) -> str:

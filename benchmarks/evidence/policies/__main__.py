@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.evidence.chains import load_chains
 from benchmarks.evidence.policies.figures import draw
 from benchmarks.evidence.policies.report import Effort, compare, tables
-from benchmarks.evidence.signals import CONFIRMING, FOLDER
+from benchmarks.evidence.signals import FOLDER, ending_of, of_models
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,19 +30,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--splits", type=int, default=usual.num_splits, help="of rows, at a place")
     parser.add_argument("--searches", type=int, default=usual.num_searches, help="simulated ones")
     asked = parser.parse_args(arguments)
-    chains = load_chains(asked.chains)
-    chains = [chain for chain in chains if (chain.seed >= CONFIRMING) == asked.confirm]
-    if not any(chain.places for chain in chains):
+    models = of_models(load_chains(asked.chains), asked.confirm)
+    if not any(chain.places for chains in models.values() for chain in chains):
         parser.error(f"--chains: got {asked.chains}, expected a folder of chains with places")
     effort = Effort(asked.splits, asked.searches)
-    found = {
-        model: compare([chain for chain in chains if chain.model == model], effort)
-        for model in sorted({chain.model for chain in chains})
-    }
+    found = {model: compare(chains, effort) for model, chains in models.items()}
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if asked.plots:
-        draw(asked.plots, found)
+        draw(asked.plots, found, ending_of(asked.confirm))
     for model, own in found.items():
         print(f"## {model}\n\n{tables(own)}\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ Found = Mapping[str, Any]
 _WIDE = 1.96  # standard errors to the end of a 95% interval
 
 
-def draw(folder: Path, found: Found) -> list[Path]:
-    """Write both figures of all models by name; the paths of those that had anything to show."""
+def draw(folder: Path, found: Found, ending: str = "") -> list[Path]:
+    """Write both figures of all models by name; the paths of those that had anything to show.
+
+    `ending` is of the files' names.
+    """
     replayed = [e for model, own in found.items() for e in _replayed(model, own["replayed"])]
     simulated = [e for model, own in found.items() for e in _simulated(model, own["simulated"])]
     plots = {
-        "policies.svg": (replayed, "One step by each policy, replayed", "gain, points of error"),
-        "policies_simulated.svg": (
+        f"policies{ending}.svg": (
+            replayed,
+            "One step by each policy, replayed",
+            "gain, points of error",
+        ),
+        f"policies_simulated{ending}.svg": (
             simulated,
             "SIMULATED searches of equal rollouts",
             "gain, points of error, simulated",
@@ -34,9 +42,10 @@ def draw(folder: Path, found: Found) -> list[Path]:
 
 def _replayed(model: str, lines: Found) -> Iterator[Estimate]:
     for name, own in lines.items():
-        if None not in own["gain"]:
-            mean, low, high = (100 * value for value in own["gain"])
-            yield Estimate(name, mean, low, high, model)
+        mean, low, high = own["gain"]
+        if (low, high) != (None, None):
+            low, high = -math.inf if low is None else low, math.inf if high is None else high
+            yield Estimate(name, 100 * mean, 100 * low, 100 * high, model)
 
 
 def _simulated(model: str, lines: Found) -> Iterator[Estimate]:

@@ -8,7 +8,7 @@ ones; a policy of fresh rows has spare ones alone. The true errors are those of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -97,12 +97,12 @@ def _trial(outcomes: Outcomes, policy: Policy, prompts: Counts, rows: Counts) ->
     config = Config()
     training = np.ix_(prompts, rows[: policy.num_rows])
     is_wrong = ~outcomes.is_right[np.ix_(prompts, rows)]
-    trial = Trial.of_errors(is_wrong, policy.num_rows)
-    fluency: Doubles = outcomes.prompt_nll[training].mean(1, dtype=np.float64)
+    fluency: Doubles = outcomes.prompt_nll[training].astype(np.float64)
     if policy.objective == "error":
-        return replace(trial, fluency=config.error_fluency_weight * fluency)
+        errors = is_wrong[:, : policy.num_rows]
+        return Trial(is_wrong, errors + config.error_fluency_weight * fluency)
     losses: Doubles = outcomes.answer_loss[training].astype(np.float64)
-    return Trial(is_wrong, losses, config.fluency_weight * fluency)
+    return Trial(is_wrong, losses + config.fluency_weight * fluency)
 
 
 def shortlist(place: Place, policy: Policy, rows: Counts, source: np.random.Generator) -> Counts:

@@ -66,18 +66,16 @@ class Trial:
     """What a rule has to go by: the incumbent first, then the S prompts of the shortlist.
 
     `is_wrong` [1 + S, num_rows + num_confirming] has its rows in random order. The objective is the
-    mean of `terms` [1 + S, num_rows], the errors or the losses of rows, and `fluency` [1 + S].
+    mean of `terms` [1 + S, num_rows]: a row's error or loss, and its part of the fluency.
     """
 
     is_wrong: Bools
     terms: Doubles
-    fluency: Doubles
 
     @classmethod
     def of_errors(cls, is_wrong: Bools, num_rows: int) -> Trial:
         """One without fluency, by the errors of its first rows."""
-        terms: Doubles = is_wrong[:, :num_rows].astype(np.float64)
-        return cls(is_wrong, terms, np.zeros(len(is_wrong)))
+        return cls(is_wrong, is_wrong[:, :num_rows].astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ class Decision:
 def decide(policy: Policy, trial: Trial, prior: Prior) -> Decision:
     """Run the rule."""
     training = trial.is_wrong[:, : policy.num_rows]
-    objectives: Doubles = trial.terms.mean(1) + trial.fluency
+    objectives: Doubles = trial.terms.mean(1)
     num_run, is_out = _rows_run(policy, trial, training, objectives[0])
     num_rollouts = int(num_run.sum())
     best = int(np.where(is_out, np.inf, objectives[1:]).argmin()) + 1
@@ -115,16 +113,18 @@ def _rows_run(policy: Policy, trial: Trial, training: Bools, bound: float) -> tu
     """Rows [S] that candidates are run on, and whether [S] they are given up or dropped there.
 
     A candidate is given up where it is worse than the incumbent whatever its further rows are; not
-    where it need not be better, nor where all errors are needed.
+    where it need not be better, nor where all errors are needed. A race that is lost at the last
+    row drops nothing: all is known there.
     """
     num_rows = training.shape[1]
     is_over: Bools = np.zeros_like(training[1:])
     if policy.accept == "improve" and policy.shrinkage == "none":
-        so_far: Doubles = trial.terms[1:].cumsum(1) / num_rows + trial.fluency[1:, None]
+        so_far: Doubles = trial.terms[1:].cumsum(1) / num_rows
         is_over |= so_far > bound + TIE
     if policy.race:
         course = Course(tuple(range(num_rows)), tuple(training[0].tolist()), policy.race)
-        is_over |= np.array([_is_lost(course, own) for own in training[1:].tolist()], np.bool_)
+        is_lost = np.array([_is_lost(course, own) for own in training[1:].tolist()], np.bool_)
+        is_over[:, :-1] |= is_lost[:, :-1]
     is_out: Bools = is_over.max(1)
     num_run: Counts = np.where(is_out, is_over.argmax(1) + 1, num_rows)
     return num_run, is_out

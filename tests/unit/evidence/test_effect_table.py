@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.evidence.effect_cells import ARMS, NOTHING_NEW, Budget, Cell, Cost, Outcome
+from benchmarks.evidence.effect_cells import ARMS, NO_MORE, NOTHING_NEW, Budget, Cell, Cost, Outcome
 from benchmarks.evidence.effect_table import budgets_of, differences, estimates, gains, report
 
 TASKS = ("counting", "logic")
@@ -142,6 +142,13 @@ def test_searches_that_ended_early_are_counted_and_differences_stand_without_the
     assert line[-1] == "3+2"
 
 
+def test_prompts_that_run_out_end_early_without_idle_steps():
+    cell = Cell(task="counting", seed=1, arm="random", budget=TOKENS)
+    found = {**FOUND, cell: replace(FOUND[cell], stopped=NO_MORE)}
+    line = line_of(report(found, TASKS, "title").split("| mean of a cell")[-1], ARMS["random"])
+    assert line[-3:] == ["3.0", "0.0", "1 of 4"]
+
+
 @pytest.mark.parametrize(("gained", "resolved"), [((0, 1, 2), "yes"), ((0, 20, 40), "no")])
 def test_five_points_are_resolved_by_a_half_width_under_them(gained, resolved):
     found = {}
@@ -158,11 +165,26 @@ def test_five_points_are_resolved_by_a_half_width_under_them(gained, resolved):
 def test_fewer_seeds_than_are_needed_are_headed_so(num_seeds, says_so):
     counts = {task: [5] * num_seeds for task in TASKS}
     found = cells("ours", counts) | cells("random", counts) | cells("initial", counts)
-    assert (
-        "Too few to conclude from ours and random shortlist: 7 seeds"
-        in report(found, TASKS, "title")
-    ) == says_so
-    assert ("Too few" in report(found, TASKS, "title")) == says_so
+    head = "Too few seeds of a task to conclude, 8 are the least: "
+    text = report(found, TASKS, "title")
+    assert (f"{head}ours (7), random shortlist (7).\n" in text) == says_so
+    assert ("Too few" in text) == says_so
+    text = report(found | cells("paper", {"counting": [5] * 8, "logic": [5]}), TASKS, "title")
+    named = (
+        "the paper's rule (1), ours (7), random shortlist (7)"
+        if says_so
+        else ("the paper's rule (1)")
+    )
+    assert f"{head}{named}.\n" in text
+
+
+def test_few_seeds_are_not_drawn_anew():
+    """Their bootstrap would be far too narrow: a dash stands there."""
+    for num_seeds, is_shown in ((4, False), (5, True)):
+        counts = {task: [5, 6, 7, 5, 6][:num_seeds] for task in TASKS}
+        found = cells("ours", counts) | cells("initial", {task: [4] * num_seeds for task in TASKS})
+        line = line_of(report(found, TASKS, "title").split("| points")[1], "ours − initial prompt")
+        assert (line[4] != "–") == is_shown
 
 
 def test_nothing_done_is_said():

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -56,6 +57,16 @@ def test_rows_stand_in_the_order_given_and_a_name_once(tmp_path):
 def test_one_series_without_a_name_needs_no_legend(tmp_path):
     forest(tmp_path / "figure.svg", [Estimate("a", 1.0, 0.5, 1.5)])
     assert "a" in texts(tmp_path / "figure.svg")
+
+
+def test_an_open_end_leaves_the_plot_and_widens_nothing(tmp_path):
+    closed, opened = [Estimate("a", 1.0, 0.5, 1.5)], [Estimate("b", 1.0, 0.9, math.inf)]
+    forest(tmp_path / "closed.svg", closed)
+    forest(tmp_path / "open.svg", closed + opened)
+    ticks = [{t for t in texts(tmp_path / f) if t[0].isdigit()} for f in ("closed.svg", "open.svg")]
+    assert max(map(float, ticks[1])) <= 1.6
+    assert ticks[1]
+    assert "b" in texts(tmp_path / "open.svg")
 
 
 @pytest.mark.parametrize("draw", [forest, lines])

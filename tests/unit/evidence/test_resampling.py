@@ -91,6 +91,20 @@ def test_what_cannot_be_told_is_said_so():
     assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_few_clusters_say_is_open_on_the_side_of_the_others(sign):
+    """Of twelve, one or two differ, which 35% or 11% of the draws leave out; of four, 0.4%."""
+    for others in ([3.0], [3.0, 1.0]):
+        values = sign * np.array([*others, *[0.0] * (12 - len(others))])
+        found = Clusters(range(12)).estimate(values)
+        ends = (found.low, found.high) if sign > 0 else (-found.high, -found.low)
+        assert ends[1] == math.inf
+        assert -math.inf < ends[0] < sign * found.mean
+    four = Clusters(range(12)).estimate(sign * np.array([3.0, 1.0, 2.0, 1.5, *[0.0] * 8]))
+    assert math.isfinite(four.low)
+    assert math.isfinite(four.high)
+
+
 def test_an_estimate_is_the_same_each_time():
     values = np.random.default_rng(0).normal(0, 1, 12)
     names = [i // 3 for i in range(12)]

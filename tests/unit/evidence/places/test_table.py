@@ -217,9 +217,30 @@ def test_the_table_is_printed_without_a_model(tmp_path, capsys, chains):
     assert capsys.readouterr().out.startswith("0 places")
 
 
+def test_chains_of_several_settings_are_not_averaged(chains):
+    one, other, third = chains[:3]
+    given = {"max_new_tokens": 64}
+    one, third = (
+        dataclasses.replace(c, settings=given | more)
+        for c, more in ((one, {}), (third, {"noise_by_place": 1}))
+    )
+    assert signals.of_models([one, third], is_confirming=False) == {one.model: [one, third]}
+    other = dataclasses.replace(other, settings={"max_new_tokens": 128})
+    with pytest.raises(
+        ValueError, match=r"several settings \(.*64.*, .*128.*\): put those of each"
+    ):
+        signals.of_models([one, other], is_confirming=False)
+
+
+def test_the_table_says_what_chains_were_made_on(chains):
+    made = [dataclasses.replace(chains[0], made_on="cpu, float32"), *chains[1:3]]
+    assert "made on: cpu, float32 (1); not written down (2).\n" in table(made, PRIMARY)
+
+
 def test_a_figure_is_drawn_where_there_are_intervals(tmp_path, chains):
     pytest.importorskip("matplotlib")
-    signals.draw({"tiny": chains, "short": chains[:2]}, tmp_path)
+    begun = dataclasses.replace(chains[0], places=chains[0].places[:1])  # the first does not count
+    signals.draw({"tiny": chains, "short": chains[:2], "begun": [begun]}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["signals-tiny.svg"]
     text = (tmp_path / "signals-tiny.svg").read_text(encoding="utf-8")
     assert all(name in text for name in SIGNALS)

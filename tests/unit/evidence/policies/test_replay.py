@@ -25,6 +25,9 @@ from tests.unit.evidence.policies.made_up import (
 
 NUM_ROWS = 160
 LOST_AFTER = math.ceil(math.log(5) / math.log(1 + BET))  # rows in a row, at alpha 0.2
+NLL = 4.0  # of each prompt on each row
+# Errors in a row, each with its fluency, that are over that of 50 rows.
+GIVEN_UP_AFTER = math.floor(50 * 0.02 * NLL / (1 + 0.02 * NLL)) + 1
 ALL = Policy(shortlist_size=None)
 
 
@@ -99,17 +102,17 @@ def test_true_errors_are_of_rows_that_no_policy_saw():
         (Policy(accept="best", fresh_rows=True, num_rows=24), 4 * 24),
         (Policy(accept="best", num_rows=96), 3 * 96 + 46),
         (Policy(accept="best", num_confirming=24), 150 + 2 * 24),
-        (Policy(), 3),
-        (Policy(race=0.2), 3),
+        (Policy(), 3 * GIVEN_UP_AFTER),
+        (Policy(race=0.2), 3 * min(GIVEN_UP_AFTER, LOST_AFTER)),
         (Policy(race=0.2, shrinkage="prior"), 3 * LOST_AFTER),
         (Policy(shrinkage="prior"), 150),
     ],
 )
 def test_rollouts_are_counted(policy, num_rollouts):
-    """Each candidate is wrong on all rows, the incumbent on none: the first row shows it."""
+    """Each candidate is wrong on all rows, the incumbent on none: the first rows show it."""
     own = np.ones((8, NUM_ROWS), bool)
     own[0] = False
-    (effect,) = replay(chains_of(own), policy, num_splits=2)
+    (effect,) = replay(chains_of(own, prompt_nll=NLL), policy, num_splits=2)
     assert effect.num_rollouts == num_rollouts
 
 

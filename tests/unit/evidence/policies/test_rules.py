@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from itertools import combinations, product
 
@@ -26,16 +25,15 @@ matrices = st.integers(1, 4).flatmap(
 )
 
 
-def trial(is_wrong, fluency=None, num_rows=None):
+def trial(is_wrong):
     is_wrong = np.array(is_wrong, bool)
-    found = Trial.of_errors(is_wrong, num_rows or is_wrong.shape[1])
-    return found if fluency is None else dataclasses.replace(found, fluency=np.array(fluency))
+    return Trial.of_errors(is_wrong, is_wrong.shape[1])
 
 
-def slowly(policy, is_wrong, fluency):
+def slowly(policy, is_wrong, terms):
     """A step row by row: which prompt is kept, and how many rollouts that takes."""
     n, incumbent = policy.num_rows, is_wrong[0]
-    bound = sum(incumbent[:n]) / n + fluency[0]
+    bound = sum(terms[0]) / n
     best, lowest, num_rollouts = 0, math.inf, 0
     for number, own in list(enumerate(is_wrong))[1:]:
         wealth, is_out = 1.0, False
@@ -43,13 +41,13 @@ def slowly(policy, is_wrong, fluency):
             num_rollouts += 1
             if own[row] != incumbent[row]:
                 wealth *= 1 + BET if own[row] else 1 - BET
-            is_over = sum(own[: row + 1]) / n + fluency[number] > bound + 1e-6
+            is_over = sum(terms[number][: row + 1]) / n > bound + 1e-6
             is_out = (is_over and policy.accept == "improve") or (
-                policy.race > 0 and wealth >= 1 / policy.race
+                policy.race > 0 and wealth >= 1 / policy.race and row < n - 1
             )
             if is_out:
                 break
-        objective = sum(own[:n]) / n + fluency[number]
+        objective = sum(terms[number]) / n
         if not is_out and objective < lowest:
             best, lowest = number, objective
     if best and policy.accept == "improve" and not lowest < bound - 1e-6:
@@ -67,9 +65,12 @@ def test_a_step_is_that_of_the_slow_one(num_confirming, is_wrong, accept, race):
     policy = Policy(
         num_rows=12 - num_confirming, accept=accept, race=race, num_confirming=num_confirming
     )
-    fluency = [0.01 * (number % 2) for number in range(len(is_wrong))]
-    found = decide(policy, trial(is_wrong, fluency, policy.num_rows), PRIOR)
-    assert (found.winner, found.num_rollouts) == slowly(policy, is_wrong, fluency)
+    terms = [
+        [missed + 0.01 * ((number + row) % 3) for row, missed in enumerate(own[: policy.num_rows])]
+        for number, own in enumerate(is_wrong)
+    ]
+    found = decide(policy, Trial(np.array(is_wrong), np.array(terms)), PRIOR)
+    assert (found.winner, found.num_rollouts) == slowly(policy, is_wrong, terms)
 
 
 def test_equals_go_to_the_incumbent_then_to_the_first():
@@ -84,12 +85,11 @@ def test_losses_are_compared_where_they_are_the_objective():
     """The second candidate has the lower loss, the first fewer errors."""
     is_wrong = np.array([[True, True], [False, False], [True, False]])
     losses = np.array([[1.0, 1.0], [0.9, 0.9], [0.1, 0.2]])
-    found = decide(
-        Policy(num_rows=2, objective="loss"), Trial(is_wrong, losses, np.zeros(3)), PRIOR
-    )
+    policy = Policy(num_rows=2, objective="loss")
+    found = decide(policy, Trial(is_wrong, losses), PRIOR)
     assert (found.winner, found.num_rollouts) == (2, 4)
-    fluency = np.array([0.0, 0.0, 2.0])  # worse from the first row on
-    found = decide(Policy(num_rows=2, objective="loss"), Trial(is_wrong, losses, fluency), PRIOR)
+    losses[2, 0] = 2.1  # more at its first row than the incumbent at both
+    found = decide(policy, Trial(is_wrong, losses), PRIOR)
     assert (found.winner, found.num_rollouts) == (1, 3)
 
 
