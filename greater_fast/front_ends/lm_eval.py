@@ -23,7 +23,12 @@ from greater_fast.model.text.chat_template import has_template, render_as
 from greater_fast.model.text.stop_texts import StopTexts
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.directory import read_run
-from greater_fast.runs.input import OF_EVALUATION, check_settings, for_evaluation
+from greater_fast.runs.input import (
+    OF_EVALUATION,
+    check_mapping,
+    check_settings,
+    for_evaluation,
+)
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config
 from greater_fast.runs.read import one_source
@@ -96,6 +101,7 @@ class GreaterLM(LM):
         Raises:
             ValueError: there is no run that has begun, or it is damaged; as of the class.
         """
+        check_mapping(config)
         run = read_run(run_dir)["run"]
         try:
             acting = OF_EVALUATION - _DECIDED.keys() - {"tensor_parallel"}  # of that machine
@@ -128,7 +134,7 @@ class GreaterLM(LM):
         return render_as(self.lm, self._config, chat_history)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Reasoning, extractor and answer for each request, all in one batch.
+        """Reasoning, extractor and answer for each request, in one batch for the same limits.
 
         `max_gen_toks` is for all three: the settings' `max_new_tokens` and the extractor's off,
         it is how long an answer may be. `until` ends the reasoning; an end of turn always does.
@@ -151,14 +157,19 @@ class GreaterLM(LM):
             asked.append(self._request(ids, request.args[1], sample))
             times[key] += 1
         self._check_fit(asked, texts)
-        with memory_errors_explained(self.lm.device):
-            rollouts = self._engine.run(asked)
-        found = []
-        for request, rollout in zip(requests, rollouts, strict=True):
-            assert rollout is not None  # nothing drops a text here
-            found.append(self._written(rollout))
-            self.cache_hook.add_partial("generate_until", request.args, found[-1])
-        return found
+        found: dict[int, str] = {}
+        # Tasks that are evaluated together may differ in these.
+        kinds = {(request.max_answer_tokens, request.stop): None for request in asked}
+        for kind in kinds:
+            own = [n for n, r in enumerate(asked) if (r.max_answer_tokens, r.stop) == kind]
+            with memory_errors_explained(self.lm.device):
+                rollouts = self._engine.run([asked[number] for number in own])
+            for number, rollout in zip(own, rollouts, strict=True):
+                assert rollout is not None  # nothing drops a text here
+                found[number] = self._written(rollout)
+                args = requests[number].args
+                self.cache_hook.add_partial("generate_until", args, found[number])
+        return [found[number] for number in range(len(requests))]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """No continuation is scored: the answer stands behind a reasoning."""

@@ -40,6 +40,19 @@ def changed_settings(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k in defaults and v != defaults[k]}
 
 
+def check_mapping(config: object) -> None:
+    """Refuse a whole `Config` where some settings are to differ from others.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if isinstance(config, Config):
+        raise ValueError(
+            "config: got a Config, expected a mapping of those settings that are to differ, such "
+            "as {'num_train': 100}"
+        )
+
+
 def check_settings(config: Config | Mapping[str, Any] | None, decided: Mapping[str, str]) -> None:
     """Refuse a setting that would be ignored: `decided` says by name what decides it.
 

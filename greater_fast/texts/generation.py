@@ -74,8 +74,8 @@ def generate(
             has no chat template, which writes them itself.
 
     Raises:
-        ValueError: no text, or one that cannot be run; no limit of 1 or more; stop texts as of
-            `StopTexts`.
+        ValueError: no text, or one that has no token or does not fit the context; no limit of 1 or
+            more; stop texts as of `StopTexts`.
     """
     asked = Asked.of(engine.lm, texts, max_new_tokens, stop_texts, special_tokens)
     return generate_numbered(engine, list(enumerate(texts)), asked)
@@ -94,6 +94,12 @@ def generate_numbered(
     for number, ids in zip(numbers, encoded, strict=True):
         if not ids:
             raise ValueError(f"texts: text {number} has no token: there is nothing to go on from")
+        if lm.max_context is not None and len(ids) + asked.max_new_tokens > lm.max_context:
+            raise ValueError(
+                f"texts: text {number} has {len(ids)} tokens, which with {asked.max_new_tokens} "
+                f"behind them do not fit the model's context of {lm.max_context}: lower "
+                "max_new_tokens, or shorten it"
+            )
     requests = [
         RolloutRequest(
             *(tuple(ids), asked.max_new_tokens, lm.end_ids), sample_key=number, stop=asked.stop

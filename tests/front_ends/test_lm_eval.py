@@ -213,6 +213,25 @@ def test_what_is_not_asked_for_rightly(
         GreaterLM.from_run(small).generate_until([instance(text, **given)])
 
 
+@pytest.mark.parametrize("engine", ["auto", "generate"])
+def test_tasks_with_other_limits_may_be_evaluated_together(small: Path, engine: str) -> None:
+    from greater_fast.front_ends.lm_eval import GreaterLM
+
+    model = GreaterLM.from_run(small, config={"engine": engine})
+    least = 6 + len(model._targets.extractor_ids) + 1
+    given: list[dict[str, Any]] = [
+        {"max_gen_toks": least + 2},
+        {"max_gen_toks": least, "until": ["a"]},
+        {"max_gen_toks": least + 2, "until": ["a"]},
+        {"max_gen_toks": least + 2},
+    ]
+    requests = [instance(CHAT, number, **each) for number, each in enumerate(given)]
+    together = model.generate_until(requests)
+    alone = [text for request in requests for text in model.generate_until([request])]
+    assert together == alone
+    assert together[0] == together[3]
+
+
 def test_a_base_model_has_no_template_and_no_empty_context(lm: Any) -> None:
     from greater_fast.front_ends.lm_eval import GreaterLM
 
@@ -305,6 +324,13 @@ def test_runs_that_it_is_not_made_of(small: Path, tmp_path: Path) -> None:
 
     refused("the run is of several models: name one of a, b", model=["a", "b"])
     refused("the run is damaged: TypeError", config=None)
+
+
+def test_settings_that_are_to_differ_are_a_mapping(small: Path) -> None:
+    from greater_fast.front_ends.lm_eval import GreaterLM
+
+    with pytest.raises(ValueError, match="config: got a Config, expected a mapping of those"):
+        GreaterLM.from_run(small, config=Config())  # type: ignore[arg-type]
 
 
 def test_it_scores_no_text(small: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from promptolution.predictors import FirstOccurrencePredictor, MarkerBasedPredictor
 from promptolution.tasks import ClassificationTask
-from promptolution.utils.callbacks import BaseCallback, LoggerCallback
+from promptolution.utils.callbacks import BaseCallback, LoggerCallback, TokenCountCallback
 from promptolution.utils.prompt import Prompt
 
 import greater_fast as gf
@@ -246,6 +247,51 @@ class TestOptimizer:
         optimizer.optimize(n_steps=1)  # goes on where it stopped
         assert optimizer._found.num_steps == 2
 
+    def test_a_budget_of_tokens_ends_it(self, lm: LM) -> None:
+        llm = GreaterLLM(lm, SETTINGS)
+        budget = TokenCountCallback(100, "output_tokens")
+        optimizer = searcher(llm, callbacks=[budget])
+        optimizer._pre_optimization_loop()
+        scored = llm.get_token_count()
+        assert scored["output_tokens"] == llm.engine.num_generated_tokens > 0
+        assert scored["input_tokens"] > 0
+        optimizer.optimize(n_steps=50)
+        assert optimizer._found is not None
+        assert optimizer._found.num_steps < 50
+        assert llm.get_token_count()["output_tokens"] >= 100
+
+    def test_settings_that_are_not_given_are_those_of_the_language_model(self, lm: LM) -> None:
+        own = {**SETTINGS, "system_prompt": None, "top_k": 7, "template_date": "2024-02-29"}
+        llm = GreaterLLM(lm, own)
+        optimizer = searcher(llm, config={"num_train": 3})
+        expected = gf.Config.from_mapping({**own, "num_train": 3, "steps": 1})
+        assert optimizer.config == expected
+        assert optimizer.engine is llm.engine
+        assert [len(layouts) for layouts in optimizer._begun.values()] == [3]
+        assert searcher(llm, config={"draft_tokens": 3}).engine is not llm.engine
+        with pytest.raises(ValueError, match="config: template_date is the predictor's: give it"):
+            searcher(llm, config={"template_date": "2024-03-01"})
+        with pytest.raises(ValueError, match="num_dev: got 3, expected none: here the task"):
+            searcher(llm, config={"num_dev": 3})
+
+    def test_rows_that_decide_and_do_not_fit_are_told_before_the_search(
+        self, llm: GreaterLLM
+    ) -> None:
+        long = frame(12)
+        longest = len(long) - 1
+        long.loc[longest, "x"] = "word " * 2040
+        drawn = next(
+            seed
+            for seed in range(100)
+            if longest not in random.Random(seed).sample(range(len(long)), 2)
+        )
+        with pytest.raises(ValueError, match=f"1 of 12 rows do not fit .*: row {longest} of the"):
+            searcher(
+                llm,
+                task=ClassificationTask(long, "Is it true?"),
+                config={"num_train": 2, "seed": drawn},
+            )
+
     def test_an_error_in_a_step_is_logged_and_prompts_so_far_remain(
         self, llm: GreaterLLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -430,6 +476,6 @@ def test_the_example_runs(model_folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "greater_fast.front_ends.promptolution")
-    monkeypatch.setitem(sys.modules, "promptolution.llms.base_llm", None)
+    monkeypatch.setitem(sys.modules, "promptolution", None)
     with pytest.raises(ImportError, match=r"pip install 'greater-fast\[promptolution\]'"):
         importlib.import_module("greater_fast.front_ends.promptolution")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_origin
@@ -83,6 +84,8 @@ class Reply:
     def example(self, row: Any, source: str) -> Example:
         """A row with its gold answer as the adapter writes it; empty where it has none.
 
+        It is written as a value of the field's type: 24 for an int, where the row has 24.0.
+
         Raises:
             ValueError: the row is none of DSPy's.
         """
@@ -94,8 +97,11 @@ class Reply:
         question, gold = "\n".join(map(str, row.inputs().values())), row.get(self.target.answer)
         if gold is None:
             return Example(question, "", source=source)
+        signature = self.target.predictor.signature
+        with contextlib.suppress(ValueError):  # `check_golds` tells of it, where it matters
+            gold = parse_value(gold, signature.output_fields[self.target.answer].annotation)
         written = self.adapter.format_assistant_message_content(
-            self.target.predictor.signature, {**self.marks, self.target.answer: gold}
+            signature, {**self.marks, self.target.answer: gold}
         )
         answer = written[len(self.head) : len(written) - len(self.tail)].strip()
         return Example(question, answer, source=source)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import dspy
 from dspy import lm15
+from dspy.adapters.utils import annotation_allows_none
 from dspy.utils.callback import BaseCallback
 
 from greater_fast.wording import listed, quoted
@@ -122,8 +123,8 @@ class Target:
         predictor.signature = predictor.signature.with_instructions(f"{self.fixed}{prompt}")
         return program
 
-    def sent(self, rows: Sequence[Any]) -> list[Sent]:
-        """What the predictor first sends on each row.
+    def sent(self, rows: Sequence[Any]) -> list[Sent | None]:
+        """What the predictor first sends on each row; None where a reply before it is unread.
 
         The program runs up to there, once a row: what comes before the predictor is computed as
         ever. Then the predictor alone is asked the same with the mark, so that the two requests
@@ -149,17 +150,27 @@ class Target:
             async_engine=_AsyncRecorder(),
         )
         predictor.callbacks = [*predictor.callbacks, inputs]
-        found = []
+        found: list[Sent | None] = []
         for number, row in enumerate(rows):
             predictor.signature, inputs.given = own, {}
-            request = _request(program, row.inputs())
+            try:
+                request = _request(program, row.inputs())
+            except dspy.AdapterParseError:  # as of a small model, sampled or not
+                found.append(None)
+                continue
             if request is None:
                 raise NotAskedError(
                     f"predictor: the program answers row {number} "
                     f"({quoted(str(row.toDict()), 60)}) without asking {self.name}: leave out such "
                     "rows, or name another predictor"
                 )
-            missing = [name for name in own.input_fields if name not in inputs.given]
+            missing = [
+                name
+                for name, field in own.input_fields.items()
+                if name not in inputs.given
+                and field.is_required()  # DSPy fills in a default
+                and not annotation_allows_none(field.annotation)  # and may leave these out
+            ]
             if inputs.given and missing:
                 raise ValueError(
                     f"row {number} ({quoted(str(row.toDict()), 60)}) leaves {listed(missing)} of "

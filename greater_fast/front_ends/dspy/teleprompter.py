@@ -16,12 +16,12 @@ from greater_fast.front_ends.dspy.judging import ProgramJudge
 from greater_fast.front_ends.dspy.rows import Reply, lay_out
 from greater_fast.front_ends.dspy.sending import NotAskedError, Target, check_served
 from greater_fast.front_ends.dspy.sets import RowSet, split
-from greater_fast.runs.input import check_settings
+from greater_fast.front_ends.engines import can_search
+from greater_fast.runs.input import check_mapping, check_settings
 from greater_fast.search.checks import (
     check_callable,
     check_functions,
     check_stop_texts,
-    other_decoding,
 )
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.judge import judged
@@ -31,9 +31,6 @@ from greater_fast.wording import printable
 _LMS_OWN = (
     *("chat_template_kwargs", "device", "dtype", "sampling_temperature", "template_date"),
     "tensor_parallel",
-)
-_OF_ENGINE = (
-    *("batch_size", "draft_tokens", "engine", "kernels", "kv_cache_bytes", "max_step_tokens"),
 )
 
 
@@ -71,6 +68,7 @@ class GReaTer(Teleprompter):
     ) -> None:
         super().__init__()
         check_callable("metric", metric, ("an example", "its prediction"))
+        check_mapping(config)
         self.metric, self.model, self.config = metric, model, dict(config or {})
         self.predictor, self.answer_field = predictor, answer_field
         self.num_threads, self.on_step = num_threads, on_step
@@ -180,12 +178,19 @@ class GReaTer(Teleprompter):
     ) -> tuple[Layouts, Config, list[str]]:
         """The rows to search on, the settings with the limit of the LM, and notes."""
         reply.check_golds(train.rows, train.examples)
-        sent = reply.target.sent(train.rows)
+        found = zip(reply.target.sent(train.rows), train.examples, strict=True)
+        asked = [(own, example) for own, example in found if own is not None]
+        unread = f"a reply before {reply.target.name} could not be read"
+        if not asked:
+            raise ValueError(f"trainset: on each of its {len(train.rows)} rows {unread}")
+        sent, examples = map(list, zip(*asked, strict=True))
         first = sent[0].own
         if "max_new_tokens" not in self.config and first.config.max_tokens:
             config = replace(config, max_new_tokens=first.config.max_tokens)
-        rows = lay_out(local, reply, sent, train.examples, config)
+        rows = lay_out(local, reply, sent, examples, config)
         notes = [*rows.notes, *_notes(reply, rows)]
+        if num_unread := len(train.rows) - len(asked):
+            notes.append(f"trainset: {num_unread} rows are left out, for {unread}")
         if self.model is not None:
             notes += check_served(reply.target.lm, first, len(local.ids(first)))
         return rows, config, notes
@@ -204,8 +209,13 @@ class GReaTer(Teleprompter):
             sent = reply.target.sent(val.rows)
         except NotAskedError as error:
             return None, [f"{unmeasured}{error}"]
+        asked = [own for own in sent if own is not None]
+        if len(asked) < len(sent):
+            num_unread = len(sent) - len(asked)
+            unread = f"a reply before {reply.target.name} could not be read on {num_unread} rows"
+            return None, [f"{unmeasured}{unread}"]
         try:
-            rows = lay_out(local, reply, sent, val.examples, config)
+            rows = lay_out(local, reply, asked, val.examples, config)
         except ValueError as error:
             return None, [f"{unmeasured}{error}"]
         num_left_out = len(val.rows) - len(rows)
@@ -230,8 +240,7 @@ class GReaTer(Teleprompter):
         for name in _LMS_OWN:
             if getattr(config, name) != getattr(local.config, name):
                 raise ValueError(f"config: {name} is the LM's: give it to local_lm(config=...)")
-        differs = any(getattr(config, n) != getattr(local.config, n) for n in _OF_ENGINE)
-        if differs or other_decoding(local.engine, config) is not None:
+        if not can_search(local.engine, local.config, config):
             local = GreaterEngine(local.lm, config)  # of the same weights
         return local, config
 

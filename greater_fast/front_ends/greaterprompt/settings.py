@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from greater_fast.config import Config
 from greater_fast.config_checks import guess
 from greater_fast.gradients.example_loss import AnswerLoss
-from greater_fast.runs.input import check_settings, unfilled_notes
+from greater_fast.runs.input import check_mapping, check_settings, unfilled_notes
 from greater_fast.search.checks import check_callable
 from greater_fast.wording import listed, quoted
 
@@ -43,6 +43,7 @@ def config_of(given: Mapping[str, Any], others: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: as of the class; a value out of range is named as the user named it.
     """
+    check_mapping(others)
     check_settings(others, _DECIDED)
     _check_names("optimize_config", given, _KNOWN)
     generation = given.get("generate_config", {})

@@ -6,6 +6,7 @@ from typing import Any
 import dspy
 import pytest
 
+from greater_fast.config import Config
 from greater_fast.front_ends.dspy import GReaTer, local_lm
 from greater_fast.model.lm import LM
 from tests.front_ends.dspy_programs.programs import (
@@ -86,6 +87,8 @@ def test_bad_rows() -> None:
     ):
         optimizer.compile(thought(), trainset=rows[:4], valset=[other])
     typed = thought(fields="question -> answer: Literal['True', 'False']")
+    with pytest.raises(ValueError, match="config: got a Config, expected a mapping"):
+        GReaTer(odd, config=Config())  # type: ignore[arg-type]
     odd_gold = dspy.Example(question="So?", answer="Maybe").with_inputs("question")
     with pytest.raises(ValueError, match=r"row 3 of trainset: answer: got 'Maybe', .*no reply"):
         optimizer.compile(typed, trainset=[*rows[:3], odd_gold], valset=rows[4:])

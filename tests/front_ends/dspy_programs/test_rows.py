@@ -147,6 +147,10 @@ def test_the_adapters_header_asks_for_the_answer(adapter: Any, header: str, clos
         ("bool", True, "True"),
         ("Literal['a', 'b']", "b", "b"),
         ("Literal[1, 2]", 2, "2"),
+        ("int", 24.0, "24"),  # of a column with a value missing
+        ("int", "24.0", "24"),
+        ("float", 2, "2.0"),
+        ("bool", "true", "True"),
     ],
 )
 def test_gold_answers_are_written_as_dspy_writes_them(kind: str, value: Any, written: str) -> None:
@@ -156,7 +160,12 @@ def test_gold_answers_are_written_as_dspy_writes_them(kind: str, value: Any, wri
     parsed = dspy.ChatAdapter().parse(
         reply.target.predictor.signature, f"[[ ## reasoning ## ]]\nSo.{HEADER}{written}\n\n"
     )
-    assert parsed["answer"] == (value.strip() if isinstance(value, str) else value)
+    typed = {
+        "str": str.strip,
+        "int": lambda v: int(float(v)),
+        "bool": lambda v: v in (True, "true"),
+    }
+    assert parsed["answer"] == typed.get(kind, lambda v: v)(value)
 
 
 def test_xml_escapes_the_gold() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import copy
+import re
+from collections.abc import Collection
 from typing import Any
 
 import dspy
@@ -144,7 +146,9 @@ def test_a_program_may_be_random_and_runs_once_for_each_row() -> None:
     student, seen = Shuffled(), list[Any]()
     target = Target.of(student, None, None)
     rows = examples(4)
-    for number, (own, marked) in enumerate(target.sent(rows), 1):
+    for number, found in enumerate(target.sent(rows), 1):
+        assert found is not None
+        own, marked = found
         system, user = (own.system, own.messages[-1].text)
         assert f"{number}: {rows[number - 1].question}" in user
         assert marked.messages[-1].text == user.replace(PROMPT, MARK)
@@ -166,9 +170,59 @@ def test_a_program_may_call_its_predictors_forward() -> None:
             return self.ask.forward(question=question)
 
     target, rows = Target.of(Direct(), None, None), examples(2)
-    for row, (own, marked) in zip(rows, target.sent(rows), strict=True):
+    for row, found in zip(rows, target.sent(rows), strict=True):
+        assert found is not None
+        own, marked = found
         assert row.question in own.messages[-1].text
         assert own.messages[-1].text.replace(PROMPT, MARK) == marked.messages[-1].text
+
+
+class Hinted(dspy.Module):
+    """Asks for a hint first, and cannot read some of these."""
+
+    def __init__(self, unread: Collection[str]) -> None:
+        super().__init__()
+        self.unread = unread
+        self.reply = dspy.Predict(dspy.Signature("question, hint -> answer", PROMPT))
+
+    def forward(self, question: str) -> Any:
+        if question in self.unread:
+            signature = self.reply.signature
+            raise dspy.AdapterParseError("Lenient", signature, "no header")
+        return self.reply(question=question, hint="Look.")
+
+
+@pytest.mark.usefixtures("context")
+def test_a_reply_before_the_predictor_that_cannot_be_read_ends_nothing() -> None:
+    rows = examples(12)
+    unread = [row.question for row in (*rows[:3], rows[8])]
+    better, optimizer = compiled(Hinted(unread))
+    assert better.reply.signature.instructions == optimizer.report["prompt"]
+    notes = "; ".join(optimizer.report["notes"])
+    left_out = re.search(r"trainset: (\d) rows are left out, for a reply before reply could", notes)
+    assert left_out is not None  # four of the first six are searched on, whichever they are
+    assert 4 - int(left_out[1]) == optimizer.report["num_train"] < SEARCH["num_train"]
+    assert "forced_accuracy: not measured: a reply before reply could not be read on 1" in notes
+    assert optimizer.report["initial_num_unread"] >= 1
+    with pytest.raises(ValueError, match="trainset: on each of its 4 rows a reply before reply"):
+        compiled(Hinted([row.question for row in rows]))
+
+
+@pytest.mark.usefixtures("context")
+def test_inputs_that_dspy_fills_in_need_no_value() -> None:
+    class Filled(dspy.Signature):
+        """Think step by step."""
+
+        question: str = dspy.InputField()
+        style: str = dspy.InputField(default="short")
+        context: str | None = dspy.InputField()
+        answer: str = dspy.OutputField()
+
+    target, rows = Target.of(dspy.Predict(Filled), None, None), examples(2)
+    for row, found in zip(rows, target.sent(rows), strict=True):
+        assert found is not None
+        assert row.question in found.own.messages[-1].text
+        assert "short" in found.own.messages[-1].text
 
 
 @pytest.mark.usefixtures("context")

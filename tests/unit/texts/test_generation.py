@@ -65,6 +65,7 @@ def test_special_tokens_stand_before_a_text_where_they_are_asked_for() -> None:
         ("one text", 3, "texts: expected a list of texts"),
         ([None], 3, "texts: expected a list of texts"),
         (["a", ""], 3, "texts: text 1 has no token"),
+        (["a", "a"], 10**6, r"text 0 has \d tokens, which with 1000000 .* not fit the model's"),
         (["a"], 0, "max_new_tokens: got 0, expected 1 or more"),
     ],
 )
