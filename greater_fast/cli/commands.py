@@ -40,6 +40,7 @@ from greater_fast.runs.input import checking_input
 from greater_fast.runs.on_ranks import on_all_ranks
 from greater_fast.runs.result import Report
 from greater_fast.runs.visible import brief, described, visible
+from greater_fast.runs.writer import new_path
 from greater_fast.version import __version__
 from greater_fast.wording import quoted
 
@@ -233,6 +234,8 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print_json({key: run[key] for key in ("run", "steps", "result")})
     else:
+        if run["result"] is not None:  # it may have been moved since
+            run["result"] = {**run["result"], "run_dir": str(new_path("run", options.run))}
         parts = {"run.json": _origin, "steps.jsonl": _steps, "result.json": _outcome}
         for name, part in parts.items():
             try:

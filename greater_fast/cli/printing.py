@@ -38,12 +38,20 @@ def print_result(result: Result, *, as_json: bool) -> int:
 
 def print_parts(*parts: str | Table) -> None:
     """Print lines and tables, with nothing in them that steers a terminal."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
             print(visible(part), flush=True)
         else:
             console.print(part)
+
+
+class _Console(Console):
+    """One whose reader may close, which ends the command as of any line that is printed."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
 
 
 def print_json(values: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from greater_fast.cli.options import add_debug_option
 from greater_fast.runs.visible import visible
+from greater_fast.runs.writer import new_path
 
 
 def add_report_command(commands: Any) -> None:
@@ -26,5 +26,5 @@ def report(options: argparse.Namespace) -> int:
     from greater_fast.report import write_report  # with it come templates and plots
 
     write_report(options.run, options.out)
-    print(visible(f"report: {Path(options.out).absolute()}"), flush=True)
+    print(visible(f"report: {new_path('out', options.out)}"), flush=True)
     return 0

@@ -18,7 +18,11 @@ from greater_fast.runs.saved.differences import CHANGEABLE
 
 def add_resume_command(commands: Any) -> None:
     """Add the parser of the command to those of the others."""
-    command = commands.add_parser("resume", help="go on with a run where it ended, or was ended")
+    command = commands.add_parser(
+        "resume",
+        help="go on with a run where it ended, or was ended",
+        usage="greater-fast resume RUN [--model MODEL [MODEL ...]] [options]",  # RUN comes first
+    )
     command.set_defaults(command=_resume, before="the run was gone on with")
     command.add_argument("run", metavar="RUN", help="run directory")
     add_model_option(command, otherwise="that of the run")

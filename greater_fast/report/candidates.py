@@ -67,14 +67,22 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     return float(a @ b) / spread if spread else None
 
 
+def why_none(view: RunView) -> str:
+    """Why a run has no candidate with both a score and what it came to, for a reader."""
+    ended = [trial for step in view.steps for trial in step.trials if trial.objective is not None]
+    if not ended:
+        return "No candidate ran to the end, so there is no telling whether the score ranks them."
+    if all(trial.score is None for trial in ended):
+        return "Candidates were drawn without a score, so there is nothing that could rank them."
+    return "What the prompt came to before is not known yet, so there is nothing to compare with."
+
+
 def in_words(tried: Sequence[Outcome]) -> str:
-    """Whether the score ranks candidates within their steps, for a reader.
+    """Whether the score ranks candidates within their steps, for a reader; of one at least.
 
     Of each step one correlation, their mean held against 0 by turning signs: the search compares
     candidates of one step alone, and those of two differ by where the prompt stood as well.
     """
-    if not tried:
-        return "No candidate ran to the end, so there is no telling whether the score ranks them."
     by_step: dict[int, list[Outcome]] = {}
     for outcome in tried:
         by_step.setdefault(outcome.step, []).append(outcome)

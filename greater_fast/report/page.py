@@ -99,6 +99,7 @@ class ReportPage:
     def _run(self, view: RunView, limits: Limits) -> dict[str, Any]:
         """What the templates know of a run."""
         found, steps = self._verdicts[view.number], view.steps[: limits.steps]
+        tried, new = self._tried[view.number], view.new
         known = {
             "view": view,
             "id": f"run-{view.number + 1}",
@@ -110,7 +111,8 @@ class ReportPage:
             "figures": self._figures[view.number],
             "diff": _diff(view.initial, view.new, limits),
             "changes": _changes(view, limits),
-            "ranking": candidates.in_words(self._tried[view.number]),
+            "is_last": bool(view.steps and new and view.steps[-1].prompt == new.text),
+            "ranking": candidates.in_words(tried) if tried else candidates.why_none(view),
             "num_given_up": candidates.num_given_up(view),
             "steps": [(step, _trials(step)) for step in steps],
             "num_steps_left_out": len(view.steps) - len(steps),

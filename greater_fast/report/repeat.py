@@ -11,6 +11,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.report.run_view import RunView
 from greater_fast.runs.input import changed_settings
+from greater_fast.runs.timing.time_budget import OUT_OF_TIME
 
 _MOST_CHARACTERS = 20_000  # of commands; a part of a command would be another command
 _FUNCTIONS = ("metric", "loss", "judge", "on_step")
@@ -50,7 +51,7 @@ def commands(view: RunView) -> str | None:
     folder = re.sub(r"[^\w.-]+|^-", "_", run.name) + "-rows"
     script = _SPLIT_ROWS.format(examples=str(run / "examples.jsonl"), folder=folder)
     lines = [
-        ["greater-fast", "optimize", "--model", *models],
+        [*_program(view), "optimize", "--model", *models],
         [part for split in splits for part in (f"--{split}", f"{folder}/{split}.jsonl")],
         [f"--prompt={prompt}"],
         *([option] for option in options),
@@ -66,7 +67,19 @@ def resuming(view: RunView) -> str:
     given = [*(["model"] if None in view.sources else []), *_functions(view)]
     if given:
         return f"greater_fast.resume({folder!r}, {', '.join(f'{name}=...' for name in given)})"
-    return f"greater-fast resume {_quoted(folder)}"
+    command = [*_program(view), "resume", folder]
+    minutes = view.run.object("config").number("minutes")
+    if view.result and view.result.text("stopped") == OUT_OF_TIME and minutes:
+        command.append(f"--minutes={2 * minutes:.12g}")  # in all: with as many it ends at once
+    return " ".join(map(_quoted, command))
+
+
+def _program(view: RunView) -> list[str]:
+    """What starts the command: ranks that share a model are started together."""
+    if not view.run.object("config").flag("tensor_parallel"):
+        return ["greater-fast"]
+    num_ranks = view.run.count("num_ranks") or 2
+    return ["torchrun", f"--nproc-per-node={num_ranks}", "-m", "greater_fast"]
 
 
 def not_repeated(view: RunView) -> list[str]:

@@ -39,7 +39,8 @@ def write_report(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[
     with checking_input():
         _check_packages()
         path = _own_path(out)
-        views = [read_run_view(Path(run), number) for number, run in enumerate(_checked(runs))]
+        paths = [new_path("run", run) for run in _checked(runs)]
+        views = [read_run_view(run, number) for number, run in enumerate(paths)]
     report, limits = ReportPage(views), Limits()
     page = report.render(limits).encode("utf-8")
     while len(page) > _MOST_BYTES and not limits.is_least:

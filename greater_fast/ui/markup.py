@@ -26,6 +26,12 @@ def problem(what: object) -> str:
     return f"<div class='problem' role='alert'>{text(what)}</div>"
 
 
+def elsewhere(name: str) -> str:
+    """That another run than the one that is shown goes on, which is why no other can begin."""
+    shown = f"The run {name} goes on. Load the page anew to see it, and to stop it."
+    return f"<p role='status'>{text(shown)}</p>"
+
+
 def listed(lines: Iterable[str]) -> str:
     """A list of lines; nothing where there are none."""
     items = "".join(f"<li>{text(line)}</li>" for line in lines)

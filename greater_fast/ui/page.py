@@ -183,16 +183,18 @@ def _watcher(session: Session) -> Callable[[str | None, str], list[Any]]:
     """What looks at the chosen run, and updates the page where anything has changed."""
 
     def watch(name: str | None, known: str) -> list[Any]:
-        running, parts, goes_on = session.running, [""] * 4, False
+        running, parts, goes_on, has_begun = session.running, [""] * 4, False, False
         run = next((folder for folder in session.runs() if folder.name == name), None)
         if run is not None:
             story = session.story(run)
-            goes_on = story.goes_on
+            goes_on, has_begun = story.goes_on, story.initial != ""
             drawn = curve(story.steps, story.num_planned, story.start)
             told = markup.story_html(story)
             parts = [told, drawn, markup.prompt_html(story), markup.steps_html(story)]
+        if running is not None and running != run:
+            parts[0] = markup.elsewhere(running.name) + parts[0]
         idle = running is None
-        can = [idle, goes_on, idle and run is not None]
+        can = [idle, goes_on, idle and has_begun]
         now = repr((parts, can))
         if now == known:
             return [gr.skip()] * 8

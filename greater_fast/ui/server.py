@@ -48,7 +48,7 @@ def application(session: Session, host: str, say: Callable[[str], None]) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         if (run := await run_in_threadpool(session.close)) is not None:
-            say(f"its run was stopped; it goes on with: greater-fast resume {run}")
+            say(await run_in_threadpool(session.farewell, run))
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     answers: dict[str, Callable[[Path], Any]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from greater_fast.runs.writer import make_folders, new_path
 from greater_fast.ui.form import Form
-from greater_fast.ui.story import LOG, Story, tell
+from greater_fast.ui.story import LOG, Story, is_out_of_time, tell
 from greater_fast.ui.workers import Worker, worker_among
 
 INTERRUPTED = 130  # exit status of a run that was stopped
@@ -88,7 +88,7 @@ class Session:
     def story(self, run: Path) -> Story:
         """What is known of a run so far."""
         with self._lock:
-            goes_on = self._worker([run]) is not None
+            goes_on = self._worker_on(run) is not None
         return tell(run, goes_on, has_failed=self._has_failed and self._run == run)
 
     def start(self, form: Form) -> Path:
@@ -116,8 +116,10 @@ class Session:
         """Go on with a run, with more `steps` or `minutes` in all where these are given.
 
         Raises:
-            ValueError: a run goes on, or no process can be started.
+            ValueError: a run goes on, this one has no time left, or no process can be started.
         """
+        if "minutes" not in (more or {}) and is_out_of_time(run):
+            raise ValueError("minutes: those of the run are over: say how many it has in all")
         options = [f"--{name}={number:.12g}" for name, number in (more or {}).items()]
         with self._lock:
             self._check_free()
@@ -132,7 +134,7 @@ class Session:
             ValueError: its process is another user's, or elsewhere: no signal comes there.
         """
         with self._lock:
-            worker = self._worker([run])
+            worker = self._worker_on(run)
             if worker is None or worker == self._asked_to_end:
                 return
             if worker.process is None:
@@ -163,9 +165,24 @@ class Session:
             process.wait(seconds)
         return self._run
 
+    def farewell(self, run: Path) -> str:
+        """What became of the run that `close` has stopped."""
+        if self.running == run:
+            return f"the run in {run} is still ending"
+        if not tell(run, goes_on=False).initial:
+            return "its run was stopped before it had begun"
+        return f"its run was stopped; it goes on with: greater-fast resume {run}"
+
     def _every(self) -> list[Path]:
         """All runs, and that of this page's process, whose folder may be gone."""
         return [*self.runs(), *([self._run] if self._run else [])]
+
+    def _worker_on(self, run: Path) -> Worker | None:
+        """A process at work on a run; where there is none, the next has not been asked to end."""
+        worker = self._worker([run])
+        if worker is None and self._asked_to_end is not None and self._asked_to_end.run == run:
+            self._asked_to_end = None
+        return worker
 
     def _worker(self, runs: Sequence[Path]) -> Worker | None:
         """A process at work on one of these runs: the one begun here, or another's."""
@@ -183,10 +200,9 @@ class Session:
 
     def _tell_of_signal(self, run: Path, number: int) -> None:
         """Write to a run's log what its process could not say itself."""
-        line = (
-            f"greater-fast: the process was ended by {signal.Signals(number).name}, as the system "
-            "does where memory runs out; the run can go on\n"
-        )
+        why = ", as the system does where memory runs out" if number == signal.SIGKILL else ""
+        name = signal.Signals(number).name
+        line = f"greater-fast: the process was ended by {name}{why}\n"
         with contextlib.suppress(OSError), run.joinpath(LOG).open("a") as log:
             log.write(line)
 

@@ -12,6 +12,7 @@ from typing import Any
 from greater_fast.config import Config
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.read import read_object
+from greater_fast.runs.timing.time_budget import OUT_OF_TIME
 from greater_fast.runs.visible import brief, visible
 from greater_fast.search.nouns import Objective
 
@@ -68,7 +69,10 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
             notes, headline = [headline, *notes], last
     else:
         headline = f"ended after {len(steps)} steps, without a result: it can go on"
-        notes = [*([last] if last else []), *notes]
+        why = (last if has_failed else "") or str(known["failure"] or "")
+        notes = [*([last] if last and not why else []), *notes]
+        if why:
+            notes, headline = [headline, *notes], why
     return Story(
         headline=visible(headline),
         goes_on=goes_on,
@@ -80,6 +84,12 @@ def tell(run: Path, goes_on: bool, has_failed: bool = False) -> Story:
         finished=result is not None and not goes_on,
         start=_start(run, known["run"]["config"]),
     )
+
+
+def is_out_of_time(run: Path) -> bool:
+    """Whether a run has ended for want of minutes: it goes on with more of them alone."""
+    result = read_object(run / "result.json", []) or {}
+    return result.get("stopped") == OUT_OF_TIME
 
 
 def version(run: Path) -> str:

@@ -67,6 +67,7 @@ class Run:
             state = self._begin(teller, budget)
             saved = self._journal.saved
             budget.begin_search(self._search_begun())
+            num_before = state.step
             ended = saved.ended_before(self._config.steps, self._config.minutes)
 
             def why_end() -> str | None:
@@ -76,7 +77,11 @@ class Run:
                 finals = self._pace.finals(state, num_steps=1).within(budget.for_finals)
                 if budget.has_room_for(self._pace.next_step() + finals):
                     return None
-                return OUT_OF_TIME if state.next_position(rows, self._config) else None
+                if not state.next_position(rows, self._config):
+                    return None
+                if state.step == num_before > 0:
+                    teller.keep("minutes: those of the run are over: it goes on with more in all")
+                return OUT_OF_TIME
 
             def answer(step: Step) -> str | None:
                 """Why the search ends, by `on_step`; known from here on, whatever comes next."""

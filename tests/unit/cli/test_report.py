@@ -13,6 +13,14 @@ def test_a_report_is_written_and_its_place_told(command, finished, tmp_path):
     assert finished.name in out.read_text()
 
 
+def test_a_home_folder_is_one(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_run(tmp_path / "run")
+    outcome = command("report", "~/run", "--out=~/page.html")
+    assert (outcome.status, outcome.out) == (0, f"report: {tmp_path / 'page.html'}\n")
+    assert (tmp_path / "page.html").exists()
+
+
 def test_runs_stand_in_the_order_in_which_they_are_named(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [write_run(tmp_path / name) for name in ("second", "first")]

@@ -91,6 +91,35 @@ def test_an_output_that_nobody_reads(wild: Path, monkeypatch: pytest.MonkeyPatch
         assert main(["show", str(wild)]) == 141
 
 
+def test_a_table_that_nobody_reads_to_its_end(wild: Path) -> None:
+    """A reader that takes one line of many, and closes."""
+    long = [json.dumps(read_run(wild)["steps"][0] | {"step": n}) for n in range(3000)]
+    (wild / "steps.jsonl").write_text("\n".join(long) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "greater_fast", "show", str(wild)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    told = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), told) == (141, b"")
+
+
+def test_a_run_that_was_moved_is_named_where_it_is(
+    finished: Path, tmp_path: Path, command: Any
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    told = command("show", moved).out
+    assert f"run directory: {moved}" in told
+    assert str(finished) not in told
+
+
 def test_an_output_that_is_full(
     model_folder: Path,
     data: Path,

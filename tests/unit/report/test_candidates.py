@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from greater_fast.report.candidates import (
     in_words,
     outcomes,
     rank_correlation,
+    why_none,
 )
 from greater_fast.report.run_view import read_run_view
 from tests.unit.report.made_up import write_run
@@ -50,7 +52,6 @@ def test_too_few_or_equal_values_have_none():
         ([[1, 2, 3]] * 5, "15 candidates ran to the end, in 5 steps more than one of which"),
         ([[1, 1]] * 9, "in 0 steps more than one of which came out differently: too few"),
         ([[1]], "1 candidate ran to the end, in 0 steps"),
-        ([], "No candidate ran to the end"),
     ],
 )
 def test_the_correlation_is_said_in_words(steps, expected):
@@ -60,6 +61,26 @@ def test_the_correlation_is_said_in_words(steps, expected):
         for n, change in enumerate(changes)
     ]
     assert expected in in_words(tried)
+
+
+@pytest.mark.parametrize(
+    ("trial", "has_result", "expected"),
+    [
+        ({"objective": None}, True, "No candidate ran to the end"),
+        ({"score": None}, True, "Candidates were drawn without a score"),
+        ({}, False, "What the prompt came to before is not known yet"),
+    ],
+)
+def test_why_nothing_is_ranked_is_said(tmp_path, trial, has_result, expected):
+    run = write_run(tmp_path / "run", num_steps=1)
+    (step,) = map(json.loads, (run / "steps.jsonl").read_text().splitlines())
+    step |= {"changed": True, "trials": [{**own, **trial} for own in step["trials"]]}
+    (run / "steps.jsonl").write_text(json.dumps(step) + "\n")
+    if not has_result:
+        (run / "result.json").unlink()
+    view = read_run_view(run, 0)
+    assert outcomes(view) == []
+    assert expected in why_none(view)
 
 
 def test_steps_that_differ_rank_nothing_within_them():

@@ -112,6 +112,24 @@ def test_functions_are_named_that_no_command_gives_again(tmp_path):
     assert resuming(read_run_view(run, 0)) == call
 
 
+def test_a_run_that_its_minutes_ended_is_given_more(tmp_path):
+    run = write_run(tmp_path / "run")
+    config = json.loads((run / "run.json").read_text())["config"]
+    change(run / "run.json", config={**config, "minutes": 22.5})
+    assert resuming(read_run_view(run, 0)) == f"greater-fast resume {run}"
+    change(run / "result.json", stopped="out of time")
+    assert resuming(read_run_view(run, 0)) == f"greater-fast resume {run} --minutes=45"
+
+
+def test_ranks_that_share_a_model_are_started_together(tmp_path):
+    run = write_run(tmp_path / "run")
+    config = json.loads((run / "run.json").read_text())["config"]
+    change(run / "run.json", config={**config, "tensor_parallel": True}, num_ranks=4)
+    view, start = read_run_view(run, 0), "torchrun --nproc-per-node=4 -m greater_fast"
+    assert resuming(view) == f"{start} resume {run}"
+    assert f"{start} optimize --model" in commands(view)
+
+
 def test_models_are_named_where_they_lie_and_loaded_ones_are_told(tmp_path):
     run = write_run(tmp_path / "run")
     change(run / "run.json", model=["./a", "Llama"], source=["/models/a", None])

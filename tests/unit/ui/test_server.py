@@ -210,6 +210,7 @@ import signal, sys
 from greater_fast.cli.main import main
 from greater_fast.ui.session import Session
 Session.close = lambda session: "the/run"
+Session.farewell = lambda session, run: f"farewell to {run}"
 if "--nohup" in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 sys.exit(main(["ui", "--port=0", f"--runs={sys.argv[1]}"]))
@@ -232,7 +233,7 @@ def test_what_ends_the_page_ends_its_run(
         assert "the page is at" in lines[1]
         process.send_signal(number)
         rest = process.stderr.read()
-    assert "its run was stopped; it goes on with: greater-fast resume the/run" in rest
+    assert "farewell to the/run" in rest
     assert process.returncode == status, rest
 
 

@@ -15,6 +15,7 @@ import pytest
 from greater_fast.runs.saved.lock import FolderLock
 from greater_fast.ui.form import Form
 from greater_fast.ui.session import Session
+from greater_fast.ui.workers import Worker
 from tests.waiting import until
 
 pytestmark = pytest.mark.ui
@@ -96,6 +97,52 @@ def test_a_run_is_asked_to_end_once(
         session._process.wait()
         session.resume(run)
     started()
+
+
+def test_another_sitting_of_one_process_can_be_stopped_too(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a notebook, which goes on with the run that it has ended."""
+    run, asked = session.folder / "run", list[int]()
+    workers: list[Worker | None] = [Worker(run, 1), None, Worker(run, 1)]
+    monkeypatch.setattr("greater_fast.ui.session.worker_among", lambda runs: workers[0])
+    monkeypatch.setattr(os, "kill", lambda process, number: asked.append(number))
+    run.mkdir()
+    for _ in range(2):
+        session.stop(run)
+    assert asked == [signal.SIGINT]
+    workers.pop(0)
+    session.story(run)  # as the page asks each second
+    workers.pop(0)
+    session.stop(run)
+    assert asked == [signal.SIGINT] * 2
+    workers[0] = None
+
+
+def test_a_run_without_time_left_goes_on_with_more_of_it_alone(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    run = session.start(form(session))
+    started()
+    session.close()
+    (run / "result.json").write_text(json.dumps({"stopped": "out of time"}))
+    for more in ({}, {"steps": 200.0}):
+        with pytest.raises(ValueError, match="minutes: those of the run are over: say how many"):
+            session.resume(run, more)
+    session.resume(run, {"minutes": 60.0})
+    assert started() == ["resume", str(run), "--minutes=60"]
+
+
+def test_what_is_said_of_a_run_that_is_closed(
+    session: Session, started: Callable[[], list[str]]
+) -> None:
+    run = session.start(form(session))
+    started()
+    assert session.farewell(run) == f"the run in {run} is still ending"
+    assert session.close() == run
+    assert session.farewell(run) == "its run was stopped before it had begun"
+    (run / "run.json").write_text(json.dumps({"prompt": "Think.", "config": {"steps": 3}}))
+    assert session.farewell(run).endswith(f"it goes on with: greater-fast resume {run}")
 
 
 def test_one_run_at_a_time(session: Session, started: Callable[[], list[str]]) -> None:

@@ -54,6 +54,17 @@ def test_a_run_that_was_killed_can_go_on(run: Path) -> None:
     assert story.notes == ("the process was ended by SIGKILL",)
 
 
+def test_why_a_run_without_a_result_failed_is_told_first(run: Path) -> None:
+    (run / "log.txt").write_text("greater-fast: steps: got 50, the run was planned for 105\n")
+    can = "ended after 1 steps, without a result: it can go on"
+    story = tell(run, goes_on=False, has_failed=True)
+    assert (story.headline, story.notes) == ("steps: got 50, the run was planned for 105", (can,))
+    (run / "log.txt").unlink()  # of a run that was begun in a terminal
+    (run / "traceback.txt").write_text("Traceback (most recent call last):\nMemoryError: 3 GiB\n")
+    story = tell(run, goes_on=False)
+    assert (story.headline, story.notes) == ("MemoryError: 3 GiB", (can,))
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_a_run_that_has_not_begun_says_what_its_process_says(tmp_path: Path, goes_on: bool) -> None:
     assert "process" in tell(tmp_path, goes_on).headline
