@@ -113,8 +113,8 @@ class Config:
     )
     allowed: str = _setting(
         "prompt",
-        "prompt: candidates are letters of the scripts that the prompt uses; ascii: unaccented "
-        "Latin letters alone (paper)",
+        "prompt: candidates are words and marks of the scripts that the prompt uses; ascii: "
+        "unaccented Latin letters, full stops and commas (paper)",
     )
     temperature: float = _setting(0.2, "divides the answer's logits in the loss (tau)", 1e-3, 1e3)
     fluency_weight: float = _setting(0.2, "weight of the prompt NLL in the loss (lambda)", 0.0)
@@ -211,7 +211,8 @@ class Config:
     )
     device: str | None = _setting(None, "cpu, cuda, ...; a GPU where there is one if unset")
     dtype: str | None = _setting(
-        None, "of the weights; bfloat16 on a GPU and float32 on a CPU if unset"
+        None,
+        "of the weights; bfloat16 on a GPU (float16 where it has none), float32 on a CPU if unset",
     )
     tensor_parallel: bool = _setting(
         False,

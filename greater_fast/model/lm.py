@@ -226,8 +226,9 @@ def load_lm(
             loaded transformers model (its tokenizer is found by its name), a pair
             (model, tokenizer), or an `LM`, which is returned as it is.
         device: `cpu`, `cuda`, ...; by default a GPU where there is one.
-        dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, float32
-            on a CPU. A loaded model keeps its own device and dtype.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; by default bfloat16 on a GPU, or
+            float16 where it has none (below compute capability 8.0), float32 on a CPU. A loaded
+            model keeps its own device and dtype.
         tokenizer: that of a named model, where it has been read already.
         ranks: processes that share the weights of the model, in place of each having all of them.
 
