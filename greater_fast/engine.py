@@ -159,6 +159,10 @@ class Engine(Protocol):
     num_forward_tokens: int  # through the model, padding included
 
     @property
+    def prefix_capacity(self) -> int:
+        """Tokens of prefixes that `store` has room for at a time; 0 where none are kept."""
+
+    @property
     def decoding(self) -> Mapping[str, Any]:
         """Temperatures, seed and draws that it was made with."""
 

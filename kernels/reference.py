@@ -27,7 +27,8 @@ def candidate_scores(
     Returns:
         [G, K] scores, float32 (float64 where an operand is float64); lower is better.
     """
-    return _scores(embeddings[ids], gradients, scale)
+    chunks = ids.split(max(1, EMBEDDING_FLOATS // embeddings.shape[1]))
+    return torch.cat([_scores(embeddings[own], gradients, scale) for own in chunks], 1)
 
 
 def vocabulary_top_k(

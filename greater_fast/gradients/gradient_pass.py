@@ -19,7 +19,7 @@ from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.forwards import alike
-from greater_fast.model.kv_cache import PrefixKV
+from greater_fast.model.kv_cache import BLOCK_SIZE, PrefixKV
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import gather_index
 from greater_fast.model.quantised import gradient_everywhere
@@ -57,6 +57,9 @@ class GradientPass(Protocol):
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens that are computed with a gradient."""
 
+    def num_held_tokens(self, batch: Sequence[ExampleSequence]) -> int:
+        """Tokens of prefixes that are computed for the pass, and held to its end."""
+
     def states(
         self, batch: Sequence[ExampleSequence]
     ) -> contextlib.AbstractContextManager[StatesOf]:
@@ -74,6 +77,12 @@ class PackedPass:
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """Tokens from the place on."""
         return sum(len(s.suffix_ids) for s in batch)
+
+    def num_held_tokens(self, batch: Sequence[ExampleSequence]) -> int:
+        """Those before it, where the engine may have no room for all of them."""
+        num_tokens = sum(s.place for s in batch)
+        in_blocks = num_tokens + BLOCK_SIZE * len(batch)
+        return 0 if in_blocks <= self._engine.prefix_capacity else num_tokens
 
     @contextlib.contextmanager
     def states(self, batch: Sequence[ExampleSequence]) -> Iterator[StatesOf]:
@@ -119,6 +128,10 @@ class WholePass:
     def num_tokens(self, batch: Sequence[ExampleSequence]) -> int:
         """All tokens, padding included."""
         return padding.num_tokens(self._lm, [len(s.ids) - 1 for s in batch])
+
+    def num_held_tokens(self, batch: Sequence[ExampleSequence]) -> int:
+        """None: a prefix goes through with the rest."""
+        return 0
 
     @contextlib.contextmanager
     def states(self, batch: Sequence[ExampleSequence]) -> Iterator[StatesOf]:

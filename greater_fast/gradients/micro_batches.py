@@ -30,6 +30,7 @@ _log = logging.getLogger("greater_fast")
 # Of losses in float16, on their way back: its full numbers lie between 6e-5 and 65504. Powers of
 # two round nothing.
 _SCALE, _SCALE_DOWN = 4096.0, 16.0
+_HELD_TOKENS = 1024  # of prefixes that are computed for a pass, though it has room for fewer
 
 
 @exclusive
@@ -62,7 +63,7 @@ def sequence_gradients(
     lengths = [way.num_tokens([s]) for s in sequences]
     order = sorted(range(len(sequences)), key=lengths.__getitem__)
     plan = ranks.from_first(plan_pass(lm, [lengths[number] for number in order], config))
-    batches = _batches(sequences, order, way, plan)
+    batches = ranks.from_first(_batches(sequences, order, way, plan))
     waiting = batches[ranks.rank :: ranks.size]
     while waiting:
         numbers = waiting[0]
@@ -100,11 +101,16 @@ def sequence_gradients(
 def _batches(
     sequences: Sequence[ExampleSequence], order: Sequence[int], way: GradientPass, plan: PassPlan
 ) -> list[list[int]]:
-    """Micro-batches, as numbers of sequences in an order: as many as fit together, one at least."""
+    """Micro-batches, as numbers of sequences in an order: as many as fit together, one at least.
+
+    What the plan counts of a token has room for as many tokens of prefixes, which take less.
+    """
     batches: list[list[int]] = []
+    most_held = max(plan.max_tokens, _HELD_TOKENS)
     for number in order:
-        together = [*batches[-1], number] if batches else []
-        if together and way.num_tokens([sequences[n] for n in together]) <= plan.max_tokens:
+        batch = [sequences[n] for n in (*batches[-1], number)] if batches else []
+        fits = batch and way.num_tokens(batch) <= plan.max_tokens
+        if fits and way.num_held_tokens(batch) <= most_held:
             batches[-1].append(number)
         else:
             batches.append([number])

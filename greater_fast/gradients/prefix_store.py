@@ -11,6 +11,17 @@ from greater_fast.model.kv_cache import BLOCK_SIZE, PrefixKV
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
+class _Layers:
+    """Keys and values by layer. Prefixes hold it, and it holds none: it goes with the last."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, KeysValues] = {}
+
+    def layer(self, index: int) -> KeysValues:
+        """Keys and values [blocks, KV, S, D] of a layer; what no prefix covers is anything."""
+        return self.known[index]
+
+
 class PrefixStore:
     """A place for whole prefixes, `prefixes` in their order: what was found is copied to the rest.
 
@@ -27,7 +38,7 @@ class PrefixStore:
         self, lengths: Sequence[int], found: Sequence[PrefixKV | None], device: torch.device
     ) -> None:
         self._found = [prefix for prefix in found if prefix]
-        self._layers: dict[int, KeysValues] = {}
+        self._layers = _Layers()
         self.prefixes: list[PrefixKV] = []
         old: list[int] = []
         new: list[int] = []
@@ -36,7 +47,7 @@ class PrefixStore:
             first, num_found = self._num_blocks, prefix.num_tokens if prefix else 0
             self._num_blocks += -(-length // BLOCK_SIZE)
             ids = torch.arange(first, self._num_blocks, device=device)
-            self.prefixes.append(PrefixKV(length, self, ids))
+            self.prefixes.append(PrefixKV(length, self._layers, ids))
             places = range(first * BLOCK_SIZE, first * BLOCK_SIZE + length)
             old += places[:num_found]
             new += places[num_found:]
@@ -45,16 +56,12 @@ class PrefixStore:
             x.to(device) for x in (slots // BLOCK_SIZE, slots % BLOCK_SIZE)
         )
 
-    def layer(self, index: int) -> KeysValues:
-        """Keys and values [blocks, KV, S, D] of a layer; what no prefix covers is anything."""
-        return self._layers[index]
-
     def write(self, index: int, new: Sequence[torch.Tensor]) -> None:
         """Take a layer's keys and values [KV, M, D] of all tokens that were not found, in order."""
         found = [prefix.layer(index) for prefix in self._found]
         keys = self._in_blocks([*(keys for keys, _ in found), new[0]])
         values = self._in_blocks([*(values for _, values in found), new[1]])
-        self._layers[index] = keys, values
+        self._layers.known[index] = keys, values
 
     def _in_blocks(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """States [KV, tokens, D], in parts, at their slots of blocks [blocks, KV, S, D]."""

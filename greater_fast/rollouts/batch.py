@@ -124,6 +124,7 @@ class RolloutEngine:
         self.kv_cache_bytes = kv_cache_bytes or default_pool_bytes(lm.device)
         num_blocks = 1 + self.kv_cache_bytes // self.block_bytes
         table_width = max(min(num_blocks - 1, table_width), 1)
+        self.prefix_capacity = BLOCK_SIZE * (num_blocks - 1)
         self.max_sequence_tokens = BLOCK_SIZE * min(num_blocks - 1, table_width)
         self._cache = KVCache(lm, max(num_blocks, 2), poisoned=poisoned)
         buffers = StepBuffers(step_shapes(max_tokens, table_width), lm.device)

@@ -106,6 +106,11 @@ class DistributedEngine:
         rows = [iter(share) for share in shares]
         return torch.stack([next(rows[owner]) for owner in owners])
 
+    @property
+    def prefix_capacity(self) -> int:
+        """Tokens of prefixes that each rank has room for."""
+        return self.local.prefix_capacity
+
     def store(self, contexts: Sequence[Sequence[int]]) -> None:
         """Compute on this rank what `prefix_kv` is to find of the contexts."""
         self.local.store(contexts)

@@ -55,6 +55,7 @@ class PlainRolloutEngine:
         longest_sequence: int | None = None,
     ) -> None:
         self.lm, self._longest = lm, longest_sequence
+        self.prefix_capacity = 0
         self.way = choose_way(lm, longest_sequence)
         self.batch_size = batch_size
         self.temperature = temperature

@@ -170,7 +170,7 @@ def _scored_with(models: Models, layouts: Layouts, config: Config) -> str:
     """
     lms = [(own.lm.name, str(own.lm.dtype), sorted(own.lm.end_ids)) for own in members(models)]
     metric = name_of_metric(layouts.metric)
-    stops = [stop.texts for stop in (layouts.stop, layouts.answer_stop) if stop]
+    stops = [stop and stop.texts for stop in (layouts.stop, layouts.answer_stop)]
     seed = config.seed if config.sampling_temperature else None
     settings = [getattr(config, name) for name in _OF_SCORING]
     of_all = (lms, metric, layouts.extractor_ids, stops, seed, settings)

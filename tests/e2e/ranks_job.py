@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 
 from greater_fast import Example, evaluate, optimize, ranks, resume
+from greater_fast.memory.activations import PassPlan
 from greater_fast.search import optimizer
 from greater_fast.search.gradient import StepGradient
 from greater_fast.search.nouns import Step
@@ -125,6 +126,13 @@ def length(predicted: str, row: Example) -> float:
 def raced(folder: Path) -> dict[str, Any]:
     """With rows in a drawn order, in batches."""
     return search(folder, steps=2, engine="generate", batch_size=2, race=0.5)
+
+
+def uneven(folder: Path) -> dict[str, Any]:
+    """By a plan of the first rank's, whatever memory others have for a gradient pass."""
+    plan = PassPlan(60 if RANK else 200, checkpointing=False)
+    with mock.patch("greater_fast.gradients.micro_batches.plan_pass", return_value=plan):
+        return search(folder)
 
 
 def rows_of_first(folder: Path) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def test_what_a_run_returns_and_leaves(
     lm: LM, rows: list[Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:
     seen: list[Step] = []
+    began = datetime.date.today().isoformat()
 
     def watch(step: Step) -> None:
         seen.append(step)  # None, so the search goes on
@@ -162,8 +163,9 @@ def test_what_a_run_returns_and_leaves(
     held = read_run(tmp_path / "run")
     assert held["result"] == json.loads(json.dumps(result.to_dict()))
     assert [step["prompt"] for step in held["steps"]] == [step.prompt for step in seen]
-    today = datetime.date.today().isoformat()
-    expected = Config(**{**settings, "steps": 4, "template_date": today})
+    day = held["run"]["config"]["template_date"]
+    assert began <= day <= datetime.date.today().isoformat()
+    expected = Config(**{**settings, "steps": 4, "template_date": day})
     assert held["run"]["config"] == expected.to_dict()
     assert held["run"]["prompt"] == PROMPT
     assert held["run"]["seed"] == 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:Runtime
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 SAME = [
     *("gemma2", "sampled", "drawn", "fewer_rows", "plain", "measured", "rows_of_first"),
-    *("stored", "control", "raced", "limited", "stopped", "interrupted", "resumed"),
+    *("stored", "control", "raced", "limited", "stopped", "interrupted", "resumed", "uneven"),
 ]
 JOB = [*SAME, "no_rows", "raising", "failing", "evaluated"]
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,15 @@ def test_every_file_of_cases_is_compiled(compiled: list[dict[str, Any]]) -> None
     assert len(names) == len(set(names))
 
 
+def test_every_kernel_has_a_case(compiled: list[dict[str, Any]]) -> None:
+    texts = [file.read_text("utf-8") for file in (ROOT / "greater_fast/kernels/").glob("*/*.py")]
+    kernels = {
+        name for text in texts for name in re.findall(r"^def ([a-z]\w*_kernel)\(", text, re.M)
+    }
+    assert len(kernels) > 10
+    assert {result["kernel"] for result in compiled} == kernels
+
+
 def test_nothing_spills_but_what_its_case_names(compiled: list[dict[str, Any]]) -> None:
     assert [result for result in compiled if result["spills"] > result["max_spills"]] == []
 
@@ -44,6 +54,7 @@ def test_nothing_spills_but_what_its_case_names(compiled: list[dict[str, Any]]) 
 def test_no_minimum_drops_a_nan(compiled: list[dict[str, Any]]) -> None:
     """The interpreter's keeps it; a cap on a GPU would make a number of it."""
     assert [result for result in compiled if result["dropping_minima"]] == []
+    assert run("count_minima") == 1  # of a kernel that has one
 
 
 @pytest.mark.parametrize("what", ["registers", "shared_bytes"])

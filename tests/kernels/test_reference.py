@@ -115,6 +115,16 @@ def test_the_vocabulary_is_scored_in_little_memory() -> None:
     assert 0 < largest.numel <= 64 * 20_000 / 20
 
 
+def test_many_candidates_are_scored_in_little_memory() -> None:
+    """As those of several models are: all tokens that are allowed."""
+    embeddings = torch.randn(9000, 512, generator=torch.Generator().manual_seed(0))
+    gradients, ids = torch.randn(2, 512), torch.arange(8999, -1, -2)
+    with LargestTensor() as largest:
+        scores = candidate_scores(embeddings, gradients, ids)
+    assert largest.numel <= reference.EMBEDDING_FLOATS < ids.numel() * 512
+    torch.testing.assert_close(scores, gradients @ embeddings[ids].T)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
 @pytest.mark.parametrize(("scale", "cap"), [(1.0, 0.0), (0.5, 3.0)])
 @pytest.mark.parametrize("rows_at_a_time", [1, 2, 9])

@@ -74,7 +74,7 @@ def test_a_signal_while_the_model_loads(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("seconds", [0, 0.005, 0.01])
+@pytest.mark.parametrize("seconds", [0, 0.005])
 def test_a_signal_behind_the_work_is_told_where_the_result_is(
     start: Start, tmp_path: Path, number: signal.Signals, seconds: float
 ) -> None:
@@ -83,6 +83,8 @@ def test_a_signal_behind_the_work_is_told_where_the_result_is(
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     last = done.err.splitlines()[-1]
     assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
+    if seconds == 0 and number != signal.SIGINT:  # a Ctrl-C stops a run, and this one has ended
+        assert done.status == 128 + number
     assert done.status in (0, 128 + number, -number)  # the last: behind all that is told
     if done.status > 0:
         told = f"greater-fast: {how}; the result is in {tmp_path / 'run'}"

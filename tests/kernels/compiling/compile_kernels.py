@@ -64,6 +64,7 @@ def compile_case(case: CompileCase, target: GPUTarget) -> dict[str, Any]:
     registers, spills = usage(compiled.asm)
     return {
         "case": case.name,
+        "kernel": case.kernel.fn.__name__,
         "target": str(target.arch),
         "registers": registers,
         "spills": spills,

@@ -169,17 +169,20 @@ def test_config_file_and_options_that_win(
 ) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**settings, "seed": 3, "chat_template_kwargs": {"a": 1}}))
+    began = datetime.date.today().isoformat()
     done = command(
         *("optimize", "--model", model_folder, "--train", data, "--config", file, "--json"),
         *("--run-dir", tmp_path / "run", "--steps", 1, "--chat-template-kwargs", "{}"),
     )
     assert done.status == 0
     config = read_run(tmp_path / "run")["run"]["config"]
+    day = config["template_date"]
+    assert began <= day <= datetime.date.today().isoformat()
     assert config == {
         **Config(**settings).to_dict(),
         "seed": 3,
         "steps": 1,
-        "template_date": datetime.date.today().isoformat(),
+        "template_date": day,
     }
 
 

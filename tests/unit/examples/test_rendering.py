@@ -130,8 +130,10 @@ def test_a_date_that_the_template_writes_is_that_of_the_settings() -> None:
     layouts = templated(dated, template_date="2024-02-29")
     assert layouts.rendered(0, layouts.prompt_ids).startswith("Today is 29 Feb 2024. ")
     assert layouts.round_trips([layouts.prompt_ids]) == [True]
+    before = datetime.date.today()
     today = templated(dated).rendered(0, layouts.prompt_ids)
-    assert today.startswith(f"Today is {datetime.date.today():%d %b %Y}. ")
+    days = {f"Today is {day:%d %b %Y}" for day in (before, datetime.date.today())}
+    assert today.split(".")[0] in days
 
 
 @pytest.mark.parametrize(

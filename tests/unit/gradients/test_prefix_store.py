@@ -1,5 +1,7 @@
 """Prefixes of a pass side by side in blocks: what was found, and what was computed behind it."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -62,7 +64,7 @@ def test_each_prefix_is_what_was_found_and_then_what_was_written(
         for stored, expected in zip(prefix.layer(7), whole, strict=True):
             assert torch.equal(stored, expected)
     blocks = torch.cat([prefix.block_ids for prefix in store.prefixes])
-    assert len(blocks.unique()) == len(blocks) == len(store.layer(7)[0])
+    assert len(blocks.unique()) == len(blocks) == len(store.prefixes[0].cache.layer(7)[0])
     assert len(blocks) == sum(-(-(old + new) // BLOCK_SIZE) for old, new in sizes)
 
 
@@ -90,3 +92,17 @@ def test_all_lie_in_one_pool_as_soon_as_one_is_missing() -> None:
         for ours, expected in zip(found, fresh, strict=True):
             if ours and expected:
                 torch.testing.assert_close(ours.layer(index), expected.layer(index))
+
+
+def test_a_store_goes_with_its_last_prefix() -> None:
+    """Not some time later: on a GPU nothing would ask for it."""
+    gc.disable()
+    try:
+        (prefix,) = computed_prefixes(tiny_lm(), [tuple(range(5, 25))], [None])
+        assert prefix is not None
+        keys = weakref.ref(prefix.cache.layer(0)[0])
+        assert keys() is not None
+        del prefix
+        assert keys() is None
+    finally:
+        gc.enable()

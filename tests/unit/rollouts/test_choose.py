@@ -356,3 +356,15 @@ def test_an_extension_that_cannot_be_imported_says_why_and_how_to_build_it(
     assert last.startswith("ImportError: the C++ extension of greater_fast cannot be imported")
     assert reason in last
     assert "pip install -e ." in last
+
+
+def test_drafts_are_as_many_as_configured(lm: LM) -> None:
+    asked = RolloutRequest(tuple(range(5, 25)), 12, frozenset())
+    (whole,) = make_engine(lm, Config())[0].run([asked])
+    assert whole is not None
+    drafted = dataclasses.replace(asked, draft_ids=whole.reasoning_ids)
+    for num_drafted in (0, 64):
+        engine, _ = make_engine(lm, Config(draft_tokens=num_drafted))
+        assert isinstance(engine, RolloutEngine)
+        assert engine.run([drafted]) == [whole]
+        assert (engine.statistics["accepted_tokens"] > 0) == (num_drafted > 0)

@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout, RolloutRequest
 from greater_fast.ranks import ALONE, Ranks
-from greater_fast.rollouts.distributed import DistributedEngine
+from greater_fast.rollouts.batch import RolloutEngine
+from greater_fast.rollouts.distributed import DistributedEngine, make_engine_of
 from greater_fast.search.nouns import TIE, Scored
 from greater_fast.search.selection import score_prompts
-from tests.cases import FakeEngine, as_engine, made_up, small_config, table_layouts
+from tests.cases import FakeEngine, as_engine, made_up, small_config, table_layouts, tiny_lm
 from tests.threads import on_threads
 
 PROMPTS = [(1, 2, 3), (1, 5, 3), (1, 6, 3)]
@@ -102,12 +104,27 @@ class Echo(FakeEngine):
         return SimpleNamespace(num_tokens=self._stored(ids)) if self._stored(ids) else None
 
 
+def test_others_make_the_engine_of_the_first() -> None:
+    def made(ranks: Ranks) -> int:
+        config = Config(kv_cache_bytes=1 << 20, max_step_tokens=(48, 64)[ranks.rank])
+        engine, _ = make_engine_of(ranks, tiny_lm(), config, 64, 4)
+        assert isinstance(engine, DistributedEngine)
+        assert isinstance(engine.local, RolloutEngine)
+        return engine.local.max_tokens
+
+    assert on_threads(2, made) == [48, 48]
+
+
 @pytest.mark.parametrize(("size", "num_rows"), [(2, 5), (3, 7), (3, 2), (4, 1)])
 def test_a_row_is_always_the_same_ranks(size: int, num_rows: int) -> None:
     engines = [Echo() for _ in range(size)]
+    for number, each in enumerate(engines):
+        each.num_forward_tokens = 10**number
     requests = requests_of(num_rows, 3)
 
-    def run(ranks: Ranks) -> tuple[list[Rollout | None], list[tuple[int, Rollout]], int]:
+    def run(
+        ranks: Ranks,
+    ) -> tuple[list[Rollout | None], list[tuple[int, Rollout]], tuple[int, int]]:
         told: list[tuple[int, Rollout]] = []
         engine = over(ranks, engines[ranks.rank])
 
@@ -115,13 +132,14 @@ def test_a_row_is_always_the_same_ranks(size: int, num_rows: int) -> None:
             told.append((number, rollout))
             return []
 
-        return engine.run(requests, finished), told, engine.num_generated_tokens
+        found = engine.run(requests, finished)
+        return found, told, (engine.num_generated_tokens, engine.num_forward_tokens)
 
     expected = [Rollout((r.prompt_ids[0] - 1000, r.group)) for r in requests]
     for rank, (rollouts, told, num_tokens) in enumerate(on_threads(size, run)):
         assert rollouts == expected
         assert sorted(told, key=lambda t: t[0]) == list(enumerate(expected))
-        assert num_tokens == 2 * len(requests)
+        assert num_tokens == (2 * len(requests), sum(10**n for n in range(size)))
         assert {row for _, row in engines[rank].calls} == set(range(rank, num_rows, size))
         own = [n for n, r in enumerate(requests) if r.prompt_ids[0] % 1000 % size == rank]
         rest = [n for n, _ in told[len(own) :]]

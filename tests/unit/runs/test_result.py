@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from greater_fast.examples.extractor import make_extractor
 from greater_fast.runs.evaluation import Evaluation, RowRecord, compare
-from greater_fast.runs.result import PromptResult, Result, best_of
+from greater_fast.runs.result import PromptResult, Result, best_of, gap_notes
+
+EXTRACTOR = make_extractor("So it is")
 
 
 def evaluation(correct: str) -> Evaluation:
@@ -111,6 +114,32 @@ def test_the_best_is_chosen_by_the_judge_or_else_by_development_rows() -> None:
         unmeasured = [dataclasses.replace(p, dev=None) for p in judged]
         assert best_of(unmeasured, (3,)) is unmeasured[place]
     assert best_of([prompt((1,)), prompt((3,))], (3,)).prompt_ids == (1,)
+
+
+def test_by_a_metric_the_highest_mean_is_the_best() -> None:
+    """None of its values counts as right here: the mean decides, not how many are."""
+    low, high, initial = (
+        dataclasses.replace(prompt((number,)), dev=graded(values))
+        for number, values in ((1, [0.5, 0.0]), (2, [0.45, 0.4]), (3, [0.0, 0.0]))
+    )
+    assert best_of([low, high, initial], (3,)) is high
+
+
+@pytest.mark.parametrize(
+    ("error", "right"), [(0.3, 7), (1.0, 0), (0.75, None), (0.8, None), (0.85, None)]
+)
+def test_two_measures_that_part_are_told(error: float, right: int | None) -> None:
+    """Two of ten rows are right as evaluation reads them."""
+    plain = dataclasses.replace(
+        prompt((1,)), train=evaluation("1100000000"), train_error_rate=error
+    )
+    for text, advice in (("So it is", "closes the answer"), ("So: '{answer}'.", "ends in what")):
+        notes = gap_notes(plain, make_extractor(text))
+        assert len(notes) == (right is not None)
+        for note in notes:
+            assert f"2 of 10 training rows right as evaluation reads them, and {right} tok" in note
+            assert advice in note
+    assert gap_notes(dataclasses.replace(plain, train=graded([0.0] * 10)), EXTRACTOR) == ()
 
 
 def test_nothing_better_was_found() -> None:

@@ -19,6 +19,7 @@ from greater_fast.search.nouns import Position, Step
 from greater_fast.search.optimizer import run, start
 from greater_fast.search.reasonings import draw_reasonings
 from greater_fast.search.selection import score_prompts
+from greater_fast.search.state import LoopState, rollouts_of
 from tests.cases import layouts_of, small_config, tiny_lm
 from tests.tiny import PROMPT
 
@@ -206,6 +207,7 @@ def test_a_state_of_another_model_or_metric_is_refused(engine: Engine) -> None:
         {"max_new_tokens": 3},
         {"temperature": 0.7},
         {"fluency_weight": 0.5},
+        {"error_fluency_weight": 0.5},
         {"sampling_temperature": 0.9},
     ],
 )
@@ -229,12 +231,42 @@ def test_a_state_of_as_many_other_rows_is_refused(engine: Engine) -> None:
     several = [replace(layouts, rows=(row, *others)) for row in changed]
     several.append(replace(layouts, rows=(*others, first)))
     several.append(replace(layouts, extractor_ids=layouts.extractor_ids[:-1]))
-    several.append(replace(layouts, stop=StopTexts(layouts.vocabulary, ["e"])))
+    stop = StopTexts(layouts.vocabulary, ["e"])
+    several += [replace(layouts, stop=stop), replace(layouts, answer_stop=stop)]
+    other_gold = replace(first, example=replace(first.example, other_answers=("x",)))
+    several.append(replace(layouts, rows=(other_gold, *others)))
     for other in several:
         with pytest.raises(ValueError, match="on other rows, or with other settings"):
             find(engine, other, state=state)
     whole = find(engine, layouts_of(tiny_lm(), 4), settings={"steps": 1}, state=state)
     assert whole.num_steps == 2  # rows laid out again are the same rows
+
+
+def test_the_two_kinds_of_stop_texts_are_told_apart(engine: Engine) -> None:
+    plain = layouts_of(tiny_lm(), 4)
+    stop = StopTexts(plain.vocabulary, ["e"])
+    state = find(engine, replace(plain, stop=stop), settings={"steps": 1}).state
+    with pytest.raises(ValueError, match="state: it is of"):
+        find(engine, replace(plain, answer_stop=stop), state=state)
+
+
+def test_samples_of_another_seed_are_other_rows() -> None:
+    sampling = {**SETTINGS, "sampling_temperature": 0.9, "steps": 1}
+    one, other = (make_engine(tiny_lm(), small_config(**sampling, seed=seed))[0] for seed in (0, 1))
+    state = find(one, settings={**sampling, "seed": 0}).state
+    with pytest.raises(ValueError, match="state: it is of"):
+        find(other, settings={**sampling, "seed": 1}, state=state)
+
+
+def test_a_state_that_was_written_down_is_gone_on_with(engine: Engine) -> None:
+    """It says nothing of models and settings: the number of rows is all that tells."""
+    state = find(engine, settings={"steps": 1}).state
+    written = [rollouts_of(scored) for scored in state.scored.values()]
+    read = LoopState.from_dict(state.to_dict(), iter(written))
+    found, whole = find(engine, settings={"steps": 2}, state=read), find(engine)
+    assert [p.prompt for p in found.prompts] == [p.prompt for p in whole.prompts]
+    with pytest.raises(ValueError, match="state: it is of"):
+        find(engine, layouts_of(tiny_lm(), 3), state=read)
 
 
 def test_a_step_may_end_it(engine: Engine) -> None:

@@ -81,6 +81,23 @@ def test_the_highest_metric_wins_and_giving_up_changes_nothing(
             )
 
 
+def test_what_closes_a_thought_ends_a_reasoning() -> None:
+    """In the search and in draws, beside the model's own ends (9)."""
+    layouts = dataclasses.replace(table_layouts(2), end_ids=frozenset([33]))
+    asked = seen_requests(Config(), layouts)
+
+    class Seeing(FakeEngine):
+        def run(self, requests: Any, on_finished: Any = None) -> list[Rollout | None]:
+            asked.extend(requests)
+            return super().run(requests, on_finished)
+
+    engine = as_engine(Seeing(lambda *_: Rollout((7,), (-1.0,), (True,), 1.0)))
+    config = Config(num_reasonings=2, gradient="both", reasonings="sampled")
+    draw_reasonings(engine, layouts, POSITION, config)
+    assert len(asked) == 2 + 2 * 2
+    assert {request.end_ids for request in asked} == {frozenset([9, 33])}
+
+
 @given(st.lists(ROLLOUTS, min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_some_rows_never_say_more_than_all(rollouts: list[Rollout], source: random.Random) -> None:
     """Whatever their order, bit for bit."""

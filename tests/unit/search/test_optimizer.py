@@ -322,6 +322,28 @@ def test_who_has_a_metric_is_not_told_to_use_one(monkeypatch: pytest.MonkeyPatch
         assert ("a metric that finds the answer" in note) == is_told
 
 
+@pytest.mark.parametrize(("limit", "is_told"), [(2, True), (3, False)])
+def test_reasonings_that_were_all_cut_off_are_told(
+    monkeypatch: pytest.MonkeyPatch, limit: int, is_told: bool
+) -> None:
+    loop = Loop(monkeypatch, lambda ids, row: made_up(True), steps=1, max_new_tokens=limit)
+    with pytest.warns(RuntimeWarning, match=FLAT) as warned:
+        loop.run()
+    assert ("raise max_new_tokens" in str(warned[0].message)) == is_told
+
+
+def test_a_reasoning_that_ended_is_enough_for_none_to_be_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def rollout(ids: tuple[int, ...], row: int) -> Rollout:
+        return dataclasses.replace(made_up(True), end_id=9 if row == 0 else None)
+
+    loop = Loop(monkeypatch, rollout, steps=1, max_new_tokens=2)
+    with pytest.warns(RuntimeWarning, match=FLAT) as warned:
+        loop.run()
+    assert "raise max_new_tokens" not in str(warned[0].message)
+
+
 @pytest.mark.filterwarnings(f"ignore:all .* {FLAT}:RuntimeWarning")
 def test_the_loop_with_a_model_runs_no_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, config = tiny_lm(), small_config(steps=3, objective="loss")

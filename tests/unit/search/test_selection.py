@@ -353,3 +353,16 @@ def test_what_comes_of_a_prompt_that_is_given_up_decides_nothing(batch_size: int
     broken = [made_up(True), *[made_up(False, nll=math.inf)] * 4]
     trial = Trial({2: [made_up(False)] * 5, 5: broken}, batch_size)
     assert trial.select().scored == (None,)
+
+
+def test_the_incumbents_reasonings_are_the_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial({2: [made_up(False)] * 2, 5: [made_up(False, nll=0.5)] * 2})
+    seen, own = list[RolloutRequest](), trial.engine.run
+
+    def seeing(requests: Sequence[RolloutRequest], on_finished: OnFinished | None = None) -> Any:
+        seen.extend(requests)
+        return own(requests, on_finished)
+
+    monkeypatch.setattr(trial.engine, "run", seeing)
+    trial.select()
+    assert [request.draft_ids for request in seen] == [made_up(False).reasoning_ids] * 2

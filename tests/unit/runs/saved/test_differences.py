@@ -40,6 +40,13 @@ def test_the_same_settings_say_nothing() -> None:
     assert compare_settings({"config": older}, now()) == ()  # a setting that there was not yet
 
 
+def test_what_may_be_changed() -> None:
+    of_memory = {"kv_cache_bytes", "max_step_tokens", "draft_tokens", "batch_size"}
+    of_memory |= {"gradient_batch_tokens", "gradient_checkpointing"}
+    assert set(OF_MEMORY) == of_memory
+    assert set(CHANGEABLE) == of_memory | {"steps", "minutes", "device", "dtype"}
+
+
 @pytest.mark.parametrize("name", OF_MEMORY)
 def test_settings_of_memory_are_noted(name: str) -> None:
     value = "on" if name == "gradient_checkpointing" else 64
@@ -58,6 +65,11 @@ def test_all_other_settings_are_refused_by_name() -> None:
         if change and name not in CHANGEABLE:
             with pytest.raises(ValueError, match=rf"\({name} .*, now .*\)"):
                 compare_settings(RUN, now(**{name: change(value)}))
+    named = {"objective": "loss", "accept": "best", "engine": "generate", "gradient": "both"}
+    named |= {"extractor": "So {answer}.", "metric": "exact", "shortlist": "random"}
+    for name, value in named.items():
+        with pytest.raises(ValueError, match=rf"\({name} .*, now .*\)"):
+            compare_settings(RUN, now(**{name: value}))
     with pytest.raises(ValueError, match="steps: got 4, the run was planned for 5"):
         compare_settings(RUN, now(steps=4))
 

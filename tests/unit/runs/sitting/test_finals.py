@@ -43,12 +43,18 @@ def test_an_answer_may_be_as_long_as_those_of_its_own_rows(
     assert {request.max_answer_tokens for request in asked} == {long}
 
 
+@pytest.mark.parametrize("num_rows", [3, 2], ids=["dev", "test"])
 def test_a_prompt_that_other_rows_take_apart_is_no_finalist(
-    lm: LM, rows: Any, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    lm: LM,
+    rows: Any,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    num_rows: int,
 ) -> None:
     """Its text, pasted there, would be other tokens than those that it was found with."""
     config = {**settings, "steps": 4, "accept": "best", "num_dev": 3}
-    found = optimize(lm, rows, prompt=PROMPT, config=config)
+    given: dict[str, Any] = {"test": rows[-2:], "prompt": PROMPT, "config": config}
+    found = optimize(lm, rows[:-2], **given)
     assert len(found.finalists) > 2
     bad = found.finalists[0].prompt_ids
     assert bad != found.baseline.prompt_ids
@@ -56,9 +62,9 @@ def test_a_prompt_that_other_rows_take_apart_is_no_finalist(
 
     def taken_apart(self: Layouts, prompts: Sequence[Sequence[int]]) -> list[bool]:
         whole = zip(prompts, own(self, prompts), strict=True)
-        return [ok and not (len(self) == 3 and tuple(ids) == bad) for ids, ok in whole]
+        return [ok and not (len(self) == num_rows and tuple(ids) == bad) for ids, ok in whole]
 
     monkeypatch.setattr(Layouts, "round_trips", taken_apart)
-    without = optimize(lm, rows, prompt=PROMPT, config=config)
+    without = optimize(lm, rows[:-2], **given)
     assert bad not in [finalist.prompt_ids for finalist in without.finalists]
     assert any(note.startswith("1 of the best prompts by the training") for note in without.notes)
