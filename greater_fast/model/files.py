@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from greater_fast.config_checks import guess
+from greater_fast.model.attention.gguf_rotary import complete_attention
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
 from greater_fast.model.smollm2 import SMOLLM2
@@ -75,6 +76,8 @@ def read_config(files: ModelFiles) -> Any:
         config: Any = AutoConfig.from_pretrained(
             files.path, trust_remote_code=False, **files.options
         )
+        if files.options:
+            complete_attention(config, Path(files.path) / files.options["gguf_file"])
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"{files.name} is a {config.model_type} model, expected a causal language model "
@@ -185,7 +188,8 @@ def weights_dtype(device: str | None, dtype: str | None) -> torch.dtype:
     capability 8.0).
     """
     if dtype is None:
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        on_cpu = device is not None and torch.device(device).type == "cpu"
+        dtype = "float32" if on_cpu else "bfloat16"
         if device is not None and device.startswith("cuda") and _imitates_bfloat16(device):
             dtype = "float16"
     kind: torch.dtype = getattr(torch, dtype)

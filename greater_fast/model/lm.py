@@ -252,7 +252,7 @@ def load_lm(
         ranks = ranks or ALONE
         is_quantised = getattr(config, "quantization_config", None) is not None
         onto = "cpu" if is_quantised else device  # bits are packed in a way of their own
-        model, notes = read_weights(files, weights_dtype(device, dtype), ranks, onto)
+        model, notes = read_weights(files, config, weights_dtype(device, dtype), ranks, onto)
         if ranks.size == 1:
             with clear_load_errors(name):
                 model.to(device)

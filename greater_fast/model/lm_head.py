@@ -23,14 +23,19 @@ class LogitScaling(NamedTuple):
 
     @classmethod
     def of(cls, config: Any) -> LogitScaling:
-        """As a model's configuration says it: Cohere multiplies, Granite divides, Gemma caps."""
+        """As a model's configuration says it: Cohere multiplies, Granite divides, Gemma caps.
+
+        HyperCLOVA X multiplies by what has the name of Granite's divisor.
+        """
 
         def value(*names: str) -> float:
             return float(next((v for n in names if (v := getattr(config, n, None))), 0.0))
 
         scale = value("logit_scale", "lm_head_multiplier") or 1.0
         cap = value("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-        return cls(scale / (value("logits_scaling") or 1.0), cap)
+        scaling = value("logits_scaling") or 1.0
+        multiplies = getattr(config, "model_type", None) == "hyperclovax"
+        return cls(scale * scaling if multiplies else scale / scaling, cap)
 
     def logits(self, products: torch.Tensor) -> torch.Tensor:
         """Logits, in at least float32."""

@@ -16,11 +16,16 @@ _FEW = 4  # names in a message
 
 
 def read_weights(
-    files: ModelFiles, dtype: torch.dtype, ranks: Ranks = ALONE, device: str = "cpu"
+    files: ModelFiles,
+    config: Any,
+    dtype: torch.dtype,
+    ranks: Ranks = ALONE,
+    device: str = "cpu",
 ) -> tuple[Any, tuple[str, ...]]:
     """The model of these files, and what a user should know of what is in them beside it.
 
-    It is on `device` where that is a GPU and weights can go there one by one, else on the CPU.
+    `config` is taken of a GGUF file, as it was completed from it. The model is on `device` where
+    that is a GPU and weights can go there one by one, else on the CPU.
     Several ranks read a part each, onto their own devices.
 
     transformers gives a weight that it does not find random numbers, and says so in a log alone.
@@ -40,7 +45,7 @@ def read_weights(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # or they are not named
             **files.options,
-            **(dense_options() if files.options else {}),
+            **({**dense_options(), "config": config} if files.options else {}),
             **safe,
             **shared_options(ranks),
             **_placing_options(files, ranks, device),

@@ -139,6 +139,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "granite",
         {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.5},
     ),
+    "hyperclovax with multipliers": (
+        "hyperclovax",
+        {"logits_scaling": 0.125, "embedding_multiplier": 12.0, "residual_multiplier": 0.5},
+    ),
     "llama with dynamic RoPE": ("llama", {"rope_parameters": {"rope_type": "dynamic"} | _ROPE}),
     "llama with linear RoPE": ("llama", {"rope_parameters": {"rope_type": "linear"} | _ROPE}),
     "llama with Llama 3's RoPE": ("llama", {"rope_parameters": _LLAMA3_ROPE | _ROPE}),

@@ -233,5 +233,5 @@ def test_a_gpu_that_imitates_bfloat16_takes_float16(
     for device in ("cuda", "cuda:1"):
         assert weights_dtype(device, None) == getattr(torch, expected)
         assert weights_dtype(device, "bfloat16") == torch.bfloat16
-    assert weights_dtype("cpu", None) == torch.float32
+    assert weights_dtype("cpu", None) == weights_dtype("cpu:0", None) == torch.float32
     assert weights_dtype("mps", None) == torch.bfloat16

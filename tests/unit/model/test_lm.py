@@ -70,10 +70,10 @@ def test_hidden_at_equals_sequences_alone(family: str) -> None:
     lm = any_lm(family)
     rows = [[3, 0], [1], [], [2, 2, 1]]
     found = lm.hidden_at(SEQUENCES, rows)
-    expected = []
+    expected, model = [], copy.deepcopy(lm.model)  # hooks stay in one that was asked for states
     for ids, positions in zip(SEQUENCES, rows, strict=True):
         with torch.no_grad():
-            output = lm.model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+            output = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
         expected += [output.hidden_states[-1][0, i] for i in positions]
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
 

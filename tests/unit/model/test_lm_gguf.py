@@ -1,14 +1,28 @@
 """A GGUF file as llama.cpp writes it: small, made here, and read as any other model."""
 
+import copy
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from greater_fast.model.attention.gguf_rotary import complete_attention
 from greater_fast.model.lm import load_lm
 from tests.cases import plain_logits, tiny_lm
 from tests.tiny import END_ID
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -17,13 +31,39 @@ def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What a file says of scaled rotary embeddings: fields, and tensors."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, list[float]] = field(default_factory=dict)
+
+
+def scaled_logits(rope: dict[str, Any], ids: list[int]) -> torch.Tensor:
+    """Those of the tiny model with other rotary embeddings."""
+    model = copy.deepcopy(tiny_lm().model)
+    model.config.rope_parameters = {"rope_theta": 10000.0, **rope}
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    found: torch.Tensor = model(torch.tensor([ids])).logits[0]
+    return found
+
+
+def llama3_factors(factor: float) -> list[float]:
+    """What transformers divides each frequency of the tiny model by."""
+    plain = copy.deepcopy(tiny_lm().model.config)
+    plain.rope_parameters = {"rope_theta": 10000.0, **LLAMA3, "factor": factor}
+    inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](plain, torch.device("cpu"))
+    size = 2 * len(inverse)
+    return [float(10000.0 ** (-2 * i / size) / inverse[i]) for i in range(len(inverse))]
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def write(path: Path, without: str = "") -> Path:
-    """The tiny model as a GGUF file, without one of its weights."""
+def write(path: Path, without: str = "", scaled: Scaling | None = None) -> Path:
+    """The tiny model as a GGUF file, without one of its weights, its rotary embeddings scaled."""
     gguf = pytest.importorskip("gguf")
     lm = tiny_lm()
     config, weights = lm.model.config, lm.model.state_dict()
@@ -37,6 +77,11 @@ def write(path: Path, without: str = "") -> Path:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
+    for name, value in (scaled.fields if scaled else {}).items():
+        add = writer.add_string if isinstance(value, str) else writer.add_float32
+        add(f"llama.rope.scaling.{name}", value)
+    for name, factors in (scaled.tensors if scaled else {}).items():
+        writer.add_tensor(name, np.array(factors, np.float32))
 
     model = json.loads(lm.tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
@@ -99,6 +144,68 @@ def test_a_weight_that_is_missing_is_named(tmp_path: Path) -> None:
     text = r"weights are missing: model\.layers\.1\.mlp\.up_proj\.weight$"
     with pytest.raises(ValueError, match=text):
         load_lm(path, device="cpu")
+
+
+IDS = [*range(40, 60)] * 12  # as far as scaling makes a difference
+
+
+@pytest.mark.parametrize(
+    ("scaled", "rope"),
+    [
+        (Scaling({"type": "linear", "factor": 4.0}), {"rope_type": "linear", "factor": 4.0}),
+        (Scaling(tensors={"rope_freqs.weight": llama3_factors(8.0)}), {**LLAMA3, "factor": 8.0}),
+        (Scaling(tensors={"rope_freqs.weight": llama3_factors(32.0)}), {**LLAMA3, "factor": 32.0}),
+        (Scaling({"type": "none"}, {"rope_freqs.weight": [1.0] * 4}), {"rope_type": "default"}),
+    ],
+    ids=["linear", "llama 3.1", "llama 3.2", "none"],
+)
+def test_scaled_rotary_embeddings_are_read(
+    scaled: Scaling, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers leaves them out: the model would be another one."""
+    lm = load_lm(write(tmp_path / "tiny.gguf", scaled=scaled), device="cpu")
+    found, expected = plain_logits(lm, IDS), scaled_logits(rope, IDS)
+    torch.testing.assert_close(found, expected)
+    is_plain = torch.allclose(found, plain_logits(tiny_lm(), IDS), rtol=1e-4, atol=1e-5)
+    assert is_plain == (rope["rope_type"] == "default")
+
+
+@pytest.mark.parametrize(
+    ("scaled", "message"),
+    [
+        (Scaling({"type": "yarn", "factor": 4.0}), r"scales its rotary embeddings \(yarn\), which"),
+        (Scaling(tensors={"rope_factors_long.weight": [1.0] * 4}), r"embeddings \(longrope\)"),
+        (Scaling(tensors={"rope_freqs.weight": [1, 2, 3, 4]}), "and not as Llama 3.1 does"),
+    ],
+)
+def test_other_scaling_is_refused(scaled: Scaling, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.gguf", scaled=scaled)
+    with pytest.raises(ValueError, match=message):
+        load_lm(path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
+@pytest.mark.parametrize("num_layers", [26, {"gemma2": 46, "gemma3_text": 62}])
+def test_gemmas_scale_of_27b_is_known(file: Path, kind: str, num_layers: Any) -> None:
+    is_27b = isinstance(num_layers, dict)
+    config = AutoConfig.for_model(
+        kind,
+        num_hidden_layers=num_layers[kind] if is_27b else num_layers,
+        hidden_size=4608,
+        num_attention_heads=32,
+    )
+    before = config.query_pre_attn_scalar
+    complete_attention(config, file)
+    assert config.query_pre_attn_scalar == (144 if is_27b else before)
+
+
+def test_layers_that_see_all_are_scaled_where_kinds_differ(tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.gguf", scaled=Scaling({"type": "linear", "factor": 8.0}))
+    config = AutoConfig.for_model("gemma3_text")
+    complete_attention(config, path)
+    assert config.rope_parameters["full_attention"]["rope_type"] == "linear"
+    assert config.rope_parameters["full_attention"]["factor"] == 8.0
+    assert config.rope_parameters["sliding_attention"]["rope_type"] == "default"
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])

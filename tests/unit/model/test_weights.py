@@ -155,13 +155,13 @@ def test_weights_go_to_a_gpu_one_by_one(
 ) -> None:
     folder = str(changed(lambda weights: None))
     files = ModelFiles(folder, folder, {})
-    found, _ = read_weights(files, torch.float32, device="cuda:1")
-    expected, _ = read_weights(files, torch.float32)
+    found, _ = read_weights(files, None, torch.float32, device="cuda:1")
+    expected, _ = read_weights(files, None, torch.float32)
     for name, weight in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], weight)
-    read_weights(files, torch.float32, Ranks(0, 2), "cuda:1")
+    read_weights(files, None, torch.float32, Ranks(0, 2), "cuda:1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    read_weights(files, torch.float32, ALONE, "cuda:1")
+    read_weights(files, None, torch.float32, ALONE, "cuda:1")
     assert placed == [{"": torch.device("cuda:1")}, None, None, None]
 
 
@@ -171,7 +171,11 @@ def test_a_gguf_file_and_quantised_weights_are_read_as_they_are(
     folder = str(changed(lambda weights: None))
     with pytest.raises(ValueError, match=r"none\.gguf"):
         read_weights(
-            ModelFiles(folder, folder, {"gguf_file": "none.gguf"}), torch.float32, ALONE, "cuda"
+            ModelFiles(folder, folder, {"gguf_file": "none.gguf"}),
+            None,
+            torch.float32,
+            ALONE,
+            "cuda",
         )
     monkeypatch.setattr("greater_fast.model.lm.usable_device", lambda device: device)
     monkeypatch.setattr(transformers.PreTrainedModel, "to", lambda model, device: model)

@@ -153,7 +153,7 @@ def test_rows_of_one_outcome_cost_nothing() -> None:
 class OneModel:
     """As much of an engine as a gradient needs, around a model of six tokens."""
 
-    ranks, can_pack = ALONE, True
+    ranks, can_pack, prefix_capacity = ALONE, True, 0
 
     def __init__(self, family: str) -> None:
         vocabulary = tokenizer("llama3")
