@@ -45,11 +45,27 @@ def tokenizer(kind: str, chat_template: bool = True) -> Any:
     return found
 
 
+SHARED: list[tuple[LM, tuple[float, list[str]]]] = []  # models that tests share, as they were
+
+
 @functools.cache
 def tiny_lm(family: str = "llama", kind: str = "llama3", seed: int = 0) -> LM:
-    """A loaded tiny model in float32; never to be changed."""
+    """A loaded tiny model in float32; never to be changed, which `conftest` looks after."""
     vocabulary = tokenizer(kind)
-    return load_lm((tiny_model(family, len(vocabulary), seed=seed), vocabulary))
+    return share(load_lm((tiny_model(family, len(vocabulary), seed=seed), vocabulary)))
+
+
+def share(lm: LM) -> LM:
+    """Have a model looked after: no test may change it."""
+    SHARED.append((lm, fingerprint(lm)))
+    return lm
+
+
+def fingerprint(lm: LM) -> tuple[float, list[str]]:
+    """What is seen of a change: the sum of all weights, and modules with hooks."""
+    total = sum(float(weight.double().sum()) for weight in lm.model.parameters())
+    modules = lm.model.named_modules()
+    return total, [n for n, m in modules if m._forward_hooks or m._forward_pre_hooks]
 
 
 def tokenizer_lm(kind: Any, max_context: int | None = None) -> LM:

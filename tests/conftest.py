@@ -49,6 +49,16 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_models_stay_as_they_are() -> Iterator[None]:
+    """Whatever the order of files: tests of one leave to those of the next what they found."""
+    yield
+    from tests.cases import SHARED, fingerprint  # which imports more than some tests want
+
+    for lm, before in SHARED:
+        assert fingerprint(lm) == before
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A byte-level tokenizer with Llama 3's pattern and a chat template; not to be changed."""
@@ -58,7 +68,9 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def lm(tokenizer: Any) -> LM:
     """A random Llama with that tokenizer; not to be changed."""
-    return load_lm((tiny_model("llama", len(tokenizer)), tokenizer))
+    from tests.cases import share
+
+    return share(load_lm((tiny_model("llama", len(tokenizer)), tokenizer)))
 
 
 @pytest.fixture

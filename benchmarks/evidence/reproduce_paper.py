@@ -245,7 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{found.num_correct} of {found.num_rows}, {found.seconds / 60:.1f} min",
                 flush=True,
             )
-    print("\n".join([*log.damage, table(log, asked.transfer)]))
+    print("\n".join(log.damage))
+    for own in log.of_devices or [log]:
+        print(f"On {own.settings.device}:\n\n{table(own, asked.transfer)}\n")
 
 
 if __name__ == "__main__":

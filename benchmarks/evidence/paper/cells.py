@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.evidence.lines import append_line
@@ -104,6 +104,13 @@ class Log:
             if line["settings"] == asdict(self.settings):
                 outcome = line["outcome"] | {"shortfalls": tuple(line["outcome"]["shortfalls"])}
                 self.outcomes[Cell(**line["cell"])] = Outcome(**outcome)
+
+    @property
+    def of_devices(self) -> list[Log]:
+        """The cells of each kind of device that the file has some of with these settings."""
+        kinds = {line["settings"]["device"] for line in read_lines(self.path, [])}
+        logs = [Log(self.path, replace(self.settings, device=kind)) for kind in sorted(kinds)]
+        return [log for log in logs if log.outcomes]
 
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""

@@ -179,7 +179,10 @@ class Target:
                 )
             predictor.signature = marked
             again = (predictor, inputs.given) if inputs.given else (program, row.inputs())
-            found.append(Sent(request, _request(*again)))
+            try:
+                found.append(Sent(request, _request(*again)))
+            except dspy.AdapterParseError:
+                found.append(None)
         return found
 
 

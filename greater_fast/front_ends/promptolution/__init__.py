@@ -3,7 +3,7 @@
 from greater_fast.front_ends.missing import needs
 
 try:
-    import promptolution  # noqa: F401 (the framework: imports here are absolute)
+    from promptolution.utils.prompt import Prompt  # noqa: F401 (of 2.3 on)
 except ImportError as error:
     raise needs("promptolution", error) from error
 

@@ -162,7 +162,14 @@ class GReaTer(BaseOptimizer):
             needs = [len(ids) - len(layouts.prompt_ids) for ids in encoded]
             config = replace(llm.config, max_prompt_tokens=self.config.max_prompt_tokens)
             names = [f"row {number} of the task" for number in range(len(rows))]
-            which_fit(llm.lm, needs, names, replace(config, on_long="error"))
+            try:
+                which_fit(llm.lm, needs, names, replace(config, on_long="error"))
+            except ValueError as error:
+                what, _, _ = str(error).partition("; lower ")
+                raise ValueError(
+                    f"{what}: all rows of the task decide at the end. Take these out of it, or "
+                    "lower max_prompt_tokens, or the GreaterLLM's max_new_tokens"
+                ) from None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

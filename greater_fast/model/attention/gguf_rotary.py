@@ -19,6 +19,7 @@ _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _NUMBERS |= {10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY, _FLOAT32 = 8, 9, 0
+_VERSIONS = (2, 3)
 _LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 
 
@@ -31,15 +32,17 @@ def complete_attention(config: Any, file: Path) -> None:
     _set_scale_of_27b(config)
     said = _Header(file)
     rope = getattr(config, "rope_parameters", None)
-    kind, factors = said.value("rope.scaling.type") or "none", said.tensor(_FACTORS)
     if not isinstance(rope, dict) or _is_scaled(rope):
         return  # it has none, or has been read
+    # Where kinds of layers differ (Gemma 3), those that see all of the context are scaled.
+    scaled = rope.get("full_attention", rope)
+    kind, factors = said.value("rope.scaling.type") or "none", said.tensor(_FACTORS)
     if said.tensor(_LONG) is not None:
         kind = "longrope"
     if factors is not None and any(factor != 1 for factor in factors):
-        scaling = _of_llama3(factors, rope, file)
+        scaling = _of_llama3(factors, scaled, file)
     elif kind == "linear":
-        scaling = {"rope_type": "linear", "factor": float(said.value("rope.scaling.factor"))}
+        scaling = {"rope_type": "linear", "factor": said.value("rope.scaling.factor") or 1.0}
     elif kind == "none":
         return
     else:
@@ -47,8 +50,6 @@ def complete_attention(config: Any, file: Path) -> None:
             f"{file.name} scales its rotary embeddings ({kind}), which is not read of GGUF files: "
             "take the model's own files (safetensors)"
         )
-    # Where kinds of layers differ (Gemma 3), those that see all of the context are scaled.
-    scaled = rope.get("full_attention", rope)
     scaled |= scaling
     config.rope_parameters = rope
 
@@ -64,7 +65,9 @@ class _Header:
         self._file, self._tensors = file, dict[str, tuple[int, int]]()
         self._fields: dict[str, Any] = {}
         with file.open("rb") as self._read:
-            _, _, num_tensors, num_fields = self._numbers("4sIQQ")
+            _, version, num_tensors, num_fields = self._numbers("4sIQQ")
+            if version not in _VERSIONS:
+                raise ValueError(f"{file.name} is a GGUF file of another version or byte order")
             for _ in range(num_fields):
                 name, (kind,) = self._text(), self._numbers("I")
                 self._fields[name] = self._value(kind)

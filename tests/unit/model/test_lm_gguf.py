@@ -155,9 +155,10 @@ IDS = [*range(40, 60)] * 12  # as far as scaling makes a difference
         (Scaling({"type": "linear", "factor": 4.0}), {"rope_type": "linear", "factor": 4.0}),
         (Scaling(tensors={"rope_freqs.weight": llama3_factors(8.0)}), {**LLAMA3, "factor": 8.0}),
         (Scaling(tensors={"rope_freqs.weight": llama3_factors(32.0)}), {**LLAMA3, "factor": 32.0}),
+        (Scaling({"type": "linear"}), {"rope_type": "default"}),
         (Scaling({"type": "none"}, {"rope_freqs.weight": [1.0] * 4}), {"rope_type": "default"}),
     ],
-    ids=["linear", "llama 3.1", "llama 3.2", "none"],
+    ids=["linear", "llama 3.1", "llama 3.2", "linear by 1", "none"],
 )
 def test_scaled_rotary_embeddings_are_read(
     scaled: Scaling, rope: dict[str, Any], tmp_path: Path
@@ -197,6 +198,15 @@ def test_gemmas_scale_of_27b_is_known(file: Path, kind: str, num_layers: Any) ->
     before = config.query_pre_attn_scalar
     complete_attention(config, file)
     assert config.query_pre_attn_scalar == (144 if is_27b else before)
+
+
+def test_another_byte_order_is_told(file: Path, tmp_path: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[4:8] = bytes(reversed(whole[4:8]))
+    path = tmp_path / "other.gguf"
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"other\.gguf is a GGUF file of another version or byte"):
+        complete_attention(AutoConfig.for_model("llama"), path)
 
 
 def test_layers_that_see_all_are_scaled_where_kinds_differ(tmp_path: Path) -> None:
