@@ -476,6 +476,6 @@ def test_the_example_runs(model_folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "greater_fast.front_ends.promptolution")
-    monkeypatch.setitem(sys.modules, "promptolution", None)
+    monkeypatch.setitem(sys.modules, "promptolution.utils.prompt", None)
     with pytest.raises(ImportError, match=r"pip install 'greater-fast\[promptolution\]'"):
         importlib.import_module("greater_fast.front_ends.promptolution")
