@@ -29,7 +29,7 @@ from greater_fast.front_ends.promptolution.tasks import check_classes, rows_of
 from greater_fast.model.lm import LM
 from greater_fast.model.text.chat_template import has_template
 from greater_fast.rollouts.choose import make_engine
-from greater_fast.runs.input import check_settings
+from greater_fast.runs.input import changed_settings, check_settings
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config, choose_extractor
 from greater_fast.search.found import Found, find_prompts
@@ -234,13 +234,14 @@ def _settings(llm: GreaterLLM, config: Config | Mapping[str, Any] | None) -> Con
         ValueError: a mapping has another rendering of the chat template than the predictor's.
     """
     if isinstance(config, Config):
-        return config
-    given = config or {}
-    settings = Config.from_mapping({**llm.config.to_dict(), **given})
+        return as_config(config)
+    given, own = dict(config or {}), llm.config.to_dict()
+    asked = changed_settings(given)  # defaults ask for nothing
     for name in ("chat_template_kwargs", "template_date"):
-        if getattr(settings, name) != getattr(llm.config, name):
+        if asked.get(name, own[name]) != own[name]:
             raise ValueError(f"config: {name} is the predictor's: give it to its GreaterLLM")
-    return settings
+        given.pop(name, None)
+    return Config.from_mapping({**own, **given})
 
 
 def _asked(lm: LM, config: Config, prompt: Prompt, row: Example) -> str:
