@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from greater_fast.config import Config
 from greater_fast.model.lm import LM
 
+_ADVICE = "lower max_new_tokens or max_prompt_tokens, or on_long='drop'"
+
 
 def which_fit(
-    lm: LM, needs: Sequence[int], names: Sequence[str], config: Config
+    lm: LM, needs: Sequence[int], names: Sequence[str], config: Config, advice: str = _ADVICE
 ) -> tuple[list[int], tuple[str, ...]]:
     """Numbers of the rows that fit with prompt and reasoning at their longest; a note on others.
 
-    `needs` are the tokens of each row but for these two, `names` the rows' for a reader.
+    `needs` are the tokens of each row but for these two, `names` the rows' for a reader, `advice`
+    is what an error says to do.
 
     Raises:
         ValueError: some do not fit, and are not to be dropped; or none fits.
@@ -32,7 +35,7 @@ def which_fit(
         f"{named}; the longest needs {max(needs) - room} tokens more"
     )
     if config.on_long == "error":
-        raise ValueError(f"{what}; lower max_new_tokens or max_prompt_tokens, or on_long='drop'")
+        raise ValueError(f"{what}; {advice}")
     kept = [number for number in everything if number not in long]
     if not kept:
         raise ValueError(f"{what}; dropping them leaves none")

@@ -36,6 +36,11 @@ from greater_fast.search.found import Found, find_prompts
 from greater_fast.wording import quoted
 
 _log = logging.getLogger("greater_fast")
+# What to do where a row is too long, which cannot be dropped: all of them decide at the end.
+_DECIDING = (
+    "take them out of the task, all of whose rows decide at the end, or lower max_prompt_tokens or "
+    "the GreaterLLM's max_new_tokens"
+)
 _INSTRUCTION = "\ue000instruction\ue000"  # where it stands in a message
 
 
@@ -162,14 +167,7 @@ class GReaTer(BaseOptimizer):
             needs = [len(ids) - len(layouts.prompt_ids) for ids in encoded]
             config = replace(llm.config, max_prompt_tokens=self.config.max_prompt_tokens)
             names = [f"row {number} of the task" for number in range(len(rows))]
-            try:
-                which_fit(llm.lm, needs, names, replace(config, on_long="error"))
-            except ValueError as error:
-                what, _, _ = str(error).partition("; lower ")
-                raise ValueError(
-                    f"{what}: all rows of the task decide at the end. Take these out of it, or "
-                    "lower max_prompt_tokens, or the GreaterLLM's max_new_tokens"
-                ) from None
+            which_fit(llm.lm, needs, names, replace(config, on_long="error"), _DECIDING)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
