@@ -7,16 +7,21 @@ process's; they exchange a line of JSON each way.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
+
+import pytest
 
 from tests.e2e.faults.faulty_disk import FaultyDisk
 
@@ -57,12 +62,13 @@ class Nursery:
         once: Path | None = None,
         closed: Sequence[int] = (),
         killed_at: int | None = None,
+        behind: tuple[str, int] | None = None,
     ) -> Ended:
         """Run a command line, and send it signals (seconds since the one before, number).
 
         The first of them counts from when the file `once` is there. What is printed is kept in
         `folder`; streams may be `closed`. A command line may be killed in the midst of a write to
-        `folder`, by its number.
+        `folder`, by its number, or get a signal `behind` a function, named by module and name.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -73,6 +79,7 @@ class Nursery:
             "once": once and str(once),
             "closed": closed,
             "killed_at": killed_at,
+            "behind": behind,
         }
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
@@ -86,6 +93,26 @@ class DeadlyDisk(FaultyDisk):
 
     def refuse(self, path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _signalled(behind: tuple[str, int] | None) -> Iterator[None]:
+    """Let this process get a signal at the very moment that some function has done its work."""
+    if behind is None:
+        yield
+        return
+    name, number = behind
+    plain = pkgutil.resolve_name(name)
+
+    @functools.wraps(plain)
+    def call(*arguments: Any, **options: Any) -> Any:
+        done = plain(*arguments, **options)
+        os.kill(os.getpid(), number)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(name, call)
+        yield
 
 
 def _serve() -> None:
@@ -136,7 +163,7 @@ def _be_a_command(asked: dict[str, Any]) -> NoReturn:
         setattr(sys, ("stdin", "stdout", "stderr")[number], None)
     status = 99
     try:
-        with disk.used():
+        with disk.used(), _signalled(asked["behind"]):
             status = main(asked["arguments"])
     except SystemExit as error:
         status = int(error.code or 0)

@@ -11,6 +11,8 @@ import pytest
 from greater_fast.runs.directory import read_run
 from tests.e2e.faults.nursery import Ended, Nursery
 
+WRITTEN = "greater_fast.runs.directory.RunDirectory.write_result"
+LOADED = "transformers.AutoModelForCausalLM.from_pretrained"
 LONG = ["--steps", "1000", "--no-stop-unchanged"]  # longer than any test waits
 Start = Callable[..., Ended]
 
@@ -30,12 +32,10 @@ def start(
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     limits = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
 
-    def call(
-        *arguments: object, signals: Any = (), once: str | None = None, closed: Any = ()
-    ) -> Ended:
+    def call(*arguments: object, signals: Any = (), once: str | None = None, **more: Any) -> Ended:
         given = ["--model", model_folder, "--train", data, "--run-dir", tmp_path / "run", *limits]
         seen = tmp_path / "run" / once if once else None
-        return nursery.run(["optimize", *given, *arguments], tmp_path, signals, seen, closed)
+        return nursery.run(["optimize", *given, *arguments], tmp_path, signals, seen, **more)
 
     return call
 
@@ -66,11 +66,32 @@ def test_ctrl_c_in_the_search(start: Start, tmp_path: Path) -> None:
 def test_a_signal_while_the_model_loads(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    done = start(signals=[(0.03, number)], once="run.json")
+    done = start(behind=(LOADED, number))
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.status, done.out) == (128 + number, "")
     assert done.err.splitlines()[-1] == f"greater-fast: {how} before the first score"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_as_the_result_is_written_is_told_where_it_is(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    done = start("--steps", "0", behind=(WRITTEN, number))
+    assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
+    assert done.status == 128 + number
+    assert done.err.splitlines()[-1].startswith(
+        f"greater-fast: ended by {number.name}; the result is in {tmp_path / 'run'}"
+    )
+
+
+def test_ctrl_c_as_the_result_is_written_has_nothing_left_to_stop(
+    start: Start, tmp_path: Path
+) -> None:
+    done = start("--steps", "0", behind=(WRITTEN, signal.SIGINT))
+    result = read_run(tmp_path / "run")["result"]
+    assert (done.status, result["stopped"]) == (0, "all steps done")
+    assert f"best prompt: {result['prompt']}\n" in done.out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -83,8 +104,6 @@ def test_a_signal_behind_the_work_is_told_where_the_result_is(
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     last = done.err.splitlines()[-1]
     assert read_run(tmp_path / "run")["result"]["stopped"] == "all steps done"
-    if seconds == 0 and number != signal.SIGINT:  # a Ctrl-C stops a run, and this one has ended
-        assert done.status == 128 + number
     assert done.status in (0, 128 + number, -number)  # the last: behind all that is told
     if done.status > 0:
         told = f"greater-fast: {how}; the result is in {tmp_path / 'run'}"
