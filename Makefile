@@ -64,7 +64,8 @@ demo: $(VENV)/demo.stamp $(VENV)/model.stamp
 
 # Files of tests side by side, each on a processor of its own.
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder --cov --cov-report=term
 
 # gradio has an environment of its own, and warnings of its own: they are no errors there.
 test-ui:

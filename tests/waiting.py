@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
+def until(true: Callable[[], Any], what: str, seconds: float = 600) -> None:
     """Wait until a function gives something true; fails, and says what did not happen."""
     end = time.monotonic() + seconds
     while not true():

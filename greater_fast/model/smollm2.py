@@ -28,8 +28,11 @@ def smollm2_folder(cache: Path | None = None) -> Path:
     unfinished.mkdir(parents=True)
     try:
         _convert(source, unfinished)
-        if not folder.exists():
+        try:
             unfinished.replace(folder)
+        except OSError:
+            if not (folder / _WEIGHTS).is_file():  # else another process was as far before
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

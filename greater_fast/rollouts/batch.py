@@ -244,10 +244,9 @@ class RolloutEngine:
     def _at_work(self) -> Iterator[None]:
         """Within is a run that no other is a part of; it leaves nothing behind, however it ends."""
         if self._is_at_work:
-            what = (
-                "a metric, or what is told of finished rows, cannot run the model that is searched"
-            )
-            raise RuntimeError(f"the engine is at work: {what}; give it one of its own")
+            who = "a metric, or what is told of finished rows,"
+            what = f"{who} cannot run the model that is searched; give it one of its own"
+            raise RuntimeError(f"the engine is at work: {what}")
         self._is_at_work = True
         try:
             yield
@@ -285,7 +284,8 @@ class RolloutEngine:
         counts = StepCounts(*self._scheduler.plan())
         if self._sampler is not None:
             self._sampled.place(self._buffers, counts.num_rows)
-        with self._own_layers():
+        # A graph that is replayed runs no layer.
+        with nullcontext() if self._model_step.captured.graph else self._own_layers():
             answers = again_without_memory(partial(self._model_step.run, counts), self.lm.ranks)
             if collected is not None:
                 keys = self._buffers["row_keys"][: counts.num_rows].tolist()

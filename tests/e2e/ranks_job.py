@@ -26,6 +26,7 @@ from greater_fast.search.gradient import StepGradient
 from greater_fast.search.nouns import Step
 from tests.cases import tiny_lm
 from tests.tiny import PROMPT, boolean_rows
+from tests.waiting import until
 
 ROWS = [{"question": question, "answer": answer} for question, answer in boolean_rows(18)]
 SETTINGS = {
@@ -239,7 +240,10 @@ def killed(folder: Path) -> dict[str, Any]:
 
 def hanging(folder: Path) -> dict[str, Any]:
     """The last rank, for longer than others wait."""
-    ranks.TIMEOUT = 20.0  # by which one may be behind the other as they begin, too
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    (folder.parent / f"ready-{number}").touch()
+    until(lambda: len([*folder.parent.glob("ready-*")]) == count, "all ranks have imported all")
+    ranks.TIMEOUT = 20.0
     with in_second_step(lambda: time.sleep(600)):
         return search(folder)
 

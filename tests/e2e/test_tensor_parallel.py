@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from greater_fast.model.lm import load_lm
 from tests.cases import tokenizer
 from tests.e2e import sharing
 from tests.e2e.sharing import CASES, Found
+from tests.ports import free_port
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,13 +24,6 @@ NEAR = 1e-4  # two logits that close may change places in float32
 KINDS = {"llama": "llama3", "gemma2": "sentencepiece", "phi3": "llama3"}
 
 All = dict[tuple[str, str], Found]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +59,7 @@ def out(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(NUM_RANKS)
     ]
     try:
-        said = [rank.communicate(timeout=300)[0] for rank in ranks]
+        said = [rank.communicate(timeout=1800)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from greater_fast.runs.directory import read_run
 from greater_fast.search.nouns import WORK_FIELDS
 from greater_fast.search.state import LoopState
 from tests.e2e import ranks_job
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:all .* training rows are:RuntimeWarning")
@@ -30,9 +30,7 @@ JOB = [*SAME, "no_rows", "raising", "failing", "evaluated"]
 
 def start(num_ranks: int, *arguments: object) -> list[subprocess.Popen[str]]:
     """A Python process a rank, as torchrun starts them, less its watch over them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [
         subprocess.Popen(
             [sys.executable, *map(str, arguments)],
@@ -54,7 +52,7 @@ def start(num_ranks: int, *arguments: object) -> list[subprocess.Popen[str]]:
     ]
 
 
-def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[str]:
+def ended(processes: Sequence[subprocess.Popen[str]], seconds: float = 1800) -> list[str]:
     """What processes printed until they ended, which they must in so many seconds."""
     deadline = time.monotonic() + seconds
     try:
@@ -73,7 +71,7 @@ def python(*arguments: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
 
 

@@ -46,7 +46,7 @@ TEMPLATES = {
 }
 
 unhurried = settings(
-    deadline=timedelta(seconds=20),
+    deadline=timedelta(minutes=5),
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,

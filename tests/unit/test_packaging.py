@@ -18,7 +18,8 @@ from greater_fast.version import __version__
 
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".benchmarks", "__pycache__", "*.egg-info", "build", "dist"
+    *(".git", ".venv*", ".*_cache", ".hypothesis", ".coverage*", ".benchmarks", "__pycache__"),
+    *("*.egg-info", "build", "dist"),
 )
 # Building must not need torch, not even for the version.
 BUILD = """

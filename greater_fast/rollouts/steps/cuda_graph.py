@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from greater_fast.model.checks import said
+from greater_fast.ranks import ALONE, Ranks
 
 # A process captures one graph at a time, and has one sync debug mode.
 _ONE_AT_A_TIME = threading.Lock()
@@ -32,14 +33,18 @@ class Captured(NamedTuple):
 
 
 def capture(
-    launch: Callable[[], None], device: torch.device, outputs: Sequence[torch.Tensor]
+    launch: Callable[[], None],
+    device: torch.device,
+    outputs: Sequence[torch.Tensor],
+    ranks: Ranks = ALONE,
 ) -> Captured:
     """A graph that does again what `launch` does: tried, not assumed.
 
     `launch` must always do the same to the same memory. It is run a few times, to compile its
     kernels and to see whether it waits for the GPU; the last time is the one that is captured, so
     what it then leaves in Python objects is the graph's. `outputs` is the memory that it writes and
-    that is read afterwards: one replay must leave there what `launch` does, bit for bit.
+    that is read afterwards: one replay must leave there what `launch` does, bit for bit. Of ranks
+    whose launches wait for each other, all have a graph or none.
 
     The stream is one of all captures on the device: torch's own belongs to the device of the first
     one of a process, and records nothing of another's work. While it is seen whether the work
@@ -55,7 +60,7 @@ def capture(
         current, side = torch.cuda.current_stream(), _side_stream(device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            found = _capture(launch, side, outputs)
+            found = _capture(launch, side, outputs, ranks)
         current.wait_stream(side)
         torch.cuda.synchronize()  # a GPU that an attempt has left in no order says so here
     return found
@@ -68,10 +73,13 @@ def _side_stream(_: torch.device) -> torch.cuda.Stream:
 
 
 def _capture(
-    launch: Callable[[], None], side: torch.cuda.Stream, outputs: Sequence[torch.Tensor]
+    launch: Callable[[], None],
+    side: torch.cuda.Stream,
+    outputs: Sequence[torch.Tensor],
+    ranks: Ranks,
 ) -> Captured:
     launched = [_bits_left_by(launch, outputs) for _ in range(2)]
-    reason = _why_it_waits(launch)
+    reason = _first_reason(ranks, _why_it_waits(launch))
     if reason:
         return Captured(reason=reason)
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
@@ -84,18 +92,31 @@ def _capture(
         ):
             launch()
     except Exception as error:  # whatever a library says of what no graph can hold
-        cause = error.__context__  # the end of a capture that has failed fails too
-        first = cause if isinstance(cause, Exception) else error
+        reason = _why_it_ended(error)
         _end_allocation(side, pool)
-        return Captured(reason=f"its capture ended in {said(first)}")
+    reason = _first_reason(ranks, reason)
+    if reason:
+        return Captured(reason=reason)
     pool_bytes = max(torch.cuda.memory_reserved() - reserved_bytes, 0)
     replayed = _bits_left_by(graph.replay, outputs)
     if _equal(*launched) and not _equal(replayed, launched[0]):
-        return Captured(reason="a replay gives other bits than the same work without a graph")
+        reason = "a replay gives other bits than the same work without a graph"
     # Where bits differ from launch to launch anyway, a replay has at least done something.
-    if not any(map(_is_written, replayed)):
-        return Captured(reason="a replay does nothing")
-    return Captured(graph, None, pool_bytes)
+    elif not any(map(_is_written, replayed)):
+        reason = "a replay does nothing"
+    reason = _first_reason(ranks, reason)
+    return Captured(reason=reason) if reason else Captured(graph, None, pool_bytes)
+
+
+def _first_reason(ranks: Ranks, own: str | None) -> str | None:
+    """Why one of the ranks can have no graph; None where all can."""
+    return next(filter(None, ranks.gathered(own)), None)
+
+
+def _why_it_ended(error: Exception) -> str:
+    """What ended a capture, in words: the error, kept, would keep the capture's memory."""
+    cause = error.__context__  # the end of a capture that has failed fails too
+    return f"its capture ended in {said(cause if isinstance(cause, Exception) else error)}"
 
 
 def _end_allocation(side: torch.cuda.Stream, pool: Any) -> None:

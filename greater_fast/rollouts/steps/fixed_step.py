@@ -40,7 +40,7 @@ class FixedStep:
         self._received = torch.zeros(3, num_slots, dtype=torch.int32, pin_memory=self._on_gpu)
         block = buffers.place_trial()
         written = (pool[:, :, block] for pool in cache.pools)
-        self.captured = capture(self._launch, lm.device, (self._results, *written))
+        self.captured = capture(self._launch, lm.device, (self._results, *written), lm.ranks)
         buffers.clear()
 
     def run(self, counts: StepCounts) -> Answers:

@@ -65,7 +65,7 @@ def page(browser: "Browser", address: str) -> "Browser":
     return browser
 
 
-def until(true: Callable[[], Any], seconds: float = 120) -> Any:
+def until(true: Callable[[], Any], seconds: float = 600) -> Any:
     end = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < end, "it did not happen"

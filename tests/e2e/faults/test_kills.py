@@ -123,11 +123,12 @@ def test_moments_of_all_kinds(
     most: int,
 ) -> None:
     """Ended and gone on with until it is done, in new folders until it was ended often enough."""
-    drawn, parts, num_held = random.Random(SEED), Counter[str](), 0
+    drawn, parts = random.Random(SEED), Counter[str]()
     while parts.total() < most:
-        run = tmp_path / str(parts.total())
+        run, num_held = tmp_path / str(parts.total()), 0
+        seconds = whole.seconds  # that a start takes longer than is no end of this
         while True:
-            given = (drawn.uniform(0, whole.seconds), drawn.choice(numbers))
+            given = (drawn.uniform(0, seconds), drawn.choice(numbers))
             done = nursery.run(command(run), tmp_path, [given])
             if done.status == 0:
                 break
@@ -137,6 +138,7 @@ def test_moments_of_all_kinds(
                 continue
             assert done.status in (-given[1], 128 + given[1]), done.err
             parts[how_far(run)] += 1
+            seconds *= 1.1
         assert left_in(run) == whole.left
 
 

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from greater_fast.config import Config
 from greater_fast.engine import RolloutRequest
 from greater_fast.model.lm import LM
+from greater_fast.ranks import Ranks
 from greater_fast.rollouts import batch
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
@@ -143,6 +145,48 @@ def test_after_a_capture_that_fails_the_cache_can_be_freed(cuda: FakeCUDA, knows
     assert work.capture().graph is not None
 
 
+def test_what_a_failed_capture_held_is_free_at_once(cuda: FakeCUDA) -> None:
+    """Its memory, for one: without a garbage collection, which none may wait for."""
+    held: list[weakref.ref[Any]] = []
+
+    def launch() -> None:
+        tensor = torch.zeros(3)
+        if cuda.captures:
+            held.append(weakref.ref(tensor))
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    gc.disable()
+    try:
+        assert capture(launch, GPU, ()).graph is None
+        assert [found() for found in held] == [None]
+    finally:
+        gc.enable()
+
+
+class OtherRank(Ranks):
+    """The first of two ranks, with what the second one says."""
+
+    def __init__(self, *says: str | None) -> None:
+        super().__init__(0, 2)
+        self.says = iter(says)
+
+    def gathered(self, value: Any) -> list[Any]:
+        return [value, next(self.says)]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_one_rank_cannot_capture_none_does(cuda: FakeCUDA, place: int) -> None:
+    """Or a replay would wait for a rank that has none."""
+    work = Work()
+    replayed: list[bool] = []
+    cuda.replays = lambda: (replayed.append(True), work())  # type: ignore[func-returns-value]
+    says = [None] * place + ["the other one's reason"]
+    found = capture(work, GPU, (work.output,), OtherRank(*says))
+    assert found == Captured(reason="the other one's reason")
+    assert (len(cuda.captures), len(replayed)) == [(0, 0), (1, 0), (1, 1)][place]
+    assert capture(work, GPU, (work.output,), OtherRank(None, None, None)).graph is not None
+
+
 def test_what_cannot_be_launched_is_an_error(cuda: FakeCUDA) -> None:
     def launch() -> None:
         raise RuntimeError("no kernel image is available")
@@ -194,9 +238,9 @@ def requests(lm: LM) -> list[RolloutRequest]:
 def captures(cuda: FakeCUDA, monkeypatch: pytest.MonkeyPatch) -> FakeCUDA:
     """Steps are of a fixed shape, and captured as on a GPU, though they run on the CPU."""
 
-    def on_gpu(launch: Callable[[], None], _: torch.device, outputs: Any) -> Captured:
+    def on_gpu(launch: Callable[[], None], _: torch.device, outputs: Any, ranks: Ranks) -> Captured:
         cuda.replays = launch
-        return capture(launch, GPU, outputs)
+        return capture(launch, GPU, outputs, ranks)
 
     monkeypatch.setattr(fixed_step, "capture", on_gpu)
     monkeypatch.setattr(batch, "has_fixed_steps", lambda *_: True)
@@ -226,7 +270,7 @@ def test_an_engine_runs_by_its_graph(lm: LM, captures: FakeCUDA) -> None:
 
 
 def test_an_engine_without_a_graph_says_so(lm: LM, captures: FakeCUDA) -> None:
-    expected = make_engine(lm, CONFIG)[0].run(requests(lm))
+    expected = RolloutEngine(lm, fixed=False).run(requests(lm))
     captures.breaks = True
     made, note = make_engine(lm, CONFIG)
     assert isinstance(made, RolloutEngine)
@@ -235,14 +279,16 @@ def test_an_engine_without_a_graph_says_so(lm: LM, captures: FakeCUDA) -> None:
         "operation not permitted when stream is capturing"
     )
     assert not made.facts().has_graph
-    assert made.run(requests(lm)) == expected
+    assert [r and r.reasoning_ids for r in made.run(requests(lm))] == [
+        r and r.reasoning_ids for r in expected
+    ]
 
 
 def test_a_capture_is_tried_with_a_sequence(lm: LM, captures: FakeCUDA) -> None:
     """Padding alone would not show whether a graph attends; nothing of the trial stays behind."""
     seen: list[Any] = []
 
-    def on_gpu(launch: Callable[[], None], _: torch.device, outputs: Any) -> Captured:
+    def on_gpu(launch: Callable[[], None], _: Any, outputs: Any, ranks: Ranks) -> Captured:
         launch()
         results, block = (x.clone() for x in outputs)
         block[:, :, :, 0] += 1  # the first token's keys and values

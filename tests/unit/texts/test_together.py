@@ -47,14 +47,14 @@ class Callers:
         threads = [threading.Thread(target=call, args=(n,)) for n in range(len(calls))]
         self._first_waits.clear()
         threads[0].start()
-        assert self._first_waits.wait(20)
+        assert self._first_waits.wait(120)
         for thread in threads[1:]:
             thread.start()
         while len(self.together._waiting) < len(calls):
             threading.Event().wait(0.001)
         self._all_there.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
 
 
@@ -143,7 +143,7 @@ def test_ctrl_c_at_any_call_inside_leaves_nobody_waiting() -> None:
         thread = threading.Thread(target=lambda own, ask: own.extend(ask()), args=(found, ask))
         thread.daemon = True
         thread.start()
-        thread.join(20)
+        thread.join(120)
         assert found == squares("b", [2]), number
         number += 1
     assert number > 5
