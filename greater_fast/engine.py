@@ -163,6 +163,10 @@ class Engine(Protocol):
         """Tokens of prefixes that `store` has room for at a time; 0 where none are kept."""
 
     @property
+    def max_sequence_tokens(self) -> int | None:
+        """Tokens of a sequence for which it was made, at most; None where none is too long."""
+
+    @property
     def decoding(self) -> Mapping[str, Any]:
         """Temperatures, seed and draws that it was made with."""
 

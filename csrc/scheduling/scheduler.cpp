@@ -78,7 +78,7 @@ void Scheduler::submit(Request request) {
                                " tokens: raise kv_cache_bytes");
   require(blocks_for(longest) <= config_.table_width,
           "a sequence of up to " + std::to_string(longest) + " tokens does not fit a table of " +
-              std::to_string(config_.table_width) + " blocks");
+              std::to_string(config_.table_width) + " blocks: make the engine for longer ones");
 
   auto sequence = std::make_unique<Sequence>();
   Sequence& s = *sequence;

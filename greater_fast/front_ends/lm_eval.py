@@ -32,6 +32,7 @@ from greater_fast.runs.input import (
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import as_config
 from greater_fast.runs.read import one_source
+from greater_fast.texts.generation import check_length
 from greater_fast.wording import listed, quoted
 
 try:
@@ -194,14 +195,10 @@ class GreaterLM(LM):
 
     def _check_fit(self, asked: Sequence[RolloutRequest], texts: Sequence[str]) -> None:
         """Raise ValueError where a context and all that may follow do not fit the model's."""
-        room = self.lm.max_context
         for request, text in zip(asked, texts, strict=True):
             behind = request.max_new_tokens + len(request.target_ids) + request.max_answer_tokens
-            if room is not None and len(request.prompt_ids) + behind > room:
-                raise ValueError(
-                    f"a context of {len(request.prompt_ids)} tokens ({quoted(text, 50)}) and "
-                    f"{behind} behind it do not fit the model's {room}: lower max_new_tokens"
-                )
+            what = f"the context {quoted(text, 50)}"
+            check_length(self._engine, len(request.prompt_ids), behind, what)
 
     def _request(self, ids: Sequence[int], given: Mapping[str, Any], sample: int) -> RolloutRequest:
         """What the engine is asked for a context."""

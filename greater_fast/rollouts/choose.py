@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from greater_fast.config import Config
 from greater_fast.engine import Engine
+from greater_fast.model.attention.interface import steady_length
 from greater_fast.model.attention.kernels import without_cudnn
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import UnsupportedModelError
-from greater_fast.model.kv_cache import default_pool_bytes
+from greater_fast.model.kv_cache import BLOCK_SIZE, default_pool_bytes
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
@@ -34,7 +35,8 @@ def make_engine(
     Args:
         lm: the model.
         config: its settings.
-        longest_sequence: tokens of a sequence at most; None where that is not known.
+        longest_sequence: tokens of a sequence at most; None where that is not known: then as many
+            as model and pool can hold, with a long RoPE those before its other factors.
         num_sequences: how many are run at a time; None for a shortlist on all training rows.
 
     Raises:
@@ -73,7 +75,7 @@ def _make_engine(
             max_tokens=config.max_step_tokens,
             draft_tokens=config.draft_tokens,
             kernels=config.kernels,
-            longest_sequence=longest_sequence,
+            longest_sequence=longest_sequence or _steady_blocks(lm),
             num_sequences=num_sequences,
         )
     except UnsupportedModelError as error:
@@ -93,6 +95,11 @@ def _make_engine(
         table = ", ".join(f"{size}: {ms:.2f}" for size, ms in paged.step_ms.items())
         _log.info("milliseconds of a step by its tokens: %s", table)
     return paged, _describe(paged)
+
+
+def _steady_blocks(lm: LM) -> int | None:
+    """Tokens of whole blocks within which a model's rotary embeddings know no length; None: any."""
+    return (steady_length(lm) or 0) // BLOCK_SIZE * BLOCK_SIZE or None
 
 
 def _alike(lm: LM, config: Config) -> Config:

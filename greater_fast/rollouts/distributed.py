@@ -111,6 +111,11 @@ class DistributedEngine:
         """Tokens of prefixes that each rank has room for."""
         return self.local.prefix_capacity
 
+    @property
+    def max_sequence_tokens(self) -> int | None:
+        """Tokens of a sequence for which the engine of each rank was made."""
+        return self.local.max_sequence_tokens
+
     def store(self, contexts: Sequence[Sequence[int]]) -> None:
         """Compute on this rank what `prefix_kv` is to find of the contexts."""
         self.local.store(contexts)

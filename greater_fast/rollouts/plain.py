@@ -15,6 +15,7 @@ import torch
 
 from greater_fast.engine import Layers, OnFinished, Rollout, RolloutRequest
 from greater_fast.gradients import packing_trial
+from greater_fast.model.attention.interface import rotates_by_length
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
@@ -56,6 +57,7 @@ class PlainRolloutEngine:
     ) -> None:
         self.lm, self._longest = lm, longest_sequence
         self.prefix_capacity = 0
+        self.max_sequence_tokens = longest_sequence if rotates_by_length(lm) else None
         self.way = choose_way(lm, longest_sequence)
         self.batch_size = batch_size
         self.temperature = temperature

@@ -55,6 +55,23 @@ class Asked:
         return cls(max_new_tokens, stop, bool(special_tokens))
 
 
+def check_length(engine: Engine, num_tokens: int, num_behind: int, what: str) -> None:
+    """Raise ValueError where a text, and all that may follow it, fit no sequence of the engine."""
+    longest, context = num_tokens + num_behind, engine.lm.max_context
+    most = engine.max_sequence_tokens
+    length = f"{what} has {num_tokens} tokens, which with {num_behind} behind them do not fit"
+    if context is not None and longest > context:
+        raise ValueError(
+            f"{length} the model's context of {context}: lower the limit of what is written, or "
+            "shorten it"
+        )
+    if most is not None and longest > most:
+        raise ValueError(
+            f"{length} the {most} of a sequence of this engine: raise kv_cache_bytes where its "
+            'pool is the limit, else take engine="generate", which is slower'
+        )
+
+
 def generate(
     engine: Engine,
     texts: Sequence[str],
@@ -94,12 +111,7 @@ def generate_numbered(
     for number, ids in zip(numbers, encoded, strict=True):
         if not ids:
             raise ValueError(f"texts: text {number} has no token: there is nothing to go on from")
-        if lm.max_context is not None and len(ids) + asked.max_new_tokens > lm.max_context:
-            raise ValueError(
-                f"texts: text {number} has {len(ids)} tokens, which with {asked.max_new_tokens} "
-                f"behind them do not fit the model's context of {lm.max_context}: lower "
-                "max_new_tokens, or shorten it"
-            )
+        check_length(engine, len(ids), asked.max_new_tokens, f"texts: text {number}")
     requests = [
         RolloutRequest(
             *(tuple(ids), asked.max_new_tokens, lm.end_ids), sample_key=number, stop=asked.stop

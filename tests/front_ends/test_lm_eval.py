@@ -201,7 +201,7 @@ CHAT = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nIs it?<|eot
         (CHAT, {"top_p": 0.5, "until": []}, "generation_kwargs: got top_p, expected until, do_sa"),
         (CHAT, {"do_sample": True}, r"temperature: got 1.0 of the task, the model was made with 0"),
         (CHAT, {"until": [""]}, "until: got '', expected a text of whole characters"),
-        (CHAT * 240, {}, r"a context of \d+ tokens \(.*\) and \d+ behind it do not fit the model"),
+        (CHAT * 240, {}, r"the context '.*' has \d+ tokens, which with \d+ behind them do not fit"),
     ],
 )
 def test_what_is_not_asked_for_rightly(

@@ -19,6 +19,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.runs.input import changed_settings, check_settings
 from greater_fast.runs.models.ready import load_model
 from greater_fast.runs.prepare import checked_config, dated
+from greater_fast.texts.generation import check_length
 from greater_fast.texts.together import SharedGeneration
 
 # Settings that would be ignored, each with what decides it here.
@@ -121,12 +122,10 @@ class GreaterEngine:
         return ids
 
     def _check_length(self, number: int, limit: int) -> None:
-        most = self.lm.max_context
-        if most is not None and number + limit > most:
-            raise lm15.ContextLengthError(
-                f"{number} tokens and a reply of up to {limit} do not fit the context of {most} "
-                f"tokens of {self.lm.name}: lower max_tokens, or shorten the inputs"
-            )
+        try:
+            check_length(self.engine, number, limit, f"the request to {self.lm.name}")
+        except ValueError as error:
+            raise lm15.ContextLengthError(str(error)) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GreaterEngine:
         return self

@@ -120,19 +120,24 @@ def obstacle_of(error: Exception) -> str:
     return f"its forward pass of packed tokens ends in {said(error)}"
 
 
-def rotates_by_length(lm: LM, longest: int | None = None) -> bool:
-    """Whether a token's rotary embedding depends on how long its sequence is, up to `longest`.
+def steady_length(lm: LM) -> int | None:
+    """Tokens of a sequence up to which no rotary embedding depends on how many there are.
 
-    A long RoPE has other factors beyond the length that the model was first trained with, and none
-    of them before.
+    None where none ever does. A long RoPE has other factors beyond the length that the model was
+    first trained with, and none of them before.
     """
     config = lm.model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
+    lengths = []
     for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
         if part.get("rope_type") == "dynamic":
-            return True
+            lengths.append(0)
         if part.get("rope_type") == "longrope":
-            original = part.get("original_max_position_embeddings")
-            if longest is None or original is None or longest > original:
-                return True
-    return False
+            lengths.append(part.get("original_max_position_embeddings") or 0)
+    return min(lengths, default=None)
+
+
+def rotates_by_length(lm: LM, longest: int | None = None) -> bool:
+    """Whether a token's rotary embedding depends on how long its sequence is, up to `longest`."""
+    steady = steady_length(lm)
+    return steady is not None and (longest is None or longest > steady)

@@ -12,6 +12,7 @@ from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.choose import make_engine
 from greater_fast.rollouts.generation import Way, choose_way
 from greater_fast.rollouts.plain import PlainRolloutEngine
+from greater_fast.texts.generation import check_length
 from tests.cases import plain_logits, tiny_lm
 from tests.unit.model.attention.test_far_attention import zoo_lm
 
@@ -83,6 +84,13 @@ def test_a_long_rope_is_paged_within_its_first_length() -> None:
     assert found is not None
     assert found.reasoning_ids == own_greedy(lm, PROMPTS[0], 50)
     assert choose_way(lm, 64) == Way()
+    open_ended, _ = make_engine(lm, Config(kv_cache_bytes=1 << 22))  # for whatever comes
+    assert open_ended.run([RolloutRequest(PROMPTS[0], 50, END)]) == [found]
+    assert open_ended.max_sequence_tokens == 64
+    with pytest.raises(ValueError, match=r"59 behind them .* 64 of a sequence .* slower"):
+        check_length(open_ended, 6, 59, "text 0")
+    with pytest.raises(ValueError, match="make the engine for longer ones"):
+        open_ended.run([RolloutRequest(PROMPTS[0], 64, END)])
     made, note = make_engine(lm, Config(kv_cache_bytes=1 << 22), longest_sequence=65)
     assert isinstance(made, PlainRolloutEngine)
     assert note.endswith(

@@ -117,7 +117,10 @@ def test_the_arrays_outlive_the_callers_dictionary() -> None:
         ({"max_new_tokens": 26}, "up to 33 tokens does not fit the K/V pool of 32"),
         ({"max_new_tokens": 2**31 - 1}, "does not fit the K/V pool"),
         ({"prompt_ids": (1,) * 33}, "does not fit the K/V pool of 32"),
-        ({"max_new_tokens": 18}, "up to 25 tokens does not fit a table of 6 blocks"),
+        (
+            {"max_new_tokens": 18},
+            "up to 25 tokens does not fit a table of 6 blocks: make the engine for longer ones",
+        ),
     ],
 )
 def test_wrong_requests(change: dict[str, Any], message: str) -> None:
