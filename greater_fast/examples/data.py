@@ -64,7 +64,8 @@ def load_examples(
 ) -> Examples:
     r"""Read examples from rows, a `datasets.Dataset`, a data file or a hub dataset (`read_rows`).
 
-    Columns are found by name whatever their case (`QUESTIONS`, `ANSWERS`), or named by the user as
+    Columns are found by name whatever their case, and whatever parts its words (`QUESTIONS`,
+    `ANSWERS`), or named by the user as
     `{"question": column, "answer": column}`. What belongs to the question is put into it: passages,
     contexts, premises and instructions under their names, and options as "(A) …" below, where the
     answer, be it a letter, a label, a text or a number, becomes the letter. A template such as
@@ -85,11 +86,11 @@ def load_examples(
         _check_columns_argument(columns)
     name = source_name(source)
     given, sources = _without_examples(source, columns or {}, name)
-    rows = flat_rows(read_rows(given), name, columns)
+    rows, notes = flat_rows(read_rows(given), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
     template = None if sources else template
     found = find_columns(names, columns or {}, template)
-    questions, golds, notes, readings = read_questions(rows, names, found, template)
+    questions, golds, more_notes, readings = read_questions(rows, names, found, template)
     _check_not_empty(questions, f"questions (column {quoted(found.question)})", name)
     _check_not_empty(golds, f"answers (column {quoted(found.answer)})", name)
     if isinstance(source, str | PathLike):
@@ -97,7 +98,7 @@ def load_examples(
     triples = zip(questions, golds, sources or [""] * len(questions), strict=True)
     return Examples(
         (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
-        (*getattr(source, "notes", ()), *notes),
+        (*getattr(source, "notes", ()), *notes, *more_notes),
         (*getattr(source, "readings", ()), *readings),
         columns or (source.columns if isinstance(source, Examples) else None),
     )
@@ -106,7 +107,7 @@ def load_examples(
 def has_columns(source: Source, columns: Mapping[str, str]) -> bool:
     """Whether there are the columns named, whatever their case; errors as of reading."""
     name = source_name(source)
-    rows = flat_rows(read_rows(source), name, columns)
+    rows, _ = flat_rows(read_rows(source), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
     return all(names.find(column) is not None for column in columns.values())
 

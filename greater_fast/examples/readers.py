@@ -132,7 +132,7 @@ def _rows_of_iterable(source: Iterable[Any], name: str) -> list[Row]:
             got = f"the columns {listed(columns)}"
             raise bad_data(name, got, "a name only once", "rename the columns")
         return list(source.to_dict("records"))
-    if hasattr(source, "to_list") and hasattr(source, "with_format"):
+    if hasattr(source, "to_list") and hasattr(source, "with_format") and isinstance(source, Sized):
         rows: Any = source.to_list()  # a dataset; row by row takes ten times as long
     elif hasattr(source, "with_format"):
         rows = take_rows(source.with_format(None), name)

@@ -81,7 +81,7 @@ def preview_apart(form: Form, look: Callable[[Form], Preview] = preview) -> Prev
 
 def _columns(form: Form) -> tuple[tuple[str, str], ...]:
     """Each column of the data file, and what it is taken for."""
-    rows = flat_rows(read_rows(form.data), "data", form.columns)
+    rows, _ = flat_rows(read_rows(form.data), "data", form.columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), "data")
     found = told_apart(rows, find_columns(names, form.columns or {}, None))
     roles: dict[str | None, str] = {

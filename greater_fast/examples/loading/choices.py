@@ -93,7 +93,7 @@ def letters_of(
         name,
         f"{quoted(gold)} as an answer of row {number}, whose options are {listed(row.texts)}",
         "in all rows the letter, the text or the number of an option",
-        "correct that row, or pass a template without the options",
+        "correct that row, or pass a template without the options, as '{question}'",
     )
 
 

@@ -21,26 +21,14 @@ QUESTIONS = (
 )
 ANSWERS = (
     *("answer", "final_target", "answers", "answerkey", "answer_key", "final_answer"),
-    *(
-        "best_answer",
-        "final_decision",
-        "final_ans",
-        "correct_answer",
-        "correct answer",
-        "target",
-        "output",
-    ),
+    *("best_answer", "final_decision", "final_ans", "correct_answer", "target", "output"),
     *("response", "completion", "label_text", "label", "correct", "correct_option", "cop"),
     *("gold_label", "labels", "answer_idx", "answer_index", "is_duplicate", "gold", "gold_answer"),
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),
     *("targets", "target_scores"),
 )
 _SURELY_GOLD = (
-    "ground_truth",
-    "gold_answer",
-    "expected_answer",
-    "correct_answer",
-    "correct answer",
+    *("ground_truth", "gold_answer", "expected_answer", "correct_answer", "gold", "gold_label"),
 )
 # Columns that may hold what a model has written, or options, and the gold ones that go before each.
 _GOLD_BEFORE = {
@@ -63,6 +51,10 @@ _OPTION_COLUMN = re.compile(
     re.IGNORECASE,
 )
 _WRONG_ANSWER = re.compile(r"(?:incorrect|wrong)[ _]answer[ _]?[0-9]+|distractor[ _]?[0-9]+")
+NAME_THEM = (
+    "name them: --columns question=…,answer=…, or "
+    "load_examples(data, columns={'question': …, 'answer': …}) in Python"
+)
 _MARKS = "0123456789 abcdefghij"
 _BEFORE = (
     *("instruction", "instructions", "background", "passage", "context", "contexts", "article"),
@@ -107,8 +99,16 @@ class Columns:
         return {*named, *self.options, *self.wrong}
 
 
+def folded(name: object) -> str:
+    """A column's name as names are compared: case, and what parts its words, say nothing."""
+    return re.sub(r"[ _-]+", "_", str(name).casefold())
+
+
 class ColumnNames:
-    """The names of the columns of a source, found whatever their case."""
+    """The names of the columns of a source, found whatever their case and what parts their words.
+
+    `Ground Truth` is `ground_truth`.
+    """
 
     def __init__(self, found: Iterable[str], source: str) -> None:
         self.found = list(found)
@@ -116,27 +116,27 @@ class ColumnNames:
         self._spelled: dict[str, list[str]] = {}
         for column in self.found:
             try:
-                name = str(column)
+                name = folded(column)
             except Exception as error:  # a class of the user's own, or too many digits
                 got = f"a column named by {quoted(column)}"
                 raise bad_data(source, got, "names that are text", "rename it") from error
-            self._spelled.setdefault(name.casefold(), []).append(column)
+            self._spelled.setdefault(name, []).append(column)
 
     def find(self, wanted: str) -> str | None:
-        """The column of that name, or the only one that differs from it in case alone.
+        """The column of that name, or the only one that is spelled like it (`folded`).
 
         Raises:
             ValueError: several do.
         """
-        spelled = self._spelled.get(str(wanted).casefold(), [])
+        spelled = self._spelled.get(folded(wanted), [])
         if wanted in spelled:
             return wanted
         if len(spelled) > 1:
             raise bad_data(
                 self.source,
-                f"the columns {listed(spelled)}, which differ in case alone",
+                f"the columns {listed(spelled)}, which differ in case, spaces or dashes alone",
                 "one of them",
-                "pass columns={'question': …, 'answer': …} with the exact names",
+                f"{NAME_THEM} with the exact names",
             )
         return spelled[0] if spelled else None
 
@@ -153,11 +153,11 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
     A template may do without a question.
 
     Raises:
-        ValueError: there is no question or no answer, or names differ in case alone.
+        ValueError: there is no question or no answer, or names are spelled alike.
     """
     answers = names.find_all([given["answer"]] if "answer" in given else ANSWERS, [])
     if "answer" not in given and answers:
-        before = _GOLD_BEFORE.get(str(answers[0]).casefold(), ())
+        before = _GOLD_BEFORE.get(folded(answers[0]), ())
         answers = (*names.find_all(before, []), *answers)
     questions = names.find_all(
         [given["question"]] if "question" in given else QUESTIONS, answers[:1]
@@ -169,13 +169,13 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
     if not options:
         options = names.find_all(_OPTIONS, [question])[:1]
     indices = names.find_all(_INDICES, [question])
-    if not options and str(answer).casefold() == "answers" and indices and "answer" not in given:
+    if not options and folded(answer) == "answers" and indices and "answer" not in given:
         options, answer = (answer,), indices[0]  # ReClor
     wrong = [c for c in names.found if _WRONG_ANSWER.fullmatch(str(c).casefold())]
     besides = [
         name
         for name in (*_BEFORE, *_AFTER)
-        if str(question).casefold() in _ONLY_BESIDE.get(name, [str(question).casefold()])
+        if folded(question) in _ONLY_BESIDE.get(name, [folded(question)])
     ]
     taken = [question, answer, *options]
     return Columns(
@@ -217,5 +217,5 @@ def _missing(names: ColumnNames, given: Mapping[str, str]) -> ValueError:
         names.source,
         f"the columns {listed(names.found)}",
         f"{given.get('question', 'question')}/{given.get('answer', 'answer')}" if given else usual,
-        "rename them, or pass columns={'question': …, 'answer': …} (--columns question=…,answer=…)",
+        f"rename them, or {NAME_THEM}",
     )

@@ -8,11 +8,13 @@ from typing import Any
 
 from greater_fast.examples.cutting import without_thought
 from greater_fast.examples.loading.cells import as_list, passage_of
+from greater_fast.examples.loading.columns import folded
 from greater_fast.examples.loading.errors import bad_data
 from greater_fast.examples.loading.rows import Row
 from greater_fast.wording import quoted
 
 _CHATS = ("messages", "conversations", "conversation")
+_CHATS_BESIDE_ANSWERS = (*_CHATS, "prompt")
 _ROLES, _TEXTS = ("role", "from"), ("content", "value")
 _ANSWERING = ("assistant", "gpt", "model", "bot")
 # Where a question holds its text, beside what belongs to it.
@@ -28,8 +30,10 @@ _ANSWERS_BESIDE = (
 
 def flat_rows(
     rows: Sequence[Row], name: str, columns: Mapping[str, str] | None = None
-) -> Sequence[Row]:
+) -> tuple[Sequence[Row], tuple[str, ...]]:
     """The rows with question and answer in columns of their own; `columns` are those named.
+
+    Behind them come notes on what was made one text.
 
     A chat's answer is the last message, the assistant's; what comes before it is the question. It
     is no answer where rows have one in a column of its own, and no question where they have both. A
@@ -41,18 +45,36 @@ def flat_rows(
     if all(isinstance(row.get("question"), Mapping) for row in rows):
         rows = [_with_flat_question(row) for row in rows]
     named: Mapping[str, Any] = columns or {}
-    given = {key: [name.casefold()] for key, name in named.items() if isinstance(name, str)}
+    given = {key: [folded(name)] for key, name in named.items() if isinstance(name, str)}
     keys: Iterable[Any] = itertools.chain.from_iterable(rows)
-    there = {key.casefold() for key in keys if isinstance(key, str)} - {*_CHATS}
+    there = {folded(key) for key in keys if isinstance(key, str)} - {*_CHATS}
     has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
     has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
-    for column in () if has_question and has_answer else _CHATS:
+    notes: list[str] = []
+    chats = _CHATS_BESIDE_ANSWERS if has_answer else _CHATS
+    for column in () if has_question and has_answer else chats:
         if all(_is_chat(row.get(column), 1 if has_answer else 2) for row in rows):
+            notes += _notes([_list(row[column]) for row in rows], column)
             rows = [
                 _of_chat(row, column, f"{quoted(column)} of row {number}", name, has_answer)
                 for number, row in enumerate(rows, start=1)
             ]
-    return rows
+    return rows, tuple(notes)
+
+
+def _notes(chats: Sequence[Sequence[Mapping[str, object]]], column: str) -> list[str]:
+    """What became of messages that a model would have been sent as such."""
+    roles = [[str(_first(turn, _ROLES)) for turn in chat] for chat in chats]
+    asked = [own[:-1] if own[-1] in _ANSWERING else own for own in roles]
+    notes = []
+    if any("system" in own for own in asked):
+        notes.append(
+            f"system messages in {quoted(column)} stand at the beginning of the question: one "
+            "for all rows can be sent as such (system_prompt)"
+        )
+    if any(sum(role != "system" for role in own) > 1 for own in asked):
+        notes.append(f"chats of several turns in {quoted(column)} became one question: 'User: …'")
+    return notes
 
 
 def _with_flat_question(row: Mapping[str, Any]) -> Row:

@@ -18,8 +18,10 @@ from greater_fast.examples.loading.choices import (
 from greater_fast.examples.loading.columns import (
     LISTS_OF_ANSWERS,
     MANY_ANSWERS,
+    NAME_THEM,
     ColumnNames,
     Columns,
+    folded,
     option_mark,
 )
 from greater_fast.examples.loading.errors import bad_data
@@ -107,7 +109,7 @@ def told_apart(rows: Sequence[Row], columns: Columns) -> Columns:
 
 
 def _many_answers(columns: Columns) -> str | None:
-    return next((c for c in columns.more_answers if str(c).casefold() == MANY_ANSWERS), None)
+    return next((c for c in columns.more_answers if folded(c) == MANY_ANSWERS), None)
 
 
 def _chooses(answer: object, answers: object, is_correct: bool) -> bool:
@@ -137,12 +139,12 @@ def _repeats(rows: Sequence[Row], column: str, columns: Columns) -> bool:
 def _golds(rows: Sequence[Row], columns: Columns, name: str) -> list[tuple[str, ...]]:
     """All gold answers of each row, the one that counts in a search first."""
     every = []
-    is_scored = str(columns.answer).casefold() == "target_scores"
+    is_scored = folded(columns.answer) == "target_scores"
     for number, row in enumerate(rows, start=1):
         golds: list[str] = []
         for column in (columns.answer, *columns.more_answers):
             value = row.get(column)
-            if isinstance(value, str) and str(column).casefold() in LISTS_OF_ANSWERS:
+            if isinstance(value, str) and folded(column) in LISTS_OF_ANSWERS:
                 value = literal(value)
             texts = golds_of(best_scored(value) if is_scored else value)
             if texts is None or not all(map(is_unicode, texts)):
@@ -221,7 +223,7 @@ def _column_of(field: str, names: ColumnNames, columns: Columns) -> str | None:
             "pass a template for this data; {{ and }} stand for braces",
         )
     if column in (columns.answer, *columns.more_answers):
-        advice = "leave it out, or name another column of answers with columns={'answer': …}"
+        advice = f"leave it out, or where that is none of answers {NAME_THEM}"
         raise bad_data("template", f"{{{field}}}", "no column of answers", advice)
     return None if (column,) == columns.options else column
 

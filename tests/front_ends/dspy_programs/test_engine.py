@@ -102,9 +102,7 @@ def test_messages_that_are_no_text_are_refused(asked: Any) -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused(asked: Any) -> None:
-    with pytest.raises(
-        dspy.ContextWindowExceededError, match="fit the model's context of 2048"
-    ):
+    with pytest.raises(dspy.ContextWindowExceededError, match="fit the model's context of 2048"):
         asked(request_of(asked, "word " * 2100))
     with pytest.raises(lm15.ContextLengthError, match="which with 2040 behind them"):
         asked.engine.complete(request_of(asked, max_tokens=2040))

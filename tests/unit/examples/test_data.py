@@ -186,11 +186,16 @@ def test_chats():
     assert load_examples([{"messages": [user, assistant]}]) == [Example("u", "a")]
     chat = {"id": 1, "messages": [system, user, assistant]}
     assert load_examples([chat]) == [Example("s\n\nu", "a")]
-    assert load_examples([chat]).notes == ("columns not read: id (see template)",)
+    note, unread = load_examples([chat]).notes
+    assert note.startswith("system messages in 'messages' stand at the beginning of the question")
+    assert unread == "columns not read: id (see template)"
     turns = [user, assistant, {"role": "user", "content": "v"}, assistant]
     assert load_examples([{"messages": turns}])[0].question == (
         "User: u\n\nAssistant: a\n\nUser: v"
     )
+    (note,) = load_examples([{"messages": turns}]).notes
+    assert note == "chats of several turns in 'messages' became one question: 'User: …'"
+    assert load_examples([{"messages": [user, assistant]}]).notes == ()
     shared = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]
     assert load_examples([{"conversations": shared}]) == [Example("u", "a")]
     assert load_examples([{"prompt": [user], "completion": [assistant]}]) == [Example("u", "a")]
@@ -208,6 +213,9 @@ def test_a_chat_beside_columns_of_its_own():
     asked = [{"messages": [{"role": "system", "content": "s"}, user], "answer": "18"}]
     assert load_examples(asked) == [Example("s\n\nu", "18")]
     assert load_examples([{"messages": [user], "ground_truth": "18"}]) == [Example("u", "18")]
+    prompt = [{"prompt": [{"role": "system", "content": "s"}, user], "answer": "18"}]
+    assert load_examples(prompt) == [Example("s\n\nu", "18")]
+    assert load_examples(prompt).notes[0].startswith("system messages in 'prompt' stand")
     named = [{"messages": [user], "q": "q", "a": "18"}]
     assert has_columns(named, {"question": "q", "answer": "a"})
     assert load_examples(named, {"question": "q", "answer": "a"}) == [Example("q", "18")]

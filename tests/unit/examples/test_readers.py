@@ -4,6 +4,7 @@ import datasets
 import pandas as pd
 import pytest
 
+from greater_fast.examples import readers
 from greater_fast.examples.data import Example, load_examples
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "Größe, “x”\n?", "answer": "drei; 3"}]
@@ -138,3 +139,11 @@ def test_rows_without_end_are_refused():
     message = message_of(itertools.repeat(ROWS[0]))
     assert "the repeat: got more than 1,000,000 rows, and no end; expected rows that end" in message
     assert "got more than 1,000,000 rows" in message_of(EXAMPLES[0] for _ in itertools.count())
+
+
+def test_a_stream_of_rows_is_read_as_far_as_it_ends(monkeypatch):
+    ends = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+    assert load_examples(ends) == EXAMPLES
+    monkeypatch.setattr(readers, "_MOST_ROWS_OF_UNKNOWN_LENGTH", 20)
+    endless = datasets.IterableDataset.from_generator(lambda: itertools.repeat(ROWS[0]))
+    assert "got more than 20 rows, and no end" in message_of(endless)

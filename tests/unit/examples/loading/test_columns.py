@@ -1,10 +1,12 @@
 """Which columns are read, of the rows of `public_rows.py` and of others."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from greater_fast.examples.data import load_examples
-from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS
+from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.loading.columns import ANSWERS, QUESTIONS, folded
 from tests.unit.examples.loading.public_rows import ROWS
 
 
@@ -47,7 +49,31 @@ def test_rows_that_differ_beside_the_question_are_different_questions():
 def test_names_are_found_whatever_their_case_and_each_once():
     for names in (QUESTIONS, ANSWERS):
         assert len(set(names)) == len(names)
-        assert [name.casefold() for name in names] == list(names)
+        assert [folded(name) for name in names] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"Question": "q", "Answer": "its", "Ground Truth": "gold"}, "gold"),
+        ({"question": "q", "Expected Answer": "gold"}, "gold"),
+        ({"question": "q", "response": "its", "gold": "gold"}, "gold"),
+        ({"input": "q", "output": "its", "gold-label": "gold"}, "gold"),
+        ({"prompt": "q", "completion": "text", "label": True}, "text"),  # how good it is
+    ],
+)
+def test_the_gold_column_is_found_by_its_name(row: dict[str, Any], expected: str):
+    assert load_examples([row]) == [Example("q", expected)]
+
+
+def test_names_that_are_spelled_alike_are_told_apart_by_the_exact_one():
+    row = {"question": "q", "gold_answer": "a", "gold answer": "b"}
+    assert load_examples([row])[0].answer == "a"
+    assert load_examples([row], {"answer": "gold answer"})[0].answer == "b"
+    with pytest.raises(
+        ValueError, match=r"which differ in case, spaces or dashes alone; .*load_ex"
+    ):
+        load_examples([row], {"answer": "Gold-Answer"})
 
 
 def test_names_that_differ_in_case_alone_matter_where_they_are_read():
