@@ -22,7 +22,7 @@ _FULL_STOP = r"[.．](?=\s|$)|[。｡।۔]|\n"  # not a decimal point
 
 def as_text(rendering: Rendering) -> str:
     """The message and the extractor to read, then the same in Python, by transformers."""
-    notes = "".join(f"note: {note}\n" for note in rendering.notes)
+    notes = "".join(f"note: {note}\n" for note in _notes(rendering))
     return (
         f"The message as {rendering.files.name!r} reads it; {{question}} is a row's question.\n"
         f"{notes}{_LINE}\n{rendering.before}{{question}}{rendering.after}\n{_LINE}\n"
@@ -41,7 +41,7 @@ def as_vllm(rendering: Rendering) -> str:
     """
     if rendering.dtype == "float64":
         raise ValueError("the run was in float64, and vLLM has no such weights: export --to text")
-    notes = "".join(f"# note: {' '.join(note.split())}\n" for note in rendering.notes)
+    notes = "".join(f"# note: {' '.join(note.split())}\n" for note in _notes(rendering))
     files = rendering.files
     weights = Path(files.path, files.options["gguf_file"]) if files.options else files.path
     return f"{notes}{_constants(rendering)}WEIGHTS = {str(weights)!r}\n\n{_VLLM}"
@@ -85,9 +85,14 @@ def as_chat_json(rendering: Rendering) -> str:
             "extractor.max_tokens in the place of max_tokens.",
             "3. The answer is what comes, up to extractor.closing, or to the end of its line.",
         ],
-        "notes": list(rendering.notes),
+        "notes": _notes(rendering),
     }
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+
+
+def _notes(rendering: Rendering) -> list[str]:
+    """What is to be known, with what a question is: who asks puts it together."""
+    return [*rendering.notes, *rendering.question_notes]
 
 
 def answer_ends(extractor: Extractor) -> str:

@@ -10,6 +10,7 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor, given_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.loading.questions import IN_LETTERS, PUT_TOGETHER
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.examples.rendering import Renderer
 from greater_fast.examples.targets import lay_out_targets
@@ -39,6 +40,8 @@ class Rendering:
     its place; None for a model without one. `extractor_ids` follow the reasoning, which any
     of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. `lm` is the
     model without its weights, `dtype` what the run had them in, or "auto" where that is not known.
+    `question_notes` say what a question and an answer are where the rows' columns were not simply
+    these.
     """
 
     lm: LM
@@ -57,6 +60,7 @@ class Rendering:
     end_ids: tuple[int, ...]
     max_answer_tokens: int
     notes: tuple[str, ...]
+    question_notes: tuple[str, ...]
 
 
 def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
@@ -99,10 +103,17 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         end_ids=tuple(sorted(lm.end_ids | targets.end_ids)),
         max_answer_tokens=_ANSWER_TOKENS,
         notes=(*run["damage"], *((_NOT_CHOSEN,) if run["result"] is None else ())),
+        question_notes=_question_notes(run["run"]),
     )
     if run["examples"] and not run["damage"]:  # else there are rows that are not known
         _check_same(run["run"], rendering, rows)
     return _checked(rendering, [row for own in rows.values() for row in own], prompt_ids)
+
+
+def _question_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The notes of a run on how its training rows became questions and answers."""
+    told = [str(note).removeprefix("train: ") for note in run.get("notes", ())]
+    return tuple(n for n in told if n.startswith(PUT_TOGETHER) or n.endswith(IN_LETTERS))
 
 
 def _prompt_of(run: Mapping[str, Any]) -> tuple[str, list[int] | None]:

@@ -79,7 +79,7 @@ class Evaluation:
     """How a prompt did on a set of rows; `metric` names what measured them, if anything did."""
 
     prompt: str
-    rows: tuple[RowRecord, ...]
+    rows: tuple[RowRecord, ...] = field(repr=False)
     metric: str | None = None
 
     @property

@@ -185,6 +185,10 @@ class Report:
     extractor: str
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        both = [e for e in (self.evaluation, self.against) if e]
+        return visible("\n".join(f"{_is_right_on(e)}: {e.prompt}" for e in both))
+
     @property
     def accuracy(self) -> float:
         """Share of the rows that the prompt gets right; with a metric, its mean."""
@@ -209,10 +213,8 @@ class Report:
 def _is_right_on(measured: Evaluation, initial: Evaluation | None = None) -> str:
     """What a prompt came to, and beside it the initial one, in the words for what was measured."""
     verb, preposition = ("scores", "") if measured.metric else ("is right on", "on ")
-    own = f"{verb} {accuracy_text(measured)}"
-    return (
-        own if initial is None else f"{own}, the initial one {preposition}{accuracy_text(initial)}"
-    )
+    beside = f", the initial one {preposition}{accuracy_text(initial)}" if initial else ""
+    return f"{verb} {accuracy_text(measured)}{beside}"
 
 
 def accuracy_text(measured: Evaluation) -> str:
@@ -289,7 +291,8 @@ def _dev_sum(prompt: PromptResult) -> float:
     """What the development rows count, all together: whole numbers without a metric."""
     if prompt.dev is None:
         return -1
-    return prompt.dev.num_correct if prompt.dev.metric is None else prompt.dev.accuracy
+    # Means of equal values may part in their last bits.
+    return prompt.dev.num_correct if prompt.dev.metric is None else round(prompt.dev.accuracy, 9)
 
 
 def comparison_of(first: Evaluation | None, second: Evaluation | None) -> Comparison | None:

@@ -135,19 +135,20 @@ def _total(numbers: Sequence[int | None]) -> int | None:
 
 
 def flat_note(state: LoopState, layouts: Layouts, config: Config) -> str | None:
-    """A line where the error rate told none of the prompts apart that were tried; else None."""
+    """A line where the error rate tells no prompts apart, or no further ones; else None."""
     counts = {s.objective.num_wrong for s in state.scored.values()}
     num_tried = len({*state.scored, *state.given_up, *state.dropped})
     all_wrong = {state.incumbent.objective.num_rows}  # of all models together
     if config.objective != "error" or num_tried < 2 or counts not in ({0}, all_wrong):
         return None
     found = "right" if counts == {0} else "wrong"
+    so = "none can have fewer errors" if counts == {0} else "fluency alone decides"
     by_answers = "a metric that finds the answer in what is written (numeric, contains), "
     instead = by_answers if found == "wrong" and layouts.metric is None else ""
     are_cut_off = all(r.is_cut_off(config.max_new_tokens) for r in state.incumbent.rollouts)
     return (
-        f"all {len(layouts)} training rows are {found} for every prompt that was scored, so "
-        f"fluency alone decides: use {'harder' if counts == {0} else 'easier'} rows, "
+        f"all {len(layouts)} training rows are {found} for every prompt that was scored, so {so}: "
+        f"use {'harder' if counts == {0} else 'easier'} rows, "
         f"{instead}another extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else "")
     )

@@ -155,6 +155,12 @@ class Run:
         with memory_errors_explained(self._models.lm.device):
             state = start(self._models, rows, self._config)
         self._pace.add_score(state.incumbent, budget.lap())
+        limit, found = self._config.max_new_tokens, state.incumbent.rollouts
+        if num_cut_off := sum(rollout.is_cut_off(limit) for rollout in found):
+            teller.keep(
+                f"training rows, initial prompt: {num_cut_off} of {len(found)} reasonings were cut "
+                f"off at {limit} tokens (max_new_tokens)"
+            )
         self._journal.finish(state)
         self._journal.write_clock(budget.clock(), self._pace.score_seconds)
         return state

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,9 @@ from greater_fast.engine import RolloutRequest
 from greater_fast.examples.cutting import opening_of
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.export import export_run
+from greater_fast.export.formats import as_chat_json, as_text, as_vllm
 from greater_fast.export.lm_eval import answer_read
+from greater_fast.export.rendering import rendering_of
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
@@ -361,3 +364,28 @@ def test_ends_that_have_changed_are_refused(run: Any, tmp_path: Path) -> None:
     (folder / "run.json").write_text(json.dumps({**own, "end_ids": [[*own["end_ids"][0], 7]]}))
     with pytest.raises(ValueError, match=r"ends a reasoning by the ids .*, the run by"):
         export_run(folder, "text")
+
+
+def test_what_a_question_is_made_of_is_told(
+    model_folder: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "passage": f"Box {n} is red.",
+            "question": "Which?",
+            "choices": ["red", "blue"],
+            "answer": n % 2,
+        }
+        for n in range(12)
+    ]
+    limits = {**settings, "steps": 0, "num_train": 4, "num_dev": 4, "num_finalists": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimize(str(model_folder), rows, config=limits, run_dir=tmp_path, progress=False)
+    rendering = rendering_of(read_run(tmp_path))
+    put, letters = rendering.question_notes
+    assert put.startswith("each question is put together as 'Passage: {passage}")
+    assert letters.endswith("become letters of the options")
+    for written in (as_text(rendering), as_vllm(rendering), as_chat_json(rendering)):
+        assert "each question is put together as" in written
+        assert "become letters of the options" in written

@@ -1,13 +1,15 @@
 """The sentence that a run ends with."""
 
 import dataclasses
+import math
+import re
 from pathlib import Path
 
 import pytest
 
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.runs.evaluation import Evaluation, RowRecord, compare
-from greater_fast.runs.result import PromptResult, Result, best_of, gap_notes
+from greater_fast.runs.result import PromptResult, Report, Result, best_of, gap_notes
 
 EXTRACTOR = make_extractor("So it is")
 
@@ -123,6 +125,25 @@ def test_by_a_metric_the_highest_mean_is_the_best() -> None:
         for number, values in ((1, [0.5, 0.0]), (2, [0.45, 0.4]), (3, [0.0, 0.0]))
     )
     assert best_of([low, high, initial], (3,)) is high
+
+
+def test_means_that_differ_in_their_last_bits_are_equal() -> None:
+    spread, gathered = [1 / 3] * 7, [1.0, 1.0, 1 / 3, 0.0, 0.0, 0.0, 0.0]
+    assert math.fsum(spread) < math.fsum(gathered)
+    found, initial = (
+        dataclasses.replace(prompt((number,)), dev=graded(values))
+        for number, values in ((1, gathered), (3, spread))
+    )
+    assert best_of([found, initial], (3,)) is initial
+
+
+def test_a_report_shows_its_figures_and_not_its_rows() -> None:
+    one, other = prompt((1,), "1110").dev, prompt((2,), "0010").dev
+    assert one is not None
+    shown = repr(Report(one, other, None, "So {answer}.", ()))
+    assert re.fullmatch(r"is right on 75.0% \[.*\]: .+\nis right on 25.0% \[.*\]: .+", shown)
+    assert "RowRecord" not in repr(one)
+    assert len(repr(Report(one, None, None, "So {answer}.", ())).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
