@@ -26,7 +26,7 @@ from greater_fast.runs.input import (
     for_evaluation,
     measured_by,
     metric_note,
-    unfilled_notes,
+    notes_on_texts,
     with_metric,
 )
 from greater_fast.runs.interrupts import signals_heard
@@ -83,7 +83,7 @@ def optimize(  # noqa: PLR0913 (one entry point, six of its arguments by keyword
             a list of several that share a tokenizer: the prompt is searched for all of them.
         train: what `load_examples` takes; the prompt is searched on `config.num_train` of its rows.
         dev: rows on which the final prompt is chosen; split off from `train` if left out.
-        prompt: the prompt to start from, written as it stands beside the question.
+        prompt: the prompt to start from, as it stands beside the question; outer white space goes.
         test: rows for a last comparison of the chosen with the initial prompt; never searched on.
         config: settings, or a mapping of some of them.
         run_dir: folder for the run, by default a new one under `runs`; it must hold no other run.
@@ -268,7 +268,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
     notes = (
         *rows.notes,
         *notes_of(models),
-        *unfilled_notes(prompts, given),
+        *notes_on_texts(prompts, given),
         *describe_changes(rows, examples),
         *((asked.describe(),) if asked.joint else ()),
         *language_note(asked, examples),

@@ -13,6 +13,7 @@ from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import CHOICES, Config
 from greater_fast.config_checks import takes_fractions
 from greater_fast.examples.data import Example, Examples, has_columns, load_examples
+from greater_fast.examples.placeholders import WRITTEN_LINE_BREAK
 from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened
 
@@ -144,7 +145,7 @@ def _template_arguments(text: str) -> Any:
 
 def _question_template(text: str) -> str:
     """A template as a shell gives it: there, a line break is written as two characters."""
-    return text.replace("\\n", "\n")
+    return WRITTEN_LINE_BREAK.sub("\n", text)
 
 
 def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:

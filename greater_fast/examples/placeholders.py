@@ -28,6 +28,10 @@ _QUESTION_PLACE = re.compile(
 
 
 # "\boxed{}" is LaTeX's; the braces of "{{}}" are a template's way to write braces
+# A line break as a shell hands it on; other commands of LaTeX begin like it.
+WRITTEN_LINE_BREAK = re.compile(
+    r"(?<!\\)\\n(?!(?:abla|eq|eg|exists|geq|leq|mid|otin|parallel|subseteq)(?![a-z]))"
+)
 _EMPTY_PLACE = re.compile(r"(?<![\\\w^}\]{])\{\s*\}(?!\})|(?<![\w%])%[sd]\b")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.examples.metrics import Metric, name_of_metric
-from greater_fast.examples.placeholders import empty_place_notes
+from greater_fast.examples.placeholders import WRITTEN_LINE_BREAK, empty_place_notes
 from greater_fast.search.checks import check_callable
 from greater_fast.wording import quoted
 
@@ -99,12 +99,24 @@ def metric_note(layouts: Layouts) -> tuple[str, ...]:
     return () if name is None else (f"answers are measured by: {name}",)
 
 
-def unfilled_notes(prompts: Iterable[str], config: Config) -> tuple[str, ...]:
-    """Lines on "{}" and the like in what is sent as it is written."""
-    texts = [("prompt", prompt) for prompt in prompts]
-    texts.append(("system_prompt", config.system_prompt or ""))
+def notes_on_texts(prompts: Sequence[str], config: Config) -> tuple[str, ...]:
+    """Lines on what may be meant otherwise in texts that are sent as they are written.
+
+    That is "{}" and the like, and line breaks: as a shell hands them on, or beside the question.
+    """
+    texts = [*(("prompt", text) for text in prompts), ("system_prompt", config.system_prompt or "")]
     instead = "the question is put beside the prompt (prompt_placement says where)"
-    notes = (note for name, text in texts for note in empty_place_notes(name, text, instead))
+    notes = [note for name, text in texts for note in empty_place_notes(name, text, instead)]
+    notes += [
+        f"{name}: \\n stays in it as a backslash and an n: write a line break itself ($'…\\n…' in "
+        "a shell)"
+        for name, text in (*texts, ("extractor", config.extractor or ""))
+        if WRITTEN_LINE_BREAK.search(text)
+    ]
+    first = config.prompt_placement == "before"
+    if any((text[-1:] if first else text[:1]) in ("\r", "\n") for text in prompts):
+        end = "end" if first else "beginning"
+        notes.append(f"prompt: the line break at its {end} is left out: a space joins the question")
     return tuple(dict.fromkeys(notes))
 
 

@@ -31,7 +31,7 @@ from greater_fast.runs.evaluation import (
     cut_off_notes,
     row_record,
 )
-from greater_fast.runs.input import checking_input, for_evaluation, unfilled_notes, with_metric
+from greater_fast.runs.input import checking_input, for_evaluation, notes_on_texts, with_metric
 from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.prepare import as_config, check_prompt, choose_extractor
 from greater_fast.runs.progress import Teller, told
@@ -124,7 +124,7 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
     measuring = () if measure is None else (f"answers are measured by: {name_of_metric(measure)}",)
     notes = (
         *rows.notes,
-        *unfilled_notes(prompts, given),
+        *notes_on_texts(prompts, given),
         *describe_changes(rows, examples),
         *((asked[0].extractor.describe(),) if asked[0].extractor.joint else ()),
         *language_note(asked[0].extractor, examples),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from greater_fast.config import Config
 from greater_fast.config_checks import guess
 from greater_fast.gradients.example_loss import AnswerLoss
-from greater_fast.runs.input import check_mapping, check_settings, unfilled_notes
+from greater_fast.runs.input import check_mapping, check_settings, notes_on_texts
 from greater_fast.search.checks import check_callable
 from greater_fast.wording import listed, quoted
 
@@ -98,7 +98,7 @@ def notes_on(
     notes = [
         "the prompts are chosen on the rows that they were searched on",
         "losses are the mean cross-entropy of the gold answers of these rows, in nats per token",
-        *unfilled_notes(prompts, config),
+        *notes_on_texts(list(prompts), config),
     ]
     if config.fluency_weight:
         notes.append(

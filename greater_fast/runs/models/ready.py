@@ -20,7 +20,7 @@ from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
 from greater_fast.rollouts.distributed import make_engine_of
-from greater_fast.runs.input import idle_settings, unfilled_notes
+from greater_fast.runs.input import idle_settings, notes_on_texts
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.models.outlines import check_placement, is_loaded
 from greater_fast.runs.prepare import Prepared, refuse_or_warn
@@ -68,7 +68,7 @@ def make_ready(
     prompt = layouts["train"].prompt_text(layouts["train"].prompt_ids)
     notes = (
         *(*notes_of(models), *prepared.notes, *idle_settings(config)),
-        *unfilled_notes([prompt], config),
+        *notes_on_texts([prompt], config),
         *(memory.verdict, engine_note, *gradient_notes),
     )
     if loss is not None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from greater_fast.runs.input import InputError, checking_input
+from greater_fast.config import Config
+from greater_fast.runs.input import InputError, checking_input, notes_on_texts
 from greater_fast.search.checks import check_callable
 
 
@@ -84,3 +85,28 @@ def test_two_values() -> None:
     check_callable("loss", lambda logits, ids: None, ("logits", "ids"))
     with pytest.raises(ValueError, match="expected a function of logits and ids"):
         check_callable("loss", lambda logits: None, ("logits", "ids"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "placement", "told"),
+    [
+        (r"Think.\nAnswer.", "after", r"prompt: \n stays in it as a backslash and an n: write"),
+        (r"Find $\nabla f$ and $a \neq b$.", "after", None),
+        (r"A row of a matrix: 1 \\n 2", "after", None),
+        ("Think.\nAnswer.", "after", None),
+        ("Answer:\n", "after", None),  # as a file ends
+        ("Answer:\n\n", "before", "prompt: the line break at its end is left out: a space"),
+        ("\nThink.", "after", "prompt: the line break at its beginning is left out: a space"),
+        ("\nThink.", "before", None),
+        ("Put it in {}.", "after", "prompt: {} stays in it as it is written"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_told(prompt: str, placement: str, told: str | None) -> None:
+    notes = notes_on_texts([prompt, "Think."], Config(prompt_placement=placement))
+    assert [note.startswith(told or "") for note in notes] == ([True] if told else [])
+
+
+def test_written_line_breaks_of_other_texts_are_told() -> None:
+    config = Config(system_prompt=r"Be brief.\n", extractor=r"\n\nAnswer: {answer}")
+    names = [note.partition(":")[0] for note in notes_on_texts(["Think."], config)]
+    assert names == ["system_prompt", "extractor"]
