@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,6 @@ from greater_fast.config import Config
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import Extractor, given_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
-from greater_fast.examples.loading.questions import IN_LETTERS, PUT_TOGETHER
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.examples.rendering import Renderer
 from greater_fast.examples.targets import lay_out_targets
@@ -25,6 +25,8 @@ from greater_fast.wording import quoted
 
 SPLITS = ("train", "dev", "test")
 _QUESTION = "\ue001question\ue001"
+# The notes on data that say what a question and an answer are.
+_OF_QUESTIONS = re.compile(r"each question is put together as |gold answers, read as ")
 _ANSWER_TOKENS = 32  # where no row says how long answers are
 _NOT_CHOSEN = (
     "the run has no result, or goes on: this is its last prompt, compared on no other rows"
@@ -113,7 +115,7 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
 def _question_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The notes of a run on how its training rows became questions and answers."""
     told = [str(note).removeprefix("train: ") for note in run.get("notes", ())]
-    return tuple(n for n in told if n.startswith(PUT_TOGETHER) or n.endswith(IN_LETTERS))
+    return tuple(note for note in told if _OF_QUESTIONS.match(note))
 
 
 def _prompt_of(run: Mapping[str, Any]) -> tuple[str, list[int] | None]:

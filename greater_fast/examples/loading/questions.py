@@ -31,8 +31,6 @@ from greater_fast.examples.loading.template import OPTIONS_FIELD, default_templa
 from greater_fast.examples.placeholders import empty_place_notes
 from greater_fast.wording import listed, quoted
 
-# How notes begin or end that say what a question is, and what an answer.
-PUT_TOGETHER, IN_LETTERS = "each question is put together as ", "become letters of the options"
 QuestionsAndGolds = tuple[list[str], list[tuple[str, ...]], tuple[str, ...], tuple[str, ...]]
 
 
@@ -62,13 +60,13 @@ def read_questions(
     notes: list[str] = []
     readings: tuple[str, ...] = ()
     if template is None and text != "{question}":
-        notes.append(f"{PUT_TOGETHER}{text!r} (see template)")
+        notes.append(f"each question is put together as {text!r} (see template)")
     if template is not None:
         notes += empty_place_notes("template", template, "write {name} for a column's text")
     if options:
         golds, readings = _as_letters(rows, columns, golds, options, names.source)
         doubt = f" ({readings[1]} would fit too)" if readings[1:] else ""
-        notes.append(f"gold answers, read as {readings[0]}{doubt}, {IN_LETTERS}")
+        notes.append(f"gold answers, read as {readings[0]}{doubt}, become letters of the options")
     cells = [
         [str(row) for row in options] if column is None else _texts(rows, column, names.source)
         for column in sources.values()
