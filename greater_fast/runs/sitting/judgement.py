@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from greater_fast.model.byte_sizes import callers_errors
 from greater_fast.ranks import Ranks
@@ -37,9 +38,15 @@ class Judgement:
             )
         else:
             teller.say(f"{len(prompts)} prompts are judged")
+
+            def by_judge() -> dict[str, Any]:
+                # Noted at once: other ranks may have waited too long for it, and be gone.
+                said = {"prompts": list(prompts), "values": judged(judge, prompts)}
+                self._journal.judgement = said
+                return said
+
             with callers_errors():
-                values = ranks.by_first(lambda: judged(judge, prompts))
-            self._journal.judgement = {"prompts": list(prompts), "values": values}
+                self._journal.judgement = ranks.by_first(by_judge)
             self.take_known(prompts)
 
     def take_known(self, prompts: Sequence[str]) -> None:
