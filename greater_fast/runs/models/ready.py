@@ -13,6 +13,7 @@ from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss, try_loss
 from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.gradients.recomputing import check_recomputable
+from greater_fast.kernels.dispatch import uses_triton
 from greater_fast.memory.budget import MemoryPlan, RowLengths
 from greater_fast.model.byte_sizes import memory_errors_explained
 from greater_fast.model.kv_cache import default_pool_bytes
@@ -44,6 +45,8 @@ def make_ready(
     memory = ranks.from_first(prepared.memory(config))
     refuse_or_warn(memory, prepared.device)
     teller.say(memory.verdict, "\n".join(memory.table))
+    for lm in prepared.lms:
+        _check_forced(lm, config, prepared.device)
     lms = load_models(sources, prepared.lms, prepared.device, config, teller.say)
     if loss is not None:
         with memory_errors_explained(lms[0].device):
@@ -60,8 +63,6 @@ def make_ready(
     )
     found: list[tuple[str, ...]] = []
     if config.takes_gradients:
-        for lm in lms if config.gradient_checkpointing == "on" else ():
-            check_recomputable(lm)
         with memory_errors_explained(lms[0].device):
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
@@ -78,6 +79,15 @@ def make_ready(
     for note in notes:
         teller.note(note)
     return models, memory, notes
+
+
+def _check_forced(lm: LM, config: Config, device: str) -> None:
+    """Raise ValueError where what the settings force cannot run, which its outline tells."""
+    if config.kernels == "triton":
+        number = torch.empty(1, 1, dtype=lm.dtype, device=device)
+        uses_triton("triton", number, number)
+    if config.takes_gradients and config.gradient_checkpointing == "on":
+        check_recomputable(lm)
 
 
 def load_models(

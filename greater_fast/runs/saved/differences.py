@@ -84,22 +84,34 @@ def compare_examples(run: Sequence[Any], now: Sequence[Any]) -> None:
     )
 
 
-def compare_identity(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError where prompt, model or token ids are not those that a run was begun with."""
+def compare_layout(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where what is known without weights is not as a run was begun.
+
+    That is the prompt, the rows' token ids, and how many ranks share a model.
+    """
     if now["prompt"] != run["prompt"]:
         raise ValueError(
             f"prompt: got {quoted(now['prompt'])}, the run was begun with {quoted(run['prompt'])}: "
             "leave it as it was, or begin another run"
         )
-    if now["dtype"] != run["dtype"]:
-        raise ValueError(
-            f"dtype: the model is of {now['dtype']}, the run was begun with {run['dtype']}: set "
-            "dtype to that"
-        )
     if run["config"]["tensor_parallel"] and now["num_ranks"] != run["num_ranks"]:
         raise ValueError(
             f"tensor_parallel: the run was begun with a model in {run['num_ranks']} parts, now "
             f"there are {now['num_ranks']}: start as many processes as then"
+        )
+    if now["layout"] != run["layout"]:
+        raise ValueError(
+            "the rows have other token ids than when the run was begun: tokenizer, chat template "
+            "or the version of a library have changed; put them back, or begin another run"
+        )
+
+
+def compare_identity(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where the model is not the one that a run was begun with."""
+    if now["dtype"] != run["dtype"]:
+        raise ValueError(
+            f"dtype: the model is of {now['dtype']}, the run was begun with {run['dtype']}: set "
+            "dtype to that"
         )
     if now["weights"] != run["weights"]:
         raise ValueError(
@@ -116,11 +128,6 @@ def compare_identity(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"model: the ids that end a reasoning are {now['end_ids']}, the run was begun with "
             f"{before}: generation_config.json, tokenizer or chat template have changed; put them "
             "back, or begin another run"
-        )
-    if now["layout"] != run["layout"]:
-        raise ValueError(
-            "the rows have other token ids than when the run was begun: tokenizer, chat template "
-            "or the version of a library have changed; put them back, or begin another run"
         )
 
 

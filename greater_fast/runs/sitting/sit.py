@@ -27,6 +27,7 @@ from greater_fast.runs.saved.differences import (
     compare_examples,
     compare_functions,
     compare_identity,
+    compare_layout,
     compare_settings,
     compare_sources,
     surroundings_notes,
@@ -86,13 +87,15 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             prepared = prepare(asked.sources, splits, asked.prompt, config)
             prepared = prepared.measured_by(functions.metric)
             examples = _examples(prepared)
+            rows = _rows_identity(prepared, ranks)
             if saved:
                 compare_examples(saved.examples, examples)
+                compare_layout(saved.run, rows)
             held = _held(saved, given, prepared.device)
             models, memory, own_notes = make_ready(
                 asked.sources, prepared, config, functions.loss, teller, held
             )
-            identity = _identity(models, prepared, ranks)
+            identity = {**_identity(models, prepared, ranks), **rows}
             if saved:
                 compare_identity(saved.run, identity)
                 notes += _resumed_notes(saved, identity, models, config)
@@ -177,17 +180,23 @@ def _held(saved: SavedRun | None, given: Config, device: str) -> list[dict[str, 
     ]
 
 
-def _identity(models: Models, prepared: Prepared, ranks: Ranks) -> dict[str, Any]:
-    """What a run is known by: its model, its prompt and its rows, and how many processes it has."""
+def _rows_identity(prepared: Prepared, ranks: Ranks) -> dict[str, Any]:
+    """What a run is known by but its model: its prompt, its rows, and how many processes it has."""
     train = prepared.layouts["train"]
     return {
-        **described(models),
         "prompt": train.prompt_text(train.prompt_ids),
+        "layout": layout_digest(prepared.layouts),
+        "num_ranks": ranks.size,
+    }
+
+
+def _identity(models: Models, prepared: Prepared, ranks: Ranks) -> dict[str, Any]:
+    """What a run's models are known by."""
+    return {
+        **described(models),
         "weights": ranks.by_first(lambda: [weights_digest(own.lm) for own in members(models)]),
         "model_config": [config_digest(own.lm) for own in members(models)],
         "end_ids": [ending_ids(own.lm, prepared.layouts) for own in members(models)],
-        "layout": layout_digest(prepared.layouts),
-        "num_ranks": ranks.size,
     }
 
 

@@ -251,6 +251,21 @@ def test_layers_that_cannot_be_computed_twice(
     assert "no layers to checkpoint: set gradient_checkpointing='off'" in text
 
 
+def test_what_is_forced_and_cannot_run_is_refused_before_weights_are_read(
+    refused: Refused, rows: list[Any], model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("greater_fast.runs.models.ready.load_lm", read)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    text = refused(rows, str(model_folder), kernels="triton", device="cpu")
+    assert "kernels='triton' cannot be used here: got tensors on cpu, expected a GPU" in text
+    monkeypatch.setattr("greater_fast.gradients.recomputing.recomputable_layers", lambda _: [])
+    text = refused(rows, str(model_folder), gradient_checkpointing="on")
+    assert "no layers to checkpoint: set gradient_checkpointing='off'" in text
+
+
 def test_system_prompt_without_a_template(refused: Refused, rows: list[Any]) -> None:
     tokenizer = tiny_tokenizer("llama3", chat_template=False)
     model = (tiny_model("llama", len(tokenizer)), tokenizer)

@@ -9,6 +9,7 @@ from greater_fast.runs.saved.differences import (
     compare_examples,
     compare_functions,
     compare_identity,
+    compare_layout,
     compare_settings,
     surroundings_notes,
 )
@@ -111,17 +112,19 @@ def test_rows_that_differ_are_counted() -> None:
 )
 def test_what_a_run_is_known_by(name: str, value: Any, message: str) -> None:
     compare_identity(RUN, {**RUN, "num_ranks": 2, "device": "cuda:0"})
+    compare_layout(RUN, {**RUN, "num_ranks": 2, "weights": ["x"]})
+    compare = compare_layout if name in ("prompt", "layout") else compare_identity
     with pytest.raises(ValueError, match=message):
-        compare_identity(RUN, {**RUN, name: value})
+        compare(RUN, {**RUN, name: value})
     older = {name: RUN[name] for name in RUN if name not in ("model_config", "end_ids")}
     compare_identity(older, RUN)
 
 
 def test_a_shared_model_is_shared_by_as_many() -> None:
     shared = {**RUN, "config": now(tensor_parallel=True).to_dict(), "num_ranks": 2}
-    compare_identity(shared, shared)
+    compare_layout(shared, shared)
     with pytest.raises(ValueError, match="a model in 2 parts, now there are 4"):
-        compare_identity(shared, {**shared, "num_ranks": 4, "weights": ["x"]})
+        compare_layout(shared, {**shared, "num_ranks": 4, "layout": "m"})
 
 
 def test_other_surroundings_are_noted() -> None:
