@@ -79,18 +79,20 @@ class PackedPass:
         return sum(len(s.suffix_ids) for s in batch)
 
     def num_held_tokens(self, batch: Sequence[ExampleSequence]) -> int:
-        """Those before it, where the engine may have no room for all of them."""
+        """Those before it, where the engine has no room for all of them: none come from it then."""
         num_tokens = sum(s.place for s in batch)
         in_blocks = num_tokens + BLOCK_SIZE * len(batch)
         return 0 if in_blocks <= self._engine.prefix_capacity else num_tokens
 
     @contextlib.contextmanager
     def states(self, batch: Sequence[ExampleSequence]) -> Iterator[StatesOf]:
-        """The forward pass over packed suffixes; prefixes come from the engine where it has them.
+        """The forward pass over packed suffixes; prefixes come from the engine, or none do.
 
-        What it has must stay as it is to the end of the block: the engine must not run.
+        Of some it would depend on what was run before which these are, and so would their bits.
+        What the engine has must stay as it is to the end of the block: it must not run.
         """
-        found = [self._engine.prefix_kv(s.ids[: s.place]) for s in batch]
+        held = self.num_held_tokens(batch)
+        found = [None if held else self._engine.prefix_kv(s.ids[: s.place]) for s in batch]
         with (
             self._layers.installed(),
             packed_states(self._engine.lm, batch, found, self._kernels) as states_of,

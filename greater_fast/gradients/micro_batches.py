@@ -68,7 +68,8 @@ def sequence_gradients(
     while waiting:
         numbers = waiting[0]
         batch = [sequences[number] for number in numbers]
-        if engine.can_pack:  # the same bits before the place, whoever has run what until now
+        # The same bits before the place, whoever has run what until now.
+        if engine.can_pack and not way.num_held_tokens(batch):
             engine.store([s.ids[: s.place] for s in batch])
         try:
             own = partial(_batch_gradients, lm, way=way, plan=plan, config=config, loss=loss)

@@ -44,6 +44,7 @@ from greater_fast.rollouts.steps.step_size import (
     measure_step_ms,
 )
 
+_Logits = dict[int, torch.Tensor]  # [V], by a request's number
 _FEW_ROWS = (5, 9, MIN_ROWS)
 _TRIED_SIZES = (MIN_ROWS, 40, 256)  # of ragged steps, for a row's bits
 
@@ -94,8 +95,8 @@ class RolloutEngine:
         poisoned: bool = False,
     ) -> None:
         backend = usable_backend(lm, kernels, longest_sequence)
-        self.lm, self._longest, self._backend = lm, longest_sequence, backend
-        self._kernels = kernels
+        self.lm, self._longest = lm, longest_sequence
+        self._backend, self._kernels = backend, kernels
         if fixed is None:
             fixed = has_fixed_steps(lm, backend)
         self.fixed = fixed
@@ -206,28 +207,27 @@ class RolloutEngine:
 
     @exclusive
     def next_logits(self, contexts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits [C, V], in at least float32, of the token after each context.
-
-        Raises:
-            RuntimeError: as of `run`.
-        """
-        nothing: frozenset[int] = frozenset()
-        logits: dict[int, torch.Tensor] = {}
-        with self._at_work():
-            self._submit([RolloutRequest(tuple(ids), 1, nothing) for ids in contexts])
-            while not self._scheduler.idle:
-                self._step(logits)
-                self._scheduler.take_finished()
+        """Logits [C, V], at least float32, of the token after each context; errors as of `run`."""
+        logits: _Logits = {}
+        self._read(contexts, logits)
         return torch.stack([logits[number] for number in range(len(contexts))])
 
+    @exclusive
     def store(self, contexts: Sequence[Sequence[int]]) -> None:
         """Compute what is not stored of the contexts, as far as the pool has room for it.
 
         So their keys and values have the bits of a rollout's, whatever was stored before.
         """
-        missing = [ids for ids in contexts if self._scheduler.cached_prefix(ids)[0] < len(ids)]
-        if missing:
-            self.run([RolloutRequest(tuple(ids), 1, frozenset()) for ids in missing])
+        if any(self._scheduler.cached_prefix(ids)[0] < len(ids) for ids in contexts):
+            self._read(contexts, None)  # all: those that are stored would go first
+
+    def _read(self, contexts: Sequence[Sequence[int]], logits: _Logits | None) -> None:
+        """Take contexts in and write nothing that counts; `logits` get those of the next token."""
+        with self._at_work():
+            self._submit([RolloutRequest(tuple(ids), 1, frozenset()) for ids in contexts])
+            while not self._scheduler.idle:
+                self._step(logits)
+                self._scheduler.take_finished()
 
     def prefix_kv(self, ids: Sequence[int]) -> PrefixKV | None:
         """Keys and values of the longest stored prefix of `ids`; sure until the next run."""
@@ -279,7 +279,7 @@ class RolloutEngine:
             raise ValueError(f"request {number}: {error}") from error
         self._sampled = SampledRows(requests, samples_all=self._samples_all)
 
-    def _step(self, collected: dict[int, torch.Tensor] | None = None) -> None:
+    def _step(self, collected: _Logits | None = None) -> None:
         """One step of the batch; logits of generating rows go to `collected` by request number."""
         counts = StepCounts(*self._scheduler.plan())
         if self._sampler is not None:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from greater_fast.config import Config
 from greater_fast.engine import Engine, Rollout
 from greater_fast.examples.layout import Layouts
+from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.rollouts.plain import PlainRolloutEngine
@@ -179,10 +180,13 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(family: str) -> None:
 
 
 @ALL_FAMILIES
-def test_what_the_engine_has_run_before_changes_no_bit(family: str) -> None:
+@pytest.mark.parametrize("num_held", [1000, 2])
+def test_what_the_engine_has_run_before_changes_no_bit(family: str, num_held: int) -> None:
+    """Whether its pool holds all contexts or few of them: then which they are says nothing."""
     lm, layouts = setting(family)
     contexts = [layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts))]
-    engines = [RolloutEngine(lm, kv_cache_bytes=1 << 22) for _ in range(3)]
+    blocks = 1 + num_held * -(-max(map(len, contexts)) // BLOCK_SIZE)
+    engines = [RolloutEngine(lm, kv_cache_bytes=blocks * block_bytes(lm)) for _ in range(3)]
     engines[1].next_logits([ids[:-9] for ids in contexts[1:]])
     engines[2].next_logits([ids for context in contexts for ids in (context[:20], context)])
     for index in (0, 7):
