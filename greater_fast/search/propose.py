@@ -18,6 +18,7 @@ from greater_fast.search.ensemble import Models, members
 from greater_fast.search.nouns import Candidates, Position
 
 _MAX_ROUNDS = 8
+_RANKED_ROWS = 16  # at a time: ranking takes several times the memory of what is ranked
 
 
 def propose(models: Models, layouts: Layouts, position: Position, config: Config) -> Candidates:
@@ -94,10 +95,12 @@ class _Rankings:
     def agreed(self, draws: Sequence[Sequence[int]], top_k: int) -> list[int]:
         """Allowed ids that are among the `top_k` of every row of a draw, in order."""
         drawn = sorted({row for rows in draws for row in rows})
-        logits = torch.stack([self._logits[row] for row in drawn])  # [R, models, V]
-        masked = logits.masked_fill_(~self._mask, -torch.inf)
-        of_all = highest(masked.flatten(0, 1), top_k).view(logits.shape).all(1)  # [R, V]
-        high = dict(zip(drawn, of_all, strict=True))
+        high: dict[int, torch.Tensor] = {}  # row -> [V]
+        for part in (drawn[i : i + _RANKED_ROWS] for i in range(0, len(drawn), _RANKED_ROWS)):
+            logits = torch.stack([self._logits[row] for row in part])  # [R, models, V]
+            masked = logits.masked_fill_(~self._mask, -torch.inf)
+            of_all = highest(masked.flatten(0, 1), top_k).view(logits.shape).all(1)  # [R, V]
+            high.update(zip(part, of_all, strict=True))
         found = torch.zeros_like(self._mask)
         for rows in draws:
             found |= torch.stack([high[row] for row in rows]).all(0)
@@ -105,7 +108,10 @@ class _Rankings:
 
     def mean_logprobs(self, rows: Iterable[int], ids: list[int]) -> tuple[float, ...]:
         """Mean log-probability of ids over rows, and models."""
-        logprobs = torch.cat([self._logits[row].log_softmax(-1) for row in sorted(rows)])
+        logits = [self._logits[row] for row in sorted(rows)]
+        logprobs = torch.empty_like(logits[0]).repeat(len(logits), 1)  # [R · models, V]
+        for part, own in zip(logprobs.chunk(len(logits)), logits, strict=True):
+            part.copy_(own.log_softmax(-1))
         # Of all tokens: torch adds the columns of a narrower matrix in another order.
         return tuple(logprobs.mean(0)[ids].tolist())
 

@@ -11,6 +11,7 @@ from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.runs.timing.estimate import Estimate, Finals, savings
 from greater_fast.runs.timing.work import gradients_of_a_row, num_finalists, samples_of_a_row
+from greater_fast.search.answer import measures_answers
 from greater_fast.search.nouns import Scored, Step
 from greater_fast.search.state import LoopState
 
@@ -40,6 +41,8 @@ class Pace:
 
     def __init__(self, layouts: Mapping[str, Layouts], config: Config) -> None:
         self._layouts, self._config = layouts, config
+        # Then the search has evaluated the training rows.
+        self._measures = measures_answers(layouts["train"], config)
         self._measured: tuple[_Rows, float] | None = None  # the last rows that were measured
         self._score_seconds, self._reasoning_lens = 0.0, tuple[int, ...]()
         self._steps: deque[tuple[Step, float]] = deque(maxlen=_RECENT)
@@ -48,7 +51,8 @@ class Pace:
         """The initial prompt was scored on the training rows."""
         self._score_seconds = seconds
         self._reasoning_lens = tuple(len(r.reasoning_ids) for r in initial.rollouts)
-        self._measured = self._rows("train", initial, num_answer_tokens=0), seconds
+        num_answer_tokens = None if self._measures else 0
+        self._measured = self._rows("train", initial, num_answer_tokens), seconds
 
     def go_on(self, initial: Scored, steps: Sequence[Step], seconds: float) -> None:
         """The initial prompt was scored, and steps were done, before the run was interrupted."""
@@ -89,7 +93,7 @@ class Pace:
         return Finals(
             num_finalists=num_finalists(num_scored, self._config),
             dev=self.evaluation("dev", *prompts) / len(prompts),
-            train=self.evaluation("train", *prompts) / len(prompts),
+            train=0.0 if self._measures else self.evaluation("train", *prompts) / len(prompts),
             num_tests=min(2, num_scored),
             test=self.evaluation("test", *prompts) / len(prompts),
         )

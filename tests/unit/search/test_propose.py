@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,14 @@ from greater_fast.search.propose import draw_rows, propose
 from tests.cases import layouts_of, plain_logits, small_config, tiny_lm
 
 Survives = Callable[[Sequence[int]], bool]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rows_in_parts() -> Iterator[None]:
+    """Rows are ranked some at a time, here too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("greater_fast.search.propose._RANKED_ROWS", 2)
+        yield
 
 
 class Table:

@@ -109,6 +109,18 @@ def test_finals_are_of_the_best_and_the_initial_prompt(
     assert finals.seconds == pytest.approx(each * (finalists + 1 + tests))
 
 
+def test_where_the_search_measures_answers_training_rows_are_not_evaluated_again() -> None:
+    """Its score has written the answers too, as an evaluation does."""
+    layouts = {name: table_layouts(4, PROMPT_IDS) for name in ("train", "dev")}
+    layouts["train"] = replace(layouts["train"], metric=lambda predicted, example: 1.0)
+    initial = reasoning(90)
+    for objective, train, dev in (("error", 0.0, 10.0), ("loss", 11.0, 11.0)):
+        pace = Pace(layouts, Config(objective=objective))
+        pace.add_score(initial, 10.0)
+        found = pace.finals(LoopState(initial), num_steps=0)
+        assert (found.train, found.dev) == (pytest.approx(train), pytest.approx(dev))
+
+
 def test_a_step_is_guessed_with_the_reasonings_of_its_gradient() -> None:
     """Four samples of each row, their gradients and that of the answer: 9 scores, and 3."""
     layouts = {"train": table_layouts(4, PROMPT_IDS)}
