@@ -6,29 +6,36 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Kept(NamedTuple):
+    """A signal that came, and where."""
+
+    number: int
+    frame: Any
 
 
 @contextlib.contextmanager
-def interrupts_later() -> Iterator[None]:
-    """Keep a Ctrl-C to the end of a block that must not be left halfway.
+def interrupts_later() -> Iterator[list[Kept]]:
+    """Keep a Ctrl-C to the end of a block that must not be left halfway; what was kept so far.
 
     So with SIGTERM and SIGHUP, where they are heard and do not just end the process. An error in
     the block goes before a Ctrl-C; these two end the process all the same, with it as their cause.
     """
-    kept: list[tuple[int, Any]] = []
+    kept: list[Kept] = []
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with _taken_by(lambda number, frame: kept.append((number, frame)), *signals) as before:
+    with _taken_by(lambda number, frame: kept.append(Kept(number, frame)), *signals) as before:
         error = None
         try:
-            yield
+            yield kept
         except BaseException as raised:
             error = raised
     if error is not None:
-        kept = [one for one in kept if one[0] != signal.SIGINT]
+        kept = [one for one in kept if one.number != signal.SIGINT]
     try:
         if kept:
-            before[kept[0][0]](*kept[0])
+            before[kept[0].number](*kept[0])
     except BaseException as ended:
         raise ended from error
     if error is not None:

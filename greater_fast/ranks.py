@@ -11,14 +11,14 @@ import atexit
 import contextlib
 import functools
 import os
-import pickle
+import signal
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from greater_fast.ctrl_c import interrupts_later, no_interrupts
+from greater_fast.ctrl_c import Kept, interrupts_later, no_interrupts
+from greater_fast.rank_messages import Message, from_rank, mark_shared
 from greater_fast.wording import in_one_line, quoted
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ T = TypeVar("T")
 # Seconds that a rank waits for another. One that ends closes its connections and is missed at once:
 # this is for one that hangs, or whose machine is gone. Rank 0 may be in a callback meanwhile.
 TIMEOUT = 1800.0
+_PATIENCE = 5.0  # seconds, where a signal ends the process
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -68,11 +69,11 @@ class Ranks:
         """Each rank's value, in the order of the ranks."""
         if self.size == 1:
             return [value]
-        with interrupts_later():
-            found = self._exchange(_Message(value, None))
+        with interrupts_later() as kept:
+            found = self._exchange(Message(value, None), kept)
         for rank, message in enumerate(found):
             if message.error is not None:
-                raise _from_rank(rank, message.error)
+                raise from_rank(rank, message.error)
         return [message.value for message in found]
 
     def gathered_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
@@ -85,12 +86,12 @@ class Ranks:
         import torch
 
         rows = rows.detach().contiguous()
-        with interrupts_later():
+        with interrupts_later() as kept:
             kinds = self.gathered((tuple(rows.shape), rows.dtype))
             found = [torch.empty(shape, dtype=kind, device=rows.device) for shape, kind in kinds]
             found[self.rank] = rows
             self.gathered(None)  # all have room for the rows, or none waits for them
-            self._fill(found)
+            self._fill(found, kept)
         return found
 
     @contextlib.contextmanager
@@ -150,32 +151,33 @@ class Ranks:
         if self.size == 1 or isinstance(error, RankLostError) or "is_shared" in vars(error):
             return
         with no_interrupts():
-            found = self._exchange(_Message(None, error))
+            found = self._exchange(Message(None, error))
         rank, first = next((r, m.error) for r, m in enumerate(found) if m.error is not None)
         if rank != self.rank:
-            raise _from_rank(rank, first)
-        _mark_shared(error)
+            raise from_rank(rank, first)
+        mark_shared(error)
 
-    def _exchange(self, own: _Message) -> list[_Message]:
-        """Every rank's message, in the order of the ranks."""
+    def _exchange(self, own: Message, kept: Sequence[Kept] = ()) -> list[Message]:
+        """Every rank's message, in the order of the ranks; `kept` as of `_fill`."""
         import torch
 
         content = torch.frombuffer(bytearray(own.packed()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         sizes[self.rank][0] = len(content)
-        self._fill(sizes)
+        self._fill(sizes, kept)
         contents = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
         contents[self.rank] = content
-        self._fill(contents)
+        self._fill(contents, kept)
         return [
-            own if rank == self.rank else _Message.unpacked(content.numpy().tobytes())
+            own if rank == self.rank else Message.unpacked(content.numpy().tobytes())
             for rank, content in enumerate(contents)
         ]
 
-    def _fill(self, tensors: list[torch.Tensor]) -> None:
+    def _fill(self, tensors: list[torch.Tensor], kept: Sequence[Kept] = ()) -> None:
         """Fill in the other ranks' tensors, each as long as its rank's own.
 
-        Waiting is done here, not inside of torch, so that signals are heard meanwhile.
+        Waiting is done here, not inside of torch, so that signals come meanwhile. Of those that are
+        `kept` for later, one that ends the process lets no rank be waited for that may hang.
         """
         from torch import distributed
 
@@ -192,6 +194,8 @@ class Ranks:
                     waited = time.monotonic() - begun
                     if waited > self._timeout:
                         raise RuntimeError(f"no answer for {self._timeout:.0f} seconds")
+                    if waited > _PATIENCE and any(one.number != signal.SIGINT for one in kept):
+                        raise RuntimeError("no answer, and a signal ends this one")
                     time.sleep(min(waited / 10, 0.01))
                 work.wait()
         except RuntimeError as error:
@@ -254,47 +258,3 @@ def _leave() -> None:
     if distributed.is_initialized():
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
-
-
-class _Message(NamedTuple):
-    """A value, or what came in its place."""
-
-    value: Any
-    error: BaseException | None
-
-    def packed(self) -> bytes:
-        """Bytes for other ranks; an error that cannot be pickled goes as its text."""
-        if self.error is None:
-            return pickle.dumps((self.value, None))
-        frames = "".join(traceback.format_exception(self.error))
-        try:
-            packed = pickle.dumps((frames, self.error))
-            pickle.loads(packed)  # noqa: S301 (a rank of this job's)
-        except Exception:  # whatever somebody else's class does
-            text = f"{type(self.error).__name__}: {self.error}"
-            packed = pickle.dumps((frames, RuntimeError(text)))
-        return packed
-
-    @classmethod
-    def unpacked(cls, content: bytes) -> _Message:
-        """What another rank sent; the frames of an error come as its cause."""
-        value, error = pickle.loads(content)  # noqa: S301 (a rank of this job's)
-        if error is not None:
-            error.__cause__ = _ElsewhereError(f"\n{value}")
-        return cls(value, error)
-
-
-class _ElsewhereError(Exception):
-    """An error as it stood on another rank, as text."""
-
-
-def _from_rank(rank: int, error: BaseException) -> BaseException:
-    """An error of another rank, to be raised here too."""
-    error.add_note(f"on rank {rank}")
-    _mark_shared(error)
-    return error
-
-
-def _mark_shared(error: BaseException) -> None:
-    """Note that all ranks know of an error."""
-    vars(error)["is_shared"] = True

@@ -135,7 +135,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     What was raised from such an error counts too, but where it has cost a rank: that says more. An
     error of a caller's own function is the caller's, whatever it says.
     """
-    if isinstance(error, RankLostError) or _CALLERS in vars(error):
+    if isinstance(error, RankLostError) or is_callers(error):
         return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -152,6 +152,11 @@ def callers_errors() -> Iterator[None]:
     except Exception as error:
         vars(error)[_CALLERS] = True
         raise
+
+
+def is_callers(error: BaseException) -> bool:
+    """Whether an error was marked as a caller's own."""
+    return _CALLERS in vars(error)
 
 
 @contextlib.contextmanager

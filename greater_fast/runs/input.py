@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -144,8 +144,12 @@ def for_evaluation(config: Config) -> tuple[Config, tuple[str, ...]]:
     return replace(config, **idle), (f"{' and '.join(idle)}: without effect on an evaluation",)
 
 
-def idle_settings(config: Config) -> tuple[str, ...]:
-    """Settings that are not the defaults and change nothing, with the reason, a line each."""
+def idle_settings(config: Config, engines: Collection[str] = ()) -> tuple[str, ...]:
+    """Settings that are not the defaults and change nothing, with the reason, a line each.
+
+    `engines` are those that were made, `paged` or `generate`; by default the one of the settings.
+    """
+    engines = set(engines or (config.engine,))
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
     of_reasonings = {"reasonings", "num_reasonings", "reasoning_weight"}
     of_gradients = {"gradient", "gradient_norm", "gradient_batch_tokens", "gradient_checkpointing"}
@@ -158,8 +162,8 @@ def idle_settings(config: Config) -> tuple[str, ...]:
         (config.gradient == "reasoning", {"reasoning_weight"}, "there is no other gradient"),
         (config.objective == "loss", of_errors, "objective 'loss' selects; evaluation measures"),
         (by_error, {"fluency_weight"}, "a random shortlist and objective 'error' take no loss"),
-        (config.engine == "generate", of_pages, "engine 'generate' has no pages"),
-        (config.engine == "paged", {"batch_size"}, "engine 'paged' fills its own steps"),
+        (engines == {"generate"}, of_pages, "engine 'generate' has no pages"),
+        (engines == {"paged"}, {"batch_size"}, "engine 'paged' fills its own steps"),
     )
     return tuple(
         f"{' and '.join(sorted(idle))}: without effect on the search, as {why}"

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from greater_fast import ranks
-from greater_fast.ranks import ALONE, Ranks, is_first
+from greater_fast.ctrl_c import interrupts_later
+from greater_fast.ranks import ALONE, RankLostError, Ranks, is_first
+from greater_fast.runs.interrupts import Terminated, signals_heard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,16 +184,49 @@ def test_host_memory_has_a_group_of_its_own_where_the_first_is_of_gpus(
     assert groups == ["gloo"]
 
 
+class Hanging(Done):
+    """One that does not end: a signal comes while it is waited for."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.waited = number, 0
+
+    def is_completed(self) -> bool:
+        self.waited += 1
+        if self.waited == 2:
+            signal.raise_signal(self.number)
+        return self.waited > 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_to_end_waits_for_no_rank_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Ctrl-C waits: one that comes too late is heard at the end."""
+    exchange = Hanging(number)
+    monkeypatch.setattr(ranks, "_PATIENCE", 0.0)
+    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: exchange)
+    ended = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    with pytest.raises(ended) as caught, signals_heard(), interrupts_later() as kept:
+        Ranks(0, 2)._fill([torch.ones(2), torch.ones(2)], kept)
+    if number == signal.SIGTERM:
+        assert exchange.waited < 1000
+        assert isinstance(caught.value.__cause__, RankLostError)
+        assert "a signal ends this one" in str(caught.value.__cause__)
+    else:
+        assert exchange.waited > 1000
+
+
 def test_rows_are_exchanged_once_all_have_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one that has none would tell others who wait for its bytes, and not for its words."""
     done: list[str] = []
 
     class First(Ranks):
-        def _exchange(self, own: Any) -> list[Any]:
+        def _exchange(self, own: Any, kept: Any = ()) -> list[Any]:
             done.append("told")
             return [own, own]
 
-        def _fill(self, tensors: list[torch.Tensor]) -> None:
+        def _fill(self, tensors: list[torch.Tensor], kept: Any = ()) -> None:
             done.append("filled")
 
     First(0, 2).gathered_rows(torch.ones(2, 3))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from greater_fast.ctrl_c import interrupts_later
+from greater_fast.model.byte_sizes import is_callers
 from greater_fast.ranks import RankLostError, Ranks
 from greater_fast.wording import in_one_line
 
@@ -26,7 +27,7 @@ def lockstep(ranks: Ranks) -> Iterator[None]:
     they begin, for they would wait for it in the midst of a layer. Ctrl-C is heard at the end.
 
     Raises:
-        RankLostError: what torch raised on this rank, perhaps alone.
+        RankLostError: what torch raised on this rank, perhaps alone. A metric's own stays as it is.
     """
     if ranks.size == 1:
         yield
@@ -38,6 +39,8 @@ def lockstep(ranks: Ranks) -> Iterator[None]:
         except RankLostError:
             raise
         except (RuntimeError, MemoryError) as error:
+            if is_callers(error):  # all hear of it, and none is in the midst of a layer
+                raise
             raise RankLostError(
                 f"rank {ranks.rank} cannot go on, nor can the others that share its model: "
                 f"{in_one_line(error)}"

@@ -20,7 +20,7 @@ from greater_fast.model.kv_cache import default_pool_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.model.parallel.loading import sharing_ranks
 from greater_fast.ranks import Ranks, join
-from greater_fast.rollouts.distributed import make_engine_of
+from greater_fast.rollouts.distributed import choices_of, make_engine_of
 from greater_fast.runs.input import idle_settings, notes_on_texts
 from greater_fast.runs.models.alike import names_of
 from greater_fast.runs.models.outlines import check_placement, is_loaded
@@ -67,8 +67,9 @@ def make_ready(
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
     prompt = layouts["train"].prompt_text(layouts["train"].prompt_ids)
+    engines = {choices_of(own)["engine"] for own in members(models)}
     notes = (
-        *(*notes_of(models), *prepared.notes, *idle_settings(config)),
+        *(*notes_of(models), *prepared.notes, *idle_settings(config, engines)),
         *notes_on_texts([prompt], config),
         *(memory.verdict, engine_note, *gradient_notes),
     )

@@ -49,6 +49,17 @@ def test_idle_settings_are_named(settings: dict[str, Any], named: list[str]) -> 
     assert [note.split(": without effect on the search, as ")[0] for note in notes] == named
 
 
+def test_settings_of_another_engine_than_was_made_are_named() -> None:
+    config = Config(max_step_tokens=64, batch_size=2)
+    for engines, named in (
+        (["paged"], ["batch_size"]),
+        (["generate"], ["max_step_tokens"]),
+        (["paged", "generate"], []),
+    ):
+        notes = idle_settings(config, engines)
+        assert [note.split(": without effect")[0] for note in notes] == named
+
+
 def test_an_evaluation_has_no_settings_of_a_search() -> None:
     """They are as if unset, and named once; what an evaluation reads is as it was."""
     assert {f.name for f in dataclasses.fields(Config)} >= OF_EVALUATION

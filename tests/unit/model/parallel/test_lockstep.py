@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from greater_fast.model.byte_sizes import memory_errors_explained
+from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.model.checks import check_model
 from greater_fast.model.exclusive import exclusive
 from greater_fast.model.lm import LM
@@ -66,7 +66,15 @@ def test_an_error_of_torch_ends_this_rank_without_asking_the_others(lm: LM) -> N
     assert kept.value is error
 
 
-@pytest.mark.parametrize("error", [ValueError("a request"), RankLostError("gone")])
+def of_caller(error: Exception) -> Exception:
+    with pytest.raises(type(error)), callers_errors():
+        raise error
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a request"), RankLostError("gone"), of_caller(RuntimeError("a metric"))]
+)
 def test_what_all_ranks_raise_stays_as_it_is(lm: LM, error: Exception) -> None:
     with pytest.raises(type(error)) as found:
         engine_of(lm, WithOther()).run(failing(error))
