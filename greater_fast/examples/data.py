@@ -75,8 +75,9 @@ def load_examples(
     The answer is cut to its last line from "####" on (GSM8K) or what its last `\boxed{}` holds
     (MATH), and "(A)" becomes "A"; a list has several gold answers, each of them right. Numbers and
     truth values become text, every line end becomes a newline, and outer white space goes. Examples
-    among the rows stay as they are. `notes` of the result say how questions were put together, and
-    always which columns were not read. Their order is the rows', and the draws depend on it.
+    among the rows are read as rows of these two columns. `notes` of the result say how questions
+    were put together, and always which columns were not read. Their order is the rows', and the
+    draws depend on it.
 
     Raises:
         ValueError: unreadable data, missing columns, an answer that is none of the options, empty

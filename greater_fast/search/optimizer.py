@@ -141,14 +141,15 @@ def flat_note(state: LoopState, layouts: Layouts, config: Config) -> str | None:
     all_wrong = {state.incumbent.objective.num_rows}  # of all models together
     if config.objective != "error" or num_tried < 2 or counts not in ({0}, all_wrong):
         return None
-    found = "right" if counts == {0} else "wrong"
-    so = "none can have fewer errors" if counts == {0} else "fluency alone decides"
-    by_answers = "a metric that finds the answer in what is written (numeric, contains), "
-    instead = by_answers if found == "wrong" and layouts.metric is None else ""
+    if counts == {0}:
+        found, so, use = "right", "none can have fewer errors", "harder rows"
+    else:
+        finds = "finds the answer in what is written (numeric, contains)"
+        metric = f"a metric that {'counts gold answers as right' if layouts.metric else finds}"
+        found, so, use = "wrong", "fluency alone decides", f"easier rows, {metric}"
     are_cut_off = all(r.is_cut_off(config.max_new_tokens) for r in state.incumbent.rollouts)
     return (
         f"all {len(layouts)} training rows are {found} for every prompt that was scored, so {so}: "
-        f"use {'harder' if counts == {0} else 'easier'} rows, "
-        f"{instead}another extractor, or objective 'loss'"
+        f"use {use}, another extractor, or objective 'loss'"
         + (" (all reasonings were cut off: raise max_new_tokens)" if are_cut_off else "")
     )
