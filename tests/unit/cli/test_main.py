@@ -36,9 +36,11 @@ def test_optimize_prints_the_result_as_json(
     assert done.status == 0
     told = done.err.splitlines()[2:]
     estimates = [line for line in told if line.startswith("greater-fast: to go: about ")]
-    assert [told.index(line) for line in estimates] == [1, 3]
+    assert [told.index(line) for line in estimates] == [2, 4]
     assert [line for line in told if line not in estimates] == [
         "greater-fast: scoring the initial prompt on 4 rows",
+        "greater-fast: training rows, initial prompt: 3 of 4 reasonings were cut off at 6 tokens "
+        "(max_new_tokens)",
         *(
             f"greater-fast: step {step['step'] + 1} of 2: objective {step['objective']:.4f}, "
             f"{'' if step['changed'] else 'unchanged '}{shortened(step['prompt'])!r}"
