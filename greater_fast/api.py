@@ -279,7 +279,9 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *(
             line
             for number, evaluation in enumerate(evaluations, 1)
-            for line in cut_off_notes(f"rows, prompt {number}", evaluation, config)
+            for line in cut_off_notes(
+                f"rows, prompt {number}", [row.cut_off for row in evaluation.rows], config
+            )
         ),
     )
     if file is not None and file.problem:

@@ -5,41 +5,64 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Kept(NamedTuple):
-    """A signal that came, and where."""
+class _Keeper:
+    """A handler that keeps what comes; `before` are those that it comes to later."""
 
-    number: int
-    frame: Any
+    def __init__(self) -> None:
+        self.before: dict[int, Callable[..., Any]] = {}
+        self.kept: list[tuple[int, Any]] = []
+        self.ends_since: float | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.kept.append((number, frame))
+        if self.ends_since is None and self._ends(number):
+            self.ends_since = time.monotonic()
+
+    def _ends(self, number: int) -> bool:
+        """Whether a signal will end the process, as the handler says that it comes to at last."""
+        own = self.before.get(number)
+        if isinstance(own, _Keeper):
+            return own._ends(number)
+        return bool(getattr(own, "ends_process", lambda number: False)(number))
+
+
+_keepers: list[_Keeper] = []  # of all blocks that a thread is in; those of the main one get some
 
 
 @contextlib.contextmanager
-def interrupts_later() -> Iterator[list[Kept]]:
-    """Keep a Ctrl-C to the end of a block that must not be left halfway; what was kept so far.
+def interrupts_later() -> Iterator[None]:
+    """Keep a Ctrl-C to the end of a block that must not be left halfway.
 
     So with SIGTERM and SIGHUP, where they are heard and do not just end the process. An error in
     the block goes before a Ctrl-C; these two end the process all the same, with it as their cause.
     """
-    kept: list[Kept] = []
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with _taken_by(lambda number, frame: kept.append(Kept(number, frame)), *signals) as before:
-        error = None
+    keeper, error = _Keeper(), None
+    with _taken_by(keeper, *_SIGNALS) as keeper.before, _among_keepers(keeper):
         try:
-            yield kept
+            yield
         except BaseException as raised:
             error = raised
-    if error is not None:
-        kept = [one for one in kept if one.number != signal.SIGINT]
+    kept = [one for one in keeper.kept if error is None or one[0] != signal.SIGINT]
     try:
         if kept:
-            before[kept[0].number](*kept[0])
+            keeper.before[kept[0][0]](*kept[0])
     except BaseException as ended:
         raise ended from error
     if error is not None:
         raise error
+
+
+def seconds_to_end() -> float:
+    """For how long a signal that will end the process has been kept; 0 where none is."""
+    begun = [keeper.ends_since for keeper in _keepers if keeper.ends_since is not None]
+    return time.monotonic() - min(begun) if begun else 0.0
 
 
 @contextlib.contextmanager
@@ -47,6 +70,15 @@ def no_interrupts() -> Iterator[None]:
     """Do not hear Ctrl-C within the block."""
     with _taken_by(lambda number, frame: None, signal.SIGINT):
         yield
+
+
+@contextlib.contextmanager
+def _among_keepers(keeper: _Keeper) -> Iterator[None]:
+    _keepers.append(keeper)
+    try:
+        yield
+    finally:
+        _keepers.remove(keeper)
 
 
 @contextlib.contextmanager

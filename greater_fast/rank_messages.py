@@ -6,6 +6,8 @@ import pickle
 import traceback
 from typing import Any, NamedTuple
 
+_SHARED = "is_shared"  # in the attributes of an error
+
 
 class Message(NamedTuple):
     """A value, or what came in its place."""
@@ -22,8 +24,10 @@ class Message(NamedTuple):
             packed = pickle.dumps((frames, self.error))
             pickle.loads(packed)  # noqa: S301 (a rank of this job's)
         except Exception:  # whatever somebody else's class does
-            text = f"{type(self.error).__name__}: {self.error}"
-            packed = pickle.dumps((frames, RuntimeError(text)))
+            plain = RuntimeError(f"{type(self.error).__name__}: {self.error}")
+            marks = {name: True for name, value in vars(self.error).items() if value is True}
+            vars(plain).update(marks)  # whose error it is, for one
+            packed = pickle.dumps((frames, plain))
         return packed
 
     @classmethod
@@ -48,4 +52,9 @@ def from_rank(rank: int, error: BaseException) -> BaseException:
 
 def mark_shared(error: BaseException) -> None:
     """Note that all ranks know of an error."""
-    vars(error)["is_shared"] = True
+    vars(error)[_SHARED] = True
+
+
+def is_shared(error: BaseException) -> bool:
+    """Whether all ranks know of an error."""
+    return _SHARED in vars(error)

@@ -11,14 +11,13 @@ import atexit
 import contextlib
 import functools
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from greater_fast.ctrl_c import Kept, interrupts_later, no_interrupts
-from greater_fast.rank_messages import Message, from_rank, mark_shared
+from greater_fast.ctrl_c import interrupts_later, no_interrupts, seconds_to_end
+from greater_fast.rank_messages import Message, from_rank, is_shared, mark_shared
 from greater_fast.wording import in_one_line, quoted
 
 if TYPE_CHECKING:
@@ -69,8 +68,8 @@ class Ranks:
         """Each rank's value, in the order of the ranks."""
         if self.size == 1:
             return [value]
-        with interrupts_later() as kept:
-            found = self._exchange(Message(value, None), kept)
+        with interrupts_later():
+            found = self._exchange(Message(value, None))
         for rank, message in enumerate(found):
             if message.error is not None:
                 raise from_rank(rank, message.error)
@@ -86,12 +85,12 @@ class Ranks:
         import torch
 
         rows = rows.detach().contiguous()
-        with interrupts_later() as kept:
+        with interrupts_later():
             kinds = self.gathered((tuple(rows.shape), rows.dtype))
             found = [torch.empty(shape, dtype=kind, device=rows.device) for shape, kind in kinds]
             found[self.rank] = rows
             self.gathered(None)  # all have room for the rows, or none waits for them
-            self._fill(found, kept)
+            self._fill(found)
         return found
 
     @contextlib.contextmanager
@@ -148,7 +147,7 @@ class Ranks:
 
         Not where it came from them, nor where there is no hearing from them any more.
         """
-        if self.size == 1 or isinstance(error, RankLostError) or "is_shared" in vars(error):
+        if self.size == 1 or isinstance(error, RankLostError) or is_shared(error):
             return
         with no_interrupts():
             found = self._exchange(Message(None, error))
@@ -157,27 +156,27 @@ class Ranks:
             raise from_rank(rank, first)
         mark_shared(error)
 
-    def _exchange(self, own: Message, kept: Sequence[Kept] = ()) -> list[Message]:
-        """Every rank's message, in the order of the ranks; `kept` as of `_fill`."""
+    def _exchange(self, own: Message) -> list[Message]:
+        """Every rank's message, in the order of the ranks."""
         import torch
 
         content = torch.frombuffer(bytearray(own.packed()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         sizes[self.rank][0] = len(content)
-        self._fill(sizes, kept)
+        self._fill(sizes)
         contents = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
         contents[self.rank] = content
-        self._fill(contents, kept)
+        self._fill(contents)
         return [
             own if rank == self.rank else Message.unpacked(content.numpy().tobytes())
             for rank, content in enumerate(contents)
         ]
 
-    def _fill(self, tensors: list[torch.Tensor], kept: Sequence[Kept] = ()) -> None:
+    def _fill(self, tensors: list[torch.Tensor]) -> None:
         """Fill in the other ranks' tensors, each as long as its rank's own.
 
-        Waiting is done here, not inside of torch, so that signals come meanwhile. Of those that are
-        `kept` for later, one that ends the process lets no rank be waited for that may hang.
+        Waiting is done here, not inside of torch, so that signals come meanwhile: after one that
+        will end the process no rank is waited for that may hang.
         """
         from torch import distributed
 
@@ -194,7 +193,7 @@ class Ranks:
                     waited = time.monotonic() - begun
                     if waited > self._timeout:
                         raise RuntimeError(f"no answer for {self._timeout:.0f} seconds")
-                    if waited > _PATIENCE and any(one.number != signal.SIGINT for one in kept):
+                    if min(waited, seconds_to_end()) > _PATIENCE:
                         raise RuntimeError("no answer, and a signal ends this one")
                     time.sleep(min(waited / 10, 0.01))
                 work.wait()

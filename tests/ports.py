@@ -1,10 +1,10 @@
-"""Ports for processes that meet."""
+"""Ports for processes that meet; those of tests side by side lie apart."""
 
 import itertools
 import os
 import socket
 
-_DRAWN = itertools.count(os.getpid())
+_DRAWN = itertools.count(97 * os.getpid())
 
 
 def free_port() -> int:

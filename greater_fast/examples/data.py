@@ -106,7 +106,7 @@ def load_examples(
 
 
 def has_columns(source: Source, columns: Mapping[str, str]) -> bool:
-    """Whether there are the columns named, whatever their case; errors as of reading."""
+    """Whether there are the columns named, as columns are found; errors as of reading."""
     name = source_name(source)
     rows, _ = flat_rows(read_rows(source), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)

@@ -28,11 +28,12 @@ _QUESTION_PLACE = re.compile(
 
 
 # "\boxed{}" is LaTeX's; the braces of "{{}}" are a template's way to write braces
-# A line break as a shell hands it on; other commands of LaTeX begin like it.
-WRITTEN_LINE_BREAK = re.compile(
-    r"(?<!\\)\\n(?!(?:abla|eq|eg|exists|geq|leq|mid|otin|parallel|subseteq)(?![a-z]))"
-)
 _EMPTY_PLACE = re.compile(r"(?<![\\\w^}\]{])\{\s*\}(?!\})|(?<![\w%])%[sd]\b")
+# A line break as a shell hands it on; commands of LaTeX begin like it.
+WRITTEN_LINE_BREAK = re.compile(
+    r"(?<!\\)\\n(?!(?:abla|e|eq|eg|ewline|exists|geq|i|leq|mid|onumber|ot|otin|parallel|subseteq|u)"
+    r"(?![a-zA-Z]))"
+)
 
 
 def with_answer_place(text: str) -> str:

@@ -26,7 +26,9 @@ from greater_fast.wording import quoted
 SPLITS = ("train", "dev", "test")
 _QUESTION = "\ue001question\ue001"
 # The notes on data that say what a question and an answer are.
-_OF_QUESTIONS = re.compile(r"each question is put together as |gold answers, read as ")
+_OF_QUESTIONS = re.compile(
+    "each question is put together as |gold answers, read as |system messages in |chats of several "
+)
 _ANSWER_TOKENS = 32  # where no row says how long answers are
 _NOT_CHOSEN = (
     "the run has no result, or goes on: this is its last prompt, compared on no other rows"
@@ -115,7 +117,9 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
 def _question_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The notes of a run on how its training rows became questions and answers."""
     told = [str(note).removeprefix("train: ") for note in run.get("notes", ())]
-    return tuple(note for note in told if _OF_QUESTIONS.match(note))
+    template = run["config"].get("template")
+    given = [f"each question is put together as {template!r}"] if template else []
+    return (*given, *(note for note in told if _OF_QUESTIONS.match(note)))
 
 
 def _prompt_of(run: Mapping[str, Any]) -> tuple[str, list[int] | None]:

@@ -219,7 +219,7 @@ class RolloutEngine:
         So their keys and values have the bits of a rollout's, whatever was stored before.
         """
         if any(self._scheduler.cached_prefix(ids)[0] < len(ids) for ids in contexts):
-            self._read(contexts, None)  # all: those that are stored would go first
+            self._read(contexts, None)  # all: what is not asked for may be put out
 
     def _read(self, contexts: Sequence[Sequence[int]], logits: _Logits | None) -> None:
         """Take contexts in and write nothing that counts; `logits` get those of the next token."""

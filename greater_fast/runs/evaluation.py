@@ -194,12 +194,12 @@ def compare_values(first: Evaluation, second: Evaluation) -> Comparison:
     )
 
 
-def cut_off_notes(name: str, evaluation: Evaluation | None, config: Config) -> tuple[str, ...]:
-    """A line on reasoning that the token limit ended; none if there is nothing to say."""
-    if evaluation is None or not evaluation.num_cut_off:
+def cut_off_notes(name: str, cut_off: Sequence[bool], config: Config) -> tuple[str, ...]:
+    """A line on reasonings that the token limit ended; none where it ended none."""
+    if not any(cut_off):
         return ()
     return (
-        f"{name}: {evaluation.num_cut_off} of {len(evaluation.rows)} reasonings were cut off at "
+        f"{name}: {sum(cut_off)} of {len(cut_off)} reasonings were cut off at "
         f"{config.max_new_tokens} tokens (max_new_tokens)",
     )
 

@@ -116,7 +116,7 @@ def notes_on_texts(prompts: Sequence[str], config: Config) -> tuple[str, ...]:
     first = config.prompt_placement == "before"
     if any((text[-1:] if first else text[:1]) in ("\r", "\n") for text in prompts):
         end = "end" if first else "beginning"
-        notes.append(f"prompt: the line break at its {end} is left out: a space joins the question")
+        notes.append(f"prompt: the line break at its {end}, beside the question, is left out")
     return tuple(dict.fromkeys(notes))
 
 

@@ -64,6 +64,10 @@ class Signals:
         if kept is not None:
             raise kept
 
+    def ends_process(self, number: int) -> bool:
+        """Whether this one ends the process, sooner or later; Ctrl-C may stop some work alone."""
+        return number != signal.SIGINT
+
     def __call__(self, number: int, frame: Any) -> None:
         """One came."""
         now, first = time.monotonic(), self._first

@@ -41,12 +41,16 @@ from greater_fast.wording import quoted
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`layouts` has rows under train, dev and perhaps test; models may be without their weights."""
+    """`layouts` has rows under train, dev and perhaps test; models may be without their weights.
+
+    `prompt` is as it was given, outer white space included.
+    """
 
     lms: tuple[LM, ...]
     device: str
     splits: Splits
     layouts: dict[str, Layouts]
+    prompt: str
 
     @property
     def extractor(self) -> Extractor:
@@ -105,7 +109,7 @@ def prepare(
     lms, place = outlined(models, config, device)
     layouts = [_layouts(lm, splits, prompt, extractor, config) for lm in lms]
     common = {name: common_layouts(lms, [own[name] for own in layouts]) for name in layouts[0]}
-    return Prepared(lms, place, splits, common)
+    return Prepared(lms, place, splits, common, prompt)
 
 
 def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:

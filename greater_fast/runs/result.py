@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from greater_fast.config import Config
 from greater_fast.examples.extractor import Extractor
-from greater_fast.runs.evaluation import Comparison, Evaluation, cut_off_notes
+from greater_fast.runs.evaluation import Comparison, Evaluation
 from greater_fast.runs.models.mean_evaluation import MeanEvaluation, compare_models
 from greater_fast.runs.notebook import result_html
 from greater_fast.runs.statistics import is_sure, p_text, points_text
@@ -249,17 +248,6 @@ def best_of(finalists: Sequence[PromptResult], initial_ids: tuple[int, ...]) -> 
     baseline = next(f for f in finalists if f.prompt_ids == initial_ids)
     is_known = baseline.dev is not None or baseline.judged is not None
     return baseline if is_known and _worth(baseline) == _worth(best) else best
-
-
-def cut_off_lines(best: PromptResult, baseline: PromptResult, config: Config) -> tuple[str, ...]:
-    """Lines on reasoning that the token limit ended, of both prompts that are compared."""
-    prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
-    return tuple(
-        note
-        for role, prompt in prompts.items()
-        for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
-        for note in cut_off_notes(f"{split} rows, {role} prompt", evaluation, config)
-    )
 
 
 def gap_notes(prompt: PromptResult, extractor: Extractor) -> tuple[str, ...]:

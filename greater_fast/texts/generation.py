@@ -67,8 +67,9 @@ def check_length(engine: Engine, num_tokens: int, num_behind: int, what: str) ->
         )
     if most is not None and longest > most:
         raise ValueError(
-            f"{length} the {most} of a sequence of this engine: raise kv_cache_bytes where its "
-            'pool is the limit, else take engine="generate", which is slower'
+            f"{length} the {most} of a sequence that this engine was made for: raise "
+            "kv_cache_bytes, make it for longer ones (longest_sequence), or take "
+            'engine="generate", which is slower'
         )
 
 

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -197,24 +198,56 @@ class Hanging(Done):
         return self.waited > 1000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Hanging]:
+    """Lets exchanges hang, and a signal come meanwhile."""
+
+    def call(number: int) -> Hanging:
+        exchange = Hanging(number)
+        monkeypatch.setattr(ranks, "_PATIENCE", 0.0)
+        monkeypatch.setattr(ranks.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: exchange)
+        return exchange
+
+    return call
+
+
+PAIR = [torch.ones(2), torch.ones(2)]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
 def test_who_is_to_end_waits_for_no_rank_that_hangs(
-    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    hangs: Callable[[int], Hanging], depth: int
 ) -> None:
-    """Ctrl-C waits: one that comes too late is heard at the end."""
-    exchange = Hanging(number)
-    monkeypatch.setattr(ranks, "_PATIENCE", 0.0)
-    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: exchange)
-    ended = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    with pytest.raises(ended) as caught, signals_heard(), interrupts_later() as kept:
-        Ranks(0, 2)._fill([torch.ones(2), torch.ones(2)], kept)
-    if number == signal.SIGTERM:
-        assert exchange.waited < 1000
-        assert isinstance(caught.value.__cause__, RankLostError)
-        assert "a signal ends this one" in str(caught.value.__cause__)
-    else:
-        assert exchange.waited > 1000
+    exchange = hangs(signal.SIGTERM)
+    exchanged = Ranks(0, 2)._fill
+    for _ in range(depth):  # blocks within each other
+        exchanged = interrupts_later()(exchanged)
+    with pytest.raises(Terminated) as caught, signals_heard():
+        exchanged(PAIR)
+    assert exchange.waited < 1000
+    assert isinstance(caught.value.__cause__, RankLostError)
+    assert "a signal ends this one" in str(caught.value.__cause__)
+
+
+def test_ctrl_c_is_heard_when_the_exchange_is_done(hangs: Callable[[int], Hanging]) -> None:
+    exchange = hangs(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), signals_heard(), interrupts_later():
+        Ranks(0, 2)._fill(PAIR)
+    assert exchange.waited > 1000
+
+
+def test_a_signal_that_a_program_only_notes_ends_no_exchange(
+    hangs: Callable[[int], Hanging], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, noted = hangs(signal.SIGHUP), list[int]()
+    before = signal.signal(signal.SIGHUP, lambda number, frame: noted.append(number))
+    try:
+        with interrupts_later():
+            Ranks(0, 2)._fill(PAIR)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (exchange.waited > 1000, noted) == (True, [signal.SIGHUP])
 
 
 def test_rows_are_exchanged_once_all_have_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,11 +255,11 @@ def test_rows_are_exchanged_once_all_have_room_for_them(monkeypatch: pytest.Monk
     done: list[str] = []
 
     class First(Ranks):
-        def _exchange(self, own: Any, kept: Any = ()) -> list[Any]:
+        def _exchange(self, own: Any) -> list[Any]:
             done.append("told")
             return [own, own]
 
-        def _fill(self, tensors: list[torch.Tensor], kept: Any = ()) -> None:
+        def _fill(self, tensors: list[torch.Tensor]) -> None:
             done.append("filled")
 
     First(0, 2).gathered_rows(torch.ones(2, 3))

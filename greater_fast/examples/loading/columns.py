@@ -27,14 +27,12 @@ ANSWERS = (
     *("expected_answer", "ground_truth", "reference", "assistant", "solution", "answers_spans"),
     *("targets", "target_scores"),
 )
-_SURELY_GOLD = (
-    *("ground_truth", "gold_answer", "expected_answer", "correct_answer", "gold", "gold_label"),
-)
+_SURELY_GOLD = ("ground_truth", "gold_answer", "expected_answer", "correct_answer")
 # Columns that may hold what a model has written, or options, and the gold ones that go before each.
 _GOLD_BEFORE = {
     "answer": _SURELY_GOLD,
     "answers": (*_SURELY_GOLD, "correct_answer_id"),
-    **dict.fromkeys(("output", "response", "completion"), (*_SURELY_GOLD, "reference")),
+    **dict.fromkeys(("output", "response", "completion"), (*_SURELY_GOLD, "reference", "gold")),
 }
 LISTS_OF_ANSWERS = ("answers", "answers_spans", "answer_aliases", "aliases", "other_answers")
 MANY_ANSWERS = "answers"  # all that are right, or all that there are to choose from
@@ -50,7 +48,7 @@ _OPTION_COLUMN = re.compile(
     r"(?P<mark>[0-9]|[a-j])",
     re.IGNORECASE,
 )
-_WRONG_ANSWER = re.compile(r"(?:incorrect|wrong)[ _]answer[ _]?[0-9]+|distractor[ _]?[0-9]+")
+_WRONG_ANSWER = re.compile(r"(?:incorrect|wrong)_answer_?[0-9]+|distractor_?[0-9]+")
 NAME_THEM = (
     "name them: --columns question=…,answer=…, or "
     "load_examples(data, columns={'question': …, 'answer': …}) in Python"
@@ -136,7 +134,7 @@ class ColumnNames:
                 self.source,
                 f"the columns {listed(spelled)}, which differ in case, spaces or dashes alone",
                 "one of them",
-                f"{NAME_THEM} with the exact names",
+                f"rename one; question or answer, {NAME_THEM} with the exact names",
             )
         return spelled[0] if spelled else None
 
@@ -171,7 +169,7 @@ def find_columns(names: ColumnNames, given: Mapping[str, str], template: str | N
     indices = names.find_all(_INDICES, [question])
     if not options and folded(answer) == "answers" and indices and "answer" not in given:
         options, answer = (answer,), indices[0]  # ReClor
-    wrong = [c for c in names.found if _WRONG_ANSWER.fullmatch(str(c).casefold())]
+    wrong = [c for c in names.found if _WRONG_ANSWER.fullmatch(folded(c))]
     besides = [
         name
         for name in (*_BEFORE, *_AFTER)

@@ -14,7 +14,7 @@ from greater_fast.examples.loading.rows import Row
 from greater_fast.wording import quoted
 
 _CHATS = ("messages", "conversations", "conversation")
-_CHATS_BESIDE_ANSWERS = (*_CHATS, "prompt")
+_HALVES = ("prompt", "completion")  # of a chat; the first may be all that was asked
 _ROLES, _TEXTS = ("role", "from"), ("content", "value")
 _ANSWERING = ("assistant", "gpt", "model", "bot")
 # Where a question holds its text, beside what belongs to it.
@@ -24,7 +24,7 @@ _QUESTION_TEXTS = ("stem", "text", "question", "content", "value")
 _QUESTIONS_BESIDE = ("question", "query", "problem", "goal", "instruction", "input")
 _ANSWERS_BESIDE = (
     *("answer", "answers", "final_answer", "final_target", "target", "solution", "gold_answer"),
-    *("expected_answer", "ground_truth", "correct_answer"),
+    *("expected_answer", "ground_truth", "correct_answer", "gold"),
 )
 
 
@@ -45,35 +45,50 @@ def flat_rows(
     if all(isinstance(row.get("question"), Mapping) for row in rows):
         rows = [_with_flat_question(row) for row in rows]
     named: Mapping[str, Any] = columns or {}
+    in_two = not named and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES)
+    if in_two:
+        rows = [_with_whole_chat(row) for row in rows]
     given = {key: [folded(name)] for key, name in named.items() if isinstance(name, str)}
     keys: Iterable[Any] = itertools.chain.from_iterable(rows)
     there = {folded(key) for key in keys if isinstance(key, str)} - {*_CHATS}
     has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
     has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
+    least, asked = 1 if has_answer else 2, named.get("question")
+    chats: Sequence[Any] = (*_CHATS, _HALVES[0]) if has_answer or in_two else _CHATS
+    if has_question:
+        is_chat = asked is not None and all(_is_chat(row.get(asked), least) for row in rows)
+        chats = [asked] if is_chat else () if has_answer else chats
     notes: list[str] = []
-    chats = _CHATS_BESIDE_ANSWERS if has_answer else _CHATS
-    for column in () if has_question and has_answer else chats:
-        if all(_is_chat(row.get(column), 1 if has_answer else 2) for row in rows):
+    for column in chats:
+        if all(_is_chat(row.get(column), least) for row in rows):
             notes += _notes([_list(row[column]) for row in rows], column)
+            into = "question" if column != asked else column
             rows = [
-                _of_chat(row, column, f"{quoted(column)} of row {number}", name, has_answer)
+                _of_chat(row, column, f"{quoted(column)} of row {number}", name, has_answer, into)
                 for number, row in enumerate(rows, start=1)
             ]
     return rows, tuple(notes)
 
 
+def _with_whole_chat(row: Row) -> Row:
+    """The row with the messages of prompt and completion under the first one's name."""
+    asked, answered = _HALVES
+    others = {name: value for name, value in row.items() if name != answered}
+    return {**others, asked: [*_list(row[asked]), *_list(row[answered])]}
+
+
 def _notes(chats: Sequence[Sequence[Mapping[str, object]]], column: str) -> list[str]:
     """What became of messages that a model would have been sent as such."""
-    roles = [[str(_first(turn, _ROLES)) for turn in chat] for chat in chats]
-    asked = [own[:-1] if own[-1] in _ANSWERING else own for own in roles]
+    asked = [[str(_first(turn, _ROLES)) for turn in chat if _first(turn, _TEXTS)] for chat in chats]
+    asked = [own[:-1] if own and own[-1] in _ANSWERING else own for own in asked]
     notes = []
     if any("system" in own for own in asked):
         notes.append(
             f"system messages in {quoted(column)} stand at the beginning of the question: one "
-            "for all rows can be sent as such (system_prompt)"
+            "for all rows, taken out of them, can be sent as such (system_prompt)"
         )
     if any(sum(role != "system" for role in own) > 1 for own in asked):
-        notes.append(f"chats of several turns in {quoted(column)} became one question: 'User: …'")
+        notes.append(f"chats of several turns in {quoted(column)} became one question each")
     return notes
 
 
@@ -96,7 +111,7 @@ def _is_chat(value: object, least: int) -> bool:
     )
 
 
-def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool) -> Row:
+def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool, into: str) -> Row:
     turns = [(str(_first(turn, _ROLES)), _first(turn, _TEXTS)) for turn in _list(row[column])]
     texts = [passage_of(text) for _, text in turns]
     if None in texts:
@@ -119,7 +134,7 @@ def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool) -> 
         asked = [f"{role.capitalize()}: {text}" for role, text in zip(roles, asked, strict=False)]
     others = {key: value for key, value in row.items() if key != column}
     answer = {} if has_answer else {"answer": texts[-1]}
-    return {**others, "question": "\n\n".join(filter(None, asked)), **answer}
+    return {**others, into: "\n\n".join(filter(None, asked)), **answer}
 
 
 def _list(value: object) -> Sequence[Mapping[str, object]]:

@@ -136,7 +136,9 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
         *(
             line
             for number, evaluation in enumerate(evaluations, 1)
-            for line in cut_off_notes(f"rows, prompt {number}", evaluation, given)
+            for line in cut_off_notes(
+                f"rows, prompt {number}", [row.cut_off for row in evaluation.rows], given
+            )
         ),
     )
     second = evaluations[1] if against is not None else None

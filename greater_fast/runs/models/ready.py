@@ -45,8 +45,6 @@ def make_ready(
     memory = ranks.from_first(prepared.memory(config))
     refuse_or_warn(memory, prepared.device)
     teller.say(memory.verdict, "\n".join(memory.table))
-    for lm in prepared.lms:
-        _check_forced(lm, config, prepared.device)
     lms = load_models(sources, prepared.lms, prepared.device, config, teller.say)
     if loss is not None:
         with memory_errors_explained(lms[0].device):
@@ -66,11 +64,10 @@ def make_ready(
         with memory_errors_explained(lms[0].device):
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
-    prompt = layouts["train"].prompt_text(layouts["train"].prompt_ids)
     engines = {choices_of(own)["engine"] for own in members(models)}
     notes = (
         *(*notes_of(models), *prepared.notes, *idle_settings(config, engines)),
-        *notes_on_texts([prompt], config),
+        *notes_on_texts([prepared.prompt], config),
         *(memory.verdict, engine_note, *gradient_notes),
     )
     if loss is not None:
@@ -101,8 +98,10 @@ def load_models(
     """The models that were `outlined`, with their weights; `say` is told of each before.
 
     Raises:
-        ValueError: as `load_lm`.
+        ValueError: as `load_lm`; what the settings force cannot run, whatever the weights are.
     """
+    for outline in outlines:
+        _check_forced(outline, config, place)
     lms = []
     for source, outline in zip(sources, outlines, strict=True):
         say(f"loading {source if isinstance(source, str) else 'the model'}")

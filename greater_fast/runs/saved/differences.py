@@ -102,7 +102,8 @@ def compare_layout(run: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if now["layout"] != run["layout"]:
         raise ValueError(
             "the rows have other token ids than when the run was begun: tokenizer, chat template "
-            "or the version of a library have changed; put them back, or begin another run"
+            "or the version of a library have changed, or it is another model; put them back, or "
+            "begin another run"
         )
 
 

@@ -9,13 +9,14 @@ from greater_fast.examples.layout import Layouts
 from greater_fast.model.byte_sizes import callers_errors, memory_errors_explained
 from greater_fast.ranks import ALONE, Ranks
 from greater_fast.runs.directory import RunDirectory
+from greater_fast.runs.evaluation import cut_off_notes
 from greater_fast.runs.interrupts import Terminated, signals_heard
 from greater_fast.runs.progress import Teller
 from greater_fast.runs.result import (
+    PromptResult,
     Result,
     best_of,
     comparison_of,
-    cut_off_lines,
     gap_notes,
 )
 from greater_fast.runs.sitting.finals import Finals
@@ -155,15 +156,32 @@ class Run:
         with memory_errors_explained(self._models.lm.device):
             state = start(self._models, rows, self._config)
         self._pace.add_score(state.incumbent, budget.lap())
-        limit, found = self._config.max_new_tokens, state.incumbent.rollouts
-        if num_cut_off := sum(rollout.is_cut_off(limit) for rollout in found):
-            teller.keep(
-                f"training rows, initial prompt: {num_cut_off} of {len(found)} reasonings were cut "
-                f"off at {limit} tokens (max_new_tokens)"
-            )
+        for note in self._cut_off_in_training(state):
+            teller.keep(note)
         self._journal.finish(state)
         self._journal.write_clock(budget.clock(), self._pace.score_seconds)
         return state
+
+    def _cut_off_in_training(self, state: LoopState) -> tuple[str, ...]:
+        """A line on reasonings of the initial prompt that the token limit ended."""
+        limit = self._config.max_new_tokens
+        cut_off = [r.is_cut_off(limit) for r in state.scored[self._initial_ids].rollouts]
+        return cut_off_notes("training rows, initial prompt", cut_off, self._config)
+
+    def _cut_off(self, best: PromptResult, baseline: PromptResult) -> list[str]:
+        """Such lines on the other rows, of both prompts that are compared."""
+        prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
+        found = {
+            f"{split} rows, {role} prompt": evaluation.rows
+            for role, prompt in prompts.items()
+            for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
+            if evaluation is not None
+        }
+        every = (
+            cut_off_notes(name, [row.cut_off for row in rows], self._config)
+            for name, rows in found.items()
+        )
+        return [note for notes in every for note in notes]
 
     def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
         """A line on how long the run will take, and how much of it there is time for."""
@@ -194,7 +212,8 @@ class Run:
                 *self._finals.notes,
                 *filter(None, [flat_note(state, self._layouts["train"], self._config)]),
                 *gap_notes(baseline, self._layouts["train"].extractor),
-                *cut_off_lines(best, baseline, self._config),
+                *self._cut_off_in_training(state),
+                *self._cut_off(best, baseline),
             ),
             run_dir=self._directory.path,
             dev_comparison=comparison_of(best.dev, baseline.dev),

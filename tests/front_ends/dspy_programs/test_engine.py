@@ -111,7 +111,7 @@ def test_what_does_not_fit_the_context_is_refused(asked: Any) -> None:
 def test_what_the_pool_or_the_template_refuses_is_told(attentive: LM) -> None:
     small = GreaterEngine(attentive, {"kv_cache_bytes": 1 << 16})
     request = lm15.Request(model="m", messages=(lm15.Message.user("word " * 500),))
-    with pytest.raises(lm15.ContextLengthError, match="of a sequence of this engine: raise kv_ca"):
+    with pytest.raises(lm15.ContextLengthError, match="this engine was made for: raise kv_ca"):
         small.complete(request)
     tokenizer = copy.deepcopy(attentive.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"

@@ -194,11 +194,14 @@ def test_chats():
         "User: u\n\nAssistant: a\n\nUser: v"
     )
     (note,) = load_examples([{"messages": turns}]).notes
-    assert note == "chats of several turns in 'messages' became one question: 'User: …'"
+    assert note == "chats of several turns in 'messages' became one question each"
     assert load_examples([{"messages": [user, assistant]}]).notes == ()
     shared = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]
     assert load_examples([{"conversations": shared}]) == [Example("u", "a")]
-    assert load_examples([{"prompt": [user], "completion": [assistant]}]) == [Example("u", "a")]
+    halves = {"prompt": [system, user], "completion": [assistant]}
+    (example,) = found = load_examples([halves])
+    assert (example, len(found.notes)) == (Example("s\n\nu", "a"), 1)
+    assert load_examples([{"messages": [{**system, "content": ""}, user, assistant]}]).notes == ()
     message = message_of([{"messages": [system, user]}])
     assert "got a chat that ends with 'user' in column 'messages' of row 1; expected" in message
 
@@ -216,6 +219,11 @@ def test_a_chat_beside_columns_of_its_own():
     prompt = [{"prompt": [{"role": "system", "content": "s"}, user], "answer": "18"}]
     assert load_examples(prompt) == [Example("s\n\nu", "18")]
     assert load_examples(prompt).notes[0].startswith("system messages in 'prompt' stand")
+    assert load_examples(prompt, {"question": "prompt"}) == load_examples(prompt)
+    assert len(load_examples(prompt, {"question": "prompt"}).notes) == 1
+    assert load_examples([{"messages": [user], "gold": "18"}]) == [Example("u", "18")]
+    safe = [{"messages": [user, assistant], "gold_label": "safe"}]
+    assert load_examples(safe) == [Example("u", "so 17")]
     named = [{"messages": [user], "q": "q", "a": "18"}]
     assert has_columns(named, {"question": "q", "answer": "a"})
     assert load_examples(named, {"question": "q", "answer": "a"}) == [Example("q", "18")]

@@ -87,7 +87,7 @@ def test_a_long_rope_is_paged_within_its_first_length() -> None:
     open_ended, _ = make_engine(lm, Config(kv_cache_bytes=1 << 22))  # for whatever comes
     assert open_ended.run([RolloutRequest(PROMPTS[0], 50, END)]) == [found]
     assert open_ended.max_sequence_tokens == 64
-    with pytest.raises(ValueError, match=r"59 behind them .* 64 of a sequence .* slower"):
+    with pytest.raises(ValueError, match=r"59 behind them .* 64 of a sequence that .* slower"):
         check_length(open_ended, 6, 59, "text 0")
     with pytest.raises(ValueError, match="make the engine for longer ones"):
         open_ended.run([RolloutRequest(PROMPTS[0], 64, END)])

@@ -91,12 +91,20 @@ def test_two_values() -> None:
     ("prompt", "placement", "told"),
     [
         (r"Think.\nAnswer.", "after", r"prompt: \n stays in it as a backslash and an n: write"),
-        (r"Find $\nabla f$ and $a \neq b$.", "after", None),
+        (r"Find $\nabla f$ and $\nu \neq b$.", "after", None),
         (r"A row of a matrix: 1 \\n 2", "after", None),
         ("Think.\nAnswer.", "after", None),
         ("Answer:\n", "after", None),  # as a file ends
-        ("Answer:\n\n", "before", "prompt: the line break at its end is left out: a space"),
-        ("\nThink.", "after", "prompt: the line break at its beginning is left out: a space"),
+        (
+            "Answer:\n\n",
+            "before",
+            "prompt: the line break at its end, beside the question, is left out",
+        ),
+        (
+            "\nThink.",
+            "after",
+            "prompt: the line break at its beginning, beside the question, is left out",
+        ),
         ("\nThink.", "before", None),
         ("Put it in {}.", "after", "prompt: {} stays in it as it is written"),
     ],

@@ -58,7 +58,7 @@ def test_names_are_found_whatever_their_case_and_each_once():
         ({"Question": "q", "Answer": "its", "Ground Truth": "gold"}, "gold"),
         ({"question": "q", "Expected Answer": "gold"}, "gold"),
         ({"question": "q", "response": "its", "gold": "gold"}, "gold"),
-        ({"input": "q", "output": "its", "gold-label": "gold"}, "gold"),
+        ({"question": "q", "answer": "a", "gold": True}, "a"),  # how good it is
         ({"prompt": "q", "completion": "text", "label": True}, "text"),  # how good it is
     ],
 )
