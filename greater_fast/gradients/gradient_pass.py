@@ -22,7 +22,8 @@ from greater_fast.model.forwards import alike
 from greater_fast.model.kv_cache import BLOCK_SIZE, PrefixKV
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import gather_index
-from greater_fast.model.quantised import gradient_everywhere
+from greater_fast.model.quantised import gradient_everywhere, gradient_watched
+from greater_fast.wording import listed
 
 # Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.
 StatesOf = Callable[[torch.Tensor], torch.Tensor]
@@ -118,7 +119,7 @@ def packed_states(
     embedded = lm.embed(ids).detach()  # [M, D]
     places = (lengths.cumsum(0) - lengths,)
     with packed(lm, segments, kernels) as forward:
-        yield lambda leaf: forward(embedded.index_put(places, leaf))
+        yield lambda leaf: forward(embedded.index_put(places, leaf), ids)
 
 
 class WholePass:
@@ -184,6 +185,7 @@ def check_gradient(engine: Engine, kernels: str = "auto") -> tuple[str, ...]:
         ValueError: none comes to the model's input embeddings; says why.
     """
     reason = None if engine.can_pack else _why_not_whole(engine.lm)
+    reason = reason or _what_cuts(engine.lm)
     if reason is not None:
         raise ValueError(
             f"{engine.lm.name} has no gradient by its input embeddings, and so it can be evaluated "
@@ -197,6 +199,17 @@ def check_gradient(engine: Engine, kernels: str = "auto") -> tuple[str, ...]:
         f"gradient: its last bits may differ from run to run ({rounding}); where two candidates "
         "score nearly alike, another one may be shortlisted",
     )
+
+
+def _what_cuts(lm: LM) -> str | None:
+    """The layers that a gradient does not come through, in words; None where there are none."""
+    batch = trial_batch(lm)[:1]
+    leaf = lm.embed(torch.tensor([s.ids[s.place] for s in batch], device=lm.device))
+    with torch.enable_grad(), gradient_watched(lm.model) as cut, WholePass(lm).states(batch) as of:
+        of(leaf.detach().requires_grad_())
+    if not cut:
+        return None
+    return f"{listed(cut, 3)} would pass no gradient on: use another kind of quantisation"
 
 
 def _repeats(engine: Engine, kernels: str) -> bool:

@@ -29,11 +29,12 @@ def packed(
     segments: Sequence[Segment],
     kernels: str = "auto",
     store: PrefixStore | None = None,
-) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+) -> Iterator[Callable[..., torch.Tensor]]:
     """A forward pass over packed segments: embeddings [M, D] -> their last states [R, D] as read.
 
     It is there until the end of the block: a backward pass belongs inside, it may compute layers
-    again. A `store` takes the keys and values of all tokens.
+    again. A `store` takes the keys and values of all tokens. The pass takes the tokens' ids [M] as
+    well, of which some models (Gemma 3n and 4) have further embeddings.
 
     Raises:
         ValueError: by the forward pass, where the model's attention is not understood here;
@@ -42,20 +43,38 @@ def packed(
     backend = choose_attention(lm, kernels)
     row = PackedRow(segments, num_layers(lm), lm.device, backend, store)
 
-    def forward(embedded: torch.Tensor) -> torch.Tensor:
+    def forward(embedded: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
         row.attended.clear()
-        output = lm.decoder(
-            inputs_embeds=embedded[None],
-            position_ids=row.positions[None],
-            use_cache=False,
-            packed_row=row,
-        )
+        with _embedded_as(lm, embedded[None], ids) as given:
+            output = lm.decoder(
+                **given, position_ids=row.positions[None], use_cache=False, packed_row=row
+            )
         _check_attended(row.attended, num_layers(lm))
         states: torch.Tensor = output.last_hidden_state[0, row.read_rows]
         return states
 
     with attention(lm, _NAME, attend_in_row), _last_mlp_at(lm, row):
         yield forward
+
+
+@contextlib.contextmanager
+def _embedded_as(
+    lm: LM, embedded: torch.Tensor, ids: torch.Tensor | None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """What gives a decoder tokens with embeddings [1, M, D] of their own, by its own names.
+
+    One that has more embeddings of a token reads its id. Without it, it would look for it among the
+    whole vocabulary.
+    """
+    if ids is None or getattr(lm.decoder, "embed_tokens_per_layer", None) is None:
+        yield {"inputs_embeds": embedded}
+        return
+    module = lm.model.get_input_embeddings()
+    hook = module.register_forward_hook(lambda *_: embedded)
+    try:
+        yield {"input_ids": ids[None]}
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager
@@ -108,5 +127,5 @@ def computed_prefixes(
     store = PrefixStore([len(ids) for ids in contexts], found, lm.device)
     missing = torch.tensor([i for rest in rests for i in rest], device=lm.device)
     with torch.no_grad(), packed(lm, segments, kernels, store) as forward:
-        forward(lm.embed(missing))
+        forward(lm.embed(missing), missing)
     return [prefix if prefix.num_tokens else None for prefix in store.prefixes]

@@ -6,7 +6,10 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+
+import torch
 
 _FILTERS = threading.Lock()  # Python's warning filters are one list for all threads
 
@@ -48,3 +51,34 @@ def gradient_everywhere() -> Iterator[None]:
                 f"the model has a layer without a gradient, made by {operator}: use another kind "
                 "of quantisation"
             ) from warning
+
+
+@contextlib.contextmanager
+def gradient_watched(model: torch.nn.Module) -> Iterator[list[str]]:
+    """Within, layers that are given a state with a gradient and return one without are listed.
+
+    Kernels for inference that Python calls itself do so without a word. Only modules that hold
+    numbers are looked at, and outputs of one tensor for as many tokens: a rotary embedding's, which
+    depends on no state, are none.
+    """
+    cut: list[str] = []
+
+    def see(name: str, module: Any, given: tuple[Any, ...], output: Any) -> None:
+        states = [x for x in given if isinstance(x, torch.Tensor) and x.requires_grad]
+        if not isinstance(output, torch.Tensor) or output.requires_grad:
+            return
+        if not torch.is_grad_enabled():  # the model's own will, as where it chooses what to read
+            return
+        if output.is_floating_point() and any(x.shape[:-1] == output.shape[:-1] for x in states):
+            cut.append(f"{name} ({type(module).__name__})")
+
+    hooks = [
+        module.register_forward_hook(partial(see, name))
+        for name, module in model.named_modules()
+        if module._parameters or module._buffers
+    ]
+    try:
+        yield cut
+    finally:
+        for hook in hooks:
+            hook.remove()

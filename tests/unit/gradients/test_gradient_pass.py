@@ -14,6 +14,7 @@ from greater_fast.gradients.gradient_pass import (
     check_gradient,
     choose_pass,
 )
+from greater_fast.gradients.packing_trial import why_not
 from greater_fast.gradients.recomputing import activations_recomputed
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.plain import PlainRolloutEngine
@@ -134,7 +135,8 @@ def test_on_a_gpu_a_note_says_where_bits_may_differ(
     engine.can_pack = packs
     assert check_gradient(engine, kernels) == ()
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
-    monkeypatch.setattr(gradient_pass, "_why_not_whole", lambda _: None)
+    for name in ("_why_not_whole", "_what_cuts"):
+        monkeypatch.setattr(gradient_pass, name, lambda _: None)
     monkeypatch.setattr(gradient_pass, "_repeats", lambda *_: True)
     notes = check_gradient(engine, kernels)
     assert len(notes) == (reason is not None)
@@ -159,5 +161,51 @@ def test_on_a_gpu_it_is_tried_whether_bits_come_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gradient_pass, "_repeats", lambda *_: False)
     assert check_gradient(engine) == ()
     monkeypatch.setattr(LM, "device", torch.device("cuda"))
+    monkeypatch.setattr(gradient_pass, "_what_cuts", lambda _: None)
     (note,) = check_gradient(engine, "triton")
     assert "(two passes over the same tokens differ)" in note
+
+
+class InferenceLinear(torch.nn.Module):
+    """A linear layer as a kernel for inference has it: its output knows no gradient."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("packed", linear.weight.detach())
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return (states @ self.packed.T).detach()
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_layers_that_cut_the_gradient_in_silence_are_refused(
+    own_lm: LM, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    """What a layer adds to the state has none, and what is before it in the row has: enough for
+    a packed pass and the model's own to be equally wrong."""
+    layer = own_lm.model.model.layers[1].mlp
+    layer.down_proj = InferenceLinear(layer.down_proj)
+    engine = PlainRolloutEngine(own_lm)
+    monkeypatch.setattr(PlainRolloutEngine, "can_pack", packs)
+    with pytest.raises(ValueError, match=r"layers.1.mlp.down_proj \(InferenceLinear\) would pass"):
+        check_gradient(engine)
+
+
+def test_nothing_of_a_watched_gradient_stays(own_lm: LM) -> None:
+    check_gradient(PlainRolloutEngine(own_lm))
+    assert not any(module._forward_hooks for module in own_lm.model.modules())
+
+
+def test_further_embeddings_are_read_by_the_tokens_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the model compares each embedding with those of its whole vocabulary."""
+    for name in ("gemma3n_text", "gemma4_text"):
+        lm = zoo_lm(name)
+        given: list[Any] = []
+        hook = lm.decoder.register_forward_pre_hook(
+            lambda _, __, options, given=given: given.append(options), with_kwargs=True
+        )
+        assert why_not(lm) is None
+        hook.remove()
+        assert given
+        assert all("inputs_embeds" not in options for options in given)
+        assert not lm.model.get_input_embeddings()._forward_hooks
