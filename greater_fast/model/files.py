@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from greater_fast.model.smollm2 import SMOLLM2
 from greater_fast.wording import in_one_line, quoted
 
 _PICKLES = ("pytorch_model*.bin", "consolidated*.pth")
+_NO_CONFIG = (
+    "of a repository of GGUF files name one, as owner/repository/file.gguf; an adapter is merged "
+    "into its model first"
+)
 _NO_PICKLES = (
     "weights are read from safetensors and GGUF alone, for reading a pickle can run any code; if "
     "you trust it, convert it by AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
@@ -47,7 +53,7 @@ def locate(name: str, source: str | Path) -> ModelFiles:
         path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ValueError(f"no GGUF file at {path}")
+            path = _gguf_of_hub(path)
         return ModelFiles(name, str(path.parent), {"gguf_file": path.name})
     if not path.is_dir():
         return ModelFiles(name, str(source), {})
@@ -60,6 +66,23 @@ def locate(name: str, source: str | Path) -> ModelFiles:
     if pickles and not any(path.glob("*.safetensors")):
         raise ValueError(f"the weights of {name} are pickles ({min(pickles)}): {_NO_PICKLES}")
     return ModelFiles(name, str(path), {})
+
+
+def _gguf_of_hub(path: Path) -> Path:
+    """The file `owner/repository/name.gguf` of the hub, as it lies in its cache."""
+    owner, _, name = path.as_posix().partition("/")
+    repository, _, file = name.partition("/")
+    if path.is_absolute() or not file or Path(owner).is_dir():
+        raise ValueError(f"no GGUF file at {path}")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        _check_reachable(f"{owner}/{repository}")
+        return Path(hf_hub_download(f"{owner}/{repository}", file))
+    except Exception as error:
+        raise ValueError(
+            f"no GGUF file at {path}, and none of that name at the hub: {_explained(error)}"
+        ) from error
 
 
 def read_config(files: ModelFiles) -> Any:
@@ -79,9 +102,12 @@ def read_config(files: ModelFiles) -> Any:
         if files.options:
             complete_attention(config, Path(files.path) / files.options["gguf_file"])
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        has_text = config.get_text_config() is not config
+        by = "AutoModelForImageTextToText" if has_text else "the class that it needs"
         raise ValueError(
             f"{files.name} is a {config.model_type} model, expected a causal language model "
-            "(one that AutoModelForCausalLM loads)"
+            f"(one that AutoModelForCausalLM loads); what writes text all the same, load by {by}, "
+            "and pass the pair (model, tokenizer)"
         )
     return config
 
@@ -96,9 +122,12 @@ def read_tokenizer(files: ModelFiles) -> Any:
 
     try:
         _check_reachable(files.path)
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            files.path, trust_remote_code=False, **files.options
+        load = partial(
+            AutoTokenizer.from_pretrained, files.path, trust_remote_code=False, **files.options
         )
+        tokenizer: Any = load()
+        if type(tokenizer).__name__.startswith("MistralCommon"):  # where that package is installed
+            tokenizer = load(mistral_format=False)
         return tokenizer
     except Exception as error:
         raise ValueError(
@@ -128,7 +157,9 @@ def _explained(error: Exception) -> str:
     if not isinstance(error, OSError | ValueError | ImportError):
         return said(error)
     text = in_one_line(error)
-    return f"{text} ({_NO_PICKLES})" if "model.safetensors" in text else text
+    if "model.safetensors" in text:
+        return f"{text} ({_NO_PICKLES})"
+    return f"{text} ({_NO_CONFIG})" if re.search(r"(?<!_)config\.json", text) else text
 
 
 def _base_of_adapter(folder: Path) -> str:

@@ -14,7 +14,14 @@ from transformers import AutoModelForCausalLM
 from greater_fast import evaluate, optimize
 from greater_fast.api import plan
 from greater_fast.examples.data import load_examples
-from greater_fast.model.files import locate, read_config, weights_dtype
+from greater_fast.model import files
+from greater_fast.model.files import (
+    ModelFiles,
+    locate,
+    read_config,
+    read_tokenizer,
+    weights_dtype,
+)
 from greater_fast.model.lm import load_lm
 from tests.tiny import PROMPT, tiny_model
 
@@ -235,3 +242,52 @@ def test_a_gpu_that_imitates_bfloat16_takes_float16(
         assert weights_dtype(device, "bfloat16") == torch.bfloat16
     assert weights_dtype("cpu", None) == weights_dtype("cpu:0", None) == torch.float32
     assert weights_dtype("mps", None) == torch.bfloat16
+
+
+def test_a_gguf_file_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its repository's name and its own; what lies here goes before."""
+    asked: list[tuple[str, str]] = []
+    cached = tmp_path / "cache" / "x-Q4.gguf"
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        if file != "sub/x-Q4.gguf":
+            raise FileNotFoundError(f"no {file} there")
+        return str(cached)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(files, "_check_reachable", lambda _: None)
+    name = "owner/X-GGUF/sub/x-Q4.gguf"
+    expected = ModelFiles(name, str(cached.parent), {"gguf_file": "x-Q4.gguf"})
+    assert locate(name, name) == expected
+    with pytest.raises(ValueError, match=r"no GGUF file at o/r/y\.gguf, and none .* no y\.gguf th"):
+        locate("y", "o/r/y.gguf")
+    assert asked == [("owner/X-GGUF", "sub/x-Q4.gguf"), ("o/r", "y.gguf")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for local in ("mine/r/y.gguf", "y.gguf", "r/y.gguf", str(tmp_path / "a" / "b" / "y.gguf")):
+        with pytest.raises(ValueError, match=r"no GGUF file at \S+$"):
+            locate("y", local)
+
+
+def test_a_repository_without_a_config_is_told_what_it_may_be(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name one, as owner/repository/file\.gguf; an adapter"):
+        read_config(ModelFiles("x", str(tmp_path), {}))
+
+
+def test_tokenizers_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mistral-common is installed, transformers gives out its, which is no fast one."""
+
+    class MistralCommonBackend:
+        pass
+
+    asked: list[dict[str, Any]] = []
+
+    def load(path: str, **options: Any) -> Any:
+        asked.append(options)
+        return "fast" if options.get("mistral_format") is False else MistralCommonBackend()
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", load)
+    monkeypatch.setattr(files, "_check_reachable", lambda _: None)
+    assert read_tokenizer(ModelFiles("x", "owner/x", {})) == "fast"
+    assert [options.get("mistral_format") for options in asked] == [None, False]
