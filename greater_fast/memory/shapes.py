@@ -17,6 +17,7 @@ _SCALE_BITS = (
     0.5  # a weight of few bits shares a float32 scale with 63 others, as bitsandbytes has it
 )
 _NUMBER = re.compile(r"(?:int|float|fp|nf)([48])")
+_KEPT_WHOLE = ("modules_to_not_convert", "llm_int8_skip_modules")
 _OF_WEIGHT = re.compile(r"(?:int|float|fp|nf)([48])_?weight")  # activations may have others
 _FP8_CAPABILITY = (8, 9)
 
@@ -161,11 +162,25 @@ def _weights(lm: LM) -> tuple[int, int]:
         and not is_packed(module.weight)
     }
     linear_bytes = sum(weight.nbytes for weight in linears.values())
-    bits = _bits(getattr(lm.model.config, "quantization_config", None))
+    settings = getattr(lm.model.config, "quantization_config", None)
+    bits = _bits(settings)
     if lm.device.type != "meta" or bits is None:
         return total, linear_bytes
-    numbers = sum(weight.numel() for weight in linears.values())
-    return total - linear_bytes + _packed_bytes(numbers, bits), 0
+    whole = {id(module.weight) for module in _kept_whole(lm.model, settings)}
+    packed = [weight for number, weight in linears.items() if number not in whole]
+    saved = sum(weight.nbytes for weight in packed)
+    return total - saved + _packed_bytes(sum(weight.numel() for weight in packed), bits), 0
+
+
+def _kept_whole(model: nn.Module, settings: Any) -> list[nn.Linear]:
+    """The linear layers that a quantised checkpoint has in full, by its configuration."""
+    values = _values(settings)
+    kept = [n for key in _KEPT_WHOLE for n in values.get(key) or () if isinstance(n, str)]
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(f".{own}." in f".{name}." for own in kept)
+    ]
 
 
 def _packed_bytes(num_weights: int, bits: int) -> int:
@@ -176,7 +191,7 @@ def _bits(settings: Any) -> int | None:
     """Bits of a weight in a checkpoint that is quantised, as its configuration says; else None."""
     if settings is None:
         return None
-    values = settings if isinstance(settings, dict) else settings.to_dict()
+    values = _values(settings)
     for name, bits in (("load_in_4bit", 4), ("load_in_8bit", 8)):
         if values.get(name):
             return bits
@@ -187,6 +202,12 @@ def _bits(settings: Any) -> int | None:
         return None
     found = _OF_WEIGHT.search(kind) or _NUMBER.search(kind)
     return int(found[1]) if found else None
+
+
+def _values(settings: Any) -> dict[str, Any]:
+    """A quantisation's settings by name."""
+    values: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
+    return values
 
 
 def _widens_fp8() -> bool:

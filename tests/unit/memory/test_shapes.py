@@ -258,3 +258,21 @@ def test_a_quantised_checkpoint_is_smaller(model_folder: Path, lm: LM) -> None:
     small, full = ModelShapes.of(outline), ModelShapes.of(lm)
     assert small.weight_bytes == full.in_4_bits().weight_bytes
     assert small.linear_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["llm_int8_skip_modules", "modules_to_not_convert"])
+def test_what_a_quantised_checkpoint_keeps_whole_counts_so(model_folder: Path, name: str) -> None:
+    outline = outline_lm(model_folder, "cpu")
+    outline.model.config.quantization_config = {"load_in_4bit": True}
+    all_packed = ModelShapes.of(outline).weight_bytes
+    outline.model.config.quantization_config[name] = ["lm_head", "layers.1.mlp", "k_proj"]
+    kept = [
+        module.weight.numel()
+        for path, module in outline.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and (".1.mlp." in path or path.endswith("k_proj"))
+    ]
+    more = ModelShapes.of(outline).weight_bytes - all_packed
+    assert len(kept) > 3
+    assert more == pytest.approx(sum(kept) * (4 - 4.5 / 8), rel=1e-3)
+    outline.model.config.quantization_config[name] = None
+    assert ModelShapes.of(outline).weight_bytes == all_packed
