@@ -280,7 +280,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
             line
             for number, evaluation in enumerate(evaluations, 1)
             for line in cut_off_notes(
-                f"rows, prompt {number}", [row.cut_off for row in evaluation.rows], config
+                f"rows, prompt {number}", evaluation.num_cut_off, len(evaluation.rows), config
             )
         ),
     )

@@ -22,14 +22,14 @@ class _Keeper:
 
     def __call__(self, number: int, frame: Any) -> None:
         self.kept.append((number, frame))
-        if self.ends_since is None and self._ends(number):
+        if self.ends_since is None and self.ends(number):
             self.ends_since = time.monotonic()
 
-    def _ends(self, number: int) -> bool:
+    def ends(self, number: int) -> bool:
         """Whether a signal will end the process, as the handler says that it comes to at last."""
         own = self.before.get(number)
         if isinstance(own, _Keeper):
-            return own._ends(number)
+            return own.ends(number)
         return bool(getattr(own, "ends_process", lambda number: False)(number))
 
 
@@ -50,6 +50,7 @@ def interrupts_later() -> Iterator[None]:
         except BaseException as raised:
             error = raised
     kept = [one for one in keeper.kept if error is None or one[0] != signal.SIGINT]
+    kept.sort(key=lambda one: not keeper.ends(one[0]))  # what ends the process is heard first
     try:
         if kept:
             keeper.before[kept[0][0]](*kept[0])

@@ -139,5 +139,8 @@ def _unseen(rows: Examples, seen: list[dict[str, Any]]) -> Examples:
     kept = unseen(rows, seen)
     if len(kept) < len(rows):
         left_out = len(rows) - len(kept)
-        print(f"{left_out} of {len(rows)} rows left out: the run has seen them", file=sys.stderr)
+        print(
+            f"{left_out} of {len(rows)} rows left out: the run has searched or chosen on them",
+            file=sys.stderr,
+        )
     return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,14 +73,17 @@ def _gguf_of_hub(path: Path) -> Path:
     repository, _, file = name.partition("/")
     if path.is_absolute() or not file or Path(owner).is_dir():
         raise ValueError(f"no GGUF file at {path}")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(f"{owner}/{repository}", file)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
         _check_reachable(f"{owner}/{repository}")
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except Exception as error:
         raise ValueError(
-            f"no GGUF file at {path}, and none of that name at the hub: {_explained(error)}"
+            f"no GGUF file at {path}, and none to be had from the hub: {_explained(error)}"
         ) from error
 
 
@@ -92,7 +94,10 @@ def read_config(files: ModelFiles) -> Any:
         ValueError: there is none, or it is that of another kind of model.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
 
     with clear_load_errors(files.name):
         _check_reachable(files.path)
@@ -102,12 +107,11 @@ def read_config(files: ModelFiles) -> Any:
         if files.options:
             complete_attention(config, Path(files.path) / files.options["gguf_file"])
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        has_text = config.get_text_config() is not config
-        by = "AutoModelForImageTextToText" if has_text else "the class that it needs"
+        writes = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        how = "load it by AutoModelForImageTextToText, and pass the pair (model, tokenizer)"
         raise ValueError(
             f"{files.name} is a {config.model_type} model, expected a causal language model "
-            f"(one that AutoModelForCausalLM loads); what writes text all the same, load by {by}, "
-            "and pass the pair (model, tokenizer)"
+            f"(one that AutoModelForCausalLM loads){f': {how}' if writes else ''}"
         )
     return config
 
@@ -159,7 +163,7 @@ def _explained(error: Exception) -> str:
     text = in_one_line(error)
     if "model.safetensors" in text:
         return f"{text} ({_NO_PICKLES})"
-    return f"{text} ({_NO_CONFIG})" if re.search(r"(?<!_)config\.json", text) else text
+    return f"{text} ({_NO_CONFIG})" if "have a file named config.json" in text else text
 
 
 def _base_of_adapter(folder: Path) -> str:

@@ -194,12 +194,12 @@ def compare_values(first: Evaluation, second: Evaluation) -> Comparison:
     )
 
 
-def cut_off_notes(name: str, cut_off: Sequence[bool], config: Config) -> tuple[str, ...]:
+def cut_off_notes(name: str, num_cut_off: int, number: int, config: Config) -> tuple[str, ...]:
     """A line on reasonings that the token limit ended; none where it ended none."""
-    if not any(cut_off):
+    if not num_cut_off:
         return ()
     return (
-        f"{name}: {sum(cut_off)} of {len(cut_off)} reasonings were cut off at "
+        f"{name}: {num_cut_off} of {number} reasonings were cut off at "
         f"{config.max_new_tokens} tokens (max_new_tokens)",
     )
 

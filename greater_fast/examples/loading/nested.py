@@ -45,19 +45,21 @@ def flat_rows(
     if all(isinstance(row.get("question"), Mapping) for row in rows):
         rows = [_with_flat_question(row) for row in rows]
     named: Mapping[str, Any] = columns or {}
-    in_two = not named and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES)
-    if in_two:
-        rows = [_with_whole_chat(row) for row in rows]
     given = {key: [folded(name)] for key, name in named.items() if isinstance(name, str)}
     keys: Iterable[Any] = itertools.chain.from_iterable(rows)
-    there = {folded(key) for key in keys if isinstance(key, str)} - {*_CHATS}
+    spelled = {folded(key): key for key in keys if isinstance(key, str)}
+    there = spelled.keys() - {*_CHATS}
     has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
     has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
-    least, asked = 1 if has_answer else 2, named.get("question")
+    in_two = not (named or has_answer or has_question)
+    if in_two := in_two and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES):
+        rows = [_with_whole_chat(row) for row in rows]
+    least, asked = 1 if has_answer else 2, spelled.get(given.get("question", [""])[0])
     chats: Sequence[Any] = (*_CHATS, _HALVES[0]) if has_answer or in_two else _CHATS
     if has_question:
         is_chat = asked is not None and all(_is_chat(row.get(asked), least) for row in rows)
-        chats = [asked] if is_chat else () if has_answer else chats
+        is_whole = has_answer or (is_chat and all(_is_answered(row[asked]) for row in rows))
+        chats = [asked] if is_chat and is_whole else () if has_answer else chats
     notes: list[str] = []
     for column in chats:
         if all(_is_chat(row.get(column), least) for row in rows):
@@ -109,6 +111,11 @@ def _is_chat(value: object, least: int) -> bool:
         and len(turns) >= least
         and all(isinstance(turn, Mapping) and _first(turn, _ROLES) for turn in turns)
     )
+
+
+def _is_answered(chat: object) -> bool:
+    """Whether its last message is the assistant's."""
+    return str(_first(_list(chat)[-1], _ROLES)) in _ANSWERING
 
 
 def _of_chat(row: Row, column: str, place: str, name: str, has_answer: bool, into: str) -> Row:

@@ -137,7 +137,7 @@ def evaluate_endpoint(  # noqa: PLR0913 (as `evaluate`)
             line
             for number, evaluation in enumerate(evaluations, 1)
             for line in cut_off_notes(
-                f"rows, prompt {number}", [row.cut_off for row in evaluation.rows], given
+                f"rows, prompt {number}", evaluation.num_cut_off, len(evaluation.rows), given
             )
         ),
     )

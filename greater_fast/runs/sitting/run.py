@@ -165,21 +165,22 @@ class Run:
     def _cut_off_in_training(self, state: LoopState) -> tuple[str, ...]:
         """A line on reasonings of the initial prompt that the token limit ended."""
         limit = self._config.max_new_tokens
-        cut_off = [r.is_cut_off(limit) for r in state.scored[self._initial_ids].rollouts]
-        return cut_off_notes("training rows, initial prompt", cut_off, self._config)
+        found = state.scored[self._initial_ids].rollouts
+        number = sum(rollout.is_cut_off(limit) for rollout in found)
+        return cut_off_notes("training rows, initial prompt", number, len(found), self._config)
 
     def _cut_off(self, best: PromptResult, baseline: PromptResult) -> list[str]:
         """Such lines on the other rows, of both prompts that are compared."""
         prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
         found = {
-            f"{split} rows, {role} prompt": evaluation.rows
+            f"{split} rows, {role} prompt": evaluation
             for role, prompt in prompts.items()
             for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
             if evaluation is not None
         }
         every = (
-            cut_off_notes(name, [row.cut_off for row in rows], self._config)
-            for name, rows in found.items()
+            cut_off_notes(name, own.num_cut_off, len(own.rows), self._config)
+            for name, own in found.items()
         )
         return [note for notes in every for note in notes]
 

@@ -55,7 +55,7 @@ def test_a_run_records_its_template_and_is_evaluated_with_it(
     questions = {json.loads(line)["question"] for line in records.read_text().splitlines()}
     assert questions == {f"{row['passage']}\n{row['question']}" for row in passages(12, 18)}
     seen = command("evaluate", "--run", run, "--data", train)
-    assert "rows left out: the run has seen them" in seen.err
+    assert "rows left out: the run has searched or chosen on them" in seen.err
     assert "warning" not in seen.err
     other = command("evaluate", "--run", run, "--data", test, "--template", "{passage}")
     assert "the template is not the run's: rows that the run has seen cannot be told" in other.err

@@ -74,7 +74,7 @@ def test_prompt_model_and_extractor_of_a_run(
     run = read_run(finished)
     done = command("evaluate", "--run", finished, "--data", fresh, "--json")
     assert done.status == 0
-    assert done.err.startswith("8 of 18 rows left out: the run has seen them\n")
+    assert done.err.startswith("8 of 18 rows left out: the run has searched or chosen on them\n")
     assert done.values["num_rows"] == 10
     assert done.values["prompt"] == run["result"]["prompt"]
     best = run["result"]["prompt"] == PROMPT

@@ -220,7 +220,15 @@ def test_a_chat_beside_columns_of_its_own():
     assert load_examples(prompt) == [Example("s\n\nu", "18")]
     assert load_examples(prompt).notes[0].startswith("system messages in 'prompt' stand")
     assert load_examples(prompt, {"question": "prompt"}) == load_examples(prompt)
-    assert len(load_examples(prompt, {"question": "prompt"}).notes) == 1
+    assert len(load_examples(prompt, {"question": "Prompt"}).notes) == 1
+    beside = [{**prompt[0], "answer": None, "completion": "18"}]
+    del beside[0]["answer"]
+    assert load_examples(beside, {"question": "prompt"}) == [Example("s\nu", "18")]
+    whole = [{"dialogue": [user, assistant]}]
+    assert load_examples(whole, {"question": "dialogue"}) == [Example("u", "so 17")]
+    both = [{"prompt": [user], "completion": [assistant], "answer": "18"}]
+    assert load_examples(both) == [Example("u", "18")]
+    assert load_examples(both).notes == ("columns not read: completion (see template)",)
     assert load_examples([{"messages": [user], "gold": "18"}]) == [Example("u", "18")]
     safe = [{"messages": [user, assistant], "gold_label": "safe"}]
     assert load_examples(safe) == [Example("u", "so 17")]

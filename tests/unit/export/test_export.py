@@ -21,7 +21,7 @@ from greater_fast.examples.extractor import make_extractor
 from greater_fast.export import export_run
 from greater_fast.export.formats import as_chat_json, as_text, as_vllm
 from greater_fast.export.lm_eval import answer_read
-from greater_fast.export.rendering import rendering_of
+from greater_fast.export.rendering import _question_notes, rendering_of
 from greater_fast.model.lm import load_lm
 from greater_fast.rollouts.batch import RolloutEngine
 from greater_fast.runs.directory import read_run
@@ -386,6 +386,11 @@ def test_what_a_question_is_made_of_is_told(
     put, letters = rendering.question_notes
     assert put.startswith("each question is put together as 'Passage: {passage}")
     assert letters.endswith("become letters of the options")
+    templated = read_run(tmp_path)
+    templated["run"]["config"]["template"] = "{passage} {question}"
+    assert _question_notes(templated["run"])[0] == (
+        "each question is put together as '{passage} {question}'"
+    )
     for written in (as_text(rendering), as_vllm(rendering), as_chat_json(rendering)):
         assert "each question is put together as" in written
         assert "become letters of the options" in written

@@ -256,11 +256,12 @@ def test_a_gguf_file_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return str(cached)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(files, "_check_reachable", lambda _: None)
     name = "owner/X-GGUF/sub/x-Q4.gguf"
     expected = ModelFiles(name, str(cached.parent), {"gguf_file": "x-Q4.gguf"})
     assert locate(name, name) == expected
-    with pytest.raises(ValueError, match=r"no GGUF file at o/r/y\.gguf, and none .* no y\.gguf th"):
+    with pytest.raises(ValueError, match=r"no GGUF file at o/r/y\.gguf, and none .* no y\.gguf"):
         locate("y", "o/r/y.gguf")
     assert asked == [("owner/X-GGUF", "sub/x-Q4.gguf"), ("o/r", "y.gguf")]
     monkeypatch.chdir(tmp_path)
@@ -270,9 +271,30 @@ def test_a_gguf_file_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             locate("y", local)
 
 
-def test_a_repository_without_a_config_is_told_what_it_may_be(tmp_path: Path) -> None:
+def test_a_gguf_file_of_the_hub_that_is_here_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine without a network, for which it was fetched before."""
+    cached = tmp_path / "models--o--r" / "snapshots" / "abc" / "x.gguf"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    (tmp_path / "models--o--r" / "refs").mkdir()
+    (tmp_path / "models--o--r" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert locate("x", "o/r/x.gguf").path == str(cached.parent)
+
+
+def test_a_repository_without_a_config_is_told_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(path: str, **_: Any) -> Any:
+        raise OSError(f"{path} does not appear to have a file named config.json.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", load)
+    monkeypatch.setattr(files, "_check_reachable", lambda _: None)
     with pytest.raises(ValueError, match=r"name one, as owner/repository/file\.gguf; an adapter"):
-        read_config(ModelFiles("x", str(tmp_path), {}))
+        read_config(ModelFiles("x", "owner/x", {}))
 
 
 def test_tokenizers_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_reasoning_that_the_limit_ended_is_counted() -> None:
         found.append(
             (
                 evaluation.num_cut_off,
-                cut_off_notes("dev", [row.cut_off for row in evaluation.rows], config),
+                cut_off_notes("dev", evaluation.num_cut_off, 3, config),
             )
         )
     line = f"dev: 3 of 3 reasonings were cut off at {num_tokens} tokens (max_new_tokens)"
