@@ -54,12 +54,14 @@ def flat_rows(
     in_two = not (named or has_answer or has_question)
     if in_two := in_two and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES):
         rows = [_with_whole_chat(row) for row in rows]
-    least, asked = 1 if has_answer else 2, spelled.get(given.get("question", [""])[0])
+    least, asked = 1 if has_answer else 2, spelled.get(given.get("question", [""])[0], "")
     chats: Sequence[Any] = (*_CHATS, _HALVES[0]) if has_answer or in_two else _CHATS
     if has_question:
-        is_chat = asked is not None and all(_is_chat(row.get(asked), least) for row in rows)
-        is_whole = has_answer or (is_chat and all(_is_answered(row[asked]) for row in rows))
-        chats = [asked] if is_chat and is_whole else () if has_answer else chats
+        is_chat = all(_is_chat(row.get(asked), least) for row in rows)
+        if is_chat and (has_answer or all(_is_answered(row.get(asked)) for row in rows)):
+            chats = [asked]
+        elif has_answer:
+            chats = ()
     notes: list[str] = []
     for column in chats:
         if all(_is_chat(row.get(column), least) for row in rows):
