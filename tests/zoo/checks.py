@@ -22,6 +22,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.search.gradient import example_gradients
 from greater_fast.search.nouns import Position
 from tests.cases import layouts_of
+from tests.zoo.models import CONTEXT
 
 TAU = 0.2
 NEAR = 1e-3  # of logits that differ by their standard deviation
@@ -45,7 +46,7 @@ def outcome_of(model: Any, tokenizer: Any) -> Outcome:
     )
     try:
         lm = load_lm((model, tokenizer))
-        engine, note = make_engine(lm, config)
+        engine, note = make_engine(lm, config, longest_sequence=CONTEXT)
     except ValueError as error:
         return Outcome("refused", str(error))
     way = note.removeprefix("engine: ").split(" ")[0].rstrip(",;")

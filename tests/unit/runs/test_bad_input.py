@@ -258,7 +258,7 @@ def test_what_is_forced_and_cannot_run_is_refused_before_weights_are_read(
         raise AssertionError("weights were read")
 
     monkeypatch.setattr("greater_fast.runs.models.ready.load_lm", read)
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("triton.knobs.runtime.interpret", False)
     text = refused(rows, str(model_folder), kernels="triton", device="cpu")
     assert "kernels='triton' cannot be used here: got tensors on cpu, expected a GPU" in text
     monkeypatch.setattr("greater_fast.gradients.recomputing.recomputable_layers", lambda _: [])
