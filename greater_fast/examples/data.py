@@ -64,13 +64,13 @@ def load_examples(
 ) -> Examples:
     r"""Read examples from rows, a `datasets.Dataset`, a data file or a hub dataset (`read_rows`).
 
-    Columns are found by name whatever their case, and whatever parts its words (`QUESTIONS`,
-    `ANSWERS`), or named by the user as
-    `{"question": column, "answer": column}`. What belongs to the question is put into it: passages,
-    contexts, premises and instructions under their names, and options as "(A) …" below, where the
-    answer, be it a letter, a label, a text or a number, becomes the letter. A template such as
-    `"{passage}\n{question}"` says instead what the question is: `{name}` stands for a column,
-    `{options}` for the options, and a paragraph whose columns are empty in a row is left out.
+    Columns are found by name whatever their case, and whatever parts their words (`QUESTIONS`,
+    `ANSWERS`), or named by the user as `{"question": column, "answer": column}`. What belongs to
+    the question is put into it: passages, contexts, premises and instructions under their names,
+    and options as "(A) …" below, where the answer, be it a letter, a label, a text or a number,
+    becomes the letter. A template such as `"{passage}\n{question}"` says instead what the question
+    is: `{name}` stands for a column, `{options}` for the options, and a paragraph whose columns are
+    empty in a row is left out.
 
     The answer is cut to its last line from "####" on (GSM8K) or what its last `\boxed{}` holds
     (MATH), and "(A)" becomes "A"; a list has several gold answers, each of them right. Numbers and

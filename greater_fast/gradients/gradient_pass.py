@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -13,7 +13,7 @@ from greater_fast.engine import Engine
 from greater_fast.gradients.attention_choice import why_bits_differ
 from greater_fast.gradients.example_loss import Terms
 from greater_fast.gradients.segments import Segment
-from greater_fast.gradients.suffix_forward import computed_prefixes, packed
+from greater_fast.gradients.suffix_forward import computed_prefixes, embeddings_changed, packed
 from greater_fast.model import padding
 from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.checks import said
@@ -144,7 +144,9 @@ class WholePass:
         def states_of(leaf: torch.Tensor) -> torch.Tensor:
             def states(ids: torch.Tensor, group: Sequence[int]) -> torch.Tensor:
                 places = gather_index([[batch[number].place] for number in group], lm.device)
-                with _embedded_at(lm, places, leaf[list(group)]):
+                own = leaf[list(group)]  # [B, D]
+                # Ids are given still: some have more than one embedding of a token (Gemma 3n).
+                with embeddings_changed(lm, lambda output: output.index_put(places, own)):
                     return lm.hidden(input_ids=ids)
 
             sequences, rows = [s.ids[:-1] for s in batch], [s.read_rows for s in batch]
@@ -153,23 +155,10 @@ class WholePass:
         yield states_of
 
 
-@contextlib.contextmanager
-def _embedded_at(
-    lm: LM, places: tuple[torch.Tensor, torch.Tensor], leaf: torch.Tensor
-) -> Iterator[None]:
-    """Let the embeddings [B, D] of a leaf stand at the places of the rows.
-
-    The model is still given ids: some have more than one embedding of a token (Gemma 3n).
-    """
-
-    def put(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
-        return output.index_put(places, leaf)
-
-    hook = lm.model.get_input_embeddings().register_forward_hook(put)
-    try:
-        yield
-    finally:
-        hook.remove()
+def leaf_of(lm: LM, batch: Sequence[ExampleSequence]) -> torch.Tensor:
+    """The embeddings [B, D] at the places, of which gradients are taken."""
+    ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
+    return lm.embed(ids).detach().requires_grad_()
 
 
 def choose_pass(engine: Engine, kernels: str = "auto") -> GradientPass:
@@ -204,9 +193,8 @@ def check_gradient(engine: Engine, kernels: str = "auto") -> tuple[str, ...]:
 def _what_cuts(lm: LM) -> str | None:
     """The layers that a gradient does not come through, in words; None where there are none."""
     batch = trial_batch(lm)[:1]
-    leaf = lm.embed(torch.tensor([s.ids[s.place] for s in batch], device=lm.device))
     with torch.enable_grad(), gradient_watched(lm.model) as cut, WholePass(lm).states(batch) as of:
-        of(leaf.detach().requires_grad_())
+        of(leaf_of(lm, batch))
     if not cut:
         return None
     return f"{listed(cut, 3)} would pass no gradient on: use another kind of quantisation"
@@ -238,8 +226,7 @@ def states_and_gradients(
     lm: LM, batch: Sequence[ExampleSequence], way: contextlib.AbstractContextManager[StatesOf]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """States [R, D] as read, and the gradients [B, D] at the places of a drawn sum of them."""
-    leaf = lm.embed(torch.tensor([s.ids[s.place] for s in batch], device=lm.device))
-    leaf = leaf.detach().requires_grad_()
+    leaf = leaf_of(lm, batch)
     with torch.enable_grad(), way as states_of:
         states = states_of(leaf)  # [R, D]
         factors = [_drawn(s.row, len(s.read_rows), states) for s in batch]
@@ -261,8 +248,7 @@ def _why_not_whole(lm: LM) -> str | None:
         ExampleSequence(number, tuple(row), 2, (len(row) - 2,), terms)
         for number, row in enumerate((ids[:5], ids * 2))
     ]
-    leaf = lm.embed(torch.tensor([s.ids[s.place] for s in batch], device=lm.device))
-    leaf = leaf.detach().requires_grad_()
+    leaf = leaf_of(lm, batch)
     try:
         with torch.enable_grad(), WholePass(lm).states(batch) as states_of:
             states = states_of(leaf)

@@ -17,7 +17,12 @@ import torch
 from greater_fast.config import Config
 from greater_fast.engine import Engine
 from greater_fast.gradients.example_loss import AnswerLoss, losses_and_gradient
-from greater_fast.gradients.gradient_pass import ExampleSequence, GradientPass, choose_pass
+from greater_fast.gradients.gradient_pass import (
+    ExampleSequence,
+    GradientPass,
+    choose_pass,
+    leaf_of,
+)
 from greater_fast.gradients.recomputing import activations_recomputed, layers_recomputed
 from greater_fast.memory.activations import PassPlan, plan_pass
 from greater_fast.model.byte_sizes import is_out_of_memory
@@ -152,8 +157,7 @@ def _batch_gradients(
 ) -> torch.Tensor:
     """Gradients [B, D] of each example's own loss at the place."""
     recomputing = layers_recomputed if plan.checkpointing else activations_recomputed
-    ids = torch.tensor([s.ids[s.place] for s in batch], device=lm.device)
-    leaf = lm.embed(ids).detach().requires_grad_()  # [B, D]
+    leaf = leaf_of(lm, batch)
     # What computes layers again wraps the forwards that run, so it comes behind those of the pass.
     with torch.enable_grad(), way.states(batch) as states_of, recomputing(lm):
         states = states_of(leaf)  # [R, D]

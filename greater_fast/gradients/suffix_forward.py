@@ -69,10 +69,17 @@ def _embedded_as(
     if ids is None or getattr(lm.decoder, "embed_tokens_per_layer", None) is None:
         yield {"inputs_embeds": embedded}
         return
-    module = lm.model.get_input_embeddings()
-    hook = module.register_forward_hook(lambda *_: embedded)
-    try:
+    with embeddings_changed(lm, lambda _: embedded):
         yield {"input_ids": ids[None]}
+
+
+@contextlib.contextmanager
+def embeddings_changed(lm: LM, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let others stand for the embeddings [B, T, D] of what the model is given as ids."""
+    module = lm.model.get_input_embeddings()
+    hook = module.register_forward_hook(lambda _, __, output: change(output))
+    try:
+        yield
     finally:
         hook.remove()
 

@@ -109,7 +109,8 @@ class _Rankings:
     def mean_logprobs(self, rows: Iterable[int], ids: list[int]) -> tuple[float, ...]:
         """Mean log-probability of ids over rows, and models."""
         logits = [self._logits[row] for row in sorted(rows)]
-        logprobs = torch.empty_like(logits[0]).repeat(len(logits), 1)  # [R · models, V]
+        num_models, width = logits[0].shape
+        logprobs = logits[0].new_empty(len(logits) * num_models, width)
         for part, own in zip(logprobs.chunk(len(logits)), logits, strict=True):
             part.copy_(own.log_softmax(-1))
         # Of all tokens: torch adds the columns of a narrower matrix in another order.

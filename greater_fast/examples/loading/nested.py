@@ -51,8 +51,9 @@ def flat_rows(
     there = spelled.keys() - {*_CHATS}
     has_answer = not there.isdisjoint(given.get("answer", _ANSWERS_BESIDE))
     has_question = not there.isdisjoint(given.get("question", _QUESTIONS_BESIDE))
-    in_two = not (named or has_answer or has_question)
-    if in_two := in_two and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES):
+    is_open = not (named or has_answer or has_question)
+    in_two = is_open and all(_is_chat(row.get(key), 1) for row in rows for key in _HALVES)
+    if in_two:
         rows = [_with_whole_chat(row) for row in rows]
     least, asked = 1 if has_answer else 2, spelled.get(given.get("question", [""])[0], "")
     chats: Sequence[Any] = (*_CHATS, _HALVES[0]) if has_answer or in_two else _CHATS

@@ -172,17 +172,13 @@ class Run:
     def _cut_off(self, best: PromptResult, baseline: PromptResult) -> list[str]:
         """Such lines on the other rows, of both prompts that are compared."""
         prompts = {"initial": baseline} if best == baseline else {"initial": baseline, "best": best}
-        found = {
-            f"{split} rows, {role} prompt": evaluation
-            for role, prompt in prompts.items()
-            for split, evaluation in (("dev", prompt.dev), ("test", prompt.test))
-            if evaluation is not None
-        }
-        every = (
-            cut_off_notes(name, own.num_cut_off, len(own.rows), self._config)
-            for name, own in found.items()
-        )
-        return [note for notes in every for note in notes]
+        notes: list[str] = []
+        for role, prompt in prompts.items():
+            for split, own in (("dev", prompt.dev), ("test", prompt.test)):
+                if own is not None:
+                    name, number = f"{split} rows, {role} prompt", len(own.rows)
+                    notes += cut_off_notes(name, own.num_cut_off, number, self._config)
+        return notes
 
     def _estimate(self, state: LoopState, budget: TimeBudget) -> str:
         """A line on how long the run will take, and how much of it there is time for."""

@@ -221,8 +221,7 @@ def test_a_chat_beside_columns_of_its_own():
     assert load_examples(prompt).notes[0].startswith("system messages in 'prompt' stand")
     assert load_examples(prompt, {"question": "prompt"}) == load_examples(prompt)
     assert len(load_examples(prompt, {"question": "Prompt"}).notes) == 1
-    beside = [{**prompt[0], "answer": None, "completion": "18"}]
-    del beside[0]["answer"]
+    beside = [{"prompt": prompt[0]["prompt"], "completion": "18"}]
     assert load_examples(beside, {"question": "prompt"}) == [Example("s\nu", "18")]
     whole = [{"dialogue": [user, assistant]}]
     assert load_examples(whole, {"question": "dialogue"}) == [Example("u", "so 17")]

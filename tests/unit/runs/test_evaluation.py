@@ -121,12 +121,8 @@ def test_reasoning_that_the_limit_ended_is_counted() -> None:
         engine: Any = Script(layouts, [" True $"] * 3)
         config = Config(max_new_tokens=limit)
         evaluation = evaluate_prompt(engine, layouts, layouts.prompt_ids, config)
-        found.append(
-            (
-                evaluation.num_cut_off,
-                cut_off_notes("dev", evaluation.num_cut_off, 3, config),
-            )
-        )
+        number = evaluation.num_cut_off
+        found.append((number, cut_off_notes("dev", number, 3, config)))
     line = f"dev: 3 of 3 reasonings were cut off at {num_tokens} tokens (max_new_tokens)"
     assert found == [(3, (line,)), (0, ())]
 
