@@ -268,7 +268,8 @@ class Config:
         """The released code's rule, or with objective "loss" that of the paper's text.
 
         `others` are further settings, or take the place of the rule's. What the released code gets
-        wrong is not part of it, and the final prompt is chosen on development rows as ever.
+        wrong is not part of it; `top_k` doubles where too few tokens are agreed on, and the final
+        prompt is chosen on development rows, as ever.
 
         Raises:
             ValueError: as `from_mapping`.

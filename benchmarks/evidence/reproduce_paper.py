@@ -16,7 +16,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -59,27 +59,32 @@ def searched(model: Any, task: Task, cell: Cell, settings: Settings) -> Outcome:
         num_steps=len(result.steps),
         seconds=time.perf_counter() - start,
         shortfalls=tuple(shortfalls(splits, sizes)),
+        extractor=result.extractor,
     )
 
 
-def transferred(model: Any, task: Task, cell: Cell, prompt: str, settings: Settings) -> Outcome:
-    """A prompt that was found on one model, and the initial one, on another model's test rows."""
+def transferred(model: Any, task: Task, cell: Cell, found: Outcome, settings: Settings) -> Outcome:
+    """A prompt that was found on one model, and the initial one, on another model's test rows.
+
+    The answer is asked for as it was in the search.
+    """
     sizes, start = settings.sizes(cell.benchmark), time.perf_counter()
     splits = task.splits(sizes, cell.seed)
     report = evaluate(
         *(model, splits.test),
-        prompt=prompt,
+        prompt=found.prompt,
         against=DEFAULT_PROMPT,
-        config=settings.config(cell),
+        config=replace(settings.config(cell), extractor=found.extractor),
     )
     assert isinstance(report.against, Evaluation)
     return Outcome(
-        prompt=prompt,
+        prompt=found.prompt,
         initial_correct=report.against.num_correct,
         num_correct=report.evaluation.num_correct,
         num_rows=report.evaluation.num_rows,
         seconds=time.perf_counter() - start,
         shortfalls=tuple(shortfalls(splits, sizes)),
+        extractor=found.extractor,
     )
 
 
@@ -112,7 +117,7 @@ def run_cells(
                 model = model or load_lm(transfer or settings.model)
                 if transfer:
                     assert source is not None
-                    outcome = transferred(model, task, cell, source.prompt, settings)
+                    outcome = transferred(model, task, cell, source, settings)
                 else:
                     outcome = searched(model, task, cell, settings)
                 log.add(cell, outcome)
@@ -143,8 +148,8 @@ def table(log: Log, transfer: str | None = None) -> str:
     Seeds of a task share test rows, so that intervals are of the rows that one seed has.
     """
     lines = [
-        f"| benchmark | tasks × seeds | {' | '.join(COLUMNS.values())} | published |",
-        "|---|---|---|---|---|---|",
+        f"| benchmark | tasks | seeds | {' | '.join(COLUMNS.values())} | published |",
+        "|---|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
     for benchmark in BENCHMARKS.values():
@@ -153,7 +158,9 @@ def table(log: Log, transfer: str | None = None) -> str:
         published = "; ".join(
             f"{model} {p.initial} → {p.greater}" for model, p in benchmark.published.items()
         )
-        row = (benchmark.name, str(len(done)), *figures, published)
+        num_tasks, num_seeds = (len({key[i] for key in done}) for i in (0, 1))
+        tasks = f"{num_tasks} of {benchmark.num_tasks}"
+        row = (benchmark.name, tasks, str(num_seeds), *figures, published)
         lines.append(f"| {' | '.join(row)} |")
         for (task, seed), outcomes in done.items():
             if seed == min(s for t, s in done if t == task) and outcomes["greater"].shortfalls:

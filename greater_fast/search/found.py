@@ -160,7 +160,9 @@ def _gone_on_with(state: LoopState, models: Models, layouts: Layouts, config: Co
             f"with other settings of {listed(_OF_SCORING, len(_OF_SCORING))}: pass those of that "
             "search, or no state"
         )
-    return state.copy()
+    own = state.copy()
+    own.restock(config)
+    return own
 
 
 def _scored_with(models: Models, layouts: Layouts, config: Config) -> str:

@@ -44,8 +44,17 @@ class LoopState:
         """Take in a prompt that was scored to the end just now."""
         self.scored[found.prompt_ids] = found
         self.given_up.pop(found.prompt_ids, None)
+        self._store(found, config)
+
+    def _store(self, found: Scored, config: Config) -> None:
         if config.asks_for_reasonings and not config.draws_reasonings:
             self.reasonings.add(found.rollouts, config.num_reasonings)
+
+    def restock(self, config: Config) -> None:
+        """Store the reasonings of all prompts, where the search until now did not ask for any."""
+        if not self.reasonings.rows:
+            for found in self.scored.values():
+                self._store(found, config)
 
     def next_position(self, layouts: Layouts, config: Config) -> Position | None:
         """The place to try next, or None at the end: steps done, or a whole sweep unchanged.

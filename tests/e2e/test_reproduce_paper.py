@@ -87,8 +87,8 @@ def test_the_command_goes_on_where_it_stopped_and_transfers(
     assert len(out.read_text().splitlines()) == 4
     printed = capsys.readouterr().out
     assert printed.count("first, seed 0, GReaTer") == 1
-    assert "| bbh | 2 |" in printed
-    assert "| gsm8k | 0 | – | – | – | Gemma-2-9B 88.6 → 89.4" in printed
+    assert "| bbh | 2 of 21 | 1 |" in printed
+    assert "| gsm8k | 0 of 1 | 0 | – | – | – | Gemma-2-9B 88.6 → 89.4" in printed
     assert "train 5 of" not in printed  # what a trial leaves out is no shortfall of the files
     trial = "steps 1 for 105, max_new_tokens 4 for 512, max_rows 5"
     assert printed.count(f"Not the published settings: {trial}.") == 2
@@ -101,7 +101,7 @@ def test_the_command_goes_on_where_it_stopped_and_transfers(
             for cell in transferred
             if cell["cell"] == first["cell"] | {"transferred_to": str(model_folder)}
         )
-        for name in ("prompt", "initial_correct", "num_correct", "num_rows"):
+        for name in ("prompt", "extractor", "initial_correct", "num_correct", "num_rows"):
             assert again["outcome"][name] == first["outcome"][name]
     main([*command, "--minutes", "0"])
     assert len(out.read_text().splitlines()) == 8
@@ -120,14 +120,14 @@ def test_cells_of_other_rows_or_of_another_device_are_not_taken(
     outcome = Outcome(prompt="p", initial_correct=1, num_correct=2, num_rows=10)
     for cell in cells:
         log.add(cell, outcome)
-    assert "| folio | 1 |" in table(Log(log.path, log.settings))
+    assert "| folio | 1 of 1 | 1 |" in table(Log(log.path, log.settings))
     assert "Not the published" not in table(Log(log.path, log.settings))
-    assert "| folio | 0 |" in table(Log(log.path, Settings(model="m")))
+    assert "| folio | 0 of 1 | 0 |" in table(Log(log.path, Settings(model="m")))
     command = ["--model", "m", "--data", str(data), "--out", str(log.path), "--minutes", "0"]
     main([*command, "--tasks", "folio"])
     told = capsys.readouterr().out  # the table of what there is, wherever it is printed
     assert "On a GPU:\n" in told
-    assert "| folio | 1 |" in told
+    assert "| folio | 1 of 1 | 1 |" in told
     assert "On cpu" not in told
     Log(log.path, Settings(model="m")).add(cells[0], outcome)
     write_rows(data / "FOLIO" / "dev.csv", 20, 9)
@@ -157,11 +157,11 @@ def test_the_figures_of_a_table(tmp_path: Path) -> None:
     )
     for shown in (table(log), table(Log(log.path, log.settings))):
         # the error of a mean of two: the root of (0.3 0.7 + 0.5 0.5) / 100 over 2
-        assert "| bbh | 2 | 40.0% [33.4%, 46.6%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
-        assert "| folio | 0 | – |" in shown  # its control is not done
+        assert "| bbh | 2 of 21 | 1 | 40.0% [33.4%, 46.6%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
+        assert "| folio | 0 of 1 | 0 | – |" in shown  # its control is not done
         assert "a: dev 75 of 100; b: dev 75 of 100" in shown
         assert "Not the published settings" not in shown
-    assert "| bbh | 0 |" in table(Log(log.path, Settings(model="other")))
+    assert "| bbh | 0 of 21 | 0 |" in table(Log(log.path, Settings(model="other")))
 
 
 @pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
@@ -179,7 +179,7 @@ def test_seeds_on_the_same_rows_are_no_further_rows(tmp_path: Path, tasks: tuple
                         Outcome(prompt="p", initial_correct=50, num_correct=right, num_rows=100),
                     )
         (line,) = (text for text in table(log).splitlines() if "gsm8k" in text)
-        figures.append(line.split(" | ")[2:4])
+        figures.append(line.split(" | ")[3:5])
     assert figures[0][0] == figures[1][0]  # of the initial prompt nothing more is known
     assert (figures[0][1][:5], figures[1][1][:5]) == ("60.0%", "66.7%")
 

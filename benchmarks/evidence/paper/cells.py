@@ -31,7 +31,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Test rows right by the initial prompt and by the one that was found, and what it took."""
+    """Test rows right by the initial prompt and by the one that was found, and what it took.
+
+    `extractor` is the text that asked for the answer; None where older lines do not say.
+    """
 
     prompt: str
     initial_correct: int
@@ -40,6 +43,7 @@ class Outcome:
     num_steps: int = 0
     seconds: float = 0.0
     shortfalls: tuple[str, ...] = ()
+    extractor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

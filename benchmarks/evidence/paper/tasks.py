@@ -38,10 +38,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """One column of the paper: its folder, its splits, and what was published, by model."""
+    """One column of the paper: its folder, its splits, and what was published, by model.
+
+    Published figures are means over `num_tasks`.
+    """
 
     name: str
     folder: str
+    num_tasks: int
     sizes: Sizes
     published: dict[str, Published]
 
@@ -52,6 +56,7 @@ BENCHMARKS = {
         Benchmark(
             name="bbh",
             folder="BBH",
+            num_tasks=21,
             sizes=Sizes(train=50, dev=100, test=100),
             published={
                 "Gemma-2-9B": Published(initial=71.7, greater=76.6),
@@ -61,6 +66,7 @@ BENCHMARKS = {
         Benchmark(
             name="gsm8k",
             folder="GSM8K",
+            num_tasks=1,
             sizes=Sizes(train=100, dev=100, test=1319),
             published={
                 "Gemma-2-9B": Published(initial=88.6, greater=89.4),
@@ -70,6 +76,7 @@ BENCHMARKS = {
         Benchmark(
             name="folio",
             folder="FOLIO",
+            num_tasks=1,
             sizes=Sizes(train=100, dev=100, test=203),
             published={
                 "Gemma-2-9B": Published(initial=65.0, greater=69.1),

@@ -22,6 +22,8 @@ from benchmarks.evidence.places.ranking import (
     ranking,
 )
 from benchmarks.evidence.resampling import Clusters, Doubles, Estimate, ceiling, holm, spearman
+from greater_fast.config import Config
+from greater_fast.search.nouns import TIE
 
 LEAST_PLACES = 60
 NUM_TRUTH = 96  # rows of the truth, fewer where the pool has fewer that no change was accepted on
@@ -76,7 +78,7 @@ def table(chains: Sequence[Chain], primary: Key) -> str:
     parts = [
         heading,
         _baselines_text(used),
-        _stored_text([place for _, place in used]),
+        _stored_text(used),
         _made_on_text(chains),
         _table_text("signal", _signal_lines(found, primary), primary),
         _table_text("asked for afterwards, p not corrected", _afterwards(found), primary),
@@ -195,14 +197,39 @@ def _baselines_text(used: Sequence[tuple[Chain, Place]]) -> str:
     )
 
 
-def _stored_text(places: Sequence[Place]) -> str:
-    shares = [(place.num_effective > 0).mean() for place in places]
-    effective = np.concatenate([place.num_effective[place.num_effective > 0] for place in places])
+def _stored_text(used: Sequence[tuple[Chain, Place]]) -> str:
+    numbers = [place.num_effective for _, place in used]
+    share = np.mean([(own > 0).mean() for own in numbers])
+    effective = np.concatenate([own[own > 0] for own in numbers])
     number = f"{effective.mean():.2f}" if len(effective) else "–"
+    searched: dict[Place, float] = {}
+    for chain in dict.fromkeys(chain for chain, _ in used):
+        searched |= zip(chain.places, shares_as_searched(chain), strict=True)
+    share_searched = np.mean([searched[place] for _, place in used])
     return (
-        f"Rows with a right and a wrong stored reasoning: {np.mean(shares):.0%}; effective number "
-        f"of these, weighted by importance: {number}."
+        f"Rows with a right and a wrong stored reasoning: {share:.0%}; effective number of these, "
+        f"weighted by importance: {number}.\nWithout the reasonings of candidates that a search "
+        f"gives up, which it does not store: {share_searched:.0%}."
     )
+
+
+def shares_as_searched(chain: Chain) -> list[float]:
+    """Of each place the share of rows with a right and a wrong reasoning in a search's store.
+
+    The chain stored all prompts. A search stores those that are scored to the end: here those that
+    are no worse than the incumbent on the rows of selection.
+    """
+    num_scored = len(chain.places[0].num_effective)
+    has_right, has_wrong = np.zeros((2, num_scored), np.bool_)
+    shares = []
+    for place in chain.places:
+        objectives = place.outcomes.objectives(slice(chain.num_selection), Config())
+        is_right = place.outcomes.is_right[:, :num_scored]
+        has_right, has_wrong = has_right | is_right[0], has_wrong | ~is_right[0]
+        shares.append(float((has_right & has_wrong).mean()))
+        stored = is_right[objectives <= objectives[0] + TIE]
+        has_right, has_wrong = has_right | stored.any(0), has_wrong | ~stored.all(0)
+    return shares
 
 
 def _made_on_text(chains: Sequence[Chain]) -> str:

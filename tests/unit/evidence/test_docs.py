@@ -29,9 +29,13 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for device in sorted(effect.kinds_of_device(RESULTS / "effect"))
     ]
     trial = Settings(model="smollm2-135m", steps=3, max_new_tokens=96, max_rows=20)
-    models = signals.of_models(load_chains(RESULTS / "signals"), is_confirming=False)
+    chains = load_chains(RESULTS / "signals")
+    models = signals.of_models(chains, is_confirming=False)
     policies = json.loads((RESULTS / "policies.json").read_text())
-    assert len(models) == len(policies) == 2
+    assert sorted(models) == sorted(policies)
+    assert len(models) == 2
+    for model, own in policies.items():  # replayed on these chains
+        assert own["num_places"] == sum(len(chain.places) for chain in models[model])
     return {
         "effect": "\n\n".join(found),
         "signals": signals.report(models),

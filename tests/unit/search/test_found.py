@@ -17,7 +17,7 @@ from greater_fast.search.ensemble import Ensemble
 from greater_fast.search.found import Found, find_prompts
 from greater_fast.search.nouns import Position, Step
 from greater_fast.search.optimizer import run, start
-from greater_fast.search.reasonings import draw_reasonings
+from greater_fast.search.reasonings import ReasoningStore, draw_reasonings
 from greater_fast.search.selection import score_prompts
 from greater_fast.search.state import LoopState, rollouts_of
 from tests.cases import layouts_of, small_config, tiny_lm
@@ -172,6 +172,20 @@ def test_two_searches_on_end_are_one(engine: Engine) -> None:
     assert second == whole
     assert second.state.to_dict() == whole.state.to_dict()
     assert (first.num_steps, first.state.to_dict()) == (1, kept)
+
+
+def test_a_search_that_asks_for_reasonings_later_has_those_of_all_prompts(engine: Engine) -> None:
+    best = {"accept": "best", "shortlist": "random"}
+    first = find(engine, settings={**best, "steps": 2})
+    asking = {**best, "gradient": "reasoning", "shortlist": "gradient", "steps": 0}
+    assert first.state.reasonings.rows == []
+    second = find(engine, settings=asking, state=first.state)
+    expected = ReasoningStore()
+    for each in first.state.scored.values():
+        expected.add(each.rollouts, small_config(**SETTINGS).num_reasonings)
+    assert max(len(row) for row in expected.rows) > 1
+    assert second.state.reasonings == expected
+    assert find(engine, settings=asking, state=second.state).state.reasonings == expected
 
 
 def test_a_state_of_another_search_is_refused(engine: Engine) -> None:

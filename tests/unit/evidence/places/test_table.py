@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence import signals
-from benchmarks.evidence.chains import chain_path, save
+from benchmarks.evidence.chains import Chain, chain_path, save
 from benchmarks.evidence.places.ranking import (
     SIGNALS,
     Errors,
@@ -16,7 +16,14 @@ from benchmarks.evidence.places.ranking import (
     ranking,
     together,
 )
-from benchmarks.evidence.places.table import LEAST_PLACES, VOCABULARY, baselines, rankings, table
+from benchmarks.evidence.places.table import (
+    LEAST_PLACES,
+    VOCABULARY,
+    baselines,
+    rankings,
+    shares_as_searched,
+    table,
+)
 from tests.unit.evidence import synthetic
 
 PRIMARY = signals.PRIMARY
@@ -70,6 +77,21 @@ def test_training_and_truth_share_no_row_and_truth_none_of_the_selection():
     assert first + second == pytest.approx(splits.truth)
     assert len(np.unique(splits.truth, axis=0)) == 100
     assert (splits.train == Splits.drawn((50, 64, 160), 24, 96).train).all()
+
+
+def test_a_search_has_stored_what_was_not_given_up():
+    """The incumbent is right on even rows; of two candidates the worse one alone knows row 1."""
+    (first, second) = synthetic.chain(num_places=2, signals=MADE).places
+    outcomes = first.outcomes
+    even = np.arange(160) % 2 == 0
+    is_right = np.tile(even, (len(outcomes.is_right), 1))
+    is_right[1, 1], is_right[1, 0:50:2] = True, False  # given up
+    is_right[2, 3], is_right[2, 4] = True, False  # as good
+    alike = np.full_like(outcomes.prompt_nll, 4)
+    outcomes = dataclasses.replace(outcomes, is_right=is_right, prompt_nll=alike)
+    places = [dataclasses.replace(p, outcomes=outcomes, winner=0) for p in (first, second)]
+    own = Chain("tiny", "a", 0, 50, tuple(places))
+    assert shares_as_searched(own) == [0, 2 / 64]
 
 
 def test_equal_counts_are_equal_means_whatever_the_order_of_their_sum():
