@@ -12,44 +12,65 @@ THOUGHTS = (
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-_FULL_STOP = re.compile(r"[.．](?=\s|$)|[。｡।۔]")  # not a decimal point
+_FULL_STOP = r"[.．](?=\s|$)|[。｡।۔]"  # not a decimal point
+_OPENING = {")": "(", "]": "[", "}": "{"}
+_MOST_NESTED = 4  # brackets in one another, within an answer that a bracket closes
 
 
 def cut_answer(generated: str, closing: str) -> str:
     """The answer in a generated continuation: up to what closes it, or the line's end.
 
-    What leads up to it is skipped, line breaks too. A closing of several characters, such as
-    "</answer>", is looked for beyond the line.
+    What leads up to it is skipped, line breaks too. Brackets that open in an answer close there: of
+    "\\frac{1}{2}}" the last one closes it. A closing of several characters, such as "</answer>", is
+    looked for beyond the line, unless a bracket begins it.
     """
     closing = closing.strip()
-    if len(closing) > 1:
-        generated, closes, _ = generated.strip().partition(closing)
-        generated = generated.removeprefix(opening_of(closing))
-        if closes:
-            return generated.strip()
+    if len(closing) > 1 and closing[0] not in _OPENING:
+        generated = generated.strip().removeprefix(opening_of(closing))
+        if found := re.match(closed_answer(closing), generated):
+            return found[1].strip()
     return _up_to(closing, without_lead(generated)) or _up_to(closing, generated)
 
 
-def end_of(closing: str) -> str:
-    """A regular expression for a closing mark; a dollar sign behind a backslash is no mark."""
-    return r"(?<!\\)\$" if closing == "$" else re.escape(closing)
+def closed_answer(closing: str) -> str:
+    """A regular expression for an answer, its one group, and what closes it; both stripped."""
+    answer, end = answer_and_end(closing)
+    return f"({answer})(?:{end})"
+
+
+def answer_and_end(closing: str, guard: str = "") -> tuple[str, str]:
+    """Regular expressions for an answer and for what ends it: the closing, or its bracket.
+
+    `guard` is looked for before each character of the answer that is in no bracket.
+    """
+    if closing[:1] in _OPENING:
+        return _balanced(closing[0], guard), re.escape(closing[0])
+    anything = r"[\s\S]" if len(closing) > 1 else r"[^\n]"
+    ends = {"": r"\n", ".": _FULL_STOP, "$": r"(?<!\\)\$"}  # "\$" is no mark
+    return f"(?:{guard}{anything})*?", ends.get(closing) or re.escape(closing)
 
 
 def opening_of(closing: str) -> str:
     """The mark or tag that `closing` closes; "" for none. One opened once more is no answer."""
     if closing.startswith("</"):
         return closing.replace("/", "", 1)
-    return closing if len(closing) == 1 and closing != "." else ""
+    return closing if len(closing) == 1 and closing not in (".", *_OPENING) else ""
+
+
+def _balanced(bracket: str, guard: str) -> str:
+    """A regular expression for text on one line in which no bracket of that kind stays open."""
+    opening, closing = re.escape(_OPENING[bracket]), re.escape(bracket)
+    single = rf"[^{opening}{closing}\\\n]|\\[^\n]"
+    nested = f"(?:{single})*"
+    for _ in range(_MOST_NESTED - 1):
+        nested = f"(?:{single}|{opening}{nested}{closing})*"
+    return f"(?:{guard}(?:{single}|{opening}{nested}{closing}))*"
 
 
 def _up_to(closing: str, text: str) -> str:
-    text = text.strip()
-    line = text.split("\n", 1)[0]
-    if closing == ".":
-        return _FULL_STOP.split(line, maxsplit=1)[0].strip()
-    if closing:
-        line = re.split(end_of(closing), line.removeprefix(opening_of(closing)), maxsplit=1)[0]
-    return line.strip()
+    text = text.strip().removeprefix(opening_of(closing))
+    found = re.match(closed_answer(closing), text)
+    return (found[1] if found else text.split("\n", 1)[0]).strip()
 
 
 def without_thought(text: str) -> str:

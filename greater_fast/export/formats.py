@@ -6,18 +6,15 @@ Texts stand in them as Python or JSON write them: nothing in a prompt can end a 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
-from greater_fast.examples.cutting import end_of, opening_of
-from greater_fast.examples.extractor import Extractor
+from greater_fast.examples.cutting import closed_answer, opening_of
 from greater_fast.export.rendering import Rendering
 from greater_fast.version import __version__
 
 _LINE = "-" * 72
 # A server takes what a request leaves out from the model's own generation settings.
 _NO_SETTINGS_OF_THE_MODEL = {"top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
-_FULL_STOP = r"[.．](?=\s|$)|[。｡।۔]|\n"  # not a decimal point
 
 
 def as_text(rendering: Rendering) -> str:
@@ -83,7 +80,8 @@ def as_chat_json(rendering: Rendering) -> str:
             "2. Put the reply and extractor.text behind the messages as one assistant message, and "
             "send them with continue_final_message true, add_generation_prompt false and "
             "extractor.max_tokens in the place of max_tokens.",
-            "3. The answer is what comes, up to extractor.closing, or to the end of its line.",
+            "3. The answer is what comes, up to extractor.closing (brackets that open in the answer "
+            "close there), or to the end of its line.",
         ],
         "notes": _notes(rendering),
     }
@@ -95,19 +93,9 @@ def _notes(rendering: Rendering) -> list[str]:
     return [*rendering.notes, *rendering.question_notes]
 
 
-def answer_ends(extractor: Extractor) -> str:
-    """A regular expression for what ends an answer, as the run reads one (`cutting.py`)."""
-    closing = extractor.closing.strip()
-    if closing == ".":
-        return _FULL_STOP
-    if len(closing) > 1:  # it is looked for beyond the line
-        return re.escape(closing)
-    return "|".join(filter(None, (end_of(closing), r"\n")))
-
-
 def _constants(rendering: Rendering) -> str:
     """What both scripts begin with."""
-    files = rendering.files
+    files, closing = rendering.files, rendering.extractor.closing.strip()
     values = {
         "MODEL": files.path,
         "DTYPE": rendering.dtype,
@@ -116,8 +104,8 @@ def _constants(rendering: Rendering) -> str:
         "AFTER": rendering.after,
         "EXTRACTOR": list(rendering.extractor_ids),
         "ENDS": list(rendering.end_ids),
-        "ANSWER_OPENS": opening_of(rendering.extractor.closing.strip()),
-        "ANSWER_ENDS": answer_ends(rendering.extractor),
+        "ANSWER_OPENS": opening_of(closing),
+        "ANSWER": closed_answer(closing),
         "TEMPERATURE": rendering.config.sampling_temperature,
         "REASONING_TOKENS": rendering.config.max_new_tokens,
         "ANSWER_TOKENS": rendering.max_answer_tokens,
@@ -137,8 +125,8 @@ def _constants(rendering: Rendering) -> str:
         "    return next((ids[:n] for n, i in enumerate(ids) if i in ENDS), ids)\n\n\n"
         "def answer_in(ids):\n"
         "    text = tokenizer.decode(without_end(ids)).strip().removeprefix(ANSWER_OPENS).strip()\n"
-        "    answer, *ended = re.split(ANSWER_ENDS, text, maxsplit=1)\n"
-        "    return (answer if ended else text.split('\\n')[0]).strip()\n\n\n"
+        "    closed = re.match(ANSWER, text)\n"
+        "    return (closed[1] if closed else text.split('\\n')[0]).strip()\n\n\n"
     )
 
 

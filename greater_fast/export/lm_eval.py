@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from greater_fast.examples.answers import compared_form, normalise_answer
-from greater_fast.examples.cutting import opening_of
+from greater_fast.examples.cutting import answer_and_end, opening_of
 from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.golds import in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.placing.joint import Joint
-from greater_fast.export.formats import answer_ends
 from greater_fast.export.quoting import as_jinja, as_yaml
 from greater_fast.export.rendering import Rendering, num_ids_behind, rendering_of
 from greater_fast.model.text.vocabulary import Vocabulary
@@ -117,13 +116,11 @@ def answer_pattern(extractor: Extractor) -> str:
     It follows the extractor's text, and ends where the run ends one; no other text of the
     extractor stands in it.
     """
-    text, ends = re.escape(extractor.text).replace(r"\ ", " "), answer_ends(extractor)
-    closing = extractor.closing.strip()
-    begins = rf"(?s){text}\s*(?:{re.escape(opening_of(closing))})?\s*"
-    if len(closing) <= 1:
-        return rf"{begins}((?:(?!{text}).)*?)\s*(?:{ends}|\Z)"
-    closed = rf"(?:(?!{text}).)*?(?=\s*{ends})"  # else it ends with its line
-    return rf"{begins}({closed}|(?:(?!{text})[^\n])*?(?=\s*(?:\n|\Z)))"
+    text = re.escape(extractor.text).replace(r"\ ", " ")
+    closing, guard = extractor.closing.strip(), f"(?!{text})"
+    answer, end = answer_and_end(closing, guard)
+    opened = rf"{text}\s*(?:{re.escape(opening_of(closing))})?\s*"
+    return rf"{opened}({answer}(?=\s*(?:{end}))|(?:{guard}[^\n])*?(?=\s*(?:\n|\Z)))"
 
 
 def answer_read(extractor: Extractor, text: str) -> str | None:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from greater_fast import optimize
 from greater_fast.engine import RolloutRequest
-from greater_fast.examples.cutting import opening_of
+from greater_fast.examples.cutting import closed_answer, opening_of
 from greater_fast.examples.extractor import make_extractor
 from greater_fast.export import export_run
 from greater_fast.export.formats import as_chat_json, as_text, as_vllm
@@ -324,16 +324,19 @@ def test_messages_are_rendered_to_the_ids_of_the_run(run: Any) -> None:
         ("It is <answer> {answer} </answer>", " 42 \nBecause it is."),  # which is not closed
         ("It is <answer> {answer} </answer>", "\n<answer>\n42\nBecause"),
         ("It is <answer> {answer} </answer>", ""),
+        ("So it is \\boxed{", "\\frac{1}{2}} and"),
+        ("So it is \\boxed{", "\\text{B}\nand}"),
+        ("So it is \\boxed{{answer}}.", " 18}\nand so}."),
+        ("It is (", "(B)"),
+        ("It is (", "B) or (C)"),
     ],
 )
 def test_an_answer_ends_where_the_run_ends_it(text: str, written: str) -> None:
     """And begins where it begins; so it does for lm-evaluation-harness."""
-    from greater_fast.export.formats import answer_ends
-
     extractor = make_extractor(text)
     begun = written.strip().removeprefix(opening_of(extractor.closing.strip())).strip()
-    found, *ended = re.split(answer_ends(extractor), begun, maxsplit=1)
-    found = (found if ended else begun.split("\n")[0]).strip()
+    closed = re.match(closed_answer(extractor.closing.strip()), begun)
+    found = (closed[1] if closed else begun.split("\n")[0]).strip()
     assert found == extractor.cut(written) == answer_read(extractor, extractor.text + written)
 
 
