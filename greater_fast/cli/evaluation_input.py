@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from greater_fast.cli.options import load_rows, one_or_all, settings
 from greater_fast.config import Config
 from greater_fast.examples.data import Examples
+from greater_fast.examples.loading.choices import check_readings
 from greater_fast.runs.directory import read_run
 from greater_fast.runs.input import OF_EVALUATION, InputError, checking_input
 from greater_fast.runs.read import models_of
@@ -62,6 +63,8 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
     with EvaluationInput({}, taken).explained(), checking_input():
         given_rows = (options.data, options.columns, config.template)
         rows = load_rows(*given_rows, columns_of(run) if run else None) or Examples([])
+        if run is not None:
+            check_readings({"the run": run["run"].get("readings", ()), "data": rows.readings})
     if run is not None:
         if run["result"] is None:
             why = f"it failed: {run['failure']}" if run["failure"] else "it was cut off, or goes on"

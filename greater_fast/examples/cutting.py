@@ -18,10 +18,10 @@ _MOST_NESTED = 4  # brackets in one another, within an answer that a bracket clo
 
 
 def cut_answer(generated: str, closing: str) -> str:
-    """The answer in a generated continuation: up to what closes it, or the line's end.
+    r"""The answer in a generated continuation: up to what closes it, or the line's end.
 
     What leads up to it is skipped, line breaks too. Brackets that open in an answer close there: of
-    "\\frac{1}{2}}" the last one closes it. A closing of several characters, such as "</answer>", is
+    "\frac{1}{2}}" the last one closes it. A closing of several characters, such as "</answer>", is
     looked for beyond the line, unless a bracket begins it.
     """
     closing = closing.strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -24,8 +24,9 @@ _NUM_ROWS_NAMED = 5
 class Example:
     """One row: the question as the model reads it, and the gold answer, which the search scores.
 
-    An answer in `other_answers` is as right as the gold one where answers are compared. `source`
-    says where a row comes from that was read from a file or a hub dataset, as "row 17 of
+    An answer in `other_answers` is as right as the gold one where answers are compared.
+    `answers_given` are all of them as the data has them, where the search asks for another form.
+    `source` says where a row comes from that was read from a file or a hub dataset, as "row 17 of
     rows.jsonl" (the first is 1); nothing depends on it.
     """
 
@@ -33,6 +34,15 @@ class Example:
     answer: str
     other_answers: tuple[str, ...] = ()
     source: str = field(default="", compare=False, repr=False)
+    answers_given: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def as_given(self) -> Example:
+        """The row with its gold answers as the data has them."""
+        if not self.answers_given:
+            return self
+        first, *others = self.answers_given
+        return replace(self, answer=first, other_answers=tuple(others), answers_given=())
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -91,9 +91,10 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
 
     `{answer}` in the text stands for the answer, and what follows it closes the answer. Without it,
     a text that ends in an opening mark ("$", a quote, a bracket) has the answer closed by its
-    counterpart; white space behind the mark is repeated before the counterpart. White space at the
-    beginning, and before `{answer}`, is kept where a line breaks in it, and is else a space at
-    most; that at the end of a text without `{answer}` is a space.
+    counterpart, and white space behind the mark is repeated before that; a mark may also close what
+    stands in the text, as in 'with "yes" or "no"'. White space at the beginning, and before
+    `{answer}`, is kept where a line breaks in it, and is else a space at most; that at the end of a
+    text without `{answer}` is a space.
 
     Raises:
         ValueError: there is no text before the answer, or the answer has two places.
@@ -116,10 +117,21 @@ def make_extractor(text: str, origin: str = "given") -> Extractor:
     if found:
         separator = behind if "\n" in behind else behind and " "
         return Extractor(stripped, separator, closing.rstrip(), origin, lead)
-    mark = _CLOSING.get(stripped[-1], "")
+    mark = _CLOSING.get(stripped[-1], "") if _opens(stripped) else ""
     joined = mark or not space_behind(stripped)
     separator = "" if joined and not behind else " "
     return Extractor(stripped, separator, separator + mark if mark else "", origin, lead)
+
+
+def _opens(text: str) -> bool:
+    """Whether the mark at the end of a text opens; one that is its own counterpart may close.
+
+    It closes behind a word or the end of a sentence, where it is not the first, third, ... of its
+    kind: as in '"yes" or "no"' and "about $5$".
+    """
+    mark = text[-1]
+    is_behind_text = re.search(r"[\w.!?)\]}%]$", text[:-1]) is not None
+    return _CLOSING.get(mark) != mark or not is_behind_text or text.count(mark) % 2 == 1
 
 
 def given_extractor(text: str) -> Extractor:

@@ -12,8 +12,10 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.marks import asked_form, in_plain_characters
 from greater_fast.wording import quoted
 
-# A plus sign that says nothing, and a fraction of zeros (how pandas writes whole numbers).
-_IDLE_NUMBER = re.compile(r"\+?(-?[\d,]*\d)(?:\.0*)?")
+# A plus sign that says nothing, and one or two zeros of a fraction, as pandas writes whole numbers
+# and people prices; "12.000" may be 12 thousand.
+_IDLE_NUMBER = re.compile(r"\+?(-?[\d,]*\d)(?:\.0{0,2})?")
+_OF_FIXED_WIDTH = re.compile(r"-?0\d+")  # "0011" is a code: equal to 11, and not asked for so
 _SPREADSHEETS = {"TRUE": "True", "FALSE": "False"}  # where nobody chose these capitals
 _NUM_NAMED = 3
 
@@ -28,16 +30,30 @@ def spelling(gold: str) -> str:
 def spellings(golds: Iterable[str]) -> dict[str, str]:
     """One spelling of all golds that are equal: the commonest, of equals the first.
 
-    Maps what `normalise_answer` gives to that spelling, in the order of first appearance.
+    Digits with zeros before them have a spelling of their own. What `asked_for` reads, in the order
+    of first appearance.
     """
     counts: dict[str, Counter[str]] = {}
     for gold in golds:
-        counts.setdefault(normalise_answer(gold), Counter())[spelling(gold)] += 1
+        counts.setdefault(_key(gold), Counter())[spelling(gold)] += 1
     return {key: written.most_common(1)[0][0] for key, written in counts.items()}
 
 
+def asked_for(gold: str, spelled: Mapping[str, str]) -> str:
+    """A gold answer as it is asked for, where golds have these `spellings`."""
+    return spelled.get(_key(gold)) or spelling(gold)
+
+
+def _key(gold: str) -> str:
+    own = spelling(gold)
+    return own if _OF_FIXED_WIDTH.fullmatch(own) else normalise_answer(gold)
+
+
 def in_one_form(examples: Sequence[Example], spelled: Mapping[str, str]) -> tuple[Example, ...]:
-    """The examples with their golds as they are asked for; `spelled` is what `spellings` gave."""
+    """The examples with their golds as they are asked for; `spelled` is what `spellings` gave.
+
+    They keep those that the data has, for metrics.
+    """
     return tuple(_in_one_form(example, spelled) for example in examples)
 
 
@@ -58,6 +74,11 @@ def describe_changes(before: Sequence[Example], after: Sequence[Example]) -> tup
 
 
 def _in_one_form(example: Example, spelled: Mapping[str, str]) -> Example:
-    golds = [spelled.get(normalise_answer(gold)) or spelling(gold) for gold in example.answers]
-    first, *others = dict.fromkeys(golds)
-    return replace(example, answer=first, other_answers=tuple(others))
+    first, *others = dict.fromkeys(asked_for(gold, spelled) for gold in example.answers)
+    given = example.as_given.answers
+    return replace(
+        example,
+        answer=first,
+        other_answers=tuple(others),
+        answers_given=() if given == (first, *others) else given,
+    )

@@ -34,7 +34,7 @@ _TRAILING = re.compile(rf"(?:[{_ENDING}]|!+(?![\d)\]}}!]))+")  # in a text read 
 _FULL_STOP = re.compile(rf"(?<![\s{FULL_STOPS}])[{FULL_STOPS}]+$")  # "ls ." has none
 _ABBREVIATION = re.compile(r"\.\w\.$")  # "p.m.", "U.S."
 _MACRO = re.compile(
-    r"\\(?:boxed|fbox|mbox|emph|underline|text[a-z]*|math[a-z]+|boldsymbol|bm|operatorname)"
+    r"\\(?:boxed|f(?:rame)?box|mbox|emph|underline|text[a-z]*|math[a-z]+|boldsymbol|bm|operatorname)"
     r"\s*\{(.*)\}",
     re.DOTALL,
 )
@@ -72,7 +72,7 @@ _IN_ASCII = {
 }
 _LATEX = (
     (re.compile(r"(?<!\\)\\+([%$&#_])"), r"\1"),
-    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!;:])(?=\d{3})"), ","),
+    (re.compile(r"(?<=\d)(?:\{,\}|,)?(?:(?<=\})|\\[,!;:])\s?(?=\d{3})"), ","),
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\frac(\d)(\d)(?!\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<=\d)\s+(?=%)"), ""),

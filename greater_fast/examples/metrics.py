@@ -16,12 +16,15 @@ from greater_fast.examples.data import Example
 from greater_fast.examples.marks import in_plain_characters
 from greater_fast.examples.rendering import name_of
 from greater_fast.model.byte_sizes import callers_errors
-from greater_fast.model.text.scripts import written_together
+from greater_fast.model.text.scripts import WORD_APART, written_together
 from greater_fast.wording import quoted
 
 # (predicted answer, its example) -> what the answer is worth, in [0, 1]
 Metric = Callable[[str, Example], float]
 
+_LETTER = WORD_APART
+_PERIOD = r"[.,]\s?\\(?:overline|bar|dot|overset)"  # "0.\overline{3}"
+_LARGE = "[十百千万萬億亿兆]"  # numerals that make another number of the one before
 _ON_THE_LINE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _IN_GROUPS = r"(?=\d{3}(?!\d)|\d+\s?/)"  # behind digits and a space: "10 000", "1 1/2"
@@ -48,10 +51,11 @@ _PLAIN_NUMBERS = (
 # A sign touches the number or its currency sign, or begins the text; behind a bracket it is a dash.
 # What goes on like a date, a time, a range, a version, a power or a decimal comma is no number.
 _NUMBER = re.compile(
-    rf"(?<![\w./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
+    rf"(?<!{_LETTER})(?<![./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
     r"(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
-    rf"(?P<top>{_DIGITS})(?:e(?P<power>[-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<bottom>{_DIGITS}))?"
-    rf"(?!\d|[.,/:'-]\d|e[-+]?\d|\s?\^|\s?(?:{_TIMES}\s?)?[√π]| {_IN_GROUPS})"
+    rf"(?P<top>{_DIGITS})"
+    rf"(?:e(?P<power>[-+]?\d{{1,3}})(?!{_LETTER})|\s?/\s?(?P<bottom>-?(?:{_DIGITS})))?"
+    rf"(?!\d|[.,/:'-]\d|{_PERIOD}|e[-+]?\d|{_LARGE}|\s?\^|\s?(?:{_TIMES}\s?)?[√π]| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!\d)")  # no year before a number
 _IDLE_ZEROS = re.compile(r"(?<![\w.])(\d*)(?:(?<=\d)\.0+|(\.\d*[1-9])0+)(?!\d|[.,]\d)")
@@ -178,13 +182,15 @@ def named_metric(name: str | None, examples: Sequence[Example]) -> Metric | None
 def measured_value(metric: Metric, predicted: str, example: Example, row: str) -> float:
     """What a metric, called once, gives for an answer; True and False are 1 and 0.
 
+    It is given the row's gold answers as the data has them.
+
     Raises:
         ValueError: it gives no number, or one that is not from 0 to 1; names the row.
         Exception: whatever the metric raises, with the row in a note.
     """
     try:
         with callers_errors():
-            given = metric(predicted, example)
+            given = metric(predicted, example.as_given)
     except Exception as error:
         error.add_note(f"raised by the metric {name_of_metric(metric)} for {row}")
         raise
@@ -236,7 +242,7 @@ def _with_short_numbers(text: str) -> str:
 def _stands_in(text: str, wanted: str) -> bool:
     before, after = _boundary(wanted[0], before=True), _boundary(wanted[-1], before=False)
     if re.match(r"[-.]+\d", wanted):  # in "10-5" and "2.5" there is neither -5 nor .5
-        before = r"(?<![\w.])"
+        before = rf"(?<!{_LETTER})(?<!\.)"
     return re.search(f"{before}{re.escape(wanted)}{after}", text) is not None
 
 
@@ -245,8 +251,8 @@ def _boundary(edge: str, *, before: bool) -> str:
     if not re.match(r"\w", edge) or written_together(edge):
         return ""
     if before:
-        return r"(?<![\w.-])(?<!\d[,:/])" if edge.isdigit() else r"(?<!\w)"
-    return r"(?!\w|[.,:/-]\d)" if edge.isdigit() else r"(?!\w)"
+        return rf"(?<!{_LETTER})" + (r"(?<![.-])(?<!\d[,:/])" if edge.isdigit() else "")
+    return rf"(?!{_LETTER}" + (rf"|{_LARGE}|[.,:/-]\d)" if edge.isdigit() else ")")
 
 
 def _letter(text: str, question: str) -> str | None:

@@ -29,7 +29,8 @@ class SplitCounts:
 class Splits:
     """The rows of a run, no question in two of the sets, and what was dropped to get there.
 
-    `columns` are those of the training rows that the user named.
+    `columns` are those of the training rows that the user named, `readings` say how their gold
+    answers became letters of options, and how else they could have.
     """
 
     train: tuple[Example, ...]
@@ -40,6 +41,7 @@ class Splits:
     test_counts: SplitCounts
     report: tuple[str, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
+    readings: tuple[str, ...] = ()
 
 
 def make_splits(

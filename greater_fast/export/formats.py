@@ -80,8 +80,8 @@ def as_chat_json(rendering: Rendering) -> str:
             "2. Put the reply and extractor.text behind the messages as one assistant message, and "
             "send them with continue_final_message true, add_generation_prompt false and "
             "extractor.max_tokens in the place of max_tokens.",
-            "3. The answer is what comes, up to extractor.closing (brackets that open in the answer "
-            "close there), or to the end of its line.",
+            "3. The answer is what comes, up to extractor.closing (brackets that open in the "
+            "answer close there), or to the end of its line.",
         ],
         "notes": _notes(rendering),
     }

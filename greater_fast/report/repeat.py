@@ -23,7 +23,8 @@ import json, os
 sets = {{}}
 for line in open({examples!r}, encoding="utf-8"):
     row = json.loads(line)
-    row["answer"] = [row["answer"], *row.pop("other_answers", [])]
+    golds = [row["answer"], *row.pop("other_answers", [])]
+    row["answer"] = row.pop("answers_given", []) or golds
     sets.setdefault(row.pop("split"), []).append(json.dumps(row) + "\\n")
 os.mkdir({folder!r})
 for name, lines in sets.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from greater_fast.config import Config
-from greater_fast.examples.data import Example, load_examples
+from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.extractor import (
     Extractor,
     check_reads_back,
@@ -23,6 +22,7 @@ from greater_fast.examples.extractor import (
 )
 from greater_fast.examples.golds import describe_changes, in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.loading.choices import check_readings
 from greater_fast.examples.loading.languages import language_note
 from greater_fast.examples.metrics import Metric
 from greater_fast.examples.placeholders import check_no_placeholder
@@ -122,7 +122,7 @@ def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
         name: None if source is None else load_examples(source, template=config.template)
         for name, source in (("train", train), ("dev", dev), ("test", test))
     }
-    _check_readings({name: rows.readings for name, rows in sets.items() if rows})
+    check_readings({name: rows.readings for name, rows in sets.items() if rows})
     splits = make_splits(
         sets["train"] or [],
         sets["dev"],
@@ -132,18 +132,9 @@ def read_splits(train: Any, dev: Any, test: Any, config: Config) -> Splits:
         seed=config.seed,
     )
     notes = [f"{name}: {note}" for name, rows in sets.items() if rows for note in rows.notes]
-    columns = {} if sets["train"] is None else sets["train"].columns
-    return replace(splits, report=(*splits.report, *notes), columns=columns)
-
-
-def _check_readings(sets: Mapping[str, Sequence[str]]) -> None:
-    """Raise ValueError where a set's options may be meant as another's: counted from 0, or 1."""
-    for (name, readings), (other, others) in itertools.permutations(sets.items(), 2):
-        if others and others[0] in readings[1:]:
-            raise ValueError(
-                f"the gold answers of {name} are read as {readings[0]}, though {others[0]} would "
-                f"fit too, as which those of {other} are read: write them as letters in both"
-            )
+    own = sets["train"] or Examples([])
+    report = (*splits.report, *notes)
+    return replace(splits, report=report, columns=own.columns, readings=own.readings)
 
 
 def as_config(config: Config | Mapping[str, Any] | None) -> Config:

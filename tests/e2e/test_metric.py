@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greater_fast import Example, evaluate, optimize
+from greater_fast import Example, evaluate, optimize, resume
 from greater_fast.config import Config
 from greater_fast.examples.metrics import METRICS
 from greater_fast.model.lm import LM
@@ -99,6 +99,27 @@ def test_a_search_raises_a_metric(
         Example(row["question"], row["answer"], tuple(row["other_answers"]))
         for row in run["examples"]
     }
+
+
+def test_the_gold_answers_of_a_metric_are_those_of_the_data(
+    lm: LM, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The search asks for one form of all, and so does a run that goes on from its files."""
+    golds = ["AA", "Aa", "aa", "5.0", "(B)", "aa", '"bb"', "bb", "bb", "Aa"]
+    rows = [{"question": f"Which is {n}?", "answer": gold} for n, gold in enumerate(golds)]
+    found = Length()
+    settings = {**settings, "num_train": 6, "num_dev": 4}
+    result = optimize(lm, rows, prompt=PROMPT, config=settings, metric=found, run_dir=tmp_path)
+    assert any(note.startswith("answers in one form: ") for note in result.notes)
+    again = Length()
+    resume(tmp_path, model=lm, metric=again, steps=settings["steps"] + 1)
+    given = {name: settings[name] for name in ("max_new_tokens", "max_prompt_tokens")}
+    report = evaluate(lm, rows, prompt=PROMPT, config=given, metric=(evaluated := Length()))
+    assert any(note.startswith("answers in one form: ") for note in report.notes)
+    expected = {row["question"]: row["answer"].replace("(B)", "B") for row in rows}
+    for metric in (found, again, evaluated):
+        assert metric.calls
+        assert all(row.answer == expected[row.question] for _, row in metric.calls)
 
 
 def test_both_engines_measure_the_same(

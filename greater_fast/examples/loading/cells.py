@@ -15,7 +15,11 @@ _TEXT_KEYS = ("text", "value", "content", "contexts", "stem", "spans", "paragrap
 _OTHER_KEYS = ("aliases",)
 _DEEPEST = 8
 _ARRAY = re.compile(r"array\((\[(?:(?!array\().)*?\]),\s*dtype=\w+\)", re.DOTALL)
-_SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")
+# A text in quotes, and the space between it and the next one.
+_QUOTED = re.compile(
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""",
+    re.DOTALL,
+)
 
 
 def is_missing(value: object) -> bool:
@@ -91,7 +95,7 @@ def literal(text: str) -> object:
     if text[:1] not in ("[", "{"):
         return text
     # numpy puts no commas between texts, and names its arrays
-    as_python = _SIDE_BY_SIDE.sub(", ", _ARRAY.sub(r"\1", text))
+    as_python = _QUOTED.sub(_with_comma, _ARRAY.sub(r"\1", text))
     for parse, written in ((json.loads, text), (ast.literal_eval, as_python)):
         try:
             parsed: object = parse(written)
@@ -99,6 +103,10 @@ def literal(text: str) -> object:
             continue
         return parsed
     return text
+
+
+def _with_comma(quoted: re.Match[str]) -> str:
+    return f"{quoted[1]}, " if quoted[2] else quoted[1]
 
 
 def _text_key(value: Mapping[Any, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -221,3 +222,13 @@ def _marks(texts: Sequence[str]) -> list[str]:
     matches = [_MARKED.fullmatch(text) for text in texts]
     letters = [match[1].upper() for match in matches if match]
     return letters if sorted(letters) == [*_LETTERS[: len(texts)]] else []
+
+
+def check_readings(sets: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError where a set's options may be meant as another's: counted from 0, or 1."""
+    for (name, readings), (other, others) in itertools.permutations(sets.items(), 2):
+        if others and others[0] in readings[1:]:
+            raise ValueError(
+                f"the gold answers of {name} are read as {readings[0]}, though {others[0]} would "
+                f"fit too, as which those of {other} are read: write them as letters in both"
+            )

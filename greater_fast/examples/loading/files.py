@@ -132,7 +132,7 @@ def _read_csv(text: str, name: str) -> list[Row]:
     if len(set(named)) < len(named):
         got = f"the columns {listed(header)}"
         raise bad_data(name, got, "a name only once", "rename the columns")
-    records = list(_csv_records(text, delimiter, name))[1:]
+    records = _records(text, delimiter, name)[1:]
     if records and all(len(f) == len(header) + 1 and f[0].isdigit() for _, f in records):
         header = ["", *header]
     rows: list[Row] = []
@@ -146,6 +146,23 @@ def _read_csv(text: str, name: str) -> list[Row]:
             )
         rows.append(dict(zip(header, fields, strict=True)))
     return rows
+
+
+def _records(text: str, delimiter: str, name: str) -> list[tuple[int, list[str]]]:
+    """The records that are not blank, each with the number of its last line.
+
+    Between tabs, quotes may be text: so they are where each line has as many fields as the first,
+    and by quotes there would be other records, or broken ones.
+    """
+    lines = [(n, line.rstrip("\n")) for n, line in enumerate(io.StringIO(text, None), 1)]
+    lines = [(n, line) for n, line in lines if line.strip()]
+    if delimiter != "\t" or len({line.count(delimiter) for _, line in lines}) != 1:
+        return list(_csv_records(text, delimiter, name))
+    with contextlib.suppress(ValueError):
+        quoted = list(_csv_records(text, delimiter, name))
+        if len(quoted) == len(lines):
+            return quoted
+    return [(n, line.split(delimiter)) for n, line in lines]
 
 
 def _csv_header(text: str, delimiter: str, name: str) -> list[str]:

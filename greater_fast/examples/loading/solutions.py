@@ -4,30 +4,45 @@ import re
 from collections.abc import Mapping
 
 _FINAL_ANSWER_MARK = "####"
-_BRACES = re.compile(r"\\f?boxed\s*\{|\\.|[{}]")
+# A box and its brace, or what stands in it without one ("\boxed 2"); other braces.
+_BRACES = re.compile(
+    r"\\(?:(?:boxed|f(?:rame)?box)\s*(?P<box>\{)"
+    r"|boxed(?:\s+|(?=\d))(?P<bare>[^\s{}\\$]*[^\s{}\\$.,;:]))|\\.|[{}]"
+)
 _CHOICE_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)")
 
 
 def final_answer(text: str) -> str:
     r"""The answer of a solution, without the brackets of a choice letter.
 
-    It is the last line from "####" on (GSM8K), else what the last `\boxed{}` holds (MATH), else all
-    of it; a whole answer "(A)" becomes "A".
+    It is the last line from "####" on (GSM8K), or the line behind that where a last one repeats it
+    ("The answer is: 7"), else what the last `\boxed{}` holds (MATH), else all of it; a whole answer
+    "(A)" becomes "A".
     """
-    _, mark, behind = text.rpartition(_FINAL_ANSWER_MARK)
-    is_marked = bool(mark) and "\n" not in behind.strip()  # else it begins a heading
-    text = behind.strip() if is_marked else _boxed(text)
-    letter = _CHOICE_LETTER.fullmatch(text)
-    return letter[1] if letter else text
+    answer = _marked(text)
+    answer = _boxed(text) if answer is None else answer
+    letter = _CHOICE_LETTER.fullmatch(answer)
+    return letter[1] if letter else answer
+
+
+def _marked(text: str) -> str | None:
+    """The line behind the last mark; None without one, and where the mark begins a heading."""
+    if _FINAL_ANSWER_MARK not in text:
+        return None
+    line, _, rest = text.rpartition(_FINAL_ANSWER_MARK)[2].strip().partition("\n")
+    line, is_repeated = line.strip(), rest.rstrip(" .\n").endswith((f" {line}", f":{line}"))
+    return line if is_repeated or not rest else None
 
 
 def _boxed(text: str) -> str:
-    r"""What the last whole `\boxed{}` holds, which may hold braces itself; the text without one."""
+    r"""What the last whole `\boxed{}` holds, which may hold braces itself; all without one."""
     opened: list[tuple[bool, int]] = []
     start, stop = 0, len(text)
     for mark in _BRACES.finditer(text):
-        if mark[0].endswith("{") and len(mark[0]) != 2:  # \{ is a sign, no brace
-            opened.append((len(mark[0]) > 1, mark.end()))
+        if mark["box"] or mark[0] == "{":  # \{ is a sign, no brace
+            opened.append((bool(mark["box"]), mark.end()))
+        elif mark["bare"]:
+            start, stop = mark.span("bare")
         elif mark[0] == "}" and opened:
             is_box, behind = opened.pop()
             if is_box and behind > start:

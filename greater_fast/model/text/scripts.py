@@ -10,6 +10,12 @@ from dataclasses import dataclass
 _WRITTEN_TOGETHER = frozenset(
     {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"}
 )
+# A regular expression for a character of a word in a script that puts spaces between them.
+WORD_APART = (
+    r"[^\W\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u2e80-\u2fdf\u3005-\u312f"
+    r"\u3190-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff00-\uff9f"
+    r"\U0001aff0-\U0001b16f\U00020000-\U0003ffff]"
+)
 _JAPANESE = frozenset({"CJK", "HIRAGANA", "KATAKANA"})
 _WIDE_MARKS = re.compile("[\u3000-\u303f\uff00-\uff65]")  # CJK punctuation, full-width forms
 _STOPS = "。．｡۔।॥։።။។།"

@@ -120,6 +120,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
                     **run,
                     "extractor": prepared.extractor.in_config(),
                     "columns": dict(prepared.splits.columns),
+                    "readings": list(prepared.splits.readings),
                     "rendered_example": layouts.rendered(0, layouts.prompt_ids),
                     "metric": name_of_metric(layouts.metric),
                     "seed": given.seed,
@@ -142,8 +143,13 @@ def saved_splits(saved: SavedRun) -> Splits:
     """The rows of a run as it wrote them down."""
     sets: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
     for values in saved.examples:
-        others = tuple(values["other_answers"])
-        sets[values["split"]].append(Example(values["question"], values["answer"], others))
+        example = Example(
+            values["question"],
+            values["answer"],
+            tuple(values["other_answers"]),
+            answers_given=tuple(values.get("answers_given", ())),
+        )
+        sets[values["split"]].append(example)
     train, dev, test = map(tuple, sets.values())
     unknown = SplitCounts()  # what was dropped to get there stands in the run's notes
     return Splits(train, dev, test, unknown, unknown, unknown, ())
@@ -157,6 +163,7 @@ def _examples(prepared: Prepared) -> list[dict[str, Any]]:
             "question": row.example.question,
             "answer": row.example.answer,
             "other_answers": list(row.example.other_answers),
+            "answers_given": list(row.example.answers_given),
         }
         for name, rows in prepared.layouts.items()
         for row in rows.rows

@@ -114,6 +114,24 @@ def test_a_metric_by_name(command: Any, model_folder: Path, data: Path, limits: 
     assert "metric: numeric is not for answers such as 'False'" in refused.err
 
 
+def test_answers_are_counted_as_in_the_run(
+    command: Any, finished: Path, tmp_path: Path, limits: list[str]
+) -> None:
+    """By the run's rows numbers are from 1; a few rows more would be read as from 0."""
+    copy, few = tmp_path / "copy", tmp_path / "few.jsonl"
+    shutil.copytree(finished, copy)
+    row = {"question": "Which?", "choices": ["w", "x", "y", "z"], "answer": 1}
+    few.write_text("\n".join(json.dumps({**row, "question": f"Which? {n}"}) for n in range(3)))
+    given = ("evaluate", "--run", copy, "--data", few)
+    run = json.loads((copy / "run.json").read_text())
+    assert run["readings"] == []
+    assert command(*given).status == 0
+    (copy / "run.json").write_text(json.dumps({**run, "readings": ["numbers from 1"]}))
+    refused = command(*given)
+    assert refused.status == 2
+    assert "data are read as numbers from 0, though numbers from 1 would fit" in refused.err
+
+
 def test_settings_of_a_run_are_named_as_the_runs(
     command: Any, finished: Path, fresh: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,17 @@ def test_marks_and_their_closing(mark: str, closing: str) -> None:
     assert spaced.text == f"It is {mark}"
 
 
-@pytest.mark.parametrize("text", ["The answer is", "The answer is:", "It is (A) or (B)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is",
+        "The answer is:",
+        "It is (A) or (B)",
+        'Say "yes" or "no"',
+        "It is about $5$",
+        "Which is 'a.'",
+    ],
+)
 def test_text_without_an_opening_mark(text: str) -> None:
     extractor = make_extractor(text)
     assert extractor.in_place() == f" {text}"
@@ -198,3 +208,10 @@ def test_an_empty_lead_joins_by_nothing() -> None:
 
 def test_options_are_looked_for_in_time_however_many_lines_are_blank() -> None:
     assert option_letters(["Which?" + "\n" * 200_000 + "(A) one\n(B) two"]) == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    "text", ['答案是"', 'It is:"', "It's so: '", 'Say "yes" or "no": "', "It is5$"]
+)
+def test_a_mark_at_the_end_that_opens(text: str) -> None:
+    assert make_extractor(text).closing == text[-1]

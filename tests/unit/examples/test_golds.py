@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greater_fast.examples.answers import answers_match, normalise_answer
+from greater_fast.examples.answers import answers_match
 from greater_fast.examples.data import Example
 from greater_fast.examples.extractor import (
     check_reads_back,
@@ -12,7 +12,13 @@ from greater_fast.examples.extractor import (
     given_extractor,
     make_extractor,
 )
-from greater_fast.examples.golds import describe_changes, in_one_form, spelling, spellings
+from greater_fast.examples.golds import (
+    asked_for,
+    describe_changes,
+    in_one_form,
+    spelling,
+    spellings,
+)
 from tests.cases import TOKENIZERS, layouts_of, tokenizer_lm
 
 # Gold answers, and what a derived extractor makes of the first.
@@ -52,7 +58,7 @@ NAMED = pytest.mark.parametrize(("golds", "written"), SETS.values(), ids=SETS)
 def test_reading_an_answer_undoes_writing_it(golds: list[str], written: str) -> None:
     extractor = derive_extractor(golds)
     spelled = spellings(golds)
-    first = extractor.in_place() + extractor.answer_in_place(spelled[normalise_answer(golds[0])])
+    first = extractor.in_place() + extractor.answer_in_place(asked_for(golds[0], spelled))
     assert first.endswith(written)
     for gold in (*golds, *spelled.values()):
         assert answers_match(extractor.cut(extractor.answer_in_place(gold)), gold)
@@ -122,6 +128,7 @@ def test_a_given_extractor_that_cuts_a_gold_answer_is_refused(
         ("1.0.0", "1.0.0"),
         ("18.0 kg", "18.0 kg"),
         ("007", "007"),
+        ("12.000", "12.000"),
     ],
 )
 def test_whole_floats_are_whole_numbers(gold: str, asked: str) -> None:
@@ -136,6 +143,14 @@ def test_equal_golds_have_the_commonest_spelling() -> None:
     assert spellings(["TRUE", "FALSE"]) == {"true": "True", "false": "False"}
 
 
+def test_codes_of_a_fixed_width_are_asked_for_as_they_are() -> None:
+    golds = ["0011", "11", "11", "11.0", "00", "0", "-07"]
+    spelled = spellings(golds)
+    asked = ["0011", "11", "11", "11", "00", "0", "-07"]
+    assert [asked_for(gold, spelled) for gold in golds] == asked
+    assert all(answers_match(own, gold) for own, gold in zip(asked, golds, strict=True))
+
+
 def test_examples_in_one_form() -> None:
     rows = [
         Example("1?", "YES"),
@@ -147,6 +162,11 @@ def test_examples_in_one_form() -> None:
     assert [row.answer for row in found] == ["yes", "yes", "yes", "new"]
     assert found[1].answers == ("yes", "18", "ok")
     assert [row.question for row in found] == ["1?", "2?", "3?", "4?"]
+    assert [row.as_given for row in found] == rows
+    assert [row.answers_given for row in found[2:]] == [(), ()]
+    again = in_one_form(found, spellings(["Yes", "Yes", "NEW"]))
+    assert again[0].answer == "Yes"
+    assert [row.as_given for row in again] == rows
     assert describe_changes(rows, found) == ("answers in one form: 'YES' as 'yes'",)
     assert describe_changes(found, found) == ()
 
@@ -166,7 +186,7 @@ def test_golds_are_read_back_or_refused(texts: list[str]) -> None:
         return
     spelled = spellings(golds)
     for gold in golds:
-        asked = spelled[normalise_answer(gold)]
+        asked = asked_for(gold, spelled)
         assert answers_match(asked, gold)
         assert extractor.reads_back(gold)
         assert extractor.reads_back(asked)

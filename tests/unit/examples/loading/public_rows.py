@@ -256,6 +256,19 @@ ROWS = {
         [r"\frac{1}{2}"],
     ),
     "MATH-500": ({"problem": "p", "solution": r"\boxed{3}", "answer": "4"}, "p", ["4"]),
+    "MATH, a box without braces": (
+        {"problem": "p", "solution": r"so\n$x = \boxed 2$."},
+        "p",
+        ["2"],
+    ),
+    "MATH, a frame": ({"problem": "p", "solution": r"\framebox{5} and \fbox{6}"}, "p", ["6"]),
+    "MATH, a digit": ({"problem": "p", "solution": r"\boxed{1}, no, \boxed9"}, "p", ["9"]),
+    "MetaMathQA": ({"query": "q", "response": "so 4.\n#### 110\nThe answer is: 110"}, "q", ["110"]),
+    "a heading": (
+        {"question": "q", "answer": "#### Steps\nIt is 4."},
+        "q",
+        ["#### Steps\nIt is 4."],
+    ),
     "GSM8K": ({"question": "q", "answer": "9 * 2 = <<9*2=18>>18\n#### 18"}, "q", ["18"]),
     "SVAMP": (
         {"ID": "1", "Body": "b", "Question": "q", "Equation": "e", "Answer": 8.0},

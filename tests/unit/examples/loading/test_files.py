@@ -259,3 +259,24 @@ def test_a_space_behind_a_delimiter_is_none_of_a_field(tmp_path, mark):
     file = tmp_path / "rows.csv"
     file.write_text(f'question{mark} answer\n"What{mark} is it?"{mark} "Paris{mark} France"\n')
     assert load_examples(file) == [Example(f"What{mark} is it?", f"Paris{mark} France")]
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        (
+            'id\tquestion\tanswer\n1\t"We must go.\tA\n2\tHe said we must."\tB\n',
+            ['"We must go.', None],
+        ),
+        ('question\tanswer\n"Go" she said\tA\nGo\tB\n', ['"Go" she said', "Go"]),
+        ('question\tanswer\n"Go, she said"\tA\r\nGo\tB\n', ["Go, she said", "Go"]),
+        ('question\tanswer\n"Go,\nshe said"\tA\nGo\tB\n', ["Go,\nshe said", "Go"]),
+        ('question\tanswer\n"a ""b"""\tA\n\nc\tB\n', ['a "b"', "c"]),
+    ],
+)
+def test_quotes_between_tabs_may_be_text(write, text, questions):
+    """As GLUE's files have them; where they are marks of the format, they are read so."""
+    found = load_examples(write(text, "rows.tsv"))
+    assert [example.answer for example in found] == ["A", "B"]
+    for example, question in zip(found, questions, strict=True):
+        assert question in (None, example.question)

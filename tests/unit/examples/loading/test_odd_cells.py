@@ -21,6 +21,9 @@ def test_what_is_no_list_stays_text(text: str) -> None:
 def test_arrays_inside_arrays() -> None:
     assert literal("array(['a'], dtype=object)") == "array(['a'], dtype=object)"
     assert literal("[array(['a', 'b'], dtype=object)]") == [["a", "b"]]
+    assert literal("['a' 'b'\n 'c']") == ["a", "b", "c"]
+    assert literal("""['the boys\\' "club"', 'x']""") == ["""the boys' "club\"""", "x"]
+    assert literal("""["a' 'b" 'c']""") == ["a' 'b", "c"]
 
 
 def test_numbers_without_a_text() -> None:

@@ -1,3 +1,4 @@
+import re
 import unicodedata
 
 import pytest
@@ -6,11 +7,13 @@ from hypothesis import strategies as st
 
 from greater_fast.model.text.scripts import (
     ASCII,
+    WORD_APART,
     Alphabet,
     ends_sentence,
     script_of,
     space_before,
     space_behind,
+    written_together,
 )
 
 
@@ -130,3 +133,15 @@ def test_texts_that_end_a_sentence(text: str) -> None:
 )
 def test_texts_that_end_none(text: str) -> None:
     assert not ends_sentence(text)
+
+
+def test_letters_of_scripts_with_and_without_spaces_are_told_apart_by_a_pattern() -> None:
+    apart = re.compile(WORD_APART)
+    others = re.compile("LATIN|GREEK|CYRILLIC|ARABIC|HEBREW|HANGUL|DEVANAGARI|DIGIT")
+    for char in map(chr, range(0x30000)):
+        if not re.match(r"\w", char):
+            assert not apart.match(char)
+        elif written_together(char) and script_of(char) != "":
+            assert not apart.match(char) or unicodedata.category(char)[0] != "L", hex(ord(char))
+        elif others.match(unicodedata.name(char, "")):
+            assert apart.match(char), hex(ord(char))
