@@ -35,40 +35,31 @@ struct Row {
   int32_t stop_key;
 };
 
-// Scores of a few rows for the keys that any of them sees, [first, stop).
+// Scores of a few rows for the keys that any of them sees, [first, stop). `places` say where a
+// key's state begins, among those of the keys and of the values alike.
 template <typename T>
 struct Tile {
   T* scores;
   int32_t stride;
+  const int64_t* places;
   int32_t first;
   int32_t stop;
 };
 
-// Where the states of one K/V head are for a key of a sequence.
-template <typename T>
-GREATER_FAST_INLINE const T* state_of(const AttentionArgs<T>& args, const Task& task,
-                                      const T* states, int32_t key) {
-  const int32_t* table = args.block_tables + int64_t{task.sequence} * args.table_width;
-  const int64_t block = table[key / args.block_size];
-  return states +
-         ((block * args.num_kv_heads + task.kv_head) * args.block_size + key % args.block_size) *
-             args.head_size;
-}
-
 // Fetch a key's state from memory: blocks lie anywhere, and the hardware follows none to the next.
 template <typename T>
-GREATER_FAST_INLINE void fetch(const AttentionArgs<T>& args, const Task& task, const T* states,
-                               int32_t key, int32_t stop) {
-  if (key >= stop) return;
-  const T* const state = state_of(args, task, states, key);
+GREATER_FAST_INLINE void fetch(const AttentionArgs<T>& args, const T* states, const Tile<T>& tile,
+                               int32_t key) {
+  if (key >= tile.stop) return;
+  const T* const state = states + tile.places[key];
   constexpr int32_t kLine = 64 / sizeof(T);
   for (int32_t d = 0; d < args.head_size; d += kLine) __builtin_prefetch(state + d, 0, 2);
 }
 
 // scores[r][key] = query_r · key for the keys [first, stop), a few keys at a time.
 template <typename T, int32_t Bytes, int32_t R>
-GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& task,
-                                    const Row<T>* rows, const Tile<T>& tile) {
+GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Row<T>* rows,
+                                    const Tile<T>& tile) {
   using V = typename VectorOf<T, Bytes>::type;
   constexpr int32_t kLanes = Bytes / sizeof(T);
   constexpr int32_t kKeys = Bytes == 64 ? 4 : 2;
@@ -77,9 +68,9 @@ GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& ta
   for (int32_t key = tile.first; key < tile.stop; key += kKeys) {
     const T* keys[kKeys];
     for (int32_t j = 0; j < kKeys; ++j) {
-      keys[j] = state_of(args, task, args.keys, std::min(key + j, tile.stop - 1));
-      fetch(args, task, args.keys, key + j + kAhead, tile.stop);
-      fetch(args, task, args.values, key + j, tile.stop);
+      keys[j] = args.keys + tile.places[std::min(key + j, tile.stop - 1)];
+      fetch(args, args.keys, tile, key + j + kAhead);
+      fetch(args, args.values, tile, key + j);
     }
     V sums[R * kKeys] = {};
     V queries[R];
@@ -112,14 +103,13 @@ GREATER_FAST_INLINE void score_keys(const AttentionArgs<T>& args, const Task& ta
 // Components [from, from + count) of output_r = sum of weight * value over the keys of the tile;
 // `count` is that of `Vectors` whole vectors, or less than one.
 template <typename T, int32_t Bytes, int32_t R, int32_t Vectors>
-GREATER_FAST_INLINE void sum_values(const AttentionArgs<T>& args, const Task& task,
-                                    const Row<T>* rows, const Tile<T>& tile, int32_t from,
-                                    int32_t count) {
+GREATER_FAST_INLINE void sum_values(const AttentionArgs<T>& args, const Row<T>* rows,
+                                    const Tile<T>& tile, int32_t from, int32_t count) {
   using V = typename VectorOf<T, Bytes>::type;
   constexpr int32_t kLanes = Bytes / sizeof(T);
   V sums[R * Vectors] = {};
   for (int32_t key = tile.first; key < tile.stop; ++key) {
-    const T* const value = state_of(args, task, args.values, key) + from;
+    const T* const value = args.values + tile.places[key] + from;
     V values[Vectors];
     if (count < kLanes) {
       load_part(values[0], value, count);
@@ -137,109 +127,136 @@ GREATER_FAST_INLINE void sum_values(const AttentionArgs<T>& args, const Task& ta
 }
 
 template <typename T, int32_t Bytes, int32_t R>
-GREATER_FAST_INLINE void sum_all_values(const AttentionArgs<T>& args, const Task& task,
-                                        const Row<T>* rows, const Tile<T>& tile) {
+GREATER_FAST_INLINE void sum_all_values(const AttentionArgs<T>& args, const Row<T>* rows,
+                                        const Tile<T>& tile) {
   constexpr int32_t kLanes = Bytes / sizeof(T);
   constexpr int32_t kVectors = Bytes == 64 ? 4 : 2;
   int32_t d = 0;
   for (; d + kVectors * kLanes <= args.head_size; d += kVectors * kLanes) {
-    sum_values<T, Bytes, R, kVectors>(args, task, rows, tile, d, kVectors * kLanes);
+    sum_values<T, Bytes, R, kVectors>(args, rows, tile, d, kVectors * kLanes);
   }
   for (; d + kLanes <= args.head_size; d += kLanes) {
-    sum_values<T, Bytes, R, 1>(args, task, rows, tile, d, kLanes);
+    sum_values<T, Bytes, R, 1>(args, rows, tile, d, kLanes);
   }
   if (d < args.head_size) {
-    sum_values<T, Bytes, R, 1>(args, task, rows, tile, d, args.head_size - d);
+    sum_values<T, Bytes, R, 1>(args, rows, tile, d, args.head_size - d);
   }
 }
 
+// Where the states of a sequence's keys [first, stop) begin, of one K/V head.
+template <typename T>
+GREATER_FAST_INLINE void find_states(const AttentionArgs<T>& args, const Task& task, int32_t first,
+                                     int32_t stop, int64_t* places) {
+  const int32_t* const table = args.block_tables + int64_t{task.sequence} * args.table_width;
+  const int32_t size = args.block_size;
+  for (int32_t number = first / size; number * size < stop; ++number) {
+    const int64_t block = int64_t{table[number]} * args.num_kv_heads + task.kv_head;
+    const int64_t start = block * size * args.head_size;
+    const int32_t count = std::min(size, stop - number * size);
+    for (int32_t i = 0; i < count; ++i) places[number * size + i] = start + i * args.head_size;
+  }
+}
+
+// What a thread works with: numbers for as many keys as the longest sequence has.
+template <typename T>
+struct Workspace {
+  T* scores;  // [kTileRows, longest]
+  int64_t* places;
+  int32_t longest;
+};
+
 template <typename T, int32_t Bytes>
-GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task, T* scores,
-                                int32_t stride) {
+GREATER_FAST_INLINE void attend(const AttentionArgs<T>& args, const Task& task,
+                                const Workspace<T>& work) {
   const int32_t group = args.num_heads / args.num_kv_heads;
   const int32_t start = args.query_starts[task.sequence];
   const int32_t num_queries = args.query_starts[task.sequence + 1] - start;
   const int32_t before = args.context_lens[task.sequence] - num_queries;
+  const auto stop_of = [&](int32_t row) { return before + row / group + 1; };
+  const auto first_of = [&](int32_t row) {
+    return args.window > 0 ? std::max(0, stop_of(row) - args.window) : 0;
+  };
+  find_states(args, task, first_of(task.first_row), stop_of(task.last_row - 1), work.places);
   for (int32_t row = task.first_row; row < task.last_row; row += kTileRows) {
     const int32_t count = std::min(kTileRows, task.last_row - row);
     Row<T> rows[kTileRows];
-    Tile<T> tile{scores, stride, args.context_lens[task.sequence], 0};
+    Tile<T> tile{work.scores, work.longest, work.places, args.context_lens[task.sequence], 0};
     for (int32_t r = 0; r < count; ++r) {
       const int32_t query = (row + r) / group;
       const int64_t head =
           int64_t{start + query} * args.num_heads + task.kv_head * group + (row + r) % group;
-      const int32_t stop = before + query + 1;
       rows[r] = {args.queries + head * args.head_size, args.output + head * args.head_size,
-                 args.window > 0 ? std::max(0, stop - args.window) : 0, stop};
+                 first_of(row + r), stop_of(row + r)};
       tile.first = std::min(tile.first, rows[r].first_key);
-      tile.stop = std::max(tile.stop, stop);
+      tile.stop = std::max(tile.stop, rows[r].stop_key);
     }
     switch (count) {
       case 1:
-        score_keys<T, Bytes, 1>(args, task, rows, tile);
+        score_keys<T, Bytes, 1>(args, rows, tile);
         break;
       case 2:
-        score_keys<T, Bytes, 2>(args, task, rows, tile);
+        score_keys<T, Bytes, 2>(args, rows, tile);
         break;
       case 3:
-        score_keys<T, Bytes, 3>(args, task, rows, tile);
+        score_keys<T, Bytes, 3>(args, rows, tile);
         break;
       default:
-        score_keys<T, Bytes, 4>(args, task, rows, tile);
+        score_keys<T, Bytes, 4>(args, rows, tile);
         break;
     }
     // One loop for all sizes of a tile: the same instructions, and so the same bits.
     for (int32_t r = 0; r < count; ++r) {
       softmax(
-          {args.scale, args.soft_cap}, scores + r * stride,
+          {args.scale, args.soft_cap}, tile.scores + r * tile.stride,
           {rows[r].first_key - tile.first, rows[r].stop_key - tile.first, tile.stop - tile.first});
     }
     switch (count) {
       case 1:
-        sum_all_values<T, Bytes, 1>(args, task, rows, tile);
+        sum_all_values<T, Bytes, 1>(args, rows, tile);
         break;
       case 2:
-        sum_all_values<T, Bytes, 2>(args, task, rows, tile);
+        sum_all_values<T, Bytes, 2>(args, rows, tile);
         break;
       case 3:
-        sum_all_values<T, Bytes, 3>(args, task, rows, tile);
+        sum_all_values<T, Bytes, 3>(args, rows, tile);
         break;
       default:
-        sum_all_values<T, Bytes, 4>(args, task, rows, tile);
+        sum_all_values<T, Bytes, 4>(args, rows, tile);
         break;
     }
   }
 }
 
 template <typename T>
-void portable(const AttentionArgs<T>& args, const Task& task, T* scores, int32_t stride) {
-  attend<T, 16>(args, task, scores, stride);
+void portable(const AttentionArgs<T>& args, const Task& task, const Workspace<T>& work) {
+  attend<T, 16>(args, task, work);
 }
 
 template <typename T>
-GREATER_FAST_AVX2 void avx2(const AttentionArgs<T>& args, const Task& task, T* scores,
-                            int32_t stride) {
-  attend<T, 32>(args, task, scores, stride);
+GREATER_FAST_AVX2 void avx2(const AttentionArgs<T>& args, const Task& task,
+                            const Workspace<T>& work) {
+  attend<T, 32>(args, task, work);
 }
 
 template <typename T>
-GREATER_FAST_AVX512 void avx512(const AttentionArgs<T>& args, const Task& task, T* scores,
-                                int32_t stride) {
-  attend<T, 64>(args, task, scores, stride);
+GREATER_FAST_AVX512 void avx512(const AttentionArgs<T>& args, const Task& task,
+                                const Workspace<T>& work) {
+  attend<T, 64>(args, task, work);
 }
 
+// Write a token's new states into its slot. Block 0 is for padding: nobody reads it, and several
+// tokens may have a slot there.
 template <typename T>
-void store(const AttentionArgs<T>& args) {
-  for (int32_t token = 0; token < args.num_tokens; ++token) {
-    const int64_t block = args.slots[token] / args.block_size;
-    const int64_t offset = args.slots[token] % args.block_size;
-    for (int64_t head = 0; head < args.num_kv_heads; ++head) {
-      const int64_t to =
-          ((block * args.num_kv_heads + head) * args.block_size + offset) * args.head_size;
-      const int64_t from = (int64_t{token} * args.num_kv_heads + head) * args.head_size;
-      std::copy_n(args.new_keys + from, args.head_size, args.keys + to);
-      std::copy_n(args.new_values + from, args.head_size, args.values + to);
-    }
+void store(const AttentionArgs<T>& args, int32_t token) {
+  const int64_t block = args.slots[token] / args.block_size;
+  const int64_t offset = args.slots[token] % args.block_size;
+  if (block == 0) return;
+  for (int64_t head = 0; head < args.num_kv_heads; ++head) {
+    const int64_t to =
+        ((block * args.num_kv_heads + head) * args.block_size + offset) * args.head_size;
+    const int64_t from = (int64_t{token} * args.num_kv_heads + head) * args.head_size;
+    std::copy_n(args.new_keys + from, args.head_size, args.keys + to);
+    std::copy_n(args.new_values + from, args.head_size, args.values + to);
   }
 }
 
@@ -249,7 +266,6 @@ template <typename T>
 void paged_attention(const AttentionArgs<T>& args) {
   const int32_t bytes = vector_bytes();
   const auto attend_task = bytes == 64 ? avx512<T> : bytes == 32 ? avx2<T> : portable<T>;
-  store(args);
   const int32_t group = args.num_heads / args.num_kv_heads;
   std::vector<Task> tasks;
   int32_t longest = 1;
@@ -266,11 +282,18 @@ void paged_attention(const AttentionArgs<T>& args) {
   const int32_t num_queries = args.query_starts[args.num_sequences];
   std::fill(args.output + num_queries * width, args.output + args.num_tokens * width, T{0});
   // Made here: a thread must not throw.
-  const int64_t num_scores = int64_t{kTileRows} * longest;
-  const std::unique_ptr<T[]> scores(new T[omp_get_max_threads() * num_scores]);
-#pragma omp parallel for schedule(dynamic, 4)
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    attend_task(args, tasks[i], scores.get() + omp_get_thread_num() * num_scores, longest);
+  const int32_t num_threads = omp_get_max_threads();
+  const std::unique_ptr<T[]> scores(new T[num_threads * int64_t{kTileRows} * longest]);
+  const std::unique_ptr<int64_t[]> places(new int64_t[num_threads * int64_t{longest}]);
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp for schedule(static)
+    for (int32_t token = 0; token < args.num_tokens; ++token) store(args, token);
+    const int64_t thread = omp_get_thread_num();
+    const Workspace<T> work{scores.get() + thread * kTileRows * longest,
+                            places.get() + thread * longest, longest};
+#pragma omp for schedule(dynamic)
+    for (size_t i = 0; i < tasks.size(); ++i) attend_task(args, tasks[i], work);
   }
 }
 

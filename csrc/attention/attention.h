@@ -6,9 +6,9 @@
 namespace greater_fast {
 
 // One layer's attention of one step; T is float or double, and so is the arithmetic. The new keys
-// and values go to their slots first. Then query i of sequence b, at position
-// context_lens[b] - (query_starts[b + 1] - query_starts[b]) + i, sees the keys up to its own,
-// at most `window` of them (0: all).
+// and values go to their slots first, but for those of block 0, which is for padding. Then query i
+// of sequence b, at position context_lens[b] - (query_starts[b + 1] - query_starts[b]) + i, sees
+// the keys up to its own, at most `window` of them (0: all).
 template <typename T>
 struct AttentionArgs {
   const T* queries;             // [M, H, D]
@@ -35,7 +35,9 @@ struct AttentionArgs {
 
 inline constexpr int32_t kMaxHeadSize = 512;
 
-// A row's result is a function of its own query and keys alone: the same bits in any batch.
+// A row's result is a function of its own query and keys alone, the same bits in any batch, where
+// all states are finite: rows of one sequence are computed over the keys of each other, with weight
+// 0.
 template <typename T>
 void paged_attention(const AttentionArgs<T>& args);
 

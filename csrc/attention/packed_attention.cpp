@@ -71,11 +71,11 @@ void run_all(const PackedAttentionArgs<T>& args, const Task<T>& task) {
 
 // sums [M, KV, D] = states [M, H, D] over the heads of each group.
 template <typename T>
-void sum_groups(const PackedAttentionArgs<T>& args, const std::vector<T>& states, T* sums) {
+void sum_groups(const PackedAttentionArgs<T>& args, const T* states, T* sums) {
   const int64_t size = args.head_size, group = args.num_heads / args.num_kv_heads;
 #pragma omp parallel for schedule(static)
   for (int64_t row = 0; row < args.num_tokens * args.num_kv_heads; ++row) {
-    const T* const from = states.data() + row * group * size;
+    const T* const from = states + row * group * size;
     for (int64_t d = 0; d < size; ++d) {
       T sum = from[d];
       for (int64_t head = 1; head < group; ++head) sum += from[head * size + d];
@@ -95,11 +95,10 @@ template <typename T>
 void packed_attention_backward(const PackedAttentionArgs<T>& args, const T* output_gradients,
                                const PackedAttentionGradients<T>& gradients) {
   const int64_t count = args.num_tokens * args.num_heads * args.head_size;
-  std::vector<T> keys(count), values(count);  // 0, added to
-  run_all(args,
-          Task<T>{nullptr, output_gradients, {gradients.queries, keys.data(), values.data()}});
-  sum_groups(args, keys, gradients.keys);
-  sum_groups(args, values, gradients.values);
+  const std::unique_ptr<T[]> keys(new T[count]), values(new T[count]);
+  run_all(args, Task<T>{nullptr, output_gradients, {gradients.queries, keys.get(), values.get()}});
+  sum_groups(args, keys.get(), gradients.keys);
+  sum_groups(args, values.get(), gradients.values);
 }
 
 template void packed_attention<float>(const PackedAttentionArgs<float>&, float*);

@@ -159,7 +159,7 @@ GREATER_FAST_INLINE void forward(const Head<T>& at, const Workspace<T>& work, T*
   }
 }
 
-// Adds to the gradients of keys and values, which are [M, H, D] here: each head has its own.
+// Gradients of keys and values are [M, H, D] here: each head has its own.
 template <typename T>
 GREATER_FAST_INLINE void backward(const Head<T>& at, const Workspace<T>& work,
                                   const T* output_gradients,
@@ -172,6 +172,10 @@ GREATER_FAST_INLINE void backward(const Head<T>& at, const Workspace<T>& work,
   const Matrix<T> by_queries = at.own(gradients.queries, heads, at.head);
   const Matrix<T> by_keys = at.own(gradients.keys, heads, at.head);
   const Matrix<T> by_values = at.own(gradients.values, heads, at.head);
+  for (int64_t i = 0; i < at.num_own(); ++i) {
+    std::fill_n(by_keys.from(i).data, size, T{0});
+    std::fill_n(by_values.from(i).data, size, T{0});
+  }
   for (int64_t first = 0; first < at.num_own(); first += kQueries) {
     const Block block = block_at(at, first);
     const int64_t num_queries = block.num_queries(), num_keys = block.num_keys;

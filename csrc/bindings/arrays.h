@@ -54,6 +54,9 @@ T* data_of(const py::array& array, int64_t least, const char* name) {
   if (!(array.flags() & py::array::c_style)) {
     throw std::invalid_argument(std::string(name) + ": expected a contiguous array");
   }
+  if (!(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) {
+    throw std::invalid_argument(std::string(name) + ": expected an aligned array");
+  }
   if (array.size() < least) {
     throw std::invalid_argument(std::string(name) + ": got " + std::to_string(array.size()) +
                                 " elements, expected at least " + std::to_string(least));

@@ -29,6 +29,7 @@ using PyCut = std::optional<std::tuple<int32_t, std::vector<int32_t>, int32_t>>;
 std::shared_ptr<Stop> make_stop(
     std::vector<int32_t> last_ids,
     const std::function<PyCut(const std::vector<int32_t>&, int32_t)>& cut) {
+  if (!cut) throw std::invalid_argument("cut: expected a function, got None");
   std::sort(last_ids.begin(), last_ids.end());
   // The caster of `cut` takes the GIL for each call, and to be dropped.
   return std::make_shared<Stop>(
@@ -66,6 +67,7 @@ class PyScheduler {
   }
 
   py::tuple plan() {
+    const Busy busy(*this);
     PlanCounts counts;
     {
       py::gil_scoped_release release;
@@ -77,6 +79,7 @@ class PyScheduler {
 
   void commit(const py::array& argmax, const py::array& logprobs,
               const std::optional<py::array>& sampled) {
+    const Busy busy(*this);
     const int64_t num_rows = argmax.size();
     Answers answers;
     answers.argmax = data_of<const int32_t>(argmax, num_rows, "argmax");
@@ -88,7 +91,7 @@ class PyScheduler {
 
   py::list take_finished() {
     py::list finished;
-    for (Outcome& o : scheduler_.take_finished()) {
+    for (Outcome& o : scheduler().take_finished()) {
       finished.append(py::make_tuple(
           o.key, py::tuple(py::cast(o.reasoning_ids)), py::tuple(py::cast(o.answer_ids)),
           py::tuple(py::cast(o.prompt_nll)), py::tuple(py::cast(o.target_logprobs)),
@@ -97,8 +100,8 @@ class PyScheduler {
     return finished;
   }
 
-  py::tuple cached_prefix(const std::vector<int32_t>& ids) const {
-    PrefixMatch found = scheduler_.stored_prefix(ids);
+  py::tuple cached_prefix(const std::vector<int32_t>& ids) {
+    PrefixMatch found = scheduler().stored_prefix(ids);
     const auto num_whole = static_cast<int32_t>(found.shared.size());
     if (found.copy_from >= 0) found.shared.push_back(found.copy_from);
     return py::make_tuple(num_whole * scheduler_.block_size() + found.copy_tokens, found.shared);
@@ -120,12 +123,34 @@ class PyScheduler {
     return values;
   }
 
-  Scheduler& scheduler() { return scheduler_; }
+  // For whoever changes or walks it: not while a step is planned or committed, which gives up the
+  // GIL, and calls Python for texts.
+  Scheduler& scheduler() {
+    if (is_busy_) throw std::invalid_argument("scheduler: it is at work on a step");
+    return scheduler_;
+  }
+  const Scheduler& counts() const { return scheduler_; }
 
  private:
+  // Held while a step is planned or committed; made and dropped under the GIL.
+  class Busy {
+   public:
+    explicit Busy(PyScheduler& owner) : owner_(owner) {
+      owner.scheduler();
+      owner_.is_busy_ = true;
+    }
+    ~Busy() { owner_.is_busy_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    PyScheduler& owner_;
+  };
+
   Scheduler scheduler_;
   py::dict buffers_;  // keeps the arrays alive, whatever becomes of the caller's
   PlanBuffers plan_;
+  bool is_busy_ = false;
 };
 
 }  // namespace
@@ -201,13 +226,13 @@ PYBIND11_MODULE(_core, module) {
       .def("cached_prefix", &PyScheduler::cached_prefix, "ids"_a)
       .def("statistics", &PyScheduler::statistics)
       .def("check_integrity", [](PyScheduler& self) { self.scheduler().check_integrity(); })
-      .def_property_readonly("idle", [](PyScheduler& self) { return self.scheduler().idle(); })
+      .def_property_readonly("idle", [](PyScheduler& self) { return self.counts().idle(); })
       .def_property_readonly("num_running",
-                             [](PyScheduler& self) { return self.scheduler().num_running(); })
+                             [](PyScheduler& self) { return self.counts().num_running(); })
       .def_property_readonly("num_waiting",
-                             [](PyScheduler& self) { return self.scheduler().num_waiting(); })
+                             [](PyScheduler& self) { return self.counts().num_waiting(); })
       .def_property_readonly("num_free_blocks",
-                             [](PyScheduler& self) { return self.scheduler().num_free_blocks(); });
+                             [](PyScheduler& self) { return self.counts().num_free_blocks(); });
 
   bind_kernels(module);
 }

@@ -57,6 +57,7 @@ PackedAttentionArgs<T> packed_args(const States& states, const py::list& starts,
   args.num_kv_heads = keys.shape(1);
   expect_shape(keys, {args.num_tokens, args.num_kv_heads, args.head_size}, "keys");
   expect_shape(values, {args.num_tokens, args.num_kv_heads, args.head_size}, "values");
+  if (args.head_size < 1) throw std::invalid_argument("queries: expected heads of 1 at least");
   if (args.num_kv_heads < 1 || args.num_heads < 1 || args.num_heads % args.num_kv_heads != 0) {
     throw std::invalid_argument("keys: their heads do not divide those of the queries");
   }
@@ -78,6 +79,9 @@ PackedAttentionArgs<T> packed_args(const States& states, const py::list& starts,
     }
     if (!prefixes[i].is_none()) set_prefix(prefixes[i].cast<py::tuple>(), args, segment);
     args.segments.push_back(std::move(segment));
+  }
+  if (args.num_tokens > 0 && (args.segments.empty() || args.segments[0].start != 0)) {
+    throw std::invalid_argument("starts: expected 0 for the first, so that each token has one");
   }
   return args;
 }

@@ -12,7 +12,7 @@ template <typename T>
 GREATER_FAST_INLINE T sigmoid(T x) {
   const T small = exponential(-std::abs(x));
   const T share = 1 / (1 + small);
-  return x < 0 ? small * share : share;
+  return share * (x < 0 ? small : T{1});
 }
 
 // x sigmoid(x)

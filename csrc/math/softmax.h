@@ -11,9 +11,10 @@
 
 namespace greater_fast {
 
-// exp(x) for x <= 0, to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2.
+// exp(x) for x <= 0, to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2. Where n would be
+// -127, below -87.7, it is 0: the bits of that power are. NaN stays.
 GREATER_FAST_INLINE float exponential(float x) {
-  x = std::max(x, -87.0f);
+  x = x < -88.0f ? -88.0f : x;
   const float shifted = x * 1.44269504f + 12582912.0f;  // rounds to n in the low bits
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -34,6 +35,22 @@ GREATER_FAST_INLINE float exponential(float x) {
 
 GREATER_FAST_INLINE double exponential(double x) { return std::exp(x); }
 
+// tanh(x), to 4 units in the last place: near 0 a polynomial, which is exact there.
+GREATER_FAST_INLINE float bounded(float x) {
+  const float size = std::abs(x);
+  const float small = exponential(-2 * size);
+  const float far = (1 - small) / (1 + small);
+  const float z = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  return std::copysign(size < 0.625f ? p * z * size + size : far, x);
+}
+
+GREATER_FAST_INLINE double bounded(double x) { return std::tanh(x); }
+
 // The sum of `term(i)` over i < count, in parts that make vectors.
 template <typename Term>
 GREATER_FAST_INLINE auto sum_in_parts(int64_t count, const Term& term) {
@@ -48,6 +65,20 @@ GREATER_FAST_INLINE auto sum_in_parts(int64_t count, const Term& term) {
   T total = 0;
   for (const T part : parts) total += part;
   return total;
+}
+
+// The highest of some numbers, one at least, in parts that make vectors.
+template <typename T>
+GREATER_FAST_INLINE T highest_in_parts(const T* row, int64_t count) {
+  constexpr int64_t kParts = 32;
+  T parts[kParts];
+  for (int64_t j = 0; j < kParts; ++j) parts[j] = row[0];
+  int64_t i = 0;
+  for (; i + kParts <= count; i += kParts) {
+    for (int64_t j = 0; j < kParts; ++j) parts[j] = row[i + j] > parts[j] ? row[i + j] : parts[j];
+  }
+  for (int64_t j = 0; i < count; ++i, ++j) parts[j] = row[i] > parts[j] ? row[i] : parts[j];
+  return *std::max_element(parts, parts + kParts);
 }
 
 // Scores to be softened: scale x, or cap tanh(scale x / cap).
@@ -73,13 +104,12 @@ GREATER_FAST_INLINE void softmax(const ScoreOptions<T>& options, T* row, const S
   for (int64_t i = 0; i < count; ++i) begin[i] *= options.scale;
   if (options.soft_cap > 0) {
     for (int64_t i = 0; i < count; ++i) {
-      const T bent = std::tanh(begin[i] / options.soft_cap);
+      const T bent = bounded(begin[i] / options.soft_cap);
       begin[i] = options.soft_cap * bent;
       if (slopes) slopes[seen.first + i] = 1 - bent * bent;
     }
   }
-  T highest = begin[0];
-  for (int64_t i = 1; i < count; ++i) highest = std::max(highest, begin[i]);
+  const T highest = count > 0 ? highest_in_parts(begin, count) : T{0};
   for (int64_t i = 0; i < count; ++i) begin[i] = exponential(begin[i] - highest);
   const T inverse = 1 / sum_in_parts(count, [&](int64_t i) { return begin[i]; });
   for (int64_t i = 0; i < count; ++i) begin[i] *= inverse;

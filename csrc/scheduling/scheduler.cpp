@@ -26,12 +26,11 @@ void require_ids(const std::vector<int32_t>& ids, int32_t vocab_size, const char
   }
 }
 
-}  // namespace
-
-Scheduler::Scheduler(const SchedulerConfig& config)
-    : config_(config), pool_(std::max(config.num_blocks, 1), std::max(config.block_size, 1)) {
+SchedulerConfig checked(const SchedulerConfig& config) {
   require(config.block_size >= 1, "block_size: expected at least 1");
   require(config.num_blocks >= 2, "num_blocks: expected at least 2, block 0 is kept for padding");
+  require(int64_t{config.num_blocks} * config.block_size <= INT32_MAX,
+          "num_blocks: expected as many slots as an int32 counts, at most");
   require(config.table_width >= 1, "table_width: expected at least 1");
   require(config.max_tokens >= 1, "max_tokens: expected at least 1");
   require(config.min_tokens >= 0 && config.min_tokens <= config.max_tokens,
@@ -41,6 +40,13 @@ Scheduler::Scheduler(const SchedulerConfig& config)
   require(config.vocab_size >= 1, "vocab_size: expected at least 1");
   require(config.draft_tokens >= 0 && config.draft_tokens <= config.max_tokens,
           "draft_tokens: expected 0 to max_tokens");
+  return config;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config)
+    : config_(checked(config)), pool_(config.num_blocks, config.block_size) {
   // What steps use, so that none of them allocates.
   running_.reserve(config.max_sequences);
   copies_.reserve(config.max_sequences);

@@ -152,6 +152,29 @@ def test_scores_far_apart() -> None:
         check(Batch(RAGGED, dtype=np.float64), scale=scale, magnified=1000)
 
 
+def test_a_key_far_below_the_others_has_no_weight() -> None:
+    """Nor a denormal one, which would be slow; a value of 1e38 shows the least of it."""
+    given = Batch([(1, 2)], heads=1, kv_heads=1, head_size=8).arguments()
+    for name in ("queries", "keys", "values", "new_keys"):
+        given[name][:] = 0
+    given["queries"][0, 0, 0], given["new_values"][:] = 1, 1e38
+    for distance, expected in ((80.0, 1e38 * np.exp(-80.0)), (100.0, 0.0)):
+        given["new_keys"][0, 0, 0] = -distance
+        paged_attention(**{**given, "scale": 1.0})
+        np.testing.assert_allclose(given["output"][0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 5.0])
+def test_nan_stays(soft_cap: float) -> None:
+    batch = Batch([(1, 5), (1, 7)])
+    given = batch.arguments()
+    given["queries"][0, 1, 3] = np.nan
+    paged_attention(**{**given, "scale": 0.3, "soft_cap": soft_cap})
+    assert np.isnan(given["output"][0, 1]).all()
+    assert np.isfinite(given["output"][0, [0, 2, 3]]).all()
+    assert np.isfinite(given["output"][1]).all()
+
+
 def test_no_sequence() -> None:
     batch = Batch([(2, 2)], num_padding=3)
     given = batch.arguments([0])
@@ -249,6 +272,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "fewer new values": ({"new_values": lambda a: a[1:]}, "new_values: expected shape"),
     "fewer values": ({"values": lambda a: a[1:]}, "values: expected shape"),
     "a small output": ({"output": lambda a: a[1:]}, "output: expected shape"),
+    "queries between two numbers": (
+        {
+            "queries": lambda a: np.frombuffer(
+                b"\0" + a.tobytes() + b"\0" * 7, a.dtype, a.size, 1
+            ).reshape(a.shape)
+        },
+        "queries: expected an aligned array",
+    ),
     "strided queries": ({"queries": lambda a: np.repeat(a, 2, 0)[::2]}, "contiguous"),
     "an output that is read-only": (
         {"output": lambda a: np.broadcast_to(a[:1], a.shape)},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from greater_fast._core import Scheduler
+from greater_fast._core import Stop as CoreStop
 from greater_fast.engine import Rollout, RolloutRequest
 from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM
@@ -64,6 +65,7 @@ def test_missing_buffers(name: str) -> None:
     [
         ("num_blocks", 1),
         ("num_blocks", -1),
+        ("num_blocks", 2**30),
         ("block_size", 0),
         ("table_width", 0),
         ("table_width", -1),
@@ -194,6 +196,39 @@ def test_wrong_calls_between_plan_and_commit(name: str) -> None:
     world.commit(counts)
     world.drain()
     assert world.finished == {1: expected(GOOD).outcome}
+
+
+@pytest.mark.parametrize(
+    "name", ["submit", "cancel", "abort", "plan", "take_finished", "cached_prefix"]
+)
+def test_a_step_is_not_disturbed_by_what_it_calls(name: str) -> None:
+    """What cuts a text runs within `commit`, as another thread may."""
+    world, told = World(**CONFIG), []
+    calls: dict[str, Callable[[], Any]] = {
+        "submit": lambda: world.scheduler.submit(**{**GOOD._asdict(), "key": 2}),
+        "cancel": lambda: world.scheduler.cancel(1),
+        "cached_prefix": lambda: world.scheduler.cached_prefix([1, 2]),
+    }
+
+    def cut(ids: list[int], limit: int) -> None:
+        with pytest.raises(ValueError, match="scheduler: it is at work on a step") as caught:
+            calls.get(name, getattr(world.scheduler, name))()
+        told.append(caught.value)
+
+    stop = CoreStop(range(VOCAB), cut)
+    world.scheduler.submit(**{**GOOD._asdict(), "stop": stop})
+    world.requests[1] = GOOD
+    counts = world.plan()
+    world.commit(counts)
+    assert told
+    world.scheduler.abort()
+    world.scheduler.check_integrity()
+    assert world.scheduler.idle
+
+
+def test_a_stop_has_a_function() -> None:
+    with pytest.raises(ValueError, match="cut: expected a function, got None"):
+        CoreStop([1], None)
 
 
 def test_commit_twice() -> None:
