@@ -17,7 +17,7 @@ struct AttentionArgs {
   T* keys;                      // [num_blocks, KV, block_size, D]
   T* values;                    // [num_blocks, KV, block_size, D]
   T* output;                    // [M, H, D]; rows outside every sequence become 0
-  const int32_t* slots;         // [M] block * block_size + offset
+  const int32_t* slots;         // [M] block * block_size + offset; all differ, but in block 0
   const int32_t* query_starts;  // [B + 1]
   const int32_t* context_lens;  // [B]
   const int32_t* block_tables;  // [B, table_width]

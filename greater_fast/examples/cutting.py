@@ -24,8 +24,8 @@ def cut_answer(generated: str, closing: str) -> str:
     "\frac{1}{2}}" the last one closes it. A closing of several characters, such as "</answer>", is
     looked for beyond the line, unless a bracket begins it.
     """
-    closing = closing.strip()
-    if len(closing) > 1 and closing[0] not in _OPENING:
+    closing = closing_mark(closing)
+    if len(closing) > 1:
         generated = generated.strip().removeprefix(opening_of(closing))
         if found := re.match(closed_answer(closing), generated):
             return found[1].strip()
@@ -43,11 +43,18 @@ def answer_and_end(closing: str, guard: str = "") -> tuple[str, str]:
 
     `guard` is looked for before each character of the answer that is in no bracket.
     """
-    if closing[:1] in _OPENING:
-        return _balanced(closing[0], guard), re.escape(closing[0])
+    closing = closing_mark(closing)
+    if closing in _OPENING:
+        return _balanced(closing, guard), re.escape(closing)
     anything = r"[\s\S]" if len(closing) > 1 else r"[^\n]"
     ends = {"": r"\n", ".": _FULL_STOP, "$": r"(?<!\\)\$"}  # "\$" is no mark
     return f"(?:{guard}{anything})*?", ends.get(closing) or re.escape(closing)
+
+
+def closing_mark(closing: str) -> str:
+    """What ends an answer: of a closing that a bracket begins, that bracket."""
+    closing = closing.strip()
+    return closing[:1] if closing[:1] in _OPENING else closing
 
 
 def opening_of(closing: str) -> str:

@@ -22,9 +22,9 @@ from greater_fast.wording import quoted
 # (predicted answer, its example) -> what the answer is worth, in [0, 1]
 Metric = Callable[[str, Example], float]
 
-_LETTER = WORD_APART
 _PERIOD = r"[.,]\s?\\(?:overline|bar|dot|overset)"  # "0.\overline{3}"
-_LARGE = "[十百千万萬億亿兆]"  # numerals that make another number of the one before
+# Numerals that make another number of the one before; 千米, 百帕 and 兆瓦 are units.
+_LARGE = r"\s?(?:[十万萬億亿]|百(?![米帕])|千(?![米克瓦卡焦帕伏赫])|兆(?![瓦字赫比]))"
 _ON_THE_LINE = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _IN_GROUPS = r"(?=\d{3}(?!\d)|\d+\s?/)"  # behind digits and a space: "10 000", "1 1/2"
@@ -51,10 +51,10 @@ _PLAIN_NUMBERS = (
 # A sign touches the number or its currency sign, or begins the text; behind a bracket it is a dash.
 # What goes on like a date, a time, a range, a version, a power or a decimal comma is no number.
 _NUMBER = re.compile(
-    rf"(?<!{_LETTER})(?<![./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
+    rf"(?<!{WORD_APART})(?<![./^√])(?<!\d[,:'-])(?<!\d {_IN_GROUPS})(?<!\d \d{{3}} )"
     r"(?P<sign>(?<![)\]])[-+]|^ ?- )?[$€£]?(?P<inner_sign>-)?"
     rf"(?P<top>{_DIGITS})"
-    rf"(?:e(?P<power>[-+]?\d{{1,3}})(?!{_LETTER})|\s?/\s?(?P<bottom>-?(?:{_DIGITS})))?"
+    rf"(?:e(?P<power>[-+]?\d{{1,3}})(?!{WORD_APART})|\s?/\s?(?P<bottom>-?(?:{_DIGITS})))?"
     rf"(?!\d|[.,/:'-]\d|{_PERIOD}|e[-+]?\d|{_LARGE}|\s?\^|\s?(?:{_TIMES}\s?)?[√π]| {_IN_GROUPS})"
 )
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!\d)")  # no year before a number
@@ -123,8 +123,8 @@ def contains(predicted: str, gold: str) -> float:
     """1 where the gold answer stands in the prediction as words of its own, or is `exact`.
 
     Case, width, dashes, thousands commas and idle zeros are no matter. 18 is not in "180", "18.5",
-    "-18" or "18:30", nor "art" in "start"; in scripts without spaces, such as Chinese, no words are
-    told apart.
+    "-18" or "18:30", nor "art" in "start", nor 18 in "18万"; in scripts without spaces, such as
+    Chinese, no words are told apart, but for numbers and words of other scripts among them.
     """
     text = _with_short_numbers(in_plain_characters(predicted))
     forms = {normalise_answer(gold), in_plain_characters(gold).strip()}  # "0" and "00"
@@ -242,7 +242,7 @@ def _with_short_numbers(text: str) -> str:
 def _stands_in(text: str, wanted: str) -> bool:
     before, after = _boundary(wanted[0], before=True), _boundary(wanted[-1], before=False)
     if re.match(r"[-.]+\d", wanted):  # in "10-5" and "2.5" there is neither -5 nor .5
-        before = rf"(?<!{_LETTER})(?<!\.)"
+        before = rf"(?<!{WORD_APART})(?<!\.)"
     return re.search(f"{before}{re.escape(wanted)}{after}", text) is not None
 
 
@@ -251,8 +251,8 @@ def _boundary(edge: str, *, before: bool) -> str:
     if not re.match(r"\w", edge) or written_together(edge):
         return ""
     if before:
-        return rf"(?<!{_LETTER})" + (r"(?<![.-])(?<!\d[,:/])" if edge.isdigit() else "")
-    return rf"(?!{_LETTER}" + (rf"|{_LARGE}|[.,:/-]\d)" if edge.isdigit() else ")")
+        return rf"(?<!{WORD_APART})" + (r"(?<![.-])(?<!\d[,:/])" if edge.isdigit() else "")
+    return rf"(?!{WORD_APART}" + (rf"|{_LARGE}|[.,:/-]\d)" if edge.isdigit() else ")")
 
 
 def _letter(text: str, question: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from greater_fast.examples.cutting import closed_answer, opening_of
+from greater_fast.examples.cutting import closed_answer, closing_mark, opening_of
 from greater_fast.export.rendering import Rendering
 from greater_fast.version import __version__
 
@@ -70,7 +70,7 @@ def as_chat_json(rendering: Rendering) -> str:
         "extractor": {
             "text": rendering.extractor_text,
             "ids": list(rendering.extractor_ids),
-            "closing": rendering.extractor.closing.strip(),
+            "closing": closing_mark(rendering.extractor.closing),
             "max_tokens": rendering.max_answer_tokens,
         },
         "use": [

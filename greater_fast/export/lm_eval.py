@@ -21,6 +21,7 @@ from greater_fast.examples.data import Example, Examples, load_examples
 from greater_fast.examples.extractor import Extractor
 from greater_fast.examples.golds import in_one_form, spellings
 from greater_fast.examples.layout import Layouts, build_layouts
+from greater_fast.examples.loading.choices import check_readings
 from greater_fast.examples.placing.joint import Joint
 from greater_fast.export.quoting import as_jinja, as_yaml
 from greater_fast.export.rendering import Rendering, num_ids_behind, rendering_of
@@ -82,6 +83,7 @@ def write_task(
     run = read_run(run_dir)
     rendering = rendering_of(run, model)
     rows = load_examples(data, template=rendering.config.template)
+    check_readings({"the run": run["run"].get("readings", ()), "data": rows.readings})
     new = unseen(rows, run["examples"])
     layouts = _laid_out(rendering, new)
     golds = [_golds(row.example, layouts.extractor) for row in layouts.rows]

@@ -16,8 +16,9 @@ from greater_fast.runs.timing.time_budget import OUT_OF_TIME
 _MOST_CHARACTERS = 20_000  # of commands; a part of a command would be another command
 _FUNCTIONS = ("metric", "loss", "judge", "on_step")
 
-# A run keeps a row's first gold answer apart from the others; a file has them in one list. The
-# files are new ones in a new folder: where the commands are run, others of such names may be.
+# A run keeps a row's gold answers as they are asked for, the first apart from the others, and as
+# the data has them, which metrics see: a file has the latter, in one list. The files are new ones
+# in a new folder: where the commands are run, others of such names may be.
 _SPLIT_ROWS = """\
 import json, os
 sets = {{}}

@@ -179,7 +179,8 @@ def _scored_with(models: Models, layouts: Layouts, config: Config) -> str:
     digest = hashlib.sha256(repr(of_all).encode())
     for row in layouts.rows:
         ids = (row.head_ids, row.tail_ids, row.answer_ids)
-        digest.update(repr((ids, row.example.answers)).encode())
+        golds = (row.example.answers, row.example.as_given.answers)
+        digest.update(repr((ids, *golds)).encode())
     return digest.hexdigest()
 
 

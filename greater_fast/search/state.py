@@ -51,8 +51,12 @@ class LoopState:
             self.reasonings.add(found.rollouts, config.num_reasonings)
 
     def restock(self, config: Config) -> None:
-        """Store the reasonings of all prompts, where the search until now did not ask for any."""
-        if not self.reasonings.rows:
+        """Store the reasonings of all prompts anew: a search before may not have asked for any.
+
+        Where the rollouts of some are not known, what is stored stays.
+        """
+        if config.asks_for_reasonings and all(own.rollouts for own in self.scored.values()):
+            self.reasonings = ReasoningStore()
             for found in self.scored.values():
                 self._store(found, config)
 

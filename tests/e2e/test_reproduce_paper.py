@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +103,7 @@ def test_the_command_goes_on_where_it_stopped_and_transfers(
             for cell in transferred
             if cell["cell"] == first["cell"] | {"transferred_to": str(model_folder)}
         )
-        for name in ("prompt", "extractor", "initial_correct", "num_correct", "num_rows"):
+        for name in ("prompt", "initial_correct", "num_correct", "num_rows"):
             assert again["outcome"][name] == first["outcome"][name]
     main([*command, "--minutes", "0"])
     assert len(out.read_text().splitlines()) == 8
@@ -210,6 +212,33 @@ def test_the_rule_is_the_papers() -> None:
     assert (config.accept, config.shortlist, config.seed) == ("best", "random", 4)
     assert Settings(model="m", objective="loss").config(cell).objective == "loss"
     assert config.template_date is not None  # searches of one task may run on two days
+
+
+def test_a_transfer_asks_for_answers_as_the_search_did(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path / "cells.jsonl", Settings(model="m"))
+    (task,) = found_tasks(data, BENCHMARKS["folio"])
+    cell = Cell(benchmark="folio", task="folio", seed=0, search="greater", rows=task.digest)
+    asked = Outcome(
+        prompt="p",
+        initial_correct=1,
+        num_correct=2,
+        num_rows=9,
+        extractor="So, in short: {answer}!",
+    )
+    log.add(cell, asked)
+    given: list[Any] = []
+
+    def evaluate(*_: Any, config: Any, **__: Any) -> None:
+        given.append(config.extractor)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce_paper, "evaluate", evaluate)
+    monkeypatch.setattr(reproduce_paper, "load_lm", lambda name: name)
+    with pytest.raises(KeyboardInterrupt):
+        list(reproduce_paper.run_cells([task], log, 1, "other", math.inf))
+    assert given == ["So, in short: {answer}!"]
 
 
 def test_what_is_wrong_is_said_before_a_model_is_loaded(

@@ -15,9 +15,9 @@ _TEXT_KEYS = ("text", "value", "content", "contexts", "stem", "spans", "paragrap
 _OTHER_KEYS = ("aliases",)
 _DEEPEST = 8
 _ARRAY = re.compile(r"array\((\[(?:(?!array\().)*?\]),\s*dtype=\w+\)", re.DOTALL)
-# A text in quotes, and the space between it and the next one.
+# A text in quotes, or one that does not end, and the space between it and the next one.
 _QUOTED = re.compile(
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(\s+(?=['"]))?""",
+    r"""('(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z))(\s+(?=['"]))?|\\.""",
     re.DOTALL,
 )
 
@@ -94,19 +94,22 @@ def literal(text: str) -> object:
     """The list or object that a cell holds as JSON, Python or numpy writes it, else the text."""
     if text[:1] not in ("[", "{"):
         return text
-    # numpy puts no commas between texts, and names its arrays
-    as_python = _QUOTED.sub(_with_comma, _ARRAY.sub(r"\1", text))
-    for parse, written in ((json.loads, text), (ast.literal_eval, as_python)):
+    for parse in (json.loads, _of_python):
         try:
-            parsed: object = parse(written)
+            parsed: object = parse(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
         return parsed
     return text
 
 
+def _of_python(text: str) -> object:
+    """What Python's notation says; numpy puts no commas between texts, and names its arrays."""
+    return ast.literal_eval(_QUOTED.sub(_with_comma, _ARRAY.sub(r"\1", text)))
+
+
 def _with_comma(quoted: re.Match[str]) -> str:
-    return f"{quoted[1]}, " if quoted[2] else quoted[1]
+    return f"{quoted[1]}, " if quoted[2] else quoted[0]
 
 
 def _text_key(value: Mapping[Any, Any]) -> str | None:

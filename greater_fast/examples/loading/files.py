@@ -151,18 +151,27 @@ def _read_csv(text: str, name: str) -> list[Row]:
 def _records(text: str, delimiter: str, name: str) -> list[tuple[int, list[str]]]:
     """The records that are not blank, each with the number of its last line.
 
-    Between tabs, quotes may be text: so they are where each line has as many fields as the first,
-    and by quotes there would be other records, or broken ones.
+    Between tabs, quotes may be text, as tools write them that know no quoting: where each line has
+    as many fields as the first, and by quotes there are broken rows. Where they would only join
+    lines to rows as long as the first, there is no telling.
     """
     lines = [(n, line.rstrip("\n")) for n, line in enumerate(io.StringIO(text, None), 1)]
     lines = [(n, line) for n, line in lines if line.strip()]
-    if delimiter != "\t" or len({line.count(delimiter) for _, line in lines}) != 1:
+    num_fields = {1 + line.count(delimiter) for _, line in lines}
+    if delimiter != "\t" or len(num_fields) != 1:
         return list(_csv_records(text, delimiter, name))
-    with contextlib.suppress(ValueError):
-        quoted = list(_csv_records(text, delimiter, name))
-        if len(quoted) == len(lines):
-            return quoted
-    return [(n, line.split(delimiter)) for n, line in lines]
+    plain = [(n, line.split(delimiter)) for n, line in lines]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        by_quotes = [len(fields) for fields in reader]
+    except csv.Error:
+        return plain
+    if len(by_quotes) == reader.line_num:  # no row has several lines
+        return list(_csv_records(text, delimiter, name))
+    if set(by_quotes) - {0} != num_fields:
+        return plain
+    got = "quotes that may be text, or join lines to one row"
+    raise bad_data(name, got, "one of the two alone", "save it as CSV or as JSON lines")
 
 
 def _csv_header(text: str, delimiter: str, name: str) -> list[str]:

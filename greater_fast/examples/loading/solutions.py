@@ -4,11 +4,9 @@ import re
 from collections.abc import Mapping
 
 _FINAL_ANSWER_MARK = "####"
-# A box and its brace, or what stands in it without one ("\boxed 2"); other braces.
-_BRACES = re.compile(
-    r"\\(?:(?:boxed|f(?:rame)?box)\s*(?P<box>\{)"
-    r"|boxed(?:\s+|(?=\d))(?P<bare>[^\s{}\\$]*[^\s{}\\$.,;:]))|\\.|[{}]"
-)
+_BRACES = re.compile(r"\\(?:boxed|f(?:rame)?box)\s*(?P<box>\{)|\\.|[{}]")
+# A box without braces: "\boxed 2".
+_BARE_BOX = re.compile(r"\\boxed\s*(-?\d+(?:[.,/]\d+)*)(?=[\s$.,;:)]|\Z)")
 _CHOICE_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)")
 
 
@@ -35,19 +33,18 @@ def _marked(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str:
-    r"""What the last whole `\boxed{}` holds, which may hold braces itself; all without one."""
+    r"""What the last whole `\boxed{}` holds, which may hold braces itself; all without a box."""
     opened: list[tuple[bool, int]] = []
     start, stop = 0, len(text)
     for mark in _BRACES.finditer(text):
         if mark["box"] or mark[0] == "{":  # \{ is a sign, no brace
             opened.append((bool(mark["box"]), mark.end()))
-        elif mark["bare"]:
-            start, stop = mark.span("bare")
         elif mark[0] == "}" and opened:
             is_box, behind = opened.pop()
             if is_box and behind > start:
                 start, stop = behind, mark.start()
-    return text[start:stop].strip()
+    bare = None if start else _BARE_BOX.findall(text)
+    return str(bare[-1]) if bare else text[start:stop].strip()
 
 
 def best_scored(value: object) -> object:

@@ -146,7 +146,13 @@ def write_run(
         {"split": split, "question": question, "answer": gold, "other_answers": []}
         for split, question, gold in sorted(questions)
     ] + [
-        {"split": "train", "question": text(f"train {n}"), "answer": "1", "other_answers": []}
+        {
+            "split": "train",
+            "question": text(f"train {n}"),
+            "answer": "1",
+            "other_answers": [],
+            "answers_given": ["1.0"],
+        }
         for n in range(4)
     ]
     (folder / "run.json").write_text(json.dumps(run))

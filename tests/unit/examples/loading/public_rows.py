@@ -262,7 +262,13 @@ ROWS = {
         ["2"],
     ),
     "MATH, a frame": ({"problem": "p", "solution": r"\framebox{5} and \fbox{6}"}, "p", ["6"]),
-    "MATH, a digit": ({"problem": "p", "solution": r"\boxed{1}, no, \boxed9"}, "p", ["9"]),
+    "MATH, a digit": ({"problem": "p", "solution": r"no, \boxed9. It is"}, "p", ["9"]),
+    "MATH, of boxes": (
+        {"problem": "p", "solution": r"$\boxed{7}$. (\boxed is for the answer.)"},
+        "p",
+        ["7"],
+    ),
+    "MATH, no box": ({"problem": "p", "solution": r"\boxed to frame"}, "p", [r"\boxed to frame"]),
     "MetaMathQA": ({"query": "q", "response": "so 4.\n#### 110\nThe answer is: 110"}, "q", ["110"]),
     "a heading": (
         {"question": "q", "answer": "#### Steps\nIt is 4."},

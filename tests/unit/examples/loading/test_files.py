@@ -264,10 +264,8 @@ def test_a_space_behind_a_delimiter_is_none_of_a_field(tmp_path, mark):
 @pytest.mark.parametrize(
     ("text", "questions"),
     [
-        (
-            'id\tquestion\tanswer\n1\t"We must go.\tA\n2\tHe said we must."\tB\n',
-            ['"We must go.', None],
-        ),
+        ('question\tanswer\n"We must go.\tA\nHe said we must.\tB\n', ['"We must go.', None]),
+        ('question\tanswer\n"Go"\t"A"\n""\t""\n"Run"\t"B"\n', ["Go", "Run"]),
         ('question\tanswer\n"Go" she said\tA\nGo\tB\n', ['"Go" she said', "Go"]),
         ('question\tanswer\n"Go, she said"\tA\r\nGo\tB\n', ["Go, she said", "Go"]),
         ('question\tanswer\n"Go,\nshe said"\tA\nGo\tB\n', ["Go,\nshe said", "Go"]),
@@ -280,3 +278,14 @@ def test_quotes_between_tabs_may_be_text(write, text, questions):
     assert [example.answer for example in found] == ["A", "B"]
     for example, question in zip(found, questions, strict=True):
         assert question in (None, example.question)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id\tquestion\tanswer\n1\t"We must go.\tA\n2\tHe said we must."\tB\n',
+        'question\tanswer\n"see\tthis\ntable"\tA\n',
+    ],
+)
+def test_quotes_between_tabs_that_may_be_either_are_refused(write, text):
+    assert "quotes that may be text, or join lines" in message_of(write(text, "rows.tsv"))

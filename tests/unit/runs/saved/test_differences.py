@@ -93,10 +93,20 @@ def test_functions_are_asked_for_again() -> None:
 
 
 def test_rows_that_differ_are_counted() -> None:
-    compare_examples([1, 2, 3], [1, 2, 3])
-    for others, number in (([1, 5, 3], 1), ([1, 2], 1), ([], 3), ([3, 2, 1, 4], 3)):
+    def rows(*numbers: int) -> list[dict[str, int]]:
+        return [{"answer": number} for number in numbers]
+
+    compare_examples(rows(1, 2, 3), rows(1, 2, 3))
+    compare_examples([{"answer": "5"}], [{"answer": "5", "answers_given": ["5.0"]}])  # older
+    for others, number in (
+        (rows(1, 5, 3), 1),
+        (rows(1, 2), 1),
+        ([], 3),
+        (rows(3, 2, 1, 4), 3),
+        ([*rows(1, 2), {}], 1),
+    ):
         with pytest.raises(ValueError, match=f"{number} of 3 rows are not those"):
-            compare_examples([1, 2, 3], others)
+            compare_examples(rows(1, 2, 3), others)
 
 
 @pytest.mark.parametrize(
