@@ -43,12 +43,12 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
 
     Args:
         run_dir: the run's folder.
-        steps: that many in all, where more are to be taken than were planned. Finals and test are
-            done anew then; test rows that were evaluated before are told of in the result.
+        steps: that many in all, where they are to be more than were planned, or fewer. Finals and
+            test are done anew then; test rows that were evaluated before are told of in the result.
         model: the model again, where it was a loaded one, or lies elsewhere now.
-        config: settings that are others now: steps, minutes, device, dtype and those of memory
-            (`CHANGEABLE` in `greater_fast.runs.saved.differences`); no others may be. On another
-            device the model must come to the same dtype.
+        config: settings that are others now: steps, stop_unchanged, minutes, device, dtype and
+            those of memory (`CHANGEABLE` in `greater_fast.runs.saved.differences`); no others may
+            be. On another device the model must come to the same dtype.
         on_step: as of `optimize`: called with steps that are finished from now on.
         loss: the function that the run was begun with, if there was one.
         metric: the function that the run was begun with, if there was one.

@@ -250,7 +250,12 @@ def _show(options: argparse.Namespace) -> int:
 def _origin(run: dict[str, Any]) -> list[str | Table]:
     named = run["run"]["model"]
     models = f"models {' and '.join(named)}" if isinstance(named, list) else f"model {named}"
-    return [f"{models}, started {run['run']['started']}"]
+    where = f"{run['run']['device']}, {' and '.join(_listed(run['run']['dtype']))}"
+    return [f"{models} on {where}, started {run['run']['started']}"]
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _steps(run: dict[str, Any]) -> list[str | Table]:
@@ -260,5 +265,7 @@ def _steps(run: dict[str, Any]) -> list[str | Table]:
 def _outcome(run: dict[str, Any]) -> list[str | Table]:
     if run["result"] is None:
         failed = f"failed: {run['failure']}; " if run["failure"] else "unfinished; "
-        return [f"{'' if run['damage'] else failed}last prompt: {prompt_of(run)}"]
-    return [display.finalists_table(run["result"]), *display.outcome(run["result"])]
+        notes = run["run"].get("notes", ())
+        return [*notes, f"{'' if run['damage'] else failed}last prompt: {prompt_of(run)}"]
+    result = run["result"]
+    return [*result["notes"], display.finalists_table(result), *display.outcome(result)]

@@ -93,6 +93,8 @@ def make_splits(
     report = [_line("train", train_counts), _line("dev", dev_counts)]
     if dev is None:
         report[-1] += ", drawn from the train source"
+        if num_left := len(order) - len(train_used) - len(dev_used):
+            report[-1] += f"; {num_left} are in neither, for evaluate --run on the same file"
     if test is not None:
         test_used, test_counts = _without("test", test, _keys(train_used) | _keys(dev_used))
         report.append(_line("test", test_counts))

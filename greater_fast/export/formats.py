@@ -41,7 +41,19 @@ def as_vllm(rendering: Rendering) -> str:
     notes = "".join(f"# note: {' '.join(note.split())}\n" for note in _notes(rendering))
     files = rendering.files
     weights = Path(files.path, files.options["gguf_file"]) if files.options else files.path
-    return f"{notes}{_constants(rendering)}WEIGHTS = {str(weights)!r}\n\n{_VLLM}"
+    limit = rendering.lm.max_context or 2 * _longest(rendering)
+    context = (
+        "# Tokens of a message, a reasoning and an answer: twice those of the run's longest row.\n"
+        "# Raise it for longer questions: so many keys and values have room, at least.\n"
+        f"MAX_TOKENS = {min(limit, 2 * _longest(rendering))}\n"
+    )
+    return f"{notes}{_constants(rendering)}WEIGHTS = {str(weights)!r}\n{context}\n{_VLLM}"
+
+
+def _longest(rendering: Rendering) -> int:
+    """Tokens of the run's longest row: message, reasoning, extractor and answer."""
+    around = rendering.max_message_tokens + len(rendering.extractor_ids)
+    return around + rendering.config.max_new_tokens + rendering.max_answer_tokens
 
 
 def as_chat_json(rendering: Rendering) -> str:
@@ -161,7 +173,7 @@ def ask(question):
 _VLLM = """\
 from vllm import LLM, SamplingParams
 
-llm = LLM(model=WEIGHTS, tokenizer=WEIGHTS, dtype=DTYPE)
+llm = LLM(model=WEIGHTS, tokenizer=WEIGHTS, dtype=DTYPE, max_model_len=MAX_TOKENS)
 
 
 def go_on(prompts, max_tokens):

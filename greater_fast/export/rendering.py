@@ -30,6 +30,7 @@ _OF_QUESTIONS = re.compile(
     "each question is put together as |gold answers, read as |system messages in |chats of several "
 )
 _ANSWER_TOKENS = 32  # where no row says how long answers are
+_MESSAGE_TOKENS = 2048  # nor messages
 _NOT_CHOSEN = (
     "the run has no result, or goes on: this is its last prompt, compared on no other rows"
 )
@@ -42,7 +43,8 @@ class Rendering:
     It is tokenised with the tokenizer's own `special_tokens` or without; `num_behind` of the ids
     are taken off its end. `messages` are what the chat template makes that of, with {question} in
     its place; None for a model without one. `extractor_ids` follow the reasoning, which any
-    of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. `lm` is the
+    of `end_ids` ends and none belongs to; then up to `max_answer_tokens` of the answer. The run's
+    messages have up to `max_message_tokens`. `lm` is the
     model without its weights, `dtype` what the run had them in, or "auto" where that is not known.
     `question_notes` say what a question and an answer are where the rows' columns were not simply
     these.
@@ -63,6 +65,7 @@ class Rendering:
     extractor_text: str
     end_ids: tuple[int, ...]
     max_answer_tokens: int
+    max_message_tokens: int
     notes: tuple[str, ...]
     question_notes: tuple[str, ...]
 
@@ -106,12 +109,18 @@ def rendering_of(run: Mapping[str, Any], model: str | None = None) -> Rendering:
         extractor_text=lm.vocabulary.text(targets.extractor_ids),
         end_ids=tuple(sorted(lm.end_ids | targets.end_ids)),
         max_answer_tokens=_ANSWER_TOKENS,
-        notes=(*run["damage"], *((_NOT_CHOSEN,) if run["result"] is None else ())),
+        max_message_tokens=_MESSAGE_TOKENS,
+        notes=(*run["damage"], _worth(run["result"])),
         question_notes=_question_notes(run["run"]),
     )
     if run["examples"] and not run["damage"]:  # else there are rows that are not known
         _check_same(run["run"], rendering, rows)
     return _checked(rendering, [row for own in rows.values() for row in own], prompt_ids)
+
+
+def _worth(result: Mapping[str, Any] | None) -> str:
+    """What is known of the prompt: nobody is to take one for better that is not known to be."""
+    return _NOT_CHOSEN if result is None else f"of the prompt: {result['summary']}"
 
 
 def _question_notes(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,7 +233,7 @@ def _checked(rendering: Rendering, rows: list[Example], prompt_ids: list[int] | 
             f"{len(rows) - len(plain)} of {len(rows)} rows name special tokens, which the run read "
             "as text: a plain tokenizer does not"
         )
-    longest = _ANSWER_TOKENS
+    longest, message = _ANSWER_TOKENS, _MESSAGE_TOKENS
     if plain:
         extractor = given_extractor(rendering.extractor.in_config())
         layouts = build_layouts(lm, plain, rendering.prompt, extractor, rendering.config)
@@ -235,7 +244,14 @@ def _checked(rendering: Rendering, rows: list[Example], prompt_ids: list[int] | 
             )
         rendering = replace(rendering, num_behind=num_ids_behind(rendering, layouts))
         longest = layouts.answer_limit
-    return replace(rendering, notes=tuple(notes), max_answer_tokens=longest)
+        own = (layouts.context_ids(row, layouts.prompt_ids) for row in range(len(layouts)))
+        message = max(map(len, own))
+    return replace(
+        rendering,
+        notes=tuple(notes),
+        max_answer_tokens=longest,
+        max_message_tokens=message,
+    )
 
 
 def num_ids_behind(rendering: Rendering, layouts: Layouts) -> int:

@@ -40,7 +40,7 @@ class Teller:
         _log.info("%s", visible(text))
 
     def note(self, text: str) -> None:
-        """What the result will say as well: for the log."""
+        """What the result will say as well, and is told before anything dear is done."""
         _log.info("%s", visible(text))
 
     def step(self, step: Step) -> None:
@@ -62,6 +62,10 @@ class _Lines(Teller):
 
     def keep(self, text: str) -> None:
         super().keep(text)
+        _print(text)
+
+    def note(self, text: str) -> None:
+        super().note(text)
         _print(text)
 
     def step(self, step: Step) -> None:
@@ -89,6 +93,10 @@ class _Bar(Teller):
 
     def keep(self, text: str) -> None:
         super().keep(text)
+        self._show(text)
+
+    def note(self, text: str) -> None:
+        super().note(text)
         self._show(text)
 
     def step(self, step: Step) -> None:

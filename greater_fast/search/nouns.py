@@ -12,6 +12,7 @@ import torch
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 
+ALL_DONE, UNCHANGED = "all steps done", "a whole sweep without a change"  # why a search ends
 TIE = 1e-6  # objectives closer than this are equal
 # Fields of `Step` that say what it cost: these differ from run to run, as timing does.
 WORK_FIELDS = ("num_generated_tokens", "seconds", "peak_memory_bytes")

@@ -12,7 +12,7 @@ from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.search.ensemble import Models, by_model, members
 from greater_fast.search.gradient import StepGradient, step_gradient
 from greater_fast.search.meter import Meter
-from greater_fast.search.nouns import Candidates, Position, Step, Trial
+from greater_fast.search.nouns import ALL_DONE, UNCHANGED, Candidates, Position, Step, Trial
 from greater_fast.search.propose import propose
 from greater_fast.search.score import score
 from greater_fast.search.selection import Selection, score_prompts, select
@@ -71,7 +71,7 @@ def run(
             warned = True
         if stop:
             return stop if isinstance(stop, str) else STOPPED
-    return "all steps done" if state.step >= config.steps else "a whole sweep without a change"
+    return ALL_DONE if state.step >= config.steps else UNCHANGED
 
 
 def _can_change(position: Position, candidates: Candidates, config: Config) -> bool:

@@ -257,8 +257,41 @@ def test_more_steps_than_were_planned(
     assert (whole.test_seen_after, more.test_seen_after) == (None, 1)
     assert set(more.notes) - set(whole.notes) == {n for n in more.notes if "after 1 steps" in n}
     assert "rows never seen" not in more.summary
-    with pytest.raises(ValueError, match="steps: got 2, the run was planned for 3"):
+    with pytest.raises(ValueError, match="steps: got 2, the run has done 3"):
         resume(run, model=lm, steps=2)
+
+
+def test_as_many_steps_as_are_done_go_to_the_finals(
+    begin: Callable[..., Result], lm: LM, tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", {"steps": 2})
+    first = begin(tmp_path / "run", {"steps": 6}, on_step=lambda step: step.step == 1)
+    result = resume(tmp_path / "run", model=lm, steps=2, on_step=lambda step: None, progress=False)
+    assert (result.prompt, result.best.dev) == (whole.prompt, whole.best.dev)
+    assert len(result.steps) == len(first.steps) == 2
+    assert result.stopped == "all steps done"
+    with pytest.raises(ValueError, match="steps: got 1, the run has done 2: none can be taken"):
+        resume(tmp_path / "run", model=lm, steps=1, on_step=lambda step: None, progress=False)
+
+
+def test_a_search_that_a_sweep_had_ended_goes_on_with_another(
+    lm: LM, rows: list[dict[str, str]], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing is ever better; so the first sweep ends it, and a second one is drawn anew."""
+
+    def alike(predicted: str, row: Any) -> float:
+        return 0.5
+
+    given = {**settings, "steps": 60, "error_fluency_weight": 0.0}
+    result = optimize(lm, rows, config=given, metric=alike, run_dir=tmp_path, progress=False)
+    assert result.stopped == "a whole sweep without a change"
+    num_steps = len(result.steps)
+    again = resume(tmp_path, model=lm, metric=alike, steps=60, progress=False)
+    assert (len(again.steps), again.stopped) == (num_steps, result.stopped)
+    more = {"stop_unchanged": False, "steps": num_steps + 2}
+    result = resume(tmp_path, model=lm, metric=alike, config=more, progress=False)
+    assert (len(result.steps), result.stopped) == (num_steps + 2, "all steps done")
+    assert [step.index for step in result.steps[-2:]] == [step.index for step in result.steps[:2]]
 
 
 def test_a_result_stays_until_there_is_another_and_what_is_known_stands_in_that(

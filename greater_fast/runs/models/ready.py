@@ -104,7 +104,9 @@ def load_models(
         _check_forced(outline, config, place)
     lms = []
     for source, outline in zip(sources, outlines, strict=True):
-        say(f"loading {source if isinstance(source, str) else 'the model'}")
+        say(
+            f"loading {source if isinstance(source, str) else 'the model'} {_where(outline, place)}"
+        )
         lm = outline
         if not is_loaded(outline):
             with memory_errors_explained(torch.device(place)):
@@ -112,6 +114,16 @@ def load_models(
                 lm = load_lm(source, config.device, config.dtype, outline.tokenizer, sharing)
         lms.append(lm)
     return lms
+
+
+def _where(lm: LM, place: str) -> str:
+    """On which device, and in which numbers."""
+    dtype = str(lm.dtype).removeprefix("torch.")
+    device = torch.device(place)
+    if device.type == "cuda" and torch.cuda.is_available():
+        return f"on {place} ({torch.cuda.get_device_name(device)}) in {dtype}"
+    unseen = device.type == "cpu" and not torch.cuda.is_available()
+    return f"on {place} in {dtype}{' (torch sees no GPU)' if unseen else ''}"
 
 
 def load_model(source: Any, config: Config, tokenizer: Any = None) -> LM:

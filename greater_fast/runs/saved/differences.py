@@ -14,12 +14,12 @@ OF_MEMORY = (
     *("gradient_batch_tokens", "gradient_checkpointing"),
 )
 # Of device and dtype, what they come to is compared once the model is loaded.
-CHANGEABLE = ("steps", "minutes", "device", "dtype", *OF_MEMORY)
+CHANGEABLE = ("steps", "stop_unchanged", "minutes", "device", "dtype", *OF_MEMORY)
 _LAST_BITS = "where two tokens are nearly as likely, what follows may differ from a run in one go"
 
 
-def compare_settings(run: Mapping[str, Any], config: Config) -> tuple[str, ...]:
-    """Notes on settings that differ from those that a run was begun with.
+def compare_settings(run: Mapping[str, Any], config: Config, num_done: int = 0) -> tuple[str, ...]:
+    """Notes on settings that differ from those that a run of `num_done` steps was begun with.
 
     Raises:
         ValueError: one of them decides what the run comes to.
@@ -33,10 +33,10 @@ def compare_settings(run: Mapping[str, Any], config: Config) -> tuple[str, ...]:
             f"config: the run was begun with other settings ({shown}), which decide what it comes "
             "to: leave them as they were, or begin another run"
         )
-    if config.steps < before["steps"]:
+    if config.steps < num_done:
         raise ValueError(
-            f"steps: got {config.steps}, the run was planned for {before['steps']}: more can be "
-            "added, none taken away"
+            f"steps: got {config.steps}, the run has done {num_done}: none can be taken back, and "
+            "with as many it goes on to its finals"
         )
     others = [f"{n} {before[n]}, now {now[n]}" for n in differ if n in OF_MEMORY]
     return (f"resumed with {listed(others, 6)}: {_LAST_BITS}",) if others else ()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from greater_fast.config import Config
 from greater_fast.examples.layout import Layouts
 from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.read import models_of, read_lines, read_object
-from greater_fast.search.nouns import Step
+from greater_fast.search.nouns import UNCHANGED, Step
 from greater_fast.search.state import LoopState
 from greater_fast.wording import listed, numbered
 
@@ -64,17 +65,22 @@ class SavedRun:
         names = self.run.get("model")
         return tuple(numbered(names)) if isinstance(names, list) else ()
 
-    def ended_before(self, num_steps: int, minutes: float | None) -> str | None:
-        """Why the search of so many planned steps ended, where finals or test had not.
+    @property
+    def num_steps(self) -> int:
+        """Steps that are done."""
+        return self.state.step if self.state else 0
 
-        None where there is more of what it ended for want of: steps, or minutes.
+    def ended_before(self, config: Config) -> str | None:
+        """Why the search of such settings ended, where finals or test had not.
+
+        None where there is more of what it ended for want of: steps, minutes, or sweeps.
         """
-        if self.ended is None or self.ended["steps"] != num_steps:
+        if self.ended is None or self.ended["steps"] != config.steps:
             return None
-        before = self.ended.get("minutes")
-        if before is not None and (minutes is None or minutes > before):
+        before, why = self.ended.get("minutes"), str(self.ended["why"])
+        if before is not None and (config.minutes is None or config.minutes > before):
             return None
-        return str(self.ended["why"])
+        return None if why == UNCHANGED and not config.stop_unchanged else why
 
     def test_seen_before(self, num_steps: int) -> int | None:
         """After how many steps, fewer than these, test rows were evaluated last; None for never."""

@@ -30,7 +30,8 @@ from greater_fast.search.nouns import Step
 from greater_fast.search.optimizer import STOPPED, flat_note, run, start
 from greater_fast.search.state import LoopState
 
-_ESTIMATED_AFTER = (0, 1, 3)  # steps: then a run says how long it will take
+# Steps: then, and where it is gone on with, a run says how long it will take.
+_ESTIMATED_AFTER = (0, 1, 3)
 
 
 class Run:
@@ -69,11 +70,12 @@ class Run:
             saved = self._journal.saved
             budget.begin_search(self._search_begun())
             num_before = state.step
-            ended = saved.ended_before(self._config.steps, self._config.minutes)
+            ended = saved.ended_before(self._config)
 
             def why_end() -> str | None:
                 """Why no step is begun any more, where another one was to come."""
-                if state.step in _ESTIMATED_AFTER and state.step < self._config.steps:
+                is_time = state.step in (*_ESTIMATED_AFTER, num_before)
+                if is_time and state.step < self._config.steps:
                     teller.keep(self._estimate(state, budget))
                 finals = self._pace.finals(state, num_steps=1).within(budget.for_finals)
                 if budget.has_room_for(self._pace.next_step() + finals):

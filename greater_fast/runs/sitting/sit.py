@@ -78,7 +78,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             given = ranks.from_first(dated(given, day))
             if saved:
                 compare_sources(saved.run, len(asked.sources))
-                notes = compare_settings(saved.run, given)
+                notes = compare_settings(saved.run, given, saved.num_steps)
                 compare_functions(saved.run, names)
             splits = ranks.by_first(lambda: asked.splits(given))
             config = placed(given, asked.sources[0], ranks)
@@ -91,6 +91,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             if saved:
                 compare_examples(saved.examples, examples)
                 compare_layout(saved.run, rows)
+            teller.keep(f"run directory: {directory.path}")
             held = _held(saved, given, prepared.device)
             models, memory, own_notes = make_ready(
                 asked.sources, prepared, config, functions.loss, teller, held

@@ -141,7 +141,14 @@ def test_outcome_of_a_gain() -> None:
 
 @pytest.mark.parametrize(
     ("stopped", "more"),
-    [("interrupted", " (greater-fast resume goes on with it)"), ("all steps done", "")],
+    [
+        (
+            "interrupted",
+            " (greater-fast resume goes on with it; with --steps 1, to its finals)",
+        ),
+        ("out of time", " (greater-fast resume goes on with it, with more --minutes)"),
+        ("all steps done", ""),
+    ],
 )
 def test_outcome_says_how_a_run_that_was_cut_off_goes_on(stopped: str, more: str) -> None:
     lines = display.outcome(result(NEW, OLD, stopped=stopped, num_steps=1))
@@ -177,7 +184,8 @@ def test_outcome_of_a_run_interrupted_before_the_initial_prompt_was_measured() -
         "best prompt: Think well.",
         "  dev accuracy 75.0% of 4 rows (95% interval 10.0% to 90.0%)",
         "the run ended early: 1 of 2 prompts were measured on the development rows",
-        "run directory: runs/a (greater-fast resume goes on with it)",
+        "run directory: runs/a (greater-fast resume goes on with it; with --steps 7, to its "
+        "finals)",
         "Whether anything was gained.",
     ]
     finalists = [NEW, prompt_result("Think hard.", 2, [2]), baseline]

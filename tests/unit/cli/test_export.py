@@ -52,7 +52,8 @@ def test_rows_that_are_lost_are_told(command: Any, finished: Path, tmp_path: Pat
     (run / "examples.jsonl").unlink()
     done = command("export", run, "--to", "chat-json")
     assert done.status == 0
-    assert done.values["notes"] == ["no rows were found to hold the rendering against"]
+    _, note = done.values["notes"]
+    assert note == "no rows were found to hold the rendering against"
 
 
 def test_rows_that_name_special_tokens_are_told(
@@ -63,7 +64,8 @@ def test_rows_that_name_special_tokens_are_told(
     with (run / "examples.jsonl").open("a") as file:
         file.write('{"split": "test", "question": "Is <|eot_id|> it?", "answer": "True"}\n')
     change(run, layout=None)  # that of the rows without it
-    (note,) = command("export", run, "--to", "chat-json").values["notes"]
+    worth, note = command("export", run, "--to", "chat-json").values["notes"]
+    assert worth == f"of the prompt: {json.loads((run / 'result.json').read_text())['summary']}"
     assert note.startswith("1 of 9 rows name special tokens")
 
 

@@ -44,9 +44,11 @@ def test_dev_rows_drawn_from_the_train_source(num_rows, num_train, num_dev, size
     assert not set(splits.train) & set(splits.dev)
     assert splits.train_counts == SplitCounts(num_rows, 0, 0, sizes[0])
     assert splits.dev_counts == SplitCounts(sizes[1], 0, 0, sizes[1])
+    num_left = num_rows - sum(sizes)
+    left = f"; {num_left} are in neither, for evaluate --run on the same file" if num_left else ""
     assert splits.report == (
         f"train: {sizes[0]} of {num_rows} rows used",
-        f"dev: {sizes[1]} of {sizes[1]} rows used, drawn from the train source",
+        f"dev: {sizes[1]} of {sizes[1]} rows used, drawn from the train source{left}",
     )
 
 

@@ -148,8 +148,10 @@ def script(run: Any, to: str) -> dict[str, Any]:
 class FakeLLM:
     """vLLM's calls, answered by transformers' greedy generation."""
 
-    def __init__(self, model: str, tokenizer: str, dtype: str) -> None:
+    def __init__(self, model: str, tokenizer: str, dtype: str, max_model_len: int) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
+
+        self._most = max_model_len
 
         assert tokenizer == model
         path, options = model, {}

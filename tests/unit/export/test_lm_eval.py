@@ -97,7 +97,8 @@ def test_the_fields_are_those_of_the_run(plain: Path, tmp_path: Path) -> None:
         "temperature": 0,
     }
     assert (task["num_fewshot"], task["doc_to_target"]) == (0, "answers")
-    assert task["metadata"]["notes"] == []
+    worth = f"of the prompt: {read_run(plain)['result']['summary']}"
+    assert task["metadata"]["notes"] == [worth]
     assert task["metadata"]["extractor"] == "The answer is {answer}"
     assert file.read_text().startswith("# A task of lm-evaluation-harness: lm_eval --tasks ")
 
@@ -140,6 +141,7 @@ def test_what_a_reader_should_know_is_told(plain: Path, rows: Any, tmp_path: Pat
         notes
         == task_of(file)["metadata"]["notes"]
         == [
+            f"of the prompt: {read_run(plain)['result']['summary']}",
             f"{len(seen)} rows are left out: the run has searched or chosen on them",
             "the run measured answers by close; here they are compared with gold ones",
             f"1 of {len(NEW) + 1} rows name special tokens, which evaluate reads as text: a "
@@ -157,7 +159,7 @@ def test_arguments_of_a_template_are_told(
     config = {**settings, "steps": 0, "chat_template_kwargs": {"mood": "calm"}}
     run_dir = tmp_path / "run"
     optimize(str(tmp_path / "model"), rows, config=config, run_dir=run_dir, progress=False)
-    _, (note,) = write_task(run_dir, NEW, tmp_path / "task.yaml")
+    _, (_, note) = write_task(run_dir, NEW, tmp_path / "task.yaml")
     assert note.startswith('the chat template was given {"mood": "calm"}')
 
 

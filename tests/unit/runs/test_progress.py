@@ -116,7 +116,7 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
         tried = (Trial(5, " well", -0.5, None, None, 12), Trial(6, " so", 0.5, None, None))
         teller.step(step(step=3, trials=tried))
         teller.row()
-        teller.note("for the log alone")
+        teller.note("told once more in the result")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -124,6 +124,7 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
         "greater-fast: step 2 of 4: objective 0.3125, 'Think well.'",
         "greater-fast: step 3 of 4: objective 0.3125, unchanged 'a \\x1b[31mb'",
         "greater-fast: step 4 of 4: objective 0.3125, 1 dropped, 'Think well.'",
+        "greater-fast: told once more in the result",
     ]
 
 

@@ -45,7 +45,9 @@ def test_what_may_be_changed() -> None:
     of_memory = {"kv_cache_bytes", "max_step_tokens", "draft_tokens", "batch_size"}
     of_memory |= {"gradient_batch_tokens", "gradient_checkpointing"}
     assert set(OF_MEMORY) == of_memory
-    assert set(CHANGEABLE) == of_memory | {"steps", "minutes", "device", "dtype"}
+    assert set(CHANGEABLE) == of_memory | {
+        *("steps", "stop_unchanged", "minutes", "device", "dtype")
+    }
 
 
 @pytest.mark.parametrize("name", OF_MEMORY)
@@ -71,8 +73,11 @@ def test_all_other_settings_are_refused_by_name() -> None:
     for name, value in named.items():
         with pytest.raises(ValueError, match=rf"\({name} .*, now .*\)"):
             compare_settings(RUN, now(**{name: value}))
-    with pytest.raises(ValueError, match="steps: got 4, the run was planned for 5"):
-        compare_settings(RUN, now(steps=4))
+    with pytest.raises(
+        ValueError, match="steps: got 2, the run has done 3: none can be taken back"
+    ):
+        compare_settings(RUN, now(steps=2), 3)
+    assert compare_settings(RUN, now(steps=3), 3) == ()
 
 
 def test_functions_are_asked_for_again() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.runs.directory import RunDirectory
 from greater_fast.runs.evaluation import RowRecord
 from greater_fast.runs.saved.saved_run import SavedRun
 from greater_fast.runs.timing.time_budget import OUT_OF_TIME
-from greater_fast.search.nouns import Objective, Scored, Step, Trial
+from greater_fast.search.nouns import UNCHANGED, Objective, Scored, Step, Trial
 from greater_fast.search.state import LoopState, rollouts_of
 
 RUN = {"model": "m", "versions": {"greater_fast": "0"}}
@@ -237,8 +238,16 @@ def test_why_the_search_ended_counts_while_no_steps_are_added(tmp_path: Path) ->
     with RunDirectory(tmp_path, resume=True) as directory:
         ended = {"why": "stopped by on_step", "steps": 7}
         directory.write_state({**state.to_dict(), "ended": ended})
-    assert read(tmp_path).ended_before(7, None) == "stopped by on_step"
-    assert read(tmp_path).ended_before(8, None) is None
+    assert read(tmp_path).ended_before(Config(steps=7)) == "stopped by on_step"
+    assert read(tmp_path).ended_before(Config(steps=8)) is None
+
+
+def test_a_search_that_a_sweep_had_ended_goes_on_where_it_may(tmp_path: Path) -> None:
+    state = finished(tmp_path, 2)
+    with RunDirectory(tmp_path, resume=True) as directory:
+        directory.write_state({**state.to_dict(), "ended": {"why": UNCHANGED, "steps": 7}})
+    assert read(tmp_path).ended_before(Config(steps=7)) == UNCHANGED
+    assert read(tmp_path).ended_before(Config(steps=7, stop_unchanged=False)) is None
 
 
 @pytest.mark.parametrize(("minutes", "goes_on"), [(9.0, False), (8.0, False), (10.0, True)])
@@ -249,8 +258,10 @@ def test_a_search_that_ran_out_of_time_goes_on_with_more(
     with RunDirectory(tmp_path, resume=True) as directory:
         ended = {"why": OUT_OF_TIME, "steps": 7, "minutes": 9.0}
         directory.write_state({**state.to_dict(), "ended": ended})
-    assert read(tmp_path).ended_before(7, minutes) == (None if goes_on else OUT_OF_TIME)
-    assert read(tmp_path).ended_before(7, None) is None
+    assert read(tmp_path).ended_before(Config(steps=7, minutes=minutes)) == (
+        None if goes_on else OUT_OF_TIME
+    )
+    assert read(tmp_path).ended_before(Config(steps=7)) is None
 
 
 def test_a_state_waits_for_the_lines_that_it_knows_of(
