@@ -51,9 +51,9 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
     if run is not None:
         own = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
         base = {name: value for name, value in own.items() if name in OF_EVALUATION}
-        if run["result"] is not None and options.prompt is None and against is None:
-            initial = run["result"]["baseline"]["prompt"]
-            against = initial if initial != run["result"]["prompt"] else None
+        if options.prompt is None and against is None:
+            initial = (run["result"] or {"baseline": run["run"]})["baseline"]["prompt"]
+            against = initial if initial != prompt_of(run) else None
     model = one_or_all(options.model or (models_of(run["run"]) if run else [""]))
     prompt = options.prompt
     if prompt is None:

@@ -23,13 +23,10 @@ from greater_fast.model.lm import LOGIT_FLOATS
 LOGIT_COPIES = 3  # as the model makes them, in float32, divided by a temperature
 NOISE_COPIES = 1  # beside them, where any reasoning is sampled
 OVERHEAD_BYTES = {"cpu": 1 << 29}  # interpreter and libraries
-# The context; workspaces of the matrix products (8 of 32 MiB), a step's own states and its graph's,
-# what the allocator cannot use.
+# The context, workspaces of products (8 of 32 MiB), a step's states and its graph's, fragments.
 GPU_OVERHEAD_BYTES = CONTEXT_BYTES + (1 << 30)
 _GRADIENT_PART = 3  # of what a GPU has left, the gradient takes one part of so many
-_FEW_TOKENS = (
-    1024  # where layers are computed twice for the sake of the pool: more would gain little
-)
+_FEW_TOKENS = 1024  # where layers are computed twice for the pool's sake: more would gain little
 _POOL_GAIN = 1.25
 
 
@@ -59,9 +56,13 @@ class RowLengths:
         )
 
     def num_sequences(self, config: Config) -> int:
-        """Sequences at a time: a shortlist's or draws on the training rows, or those of a set."""
+        """Sequences at a time: those of a step, or of a set."""
+        return max(self.step_sequences(config), self.num_rows)
+
+    def step_sequences(self, config: Config) -> int:
+        """A shortlist's or draws on the training rows."""
         draws = config.num_reasonings if config.draws_reasonings else 0
-        return max(max(config.shortlist_size, draws) * self.num_train, self.num_rows)
+        return max(config.shortlist_size, draws) * self.num_train
 
     def shortened(self, num_tokens: int) -> RowLengths:
         """The same with that many tokens less in each sequence."""
@@ -209,7 +210,8 @@ def _gains_sequences(load: Workload, plan: MemoryPlan, other: MemoryPlan) -> boo
     """
     if load.device_type != "cuda" or not other.fits or not plan.pool_bytes:
         return False
-    return (other.pool_bytes or 0) >= _POOL_GAIN * plan.pool_bytes
+    enough = load.lengths.step_sequences(load.config) * load.sequence_bytes
+    return min(other.pool_bytes or 0, enough) >= _POOL_GAIN * min(plan.pool_bytes, enough)
 
 
 def _budget(load: Workload, *, checkpointing: bool) -> MemoryPlan:
@@ -292,7 +294,7 @@ def _pool(load: Workload, left: int) -> tuple[Need, int]:
 
 def _generate_cache(load: Workload) -> tuple[Need, None]:
     """Keys and values of a batch of transformers' generate, where a layer at a time is copied."""
-    num_rows, longest = load.config.batch_size, load.lengths.longest
-    token_bytes = load.shapes.kv_token_bytes + load.shapes.kv_layer_bytes
+    num_rows, longest, shapes = load.config.batch_size, load.lengths.longest, load.shapes
+    num_bytes = num_rows * longest * (shapes.kv_token_bytes + shapes.kv_layer_bytes)
     how = f"{num_rows} sequences of {longest} tokens, a layer of them twice as it grows"
-    return Need("K/V of a batch", num_rows * longest * token_bytes, how), None
+    return Need("K/V of a batch", num_bytes, how), None

@@ -215,7 +215,7 @@ def test_a_run_that_was_cut_off_gives_its_last_prompt(
 ) -> None:
     done = command("evaluate", "--run", unfinished, "--data", fresh, "--json")
     assert done.values["prompt"] == read_run(unfinished)["steps"][-1]["prompt"]
-    assert done.values["against"] is None
+    assert done.values["against"]["prompt"] == read_run(unfinished)["run"]["prompt"]
 
 
 def test_rows_that_the_run_has_seen(command: Any, finished: Path, tmp_path: Path) -> None:

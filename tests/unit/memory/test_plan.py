@@ -210,6 +210,12 @@ def test_layers_are_computed_twice_for_a_pool_of_many_more_sequences() -> None:
     assert not planned(32, "auto").checkpointing  # its pool would hold a tenth more
     assert not planned(80, "auto").checkpointing  # all sequences fit
     assert not planned(24, "auto", kv_cache_bytes=2 * GIB).checkpointing  # the pool is as set
+    many = dataclasses.replace(
+        ROWS, num_rows=1000
+    )  # a set: its pool may be larger, and a step gains nothing
+    config = Config(gradient_checkpointing="auto")
+    assert not plan_memory(LLAMA_3_8B, many, config, 32 * GIB).checkpointing
+    assert plan_memory(LLAMA_3_8B, many, config, 24 * GIB).checkpointing
     assert not planned(24, "auto", engine="generate", batch_size=4).checkpointing
 
 
