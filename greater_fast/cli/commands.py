@@ -250,12 +250,10 @@ def _show(options: argparse.Namespace) -> int:
 def _origin(run: dict[str, Any]) -> list[str | Table]:
     named = run["run"]["model"]
     models = f"models {' and '.join(named)}" if isinstance(named, list) else f"model {named}"
-    where = f"{run['run']['device']}, {' and '.join(_listed(run['run']['dtype']))}"
-    return [f"{models} on {where}, started {run['run']['started']}"]
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
+    given = run["run"]["dtype"]
+    dtypes = " and ".join(dict.fromkeys(given if isinstance(given, list) else [given]))
+    where = f"on {run['run']['device']} in {dtypes}"
+    return [f"{models} {where}, started {run['run']['started']}"]
 
 
 def _steps(run: dict[str, Any]) -> list[str | Table]:

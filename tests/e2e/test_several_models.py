@@ -85,7 +85,7 @@ def test_a_run_for_two_models_from_start_to_evaluation(
     assert best["num_rows"] == settings["num_dev"]
 
     assert main(["show", str(run)]) == 0
-    assert f"models {names[0]} and {names[1]}, started" in capsys.readouterr().out
+    assert f"models {names[0]} and {names[1]} on cpu in float32, started" in capsys.readouterr().out
 
     assert main(["plan", "--model", *names, *begun[4:], "--json"]) == 0
     memory = json.loads(capsys.readouterr().out)
