@@ -268,8 +268,7 @@ class Config:
         """The released code's rule, or with objective "loss" that of the paper's text.
 
         `others` are further settings, or take the place of the rule's. What the released code gets
-        wrong is not part of it; `top_k` doubles where too few tokens are agreed on, and the final
-        prompt is chosen on development rows, as ever.
+        wrong is left out; `top_k` doubles where too few tokens agree, and development rows choose.
 
         Raises:
             ValueError: as `from_mapping`.

@@ -143,14 +143,16 @@ def outcome(result: dict[str, Any]) -> list[str]:
             lines.append(f"{split} rows {counts} ({_test(comparison)})")
         if split == "dev":
             lines.extend(_optimism(result))
-    cut_off = result["stopped"] in ("interrupted", "terminated", "out of time")
-    where = f"run directory: {result['run_dir']}{_how_it_goes_on(result) if cut_off else ''}"
+    where = f"run directory: {result['run_dir']}{_how_it_goes_on(result)}"
     return [*lines, *_unmeasured(result), where, result["summary"]]
 
 
 def _how_it_goes_on(result: dict[str, Any]) -> str:
+    """The command that goes on with a run that was cut off, "" for one that was not."""
     if result["stopped"] == "out of time":
         return " (greater-fast resume goes on with it, with more --minutes)"
+    if result["stopped"] not in ("interrupted", "terminated"):
+        return ""
     if result["dev_comparison"] is not None:
         return " (greater-fast resume goes on with it)"
     number = result["num_steps"]

@@ -52,7 +52,7 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
         own = {**run["run"]["config"], "extractor": run["run"]["extractor"]}
         base = {name: value for name, value in own.items() if name in OF_EVALUATION}
         if options.prompt is None and against is None:
-            initial = (run["result"] or {"baseline": run["run"]})["baseline"]["prompt"]
+            initial = _initial_prompt_of(run)
             against = initial if initial != prompt_of(run) else None
     model = one_or_all(options.model or (models_of(run["run"]) if run else [""]))
     prompt = options.prompt
@@ -117,7 +117,7 @@ def _run_for_evaluation(options: argparse.Namespace) -> dict[str, Any]:
     try:
         _ = (run["run"]["config"], run["run"]["extractor"], run["run"]["model"], prompt_of(run))
         _ = [(example["question"], example["split"]) for example in run["examples"]]
-        _ = (run["result"] or {"baseline": run["run"]})["baseline"]["prompt"]
+        _ = _initial_prompt_of(run)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the run in {options.run} is damaged: its files lack {error}") from error
     return run
@@ -128,6 +128,11 @@ def columns_of(run: dict[str, Any]) -> dict[str, str]:
     found = run["run"].get("columns")  # runs of before have none
     found = found if isinstance(found, dict) else {}
     return {role: name for role, name in found.items() if isinstance(name, str)}
+
+
+def _initial_prompt_of(run: dict[str, Any]) -> str:
+    """The prompt that a run began with."""
+    return str((run["result"] or {"baseline": run["run"]})["baseline"]["prompt"])
 
 
 def prompt_of(run: dict[str, Any]) -> str:

@@ -41,11 +41,11 @@ def as_vllm(rendering: Rendering) -> str:
     notes = "".join(f"# note: {' '.join(note.split())}\n" for note in _notes(rendering))
     files = rendering.files
     weights = Path(files.path, files.options["gguf_file"]) if files.options else files.path
-    limit = rendering.lm.max_context or 2 * _longest(rendering)
+    asked = 2 * _longest(rendering)
     context = (
         "# Tokens of a message, a reasoning and an answer: twice those of the run's longest row.\n"
         "# Raise it for longer questions: so many keys and values have room, at least.\n"
-        f"MAX_TOKENS = {min(limit, 2 * _longest(rendering))}\n"
+        f"MAX_TOKENS = {min(asked, rendering.lm.max_context or asked)}\n"
     )
     return f"{notes}{_constants(rendering)}WEIGHTS = {str(weights)!r}\n{context}\n{_VLLM}"
 

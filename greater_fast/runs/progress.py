@@ -39,10 +39,6 @@ class Teller:
         """A line that stays."""
         _log.info("%s", visible(text))
 
-    def note(self, text: str) -> None:
-        """What the result will say as well, and is told before anything dear is done."""
-        _log.info("%s", visible(text))
-
     def step(self, step: Step) -> None:
         """A finished step."""
 
@@ -62,10 +58,6 @@ class _Lines(Teller):
 
     def keep(self, text: str) -> None:
         super().keep(text)
-        _print(text)
-
-    def note(self, text: str) -> None:
-        super().note(text)
         _print(text)
 
     def step(self, step: Step) -> None:
@@ -93,10 +85,6 @@ class _Bar(Teller):
 
     def keep(self, text: str) -> None:
         super().keep(text)
-        self._show(text)
-
-    def note(self, text: str) -> None:
-        super().note(text)
         self._show(text)
 
     def step(self, step: Step) -> None:

@@ -155,12 +155,11 @@ def _records(text: str, delimiter: str, name: str) -> list[tuple[int, list[str]]
     as many fields as the first, and by quotes there are broken rows. Where they would only join
     lines to rows as long as the first, there is no telling.
     """
-    lines = [(n, line.rstrip("\n")) for n, line in enumerate(io.StringIO(text, None), 1)]
-    lines = [(n, line) for n, line in lines if line.strip()]
-    num_fields = {1 + line.count(delimiter) for _, line in lines}
-    if delimiter != "\t" or len(num_fields) != 1:
+    lines = list(enumerate(io.StringIO(text, None), 1)) if delimiter == "\t" else []
+    plain = [(n, line.rstrip("\n").split(delimiter)) for n, line in lines if line.strip()]
+    num_fields = {len(fields) for _, fields in plain}
+    if len(num_fields) != 1:
         return list(_csv_records(text, delimiter, name))
-    plain = [(n, line.split(delimiter)) for n, line in lines]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         by_quotes = [len(fields) for fields in reader]

@@ -75,7 +75,7 @@ def make_ready(
         is_idle = "" if config.takes_gradients else ", without effect: the shortlist is random"
         notes += (f"gradient of: {name}{is_idle}",)
     for note in notes:
-        teller.note(note)
+        teller.keep(note)
     return models, memory, notes
 
 

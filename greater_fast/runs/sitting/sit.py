@@ -107,7 +107,7 @@ def sit(asked: Asked, directory: RunDirectory, begun: float, ranks: Ranks) -> Re
             "engines_device": prepared.device,
         }
         for note in directory.notes:
-            teller.note(note)
+            teller.keep(note)
         if saved:
             notes = tuple(dict.fromkeys((*saved.run["notes"], *notes, *directory.notes)))
             directory.go_on({**run, "notes": notes})

@@ -116,7 +116,7 @@ def test_elsewhere_all_that_begins_and_every_step_is_a_line(
         tried = (Trial(5, " well", -0.5, None, None, 12), Trial(6, " so", 0.5, None, None))
         teller.step(step(step=3, trials=tried))
         teller.row()
-        teller.note("told once more in the result")
+        teller.keep("told once more in the result")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
