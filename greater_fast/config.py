@@ -186,8 +186,8 @@ class Config:
     race: float = _setting(
         0.0,
         "drop a candidate once it lost so many rows to the incumbent as an equally good one does "
-        "with this probability at most: sure beside the initial prompt, a heuristic beside later "
-        "ones, chosen on the same rows (with objective error, accept improve); 0: never",
+        "with this probability at most: sure in the first step, later a heuristic, for incumbents "
+        "are chosen on the same rows (with objective error, accept improve); 0: never",
         0.0,
         0.5,
     )

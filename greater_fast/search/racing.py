@@ -14,7 +14,8 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.search.nouns import Scored
 
-# Share of the wealth: of the rules compared it takes fewest rows (docs/evidence/racing.md).
+# Share of the wealth: of the rules compared that keep their level it takes fewest rows, on the mean
+# of what was simulated (docs/evidence/racing.md).
 BET = 0.75
 
 
@@ -47,10 +48,10 @@ class Race:
     the null hypothesis it is not expected to grow, so that it ever reaches 1/alpha with probability
     alpha at most (Ville's inequality), however often one looks; there the candidate is dropped.
 
-    alpha is per candidate, not per run, which tries many. The bound holds beside the initial
-    prompt: of the candidates as good as that, up to alpha are dropped. A later incumbent was chosen
-    for its luck on these very rows, and the race is a heuristic then, which drops several times as
-    many (docs/evidence/racing.md).
+    alpha is per candidate, not per run, which tries many. The bound holds in the first step: of
+    the candidates as good as the initial prompt, up to alpha are dropped. A later incumbent was
+    chosen for its luck on these very rows, and so is an initial prompt that has stayed: the race is
+    a heuristic then, which drops several times as many (docs/evidence/racing.md).
 
     Where a metric measures answers, rows differ in part: of what is bet, a row takes or gives the
     share that its errors differ by, and the null hypothesis is that a row's error is, on average,
