@@ -15,6 +15,7 @@ import logging
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from greater_fast.model.lm import load_lm
 from greater_fast.runs.evaluation import Evaluation
 from greater_fast.runs.statistics import wilson_interval
 
+_Z = 1.96  # of 95%
 COLUMNS = {"initial": "initial prompt", "greater": "GReaTer", "random": "random shortlist"}
 
 
@@ -93,9 +95,11 @@ def run_cells(
 ) -> Iterator[Cell]:
     """Run what is not done yet, each cell as it ends; none that would likely end too late.
 
-    `stop_at` is in seconds of `time.monotonic`. A transfer waits for its search.
+    `stop_at` is in seconds of `time.monotonic`. A transfer waits for its search, which may have
+    been done on another kind of device.
     """
     settings, model, longest = log.settings, None, 0.0
+    sources = log.of_any_device
     for seed in range(seeds):
         for task in tasks:
             for search in SEARCHES:
@@ -106,7 +110,7 @@ def run_cells(
                     search=search,
                     rows=task.digest,
                 )
-                source = log.outcomes.get(cell)
+                source = sources.get(cell)
                 if transfer:
                     cell = Cell(**asdict(cell) | {"transferred_to": transfer})
                 if cell in log.outcomes or (transfer and source is None):
@@ -140,12 +144,28 @@ def check_rows(log: Log, tasks: Sequence[Task]) -> None:
             )
 
 
+def check_transfer(log: Log, tasks: Sequence[Task]) -> None:
+    """Refuse to transfer where nothing was found yet.
+
+    Raises:
+        ValueError: no task has been searched with these settings, on any kind of device.
+    """
+    known = {(task.benchmark, task.name) for task in tasks}
+    searched = [cell for cell in log.of_any_device if cell.transferred_to is None]
+    if not any((cell.benchmark, cell.task) in known for cell in searched):
+        raise ValueError(
+            f"--transfer: {log.path} has no prompt of these tasks that was found with these "
+            "settings: search first, by the same command without --transfer"
+        )
+
+
 def table(log: Log, transfer: str | None = None) -> str:
     """Accuracy by benchmark with 95% intervals, the published figures, and what is not the paper's.
 
     A task counts where both searches are done with it; its accuracy is the mean of its seeds. Of
-    several tasks it is the mean of these, as the paper's, with a normal interval; of one, Wilson's.
-    Seeds of a task share test rows, so that intervals are of the rows that one seed has.
+    several tasks it is the mean of these, as the paper's, with a normal interval whose variances
+    are those of Wilson's centres; of one, Wilson's. Seeds of a task share test rows, all or some,
+    so that intervals are of the rows that one seed has: of several they are rather too wide.
     """
     lines = [
         f"| benchmark | tasks | seeds | {' | '.join(COLUMNS.values())} | published |",
@@ -158,9 +178,11 @@ def table(log: Log, transfer: str | None = None) -> str:
         published = "; ".join(
             f"{model} {p.initial} → {p.greater}" for model, p in benchmark.published.items()
         )
-        num_tasks, num_seeds = (len({key[i] for key in done}) for i in (0, 1))
-        tasks = f"{num_tasks} of {benchmark.num_tasks}"
-        row = (benchmark.name, tasks, str(num_seeds), *figures, published)
+        seeds = Counter(task for task, _ in done).values()
+        tasks = f"{len(seeds)} of {benchmark.num_tasks}"
+        least, most = min(seeds, default=0), max(seeds, default=0)
+        num_seeds = str(most) if least == most else f"{least} to {most}"
+        row = (benchmark.name, tasks, num_seeds, *figures, published)
         lines.append(f"| {' | '.join(row)} |")
         for (task, seed), outcomes in done.items():
             if seed == min(s for t, s in done if t == task) and outcomes["greater"].shortfalls:
@@ -205,9 +227,15 @@ def _figure(shares: Sequence[tuple[float, int]]) -> str:
         low, high = wilson_interval(round(mean * rows), rows)
     else:
         mean = sum(share for share, _ in shares) / len(shares)
-        variance = sum(share * (1 - share) / rows for share, rows in shares) / len(shares) ** 2
-        low, high = (mean + side * 1.96 * math.sqrt(variance) for side in (-1, 1))
+        variance = sum(_variance(share, rows) for share, rows in shares) / len(shares) ** 2
+        low, high = (mean + side * _Z * math.sqrt(variance) for side in (-1, 1))
     return f"{mean:.1%} [{max(0.0, low):.1%}, {min(1.0, high):.1%}]"
+
+
+def _variance(share: float, rows: int) -> float:
+    """Of an accuracy on so many rows, at the centre of Wilson's interval: never 0."""
+    centre = (share * rows + _Z**2 / 2) / (rows + _Z**2)
+    return centre * (1 - centre) / rows
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -239,6 +267,8 @@ def main(arguments: list[str] | None = None) -> None:
         tasks = [t for name in asked.tasks for t in found_tasks(asked.data, BENCHMARKS[name])]
         log = Log(asked.out, settings)
         check_rows(log, tasks)
+        if asked.transfer and asked.minutes > 0:
+            check_transfer(log, tasks)
     except ValueError as error:
         parser.error(str(error))
     if asked.minutes > 0:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ def test_the_figures_of_a_table(tmp_path: Path) -> None:
         Outcome(prompt="p", initial_correct=1, num_correct=2, num_rows=10),
     )
     for shown in (table(log), table(Log(log.path, log.settings))):
-        # the error of a mean of two: the root of (0.3 0.7 + 0.5 0.5) / 100 over 2
-        assert "| bbh | 2 of 21 | 1 | 40.0% [33.4%, 46.6%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
+        # the error of a mean of two: the root of (0.307 0.693 + 0.5 0.5) / 100 over 2
+        assert "| bbh | 2 of 21 | 1 | 40.0% [33.3%, 46.7%] | 50.0% [43.2%, 56.8%] | 40.0%" in shown
         assert "| folio | 0 of 1 | 0 | – |" in shown  # its control is not done
         assert "a: dev 75 of 100; b: dev 75 of 100" in shown
         assert "Not the published settings" not in shown
@@ -239,6 +240,44 @@ def test_a_transfer_asks_for_answers_as_the_search_did(
     with pytest.raises(KeyboardInterrupt):
         list(reproduce_paper.run_cells([task], log, 1, "other", math.inf))
     assert given == ["So, in short: {answer}!"]
+
+
+def test_a_prompt_that_another_kind_of_device_found_is_transferred(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task,) = found_tasks(data, BENCHMARKS["folio"])
+    cell = Cell(benchmark="folio", task="folio", seed=0, search="greater", rows=task.digest)
+    log = Log(tmp_path / "cells.jsonl", Settings(model="m"))
+    found = Outcome(prompt="of a GPU", initial_correct=1, num_correct=2, num_rows=9)
+    Log(log.path, Settings(model="m", device="a GPU")).add(cell, found)
+    given: list[str] = []
+
+    def transferred(model: Any, task: Any, cell: Cell, found: Outcome, *_: Any) -> Outcome:
+        given.append(found.prompt)
+        return found
+
+    monkeypatch.setattr(reproduce_paper, "transferred", transferred)
+    monkeypatch.setattr(reproduce_paper, "load_lm", lambda name: name)
+    for device in ("another GPU", "cpu"):
+        own = Log(log.path, Settings(model="m", device=device))
+        (done,) = reproduce_paper.run_cells([task], own, 1, "other", math.inf)
+        assert done == replace(cell, transferred_to="other")
+        log.add(cell, replace(found, prompt="its own"))
+    assert given == ["of a GPU", "its own"]
+
+
+def test_a_transfer_of_nothing_is_refused_before_a_model_is_loaded(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reproduce_paper, "load_lm", None)
+    command = ["--model", "m", "--data", str(data), "--out", str(tmp_path / "cells.jsonl")]
+    with pytest.raises(SystemExit):
+        main([*command, "--tasks", "folio", "--transfer", "other"])
+    assert "has no prompt of these tasks" in capsys.readouterr().err
+    main([*command, "--tasks", "folio", "--transfer", "other", "--minutes", "0"])
 
 
 def test_what_is_wrong_is_said_before_a_model_is_loaded(

@@ -116,6 +116,14 @@ class Log:
         logs = [Log(self.path, replace(self.settings, device=kind)) for kind in sorted(kinds)]
         return [log for log in logs if log.outcomes]
 
+    @property
+    def of_any_device(self) -> dict[Cell, Outcome]:
+        """Outcomes by cell, those of another kind of device where this one has none."""
+        known: dict[Cell, Outcome] = {}
+        for log in self.of_devices:
+            known |= log.outcomes
+        return known | self.outcomes
+
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""
         self.outcomes[cell] = outcome
