@@ -34,6 +34,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.evidence.chains import model_name
 from benchmarks.evidence.effect_cells import Budget, Cell, Log, Outcome
 from benchmarks.evidence.effect_intervals import Interval, pooled_interval
 from benchmarks.evidence.effect_table import budgets_of, differences, of_arm
@@ -163,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.smoke and asked.out.resolve() == FOLDER.resolve():
         parser.error(f"--out: got {FOLDER} for tiny sizes, which measure nothing")
     given = {f.name: getattr(asked, f.name) for f in fields(PeerSettings) if f.name != "device"}
-    given["model"] = Path(asked.model).name  # a folder's place is nobody's business
+    given["model"] = model_name(asked.model)  # a folder's place is nobody's business
     settings = PeerSettings(**given, device=kind_of_device())
     amount, seeds, minutes = asked.tokens, asked.seeds, asked.minutes
     if asked.smoke:

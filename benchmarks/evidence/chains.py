@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -128,8 +129,11 @@ class Chain:
 
 
 def model_name(source: str) -> str:
-    """What a model is called here, by its name, folder or file."""
-    return Path(source).name.removesuffix(".gguf").lower()
+    """What a model is called here: by its folder or file, or with its owner's name by the hub's."""
+    path = Path(source)
+    is_local = path.exists() or path.is_absolute() or source.startswith((".", "~"))
+    name = path.name if is_local else source.replace("/", "-")
+    return name.removesuffix(".gguf").lower()
 
 
 def chain_path(folder: Path, model: str, task: str, seed: int) -> Path:
@@ -156,7 +160,7 @@ def save(chain: Chain, path: Path, is_whole: bool = True) -> None:
     parts += [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
     data = b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in parts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")  # another process may write it too
     filters = [_FILTER | {"preset": _SMALL if is_whole else _FAST}]
     unfinished.write_bytes(lzma.compress(data, filters=filters))
     unfinished.replace(path)

@@ -22,7 +22,7 @@ from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.examples.extractor import derive_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
-from greater_fast.examples.tasks import generate
+from greater_fast.examples.tasks import TASKS, generate
 from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes, default_pool_bytes
 from greater_fast.model.lm import LM
 from greater_fast.rollouts.choose import make_engine
@@ -37,7 +37,10 @@ _SEQUENCES = 256  # at a time: a GPU's K/V pools have room for so many, and for 
 # Of a step on a GPU: there are always more sequences, and it may be shared, where none is measured.
 _STEP_TOKENS = 512
 _A_DAY = "2026-01-01"  # that templates write which write one: a chain goes on tomorrow
-_NOISE_BY_PLACE = "noise_by_place"  # what a chain says that was not begun with one for all places
+# What a chain says of the noise of its sampled reasonings: 1 where each place has its own, 2 where
+# no other chain has it either; those that do not say so share one among their places.
+_NOISE = "noise_by_place"
+_CHAINS_OF_A_TASK, _PLACES_OF_A_CHAIN = 1_000, 1_000  # more than there are
 _LONGEST_PROMPT = 32  # tokens: more than the default prompt has, which stays as long as it is
 
 
@@ -100,7 +103,7 @@ class _State:
     outcomes: Outcomes  # of that prompt alone
     end_ids: frozenset[int]
     num_scored: int
-    has_noise_by_place: bool  # of sampled reasonings; chains that do not say so share one
+    noise: int  # of sampled reasonings, as `_NOISE` says
     store: ReasoningStore = field(default_factory=ReasoningStore)
     writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
 
@@ -156,21 +159,21 @@ class Collector:
         else:
             first = self._run(layouts, [layouts.prompt_ids], config)
         end_ids = self._lm.end_ids | layouts.end_ids
-        has_noise = bool(chain.settings.get(_NOISE_BY_PLACE))
-        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored, has_noise)
+        noise = int(chain.settings.get(_NOISE, 0))
+        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored, noise)
         state.keep(layouts.prompt_ids, first, config)
         for place in chain.places:
             state.add(place, config)
         while not self._settings.is_whole(chain):
             position = self._position(chain, state)
-            place = self._place(layouts, state, position, config)
+            place = self._place(layouts, state, position, config, _step_of_draws(chain, position))
             state.add(place, config)
             chain = replace(chain, places=(*chain.places, place))
             yield chain
 
     def begin(self, model: str, task: str, seed: int) -> Chain:
         """A chain without places."""
-        settings = asdict(self._settings) | {_NOISE_BY_PLACE: 1}
+        settings = asdict(self._settings) | {_NOISE: 2}
         return Chain(model, task, seed, self._settings.num_selection, (), settings, self.made_on)
 
     def _position(self, chain: Chain, state: _State) -> Position:
@@ -179,7 +182,9 @@ class Collector:
         place = chain.seed * self._settings.num_places + number
         return Position(number, place % len(state.prompt_ids), state.prompt_ids)
 
-    def _place(self, layouts: Layouts, state: _State, position: Position, config: Config) -> Place:
+    def _place(
+        self, layouts: Layouts, state: _State, position: Position, config: Config, draws: int
+    ) -> Place:
         scored = replace(layouts, rows=layouts.rows[: self._settings.num_scored])
         rollouts = rollouts_of(state.outcomes, state.end_ids)
         own = rollouts[: len(scored)]
@@ -190,8 +195,9 @@ class Collector:
         drafts = [rollout.reasoning_ids for rollout in rollouts]
         outcomes = _joined(state.outcomes, self._run(layouts, prompts, config, drafts))
         stored = state.store.chosen(own, config.num_reasonings)
-        draw = draw_reasonings if state.has_noise_by_place else sampled_reasonings
-        by_kind = {"stored": stored, "sampled": draw(self._sampler, scored, position, config)}
+        draw = draw_reasonings if state.noise else sampled_reasonings
+        sampled = draw(self._sampler, scored, replace(position, step=draws), config)
+        by_kind = {"stored": stored, "sampled": sampled}
         by_gradient = reasoning_scores(self._engine, scored, by_kind, position, ids, config)
         read, num_effective = rescored(
             self._engine, scored, stored, [position.prompt_ids, *prompts], state.writers
@@ -251,7 +257,15 @@ class Collector:
 
 def shared_settings(chain: Chain) -> dict[str, Any]:
     """A chain's settings, but for what chains of one folder may differ in."""
-    return {name: value for name, value in chain.settings.items() if name != _NOISE_BY_PLACE}
+    return {name: value for name, value in chain.settings.items() if name != _NOISE}
+
+
+def _step_of_draws(chain: Chain, position: Position) -> int:
+    """The step that a place's sampled reasonings are drawn for: no other chain's, if it says so."""
+    if chain.settings.get(_NOISE, 0) < 2:
+        return position.step
+    number = list(TASKS).index(chain.task) * _CHAINS_OF_A_TASK + chain.seed
+    return number * _PLACES_OF_A_CHAIN + position.step
 
 
 def kind_of_numbers(lm: LM) -> str:

@@ -5,7 +5,7 @@ import lzma
 import numpy as np
 import pytest
 
-from benchmarks.evidence.chains import chain_path, load, load_chains, save
+from benchmarks.evidence.chains import chain_path, load, load_chains, model_name, save
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
 from greater_fast.search.nouns import objective_of
@@ -116,3 +116,23 @@ def test_objectives_are_those_of_the_search(objective):
     np.testing.assert_allclose(outcomes.objectives(rows, config), expected, rtol=1e-6)
     assert outcomes.of(2).objectives(rows, config) == pytest.approx(expected[2:3])
     assert outcomes.of(2).reasonings == outcomes.reasonings[2:3]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-135M", "huggingfacetb-smollm2-135m"),  # the base model
+        ("owner/repository/file.gguf", "owner-repository-file"),
+        ("/folder/Gemma-3.gguf", "gemma-3"),
+        ("./checkpoint", "checkpoint"),
+    ],
+)
+def test_models_of_several_owners_have_names_of_their_own(source, name):
+    assert model_name(source) == name
+
+
+def test_a_folder_is_called_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "Tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert model_name("runs/Tiny") == "tiny"

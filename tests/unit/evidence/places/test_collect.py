@@ -7,10 +7,12 @@ from benchmarks.evidence import signals
 from benchmarks.evidence.chains import load, load_chains, save
 from benchmarks.evidence.places import collect
 from benchmarks.evidence.places.collect import Collector, Settings, lay_out, rollouts_of, winner_of
+from benchmarks.evidence.signals import CONFIRMING
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
+from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import load_lm
-from greater_fast.search.nouns import TIE
+from greater_fast.search.nouns import TIE, Position
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.unit.evidence import synthetic
 
@@ -164,15 +166,32 @@ def test_a_chain_goes_on_with_the_noise_that_it_was_begun_with(collector, whole,
     begun = dataclasses.replace(whole, places=whole.places[:1])
     assert same(list(collector.places(begun))[-1], whole)
     assert asked == ["draw_reasonings"] * 2
-    assert begun.settings == dataclasses.asdict(SETTINGS) | {"noise_by_place": 1}
-    older = dataclasses.replace(begun, settings=dataclasses.asdict(SETTINGS))
-    longer = list(collector.places(older))[-1]
-    assert asked[2:] == ["sampled_reasonings"] * 2
-    assert longer.settings == older.settings
-    for settings in (begun.settings, older.settings):
+    assert begun.settings == dataclasses.asdict(SETTINGS) | {"noise_by_place": 2}
+    old, oldest = (
+        dataclasses.replace(begun, settings=dataclasses.asdict(SETTINGS) | said)
+        for said in ({"noise_by_place": 1}, {})
+    )
+    for older, draw in ((old, "draw_reasonings"), (oldest, "sampled_reasonings")):
+        asked.clear()
+        longer = list(collector.places(older))[-1]
+        assert asked == [draw] * 2
+        assert longer.settings == older.settings
+    for settings in (begun.settings, old.settings, oldest.settings):
         assert SETTINGS.made(dataclasses.replace(begun, settings=settings))
         other = settings | {"num_rows": 9}
         assert not SETTINGS.made(dataclasses.replace(begun, settings=other))
+
+
+def test_no_two_chains_draw_with_the_same_noise(whole):
+    steps = [
+        collect._step_of_draws(dataclasses.replace(whole, task=task, seed=seed), position)
+        for task in TASKS
+        for seed in (0, 1, CONFIRMING, CONFIRMING + 3)
+        for position in (Position(number, 5, (1, 2)) for number in range(7))
+    ]
+    assert len(set(steps)) == len(steps)
+    first = dataclasses.replace(whole, seed=3, settings={"noise_by_place": 1})
+    assert collect._step_of_draws(first, Position(6, 5, (1, 2))) == 6  # as it was begun
 
 
 def test_a_run_does_what_is_left_and_no_more(lm, tmp_path, monkeypatch, capsys):
