@@ -2,25 +2,29 @@
 
     python -m benchmarks.evidence.effect --minutes 60   # goes on where it stopped
     python -m benchmarks.evidence.effect --minutes 0    # prints the tables alone
+    python -m benchmarks.evidence.effect --metric numeric  # tests again what was found
 
 Every seed draws its own training, development and test rows of each task. A search ends when its
 budget is spent, in generated tokens or in seconds of an idle machine, the same one for all arms, or
 before, where it has nothing new to try: docs/evidence/effect.md says what counts. Cells are written
-down as they are done, and never done again.
+down as they are done, and never done again. With a `--metric` beside equality nothing is searched:
+prompts of the cells that are done are tested again.
 """
 
 import argparse
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import groupby
 from pathlib import Path
 
+from benchmarks.evidence.chains import model_name
 from benchmarks.evidence.effect_arms import Place, Workbench, search
 from benchmarks.evidence.effect_cells import (
     ARMS,
+    EXACT,
     Budget,
     Cell,
     Log,
@@ -28,6 +32,7 @@ from benchmarks.evidence.effect_cells import (
     Settings,
     arms_first_to_last,
     kinds_of_device,
+    other_metrics,
 )
 from benchmarks.evidence.effect_table import budgets_of, estimates, gains, report
 from benchmarks.evidence.plots import forest_plot
@@ -45,11 +50,17 @@ X_LABELS = {
 
 
 def run_cells(
-    lm: LM, settings: Settings, cells: Sequence[Cell], log: Log, stop_at: float
+    lm: LM,
+    settings: Settings,
+    cells: Sequence[Cell],
+    log: Log,
+    stop_at: float,
+    found: Mapping[Cell, Outcome] | None = None,
 ) -> Iterator[Cell]:
     """Run what is not done yet, each cell as it ends; none that would likely end too late.
 
-    `cells` of a task and a seed stand together. `stop_at` is in seconds of `time.monotonic`.
+    `cells` of a task and a seed stand together. `stop_at` is in seconds of `time.monotonic`. Of
+    cells that are `found` the prompts are tested by the settings' metric, without a search.
     """
     bench, longest = Workbench(lm, settings), 0.0
     todo = [cell for cell in cells if cell not in log.outcomes]
@@ -64,7 +75,10 @@ def run_cells(
             if time.monotonic() + longest > stop_at:
                 return
             begun = time.monotonic()
-            log.add(cell, run_cell(place, settings, cell))
+            if found is None:
+                log.add(cell, run_cell(place, settings, cell))
+            else:
+                log.add(cell, tested_again(place, found[cell]))
             longest = max(longest, time.monotonic() - begun)
             yield cell
 
@@ -85,6 +99,12 @@ def run_cell(place: Place, settings: Settings, cell: Cell) -> Outcome:
         num_candidates=found.num_candidates,
         stopped=found.stopped,
     )
+
+
+def tested_again(place: Place, found: Outcome) -> Outcome:
+    """What a cell came to, its prompt tested by the metric of the place's test rows."""
+    tested = _tested(place, place.ids_of(found.prompt))
+    return replace(found, rows=tested.rows, commit=tested.commit)
 
 
 def _tested(place: Place, prompt_ids: tuple[int, ...]) -> Outcome:
@@ -112,23 +132,33 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("--budget seconds needs --amount: seconds of a search on this machine")
     budget = Budget(asked.budget, DEFAULT_TOKENS if asked.amount is None else asked.amount)
     given = {f.name: getattr(asked, f.name) for f in fields(Settings) if f.name != "device"}
-    given["model"] = Path(asked.model).name  # a folder's place is nobody's business
+    given["model"] = model_name(asked.model)  # a folder's place is nobody's business
     settings = Settings(**given, device=kind_of_device())
     cells = cells_of(asked.tasks, asked.seeds, asked.arms, budget)
     stop_at = time.monotonic() + 60 * asked.minutes
     log = Log(asked.out, settings)
+    found = None
+    if settings.metric != EXACT:
+        found = Log(asked.out, replace(settings, metric=EXACT)).outcomes
+        cells = [cell for cell in cells if cell in found]
     if asked.minutes > 0 and any(cell not in log.outcomes for cell in cells):
         logging.disable(logging.INFO)
         warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
-        for cell in run_cells(load_lm(asked.model), settings, cells, log, stop_at):
+        for cell in run_cells(load_lm(asked.model), settings, cells, log, stop_at, found):
             accuracy = log.outcomes[cell].accuracy
             print(f"{cell.task}, seed {cell.seed}, {ARMS[cell.arm]}: {accuracy:.1%}", flush=True)
     for device in kinds_of_device(asked.out) or [settings.device]:
-        own = Log(asked.out, replace(settings, device=device))
+        own = Log(asked.out, replace(settings, device=device, metric=EXACT))
         title = f"{settings.model}, {device}"
         print("\n".join([*own.damage, report(own.outcomes, asked.tasks, title)]), end="\n\n")
         if asked.plots is not None:
             draw(own, asked.tasks, title, asked.plots)
+        for metric in other_metrics(asked.out):
+            again = Log(asked.out, replace(own.settings, metric=metric)).outcomes
+            if again:
+                tested = [task for task in asked.tasks if task in {cell.task for cell in again}]
+                own_title = f"{title}, tested by `{metric}`"
+                print(report(again, tested, own_title, with_costs=False), end="\n\n")
 
 
 def draw(log: Log, tasks: Sequence[str], title: str, folder: Path) -> None:

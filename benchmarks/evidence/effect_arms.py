@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.evidence.effect_cells import (
+    EXACT,
     MOST_IDLE_STEPS,
     NO_MORE,
     NOTHING_NEW,
@@ -18,6 +19,7 @@ from greater_fast import Config
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.engine import Engine
 from greater_fast.examples.layout import Layouts
+from greater_fast.examples.metrics import named_metric
 from greater_fast.gradients.gradient_pass import check_gradient
 from greater_fast.model.kv_cache import BLOCK_SIZE, block_bytes, default_pool_bytes
 from greater_fast.model.lm import LM
@@ -119,6 +121,10 @@ class Place:
         """The prompt that all arms begin with."""
         return next(iter(self.layouts.values()))["train"].prompt_ids
 
+    def ids_of(self, prompt: str) -> Prompt:
+        """The ids of a prompt that a cell wrote down."""
+        return next(iter(self.layouts.values()))["test"].with_prompt(prompt).prompt_ids
+
     def evaluated(self, split: str, prompt_ids: Prompt) -> tuple[Evaluation, Cost]:
         """Accuracy of a prompt on the rows of a split, and what it takes to find out."""
         if (split, prompt_ids) not in self._known:
@@ -160,12 +166,22 @@ class Workbench:
         self._longest = 0
 
     def place(self, task: str, seed: int, arms: list[str]) -> Place:
-        """A task's rows for a seed, laid out for each arm."""
+        """A task's rows for a seed, laid out for each arm; test rows have the settings' metric.
+
+        Raises:
+            ValueError: the metric is not for the task's answers.
+        """
         splits = self._settings.splits(task, seed)
         laid_out = {
             arm: prepare([self._lm], splits, DEFAULT_PROMPT, config).layouts
             for arm, config in ((arm, self._settings.config(arm, seed)) for arm in arms)
         }
+        if self._settings.metric != EXACT:
+            metric = named_metric(self._settings.metric, splits.test)
+            laid_out = {
+                arm: {**sets, "test": replace(sets["test"], metric=metric)}
+                for arm, sets in laid_out.items()
+            }
         longest = max(
             rows.longest_sequence(self._settings.config(arm, seed))
             for arm, sets in laid_out.items()

@@ -33,6 +33,7 @@ COMPARISONS = (
 _NUM_QUESTIONS = {"multistep_arithmetic": 12 * 12 * 2}
 _MOST_STEPS = 10_000  # a budget ends a search, not its steps
 MOST_IDLE_STEPS = 60  # in a row without a token: all that is proposed is known
+EXACT = "exact"  # the metric that is equality with the gold answer
 NOTHING_NEW = "nothing new is proposed"  # how a search ends then, before its budget
 NO_MORE = "no further prompt is proposed"  # the same of prompts that are made without a search
 _A_DAY = "2026-01-01"  # that templates write which write one: rows are the same tomorrow
@@ -42,7 +43,10 @@ _NOT_COMPARED = ("seed", "steps", "device", "kv_cache_bytes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What all cells share; `device` is the kind of device, as "cpu" or a GPU's name."""
+    """What all cells share; `device` is the kind of device, as "cpu" or a GPU's name.
+
+    `metric` says which test rows are right; searches and finals go by equality.
+    """
 
     model: str = SMOLLM2
     device: str = "cpu"
@@ -52,6 +56,7 @@ class Settings:
     num_finalists: int = 4
     max_new_tokens: int = 64
     max_step_tokens: int = 256  # not measured: rows have the same bits in all processes
+    metric: str = EXACT
 
     def config(self, arm: str, seed: int) -> Config:
         """Settings of an arm's search: what is not named here is the package's, or the paper's."""
@@ -178,37 +183,36 @@ class Log:
 
     Several processes may work beside each other, each on cells of its own. A line counts where its
     settings are these, and where the search's own settings are those that its arm has now, of those
-    that were known when it was written: a setting that came later was off then.
+    that were known when it was written: one that came later had its default, or was off then.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder, self._settings = folder, settings
+        self._folder, self.settings = folder, settings
         self.damage: list[str] = []
         self.outcomes: dict[Cell, Outcome] = {}
         for path in sorted(folder.glob("*.jsonl")):
             for line in read_lines(path, self.damage):
                 cell = Cell.from_dict(line["cell"])
-                if line["settings"] == asdict(settings) and _is_as_now(
-                    line["config"], cell, settings
-                ):
+                written = asdict(Settings()) | line["settings"]
+                if written == asdict(settings) and _is_as_now(line["config"], cell, settings):
                     self.outcomes.setdefault(cell, Outcome.from_dict(line["outcome"]))
 
     @property
     def device(self) -> str:
         """The kind of device, as a part of a file's name."""
-        return "-".join(self._settings.device.lower().split())
+        return "-".join(self.settings.device.lower().split())
 
     @property
     def about(self) -> str:
         """Model and kind of device, as a part of a figure's name."""
-        return f"{self._settings.model.lower()}-{self.device}"
+        return f"{self.settings.model.lower()}-{self.device}"
 
     def add(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell down at once."""
         line = {
             "cell": asdict(cell),
-            "settings": asdict(self._settings),
-            "config": _compared(self._settings, cell.arm),
+            "settings": asdict(self.settings),
+            "config": _compared(self.settings, cell.arm),
             "outcome": asdict(outcome),
         }
         append_line(self._folder / f"{cell.task}.{self.device}.jsonl", line)
@@ -219,6 +223,12 @@ def kinds_of_device(folder: Path) -> list[str]:
     """Kinds of devices that a folder has lines of."""
     lines = [line for path in folder.glob("*.jsonl") for line in read_lines(path, [])]
     return sorted({line["settings"]["device"] for line in lines})
+
+
+def other_metrics(folder: Path) -> list[str]:
+    """Metrics beside equality that a folder has lines of."""
+    lines = [line for path in folder.glob("*.jsonl") for line in read_lines(path, [])]
+    return sorted({line["settings"].get("metric", EXACT) for line in lines} - {EXACT})
 
 
 def arms_first_to_last(arms: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What `effect` found, as tables: accuracy by arm, paired differences over seeds, and costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from benchmarks.evidence.effect_cells import ARMS, COMPARISONS, Budget, Cell, Outcome
@@ -9,7 +9,7 @@ from benchmarks.evidence.plots import Estimate
 
 Outcomes = Mapping[Cell, Outcome]
 LEAST_SEEDS = 8  # of each task, to conclude from
-_LEAST_RESAMPLED = 5  # fewer seeds of a task, redrawn, say nothing of others
+_LEAST_RESAMPLED = 5  # fewer seeds of a task say nothing of others by their spread
 _NEEDED = 0.05  # half a width under which a difference of 5 points is resolved
 _TESTED = ("ours", "random")
 
@@ -73,13 +73,20 @@ def gains(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[Esti
     return found
 
 
-def report(outcomes: Outcomes, tasks: Sequence[str], title: str) -> str:
+def report(outcomes: Outcomes, tasks: Sequence[str], title: str, *, with_costs: bool = True) -> str:
     """All tables, a part for each budget."""
-    parts = [_part(outcomes, tasks, title, budget) for budget in budgets_of(outcomes)]
+    tables = (_accuracies, _differences, _costs)[: 3 if with_costs else 2]
+    parts = [_part(outcomes, tasks, title, budget, tables) for budget in budgets_of(outcomes)]
     return "\n\n".join(parts) or f"{title}: no search is done"
 
 
-def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) -> str:
+def _part(
+    outcomes: Outcomes,
+    tasks: Sequence[str],
+    title: str,
+    budget: Budget,
+    tables: Sequence[Callable[[Outcomes, Sequence[str], Budget], str]],
+) -> str:
     head = f"{title}, {budget}"
     counts = {
         arm: [len(of_arm(outcomes, task, arm, budget)) for task in tasks]
@@ -97,7 +104,6 @@ def _part(outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget) 
     if few:
         named = ", ".join(f"{name} ({count})" for name, count in few.items())
         head += f"\n\nToo few seeds of a task to conclude, {LEAST_SEEDS} are the least: {named}."
-    tables = (_accuracies, _differences, _costs)
     return "\n\n".join([head, *(make(outcomes, tasks, budget) for make in tables)])
 
 
@@ -125,12 +131,21 @@ def _differences(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> st
                 _points(pooled),
                 _ends(_resampled(groups)),
                 f"{_points(pooled_interval(own))} ({_sizes(own)})",
-                "–" if pooled is None else ("yes" if pooled.half_width < _NEEDED else "no"),
+                _resolved(pooled, groups),
                 _sizes(groups),
             ]
         )
     titles = ["points, 95% interval over seeds", *tasks, "all", "bootstrap"]
     return _table([*titles, "all, budgets spent (seeds)", "5 points resolved", "seeds"], lines)
+
+
+def _resolved(pooled: Interval | None, groups: Sequence[Sequence[float]]) -> str:
+    """Whether 5 points are seen; a narrow interval of few seeds may be narrow by luck."""
+    if pooled is None:
+        return "–"
+    if min(map(len, groups)) < _LEAST_RESAMPLED:
+        return "too few"
+    return "yes" if pooled.half_width < _NEEDED else "no"
 
 
 def _resampled(groups: Sequence[Sequence[float]]) -> Interval | None:
@@ -143,20 +158,23 @@ def _costs(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> str:
         found = [o for task in tasks for o in of_arm(outcomes, task, arm, budget).values()]
         if arm == "initial" or not found:
             continue
-        means = (
-            fmean(o.search.tokens for o in found),
-            fmean(o.finals.tokens for o in found),
-            fmean(o.search.forward_tokens for o in found),
-            fmean(o.search.seconds for o in found),
-            fmean(o.finals.seconds for o in found),
-            fmean(o.num_steps_at_work for o in found),
-            fmean(o.num_candidates for o in found),
-        )
+        costs = [
+            [
+                (
+                    *(o.search.tokens, o.finals.tokens, o.search.forward_tokens),
+                    *(o.search.seconds, o.finals.seconds, o.num_steps_at_work, o.num_candidates),
+                )
+                for o in of_arm(outcomes, task, arm, budget).values()
+            ]
+            for task in tasks
+        ]
+        of_tasks = [[fmean(column) for column in zip(*own, strict=True)] for own in costs if own]
+        means = [fmean(column) for column in zip(*of_tasks, strict=True)]
         shown = [f"{mean:,.{0 if mean >= 100 else 1}f}" for mean in means]
         speeds = [o.search.forward_tokens / max(o.search.seconds, 1e-9) for o in found]
         shown.insert(5, f"{min(speeds):,.0f} to {max(speeds):,.0f}")
         lines.append([name, *shown, f"{sum(o.is_early for o in found)} of {len(found)}"])
-    titles = ["mean of a cell", "tokens, search", "finals", "through the model, search"]
+    titles = ["mean of the tasks' means", "tokens, search", "finals", "through the model, search"]
     titles += ["seconds, search", "finals", "through the model a second, of all cells"]
     titles += ["steps", "candidates", "ended before the budget"]
     return _table(titles, lines)

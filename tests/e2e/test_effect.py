@@ -9,7 +9,8 @@ from benchmarks.evidence import effect, effect_arms, effect_cells
 from benchmarks.evidence.effect_arms import Place, Workbench, search
 from benchmarks.evidence.effect_cells import ARMS, Budget, Cell, Cost, Log, Settings
 from benchmarks.evidence.random_prompts import random_prompts
-from greater_fast import Config, optimize
+from greater_fast import Config, evaluate, optimize
+from greater_fast.examples.metrics import METRICS
 from greater_fast.rollouts import choose
 from greater_fast.search.nouns import Candidates
 from greater_fast.search.optimizer import start
@@ -222,6 +223,9 @@ def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
     effect.main([*command, "--seeds", "0", "1"])
     told = capsys.readouterr().out
     assert (told.count(f"{TASK}, seed 0"), told.count(f"{TASK}, seed 1")) == (0, 2)
+    (path,) = tmp_path.glob("*.jsonl")  # a tiny model is never right: figures want a difference
+    right = path.read_text().replace('"rows": "000000"', '"rows": "100000"', 1)
+    path.write_text(right)
     effect.main([*command, "--minutes", "0", "--plots", str(tmp_path / "figures")])
     for name in ("effect", "gain"):
         assert (tmp_path / "figures" / f"{name}-tiny-llama-cpu-tokens-100.svg").stat().st_size > 0
@@ -230,6 +234,37 @@ def test_the_command_runs_goes_on_and_prints(model_folder, tmp_path, capsys):
     assert str(model_folder.parent) not in "".join(p.read_text() for p in tmp_path.glob("*.jsonl"))
     assert "| ours − initial prompt | " in told
     assert "Too few seeds of a task to conclude, 8 are the least: ours (2), random" in told
+
+
+def test_what_was_found_is_tested_by_another_metric_without_a_search(lm, tmp_path, monkeypatch):
+    """As `evaluate` measures the written prompt; a second time there is nothing to do."""
+    task = "object_counting"
+
+    def odd(predicted, example):  # what a model of random weights says is never a number
+        return float(predicted == example.answer or sum(map(ord, predicted)) % 2)
+
+    monkeypatch.setitem(METRICS, "numeric", odd)
+    cells = effect.cells_of([task], [0], ["initial", "ours"], TOKENS)
+    by_equality = Log(tmp_path, SETTINGS)
+    list(effect.run_cells(lm, SETTINGS, cells, by_equality, time.monotonic() + 1e4))
+    settings = replace(SETTINGS, metric="numeric")
+    arguments = (lm, settings, cells, Log(tmp_path, settings), time.monotonic() + 1e4)
+    assert list(effect.run_cells(*arguments, by_equality.outcomes)) == cells
+    assert list(effect.run_cells(*arguments, by_equality.outcomes)) == []
+    again = Log(tmp_path, settings).outcomes
+    for cell, found in by_equality.outcomes.items():
+        config = replace(SETTINGS.config(cell.arm, 0), metric="numeric")
+        rows = SETTINGS.splits(task, 0).test
+        alone = evaluate(lm, rows, prompt=found.prompt, config=config, progress=False).evaluation
+        assert again[cell].rows == "".join("01"[row.metric == 1] for row in alone.rows)
+        assert len(set(again[cell].rows)) == 2
+        assert replace(again[cell], rows=found.rows, commit=found.commit) == found
+
+
+def test_a_metric_that_is_not_for_a_task_is_refused(lm):
+    bench = Workbench(lm, replace(SETTINGS, metric="numeric"))
+    with pytest.raises(ValueError, match="numeric is not for answers such as"):
+        bench.place(TASK, 0, ["initial"])
 
 
 def test_a_budget_in_seconds_needs_its_seconds():

@@ -14,7 +14,7 @@ from benchmarks.evidence.chains import Bools
 from benchmarks.evidence.policies.model import PlaceModel, outcomes
 from benchmarks.evidence.policies.rules import Doubles, Policy, Trial, decide
 
-NUM_NEAREST = 10  # places, of which a step draws one
+NUM_NEAREST = 10  # places, and all that are as near as the last, of which a step draws one
 LEAST_ERROR = 0.01  # that any prompt has
 MOST_STEPS = 1000  # of a search: near the least error, steps take hardly any rollouts
 
@@ -23,7 +23,8 @@ def simulate(policy: Policy, model: PlaceModel, budgets: Sequence[int], seed: in
     """True errors of the incumbent where each number of rollouts is spent; budgets rise.
 
     The objective is the error rate. With `fresh_rows` each sweep has new training rows, on which
-    the incumbent is run anew. Confirming rows are new each time.
+    the incumbent is run anew: later steps of a sweep choose on them again, where a replayed step
+    has rows that nothing was chosen on. Confirming rows are new each time.
     """
     search = _Search(policy, model, np.random.default_rng(seed))
     errors: list[float] = []
@@ -66,8 +67,9 @@ class _Search:
         """True errors of the candidates tried, best first by a signal of the known correlation."""
         model = self._model
         gained = model.initial_error - self.error
-        nearest = np.argsort(np.abs(self._gained - gained), kind="stable")[:NUM_NEAREST]
-        seen = model.seen[self._source.choice(nearest)]
+        distance = np.abs(self._gained - gained)
+        within = np.sort(distance)[min(NUM_NEAREST, len(distance)) - 1]
+        seen = model.seen[self._source.choice(np.flatnonzero(distance <= within))]
         spread = self._source.permutation(seen.spread)
         share = 0.0 if self._policy.signal == "random" else model.signal_correlation
         deviation = math.sqrt(model.prior.variance) or 1.0

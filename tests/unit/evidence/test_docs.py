@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -10,6 +12,10 @@ from benchmarks.evidence import effect, racing, reproduce_paper, signals
 from benchmarks.evidence.chains import load_chains
 from benchmarks.evidence.paper.cells import Log, Settings
 from benchmarks.evidence.policies import report
+from benchmarks.evidence.policies.model import fit
+from benchmarks.evidence.policies.named import DEFAULT, POLICIES, RANDOM
+from benchmarks.evidence.policies.replay import replay
+from benchmarks.evidence.policies.simulation import simulate
 
 ROOT = Path(__file__).parents[3]
 DOCS, RESULTS = ROOT / "docs/evidence", ROOT / "benchmarks/results"
@@ -52,6 +58,40 @@ def test_a_page_has_the_tables(page, printed):
     lines = [line for line in printed[page].splitlines() if line and not line.startswith("## ")]
     missing = [line for line in lines if line not in shown and "| – | – | – | – |" not in line]
     assert missing == []
+    heads = {lines[n - 1] for n, line in enumerate(lines) if line.startswith("|--")}
+    heads |= {lines[n - 1] for n, line in enumerate(lines) if line.startswith("| --")}
+    assert heads
+    of_a_table = False
+    for number, line in enumerate(shown):  # nor has a table what is printed no more
+        of_a_table = line.startswith("|") and (of_a_table or line in heads)
+        assert not of_a_table or line in lines, f"{page}.md, line {number + 1}"
+
+
+def test_policies_are_what_the_code_makes_of_the_chains():
+    """Two rules replayed anew, and a few simulated searches, which the others are made like."""
+    stored = json.loads((RESULTS / "policies.json").read_text())
+    models = signals.of_models(load_chains(RESULTS / "signals"), is_confirming=False)
+    chains, own = models["smollm2-135m"], stored["smollm2-135m"]
+    effort = report.Effort()
+    for name in (DEFAULT, RANDOM):
+        gain = -fmean(e.change for e in replay(chains, POLICIES[name], effort.num_splits))
+        assert gain == pytest.approx(own["replayed"][name]["gain"][0], abs=1e-9)
+    model = fit(chains)
+    (budget, *_), seeds = effort.budgets, range(effort.num_searches)
+    errors = [simulate(POLICIES["fresh rows, 24"], model, [budget], seed)[0] for seed in seeds]
+    gain = model.initial_error - fmean(errors)
+    assert gain == pytest.approx(own["simulated"]["fresh rows, 24"][str(budget)][0], abs=1e-9)
+
+
+def test_races_are_what_the_code_simulates():
+    stored = json.loads((RESULTS / "racing.json").read_text())
+    made = [
+        asdict(cell)
+        for gap, best_of in ((0.0, 16), (0.2, 1))
+        for cell in racing.simulated(50, gap, best_of, stored["num_runs"], stored["alpha"])
+    ]
+    assert len(made) == 2 * len(racing.RULES)
+    assert [cell for cell in made if cell not in stored["cells"]] == []
 
 
 def test_the_readme_has_the_lines_of_the_effect(printed):
@@ -79,6 +119,13 @@ def estimates(text: str) -> set[tuple[float, float, float]]:
     return found
 
 
+def simulated_means(text: str) -> set[tuple[float, float]]:
+    """Means with their errors, "22.9 ± 1.3"."""
+    return {
+        (abs(value(a)), value(b)) for a, b in re.findall(r"([+−-]?[\d.]+\d) ± ([\d.]+\d)", text)
+    }
+
+
 def p_values(text: str) -> set[str]:
     return set(re.findall(r"\bp (?:=|is) ([\d.]+\d)", text.replace("\n", " ")))
 
@@ -94,7 +141,7 @@ def claims(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.name == "README.md":
         return text[text.index("## Does it work?") : text.index("## Licence")]
-    if path.name == "evidence.md":
+    if path.name in ("evidence.md", "choosing.md"):
         return text
     return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
 
@@ -104,6 +151,7 @@ def claims(path: Path) -> str:
     [
         "README",
         "docs/evidence",
+        "docs/choosing",
         *(f"docs/evidence/{p}" for p in ("effect", "signals", "policies", "peers")),
     ],
 )
@@ -114,6 +162,7 @@ def test_a_figure_of_the_prose_stands_in_a_table(page, printed):
     assert estimates(said) - estimates(every) == set()
     cells = {cell.strip() for line in every.splitlines() for cell in line.split("|")}
     assert p_values(said) - cells == set()
+    assert simulated_means(said) - simulated_means(every) == set()
 
 
 @pytest.mark.parametrize(

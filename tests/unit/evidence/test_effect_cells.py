@@ -45,10 +45,25 @@ def test_what_is_written_is_read(log, tmp_path):
     assert OUTCOME.accuracy == 0.6
 
 
-@pytest.mark.parametrize("change", [{"num_test": 6}, {"device": "NVIDIA H100"}, {"model": "n"}])
+@pytest.mark.parametrize(
+    "change", [{"num_test": 6}, {"metric": "numeric"}, {"device": "NVIDIA H100"}, {"model": "n"}]
+)
 def test_lines_of_other_settings_do_not_count(log, tmp_path, change):
     log.add(OURS, OUTCOME)
     assert Log(tmp_path, replace(SETTINGS, **change)).outcomes == {}
+
+
+def test_lines_that_were_written_before_there_was_a_metric_go_by_equality(log, tmp_path):
+    log.add(OURS, OUTCOME)
+    path = the_file(tmp_path)
+    line = json.loads(path.read_text())
+    assert line["settings"].pop("metric") == "exact"
+    path.write_text(json.dumps(line) + "\n")
+    assert Log(tmp_path, SETTINGS).outcomes == {OURS: OUTCOME}
+    assert Log(tmp_path, replace(SETTINGS, metric="numeric")).outcomes == {}
+    assert effect_cells.other_metrics(tmp_path) == []
+    Log(tmp_path, replace(SETTINGS, metric="numeric")).add(OURS, OUTCOME)
+    assert effect_cells.other_metrics(tmp_path) == ["numeric"]
 
 
 def test_lines_of_other_defaults_do_not_count(log, tmp_path, monkeypatch):

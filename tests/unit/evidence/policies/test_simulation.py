@@ -123,6 +123,19 @@ def test_a_step_draws_a_place_where_as_much_was_gained():
     assert simulate(Policy(), early, [2000], 0)[0] < 0.3
 
 
+def test_a_step_draws_any_of_the_places_that_are_as_near():
+    """At first nothing is gained, as at the first place of each chain: not those of one task."""
+    better, worse = SeenPlace(0.0, -0.1, np.zeros(1)), SeenPlace(0.0, 0.3, np.zeros(1))
+    ended = set()
+    for order in ((better, worse), (worse, better)):
+        seen = tuple(place for place in order for _ in range(NUM_NEAREST))
+        model = model_of(first_effect=0.0, pull=0.0, seen=seen)
+        first = [simulate(Policy(accept="best"), model, [51], seed)[0] for seed in range(100)]
+        assert 30 <= sum(error == pytest.approx(0.4) for error in first) <= 70
+        ended |= {round(error, 6) for error in first}
+    assert ended == {0.4, 0.8}
+
+
 def test_what_was_gained_pulls_back():
     assert (
         gains(Policy(), model_of(pull=1.0)).mean() < gains(Policy(), model_of(pull=0.0)).mean() / 2
