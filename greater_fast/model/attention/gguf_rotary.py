@@ -1,6 +1,7 @@
-"""What a GGUF file says of attention, and transformers does not read: its rotary embeddings scaled.
+"""What a GGUF file says of attention, and transformers does not read of all architectures.
 
-Without it a model would run with frequencies that are not its own, in silence.
+That is the base, the scale and the share of rotary embeddings, and a window. Without it a model
+would run with frequencies that are not its own, or see more than it was trained to, in silence.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ _FACTORS = "rope_freqs.weight"  # what each frequency is divided by
 _LONG = "rope_factors_long.weight"
 # Llama 3.1's and 3.2's: all files of these have them, and say so by their factors alone.
 _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+_SHARE = "partial_rotary_factor"
+_OWN_SHARES = ("qk_rope_head_dim", "rotary_dim")  # configurations that say it another way
 # Kinds of values: numbers by how they are packed, texts, arrays; and of tensors.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _NUMBERS |= {10: "Q", 11: "q", 12: "d"}
@@ -27,31 +30,39 @@ def complete_attention(config: Any, file: Path) -> None:
     """Put into a configuration what the file says of attention beyond what it has been read to.
 
     Raises:
-        ValueError: it scales rotary embeddings in a way that is not known here.
+        ValueError: it scales rotary embeddings in a way that is not known here, or rotates another
+            share of each head than the configuration has.
     """
     _set_scale_of_27b(config)
     said = _Header(file)
+    _set_window(config, said.value("attention.sliding_window"))
     rope = getattr(config, "rope_parameters", None)
     if not isinstance(rope, dict) or _is_scaled(rope):
         return  # it has none, or has been read
     # Where kinds of layers differ (Gemma 3), those that see all of the context are scaled.
     scaled = rope.get("full_attention", rope)
+    _check_share(config, scaled, said, file)
+    if base := said.value("rope.freq_base"):
+        scaled["rope_theta"] = base
+    scaled |= _scaling(said, scaled, file)
+    config.rope_parameters = rope
+
+
+def _scaling(said: _Header, rope: dict[str, Any], file: Path) -> dict[str, Any]:
+    """How rotary embeddings are scaled, as `rope_parameters` say it."""
     kind, factors = said.value("rope.scaling.type") or "none", said.tensor(_FACTORS)
     if said.tensor(_LONG) is not None:
         kind = "longrope"
     if factors is not None and any(factor != 1 for factor in factors):
-        scaling = _of_llama3(factors, scaled, file)
-    elif kind == "linear":
-        scaling = {"rope_type": "linear", "factor": said.value("rope.scaling.factor") or 1.0}
-    elif kind == "none":
-        return
-    else:
+        return _of_llama3(factors, rope, file)
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": said.value("rope.scaling.factor") or 1.0}
+    if kind != "none":
         raise ValueError(
             f"{file.name} scales its rotary embeddings ({kind}), which is not read of GGUF files: "
             "take the model's own files (safetensors)"
         )
-    scaled |= scaling
-    config.rope_parameters = rope
+    return {}
 
 
 class _Header:
@@ -113,6 +124,33 @@ class _Header:
     def _numbers(self, form: str) -> tuple[Any, ...]:
         form = f"<{form}"
         return struct.unpack(form, self._read.read(struct.calcsize(form)))
+
+
+def _set_window(config: Any, window: int | None) -> None:
+    """The window of the layers; where they cannot have one, texts are no longer than that."""
+    if not window or getattr(config, "sliding_window", None) == window:
+        return
+    if hasattr(config, "sliding_window") and not getattr(config, "layer_types", None):
+        config.sliding_window = window
+    else:
+        longest = getattr(config, "max_position_embeddings", window)
+        config.max_position_embeddings = min(window, longest)
+
+
+def _check_share(config: Any, rope: dict[str, Any], said: _Header, file: Path) -> None:
+    rotated, size = said.value("rope.dimension_count"), said.value("attention.key_length")
+    width, num_heads = said.value("embedding_length"), said.value("attention.head_count")
+    if size is None and width and num_heads:
+        size = width / num_heads
+    if not rotated or not size or any(hasattr(config, name) for name in _OWN_SHARES):
+        return
+    names = (rope.get(_SHARE), getattr(config, _SHARE, None), 1.0)
+    share = next(value for value in names if value is not None)
+    if abs(share * size - rotated) >= 1:
+        raise ValueError(
+            f"{file.name} rotates {rotated} of the {size:.0f} numbers of a head, and is read as "
+            f"if it were {share * size:.0f}: take the model's own files (safetensors)"
+        )
 
 
 def _set_scale_of_27b(config: Any) -> None:

@@ -33,10 +33,12 @@ def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a file says of scaled rotary embeddings: fields, and tensors."""
+    """What a file says of rotary embeddings, scaled by fields or by tensors, and other fields."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, list[float]] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
+    base: float = 10000.0
 
 
 def scaled_logits(rope: dict[str, Any], ids: list[int]) -> torch.Tensor:
@@ -75,8 +77,10 @@ def write(path: Path, without: str = "", scaled: Scaling | None = None) -> Path:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(scaled.base if scaled else 10000.0)
     writer.add_vocab_size(config.vocab_size)
+    for name, number in (scaled.others if scaled else {}).items():
+        writer.add_uint32(f"llama.{name}", number)
     for name, value in (scaled.fields if scaled else {}).items():
         add = writer.add_string if isinstance(value, str) else writer.add_float32
         add(f"llama.rope.scaling.{name}", value)
@@ -183,6 +187,43 @@ def test_other_scaling_is_refused(scaled: Scaling, message: str, tmp_path: Path)
     path = write(tmp_path / "tiny.gguf", scaled=scaled)
     with pytest.raises(ValueError, match=message):
         load_lm(path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["starcoder2", "stablelm", "llama", "gemma3_text"])
+def test_the_base_is_the_files(kind: str, tmp_path: Path) -> None:
+    """transformers leaves it at 10,000 for architectures whose mapping has no place for it."""
+    path = write(tmp_path / "tiny.gguf", scaled=Scaling(base=777.0))
+    config = AutoConfig.for_model(kind)
+    complete_attention(config, path)
+    rope = config.rope_parameters
+    assert rope.get("full_attention", rope)["rope_theta"] == 777.0
+    assert rope.get("sliding_attention", {}).get("rope_theta") in (None, 10000.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "longest"),
+    [("phi3", 100, 512), ("starcoder2", 100, 512), ("llama", None, 100), ("qwen2", None, 100)],
+)
+def test_a_window_is_the_files(kind: str, window: int | None, longest: int, tmp_path: Path) -> None:
+    """Where layers cannot have one, no text is longer than it."""
+    path = write(tmp_path / "tiny.gguf", scaled=Scaling(others={"attention.sliding_window": 100}))
+    config = AutoConfig.for_model(kind, max_position_embeddings=512)
+    complete_attention(config, path)
+    assert getattr(config, "sliding_window", None) == window
+    assert config.max_position_embeddings == longest
+    assert load_lm(path, device="cpu").max_context == 100
+
+
+@pytest.mark.parametrize(("rotated", "is_read"), [(3, True), (12, False)])
+def test_another_share_of_the_heads_is_refused(rotated: int, is_read: bool, tmp_path: Path) -> None:
+    """StableLM rotates a quarter of a head: of the tiny model's 12 numbers 3."""
+    path = write(tmp_path / "tiny.gguf", scaled=Scaling(others={"rope.dimension_count": rotated}))
+    config = AutoConfig.for_model("stablelm")
+    if is_read:
+        complete_attention(config, path)
+    else:
+        with pytest.raises(ValueError, match="rotates 12 of the 12 numbers of a head, and"):
+            complete_attention(config, path)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
