@@ -102,7 +102,8 @@ def target_logprob(
 
     Args:
         hidden: [R, D] last hidden states, any floating dtype.
-        targets: [R] int64 token ids; of one that is not in the vocabulary the result is -inf.
+        targets: [R] int64 token ids; of one that is not in the vocabulary the result is -inf, or
+            NaN where the row's logits are not finite.
         head: makes the logits.
         temperatures: [R] floats > 0.
 
@@ -125,7 +126,8 @@ def _row_logprobs(
     scaled = logits / temperatures.to(logits.dtype)[:, None]
     known = (targets >= 0) & (targets < num_tokens)
     found = scaled.log_softmax(1).gather(1, targets.clamp(0, num_tokens - 1)[:, None])[:, 0]
-    return found.where(known, -torch.inf), logits.argmax(1)
+    unknown = torch.where(logits.amax(1).isfinite(), -torch.inf, torch.nan).to(found.dtype)
+    return found.where(known, unknown), logits.argmax(1)
 
 
 def _logits(hidden: torch.Tensor, head: Head) -> torch.Tensor:

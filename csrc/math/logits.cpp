@@ -58,10 +58,12 @@ GREATER_FAST_INLINE void read(const LogitArgs<T>& args, int64_t number, int32_t*
   const T* const row = args.logits + number * args.num_ids;
   const int64_t at = highest_of(row, args.num_ids);
   argmax[number] = static_cast<int32_t>(at);
-  logprobs[number] = 0;
-  const int32_t target = args.targets[number];
-  if (target < 0) return;
   const T top = row[at], temperature = args.temperatures[number];
+  const int32_t target = args.targets[number];
+  if (target < 0) {
+    logprobs[number] = std::isfinite(top) ? 0 : std::numeric_limits<float>::quiet_NaN();
+    return;
+  }
   const double distance = (row[target] - top) / temperature;
   logprobs[number] = static_cast<float>(distance - log_sum(row, args.num_ids, top, temperature));
 }

@@ -292,8 +292,7 @@ class RolloutEngine:
                 logits = self._model_step.logits(counts.num_rows)
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
-        places = self._buffers["sample_places"][: counts.num_rows]
-        self._scheduler.commit(*written(answers, places))
+        self._scheduler.commit(*written(answers, self._buffers))
 
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""

@@ -17,6 +17,7 @@ from greater_fast.model.forwards import alike
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import row_groups
 from greater_fast.model.text.stop_texts import StopTexts
+from greater_fast.rollouts.sampled_rows import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,11 @@ def generate(
     way: Way,
     processors: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
-    """Greedy continuations of one batch, until all have ended; what is behind an end is padding."""
+    """Greedy continuations of one batch, until all have ended; what is behind an end is padding.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
     from transformers import GenerationConfig, StoppingCriteriaList
 
     width = max(map(len, contexts))
@@ -179,11 +184,29 @@ def generate(
             input_ids=torch.tensor(ids, device=lm.device),
             attention_mask=torch.tensor(mask, device=lm.device),
             generation_config=settings,
-            logits_processor=list(processors),
+            logits_processor=[watch := _Watch(), *processors],
             stopping_criteria=StoppingCriteriaList(_stopping(until, width)),
         )
     new: list[list[int]] = output[:, width:].tolist()
+    if not watch.all_finite:
+        raise FloatingPointError(NOT_FINITE)
     return new
+
+
+class _Watch:
+    """A processor that changes no logits, and remembers whether all rows had a finite highest."""
+
+    def __init__(self) -> None:
+        self._finite: list[torch.Tensor] = []
+
+    def __call__(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        self._finite.append(logits.amax(-1).isfinite().all())
+        return logits
+
+    @property
+    def all_finite(self) -> bool:
+        """Waits for the device."""
+        return bool(torch.stack(self._finite).all())
 
 
 def _stopping(until: Until, width: int) -> list[StoppingCriterion]:

@@ -12,6 +12,8 @@ from greater_fast.engine import RolloutRequest
 from greater_fast.rollouts.sampling import sample_keys
 from greater_fast.rollouts.steps.row_reader import Answers
 
+NOT_FINITE = "logits are not finite where text is generated: try dtype float32"
+
 
 class SampledRows:
     """Keys and places of the noise in a step's rows; `samples_all` where not only draws have it."""
@@ -34,8 +36,16 @@ class SampledRows:
         buffers["sample_keys"][:num_rows] = self._keys[keys]
 
 
-def written(answers: Answers, places: NDArray[np.int32]) -> Answers:
-    """Answers whose rows without noise, as their `places` [R] say, write the argmax."""
+def written(answers: Answers, buffers: Mapping[str, NDArray[np.int32]]) -> Answers:
+    """Answers whose rows without noise, as the step's buffers say, write the argmax.
+
+    Raises:
+        FloatingPointError: logits are not finite where a token is to be generated.
+    """
+    num_rows = len(answers.argmax)
+    if (np.isnan(answers.logprobs) & (buffers["targets"][:num_rows] < 0)).any():
+        raise FloatingPointError(NOT_FINITE)
     if answers.sampled is None:
         return answers
+    places = buffers["sample_places"][:num_rows]
     return answers._replace(sampled=np.where(places >= 0, answers.sampled, answers.argmax))

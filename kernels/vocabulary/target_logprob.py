@@ -267,7 +267,7 @@ def merge_logsumexp_kernel(
     SAMPLED: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """A row's S parts as one; grid: one program a row. No log-probability of an unknown target."""
+    """A row's S parts as one; grid: one program a row. An unknown target has probability 0."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, BLOCK_S)
     at = row * S + part
@@ -280,7 +280,8 @@ def merge_logsumexp_kernel(
     peak = tl.max(part_peak, 0)
     log_sum = tl.log(tl.sum(part_sum * tl.exp((part_peak - peak) * inverse), 0))
     logprob = (aim - peak) * inverse - log_sum
-    tl.store(logprobs + row, tl.where((target >= 0) & (target < V), logprob, float("-inf")))
+    unknown = float("-inf") + log_sum * 0  # NaN where logits are not finite
+    tl.store(logprobs + row, tl.where((target >= 0) & (target < V), logprob, unknown))
     tl.store(peaks + row, peak)
     tl.store(log_sums + row, log_sum)
     tl.store(argmax + row, tl.min(tl.where(part_peak == peak, token, V - 1), 0).to(tl.int64))

@@ -110,3 +110,11 @@ def test_a_fixed_step_never_waits(family: str, kind: str, monkeypatch: pytest.Mo
         step._launch()
     assert "argmax" in recorder.names
     assert not recorder.names & FORBIDDEN
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN|invalid value:RuntimeWarning")
+def test_no_token_is_written_from_logits_that_are_not_finite(own_lm: LM) -> None:
+    own_lm.model.model.embed_tokens.weight.data[60] = torch.nan
+    asked = [replace(request, target_ids=(), num_scored=0) for request in requests(own_lm)]
+    with pytest.raises(FloatingPointError, match="logits are not finite where text is generated"):
+        fixed_triton(own_lm).run(asked)

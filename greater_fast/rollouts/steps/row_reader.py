@@ -21,7 +21,10 @@ MIN_ROWS = 16
 
 
 class Answers(NamedTuple):
-    """Of R rows: argmax ids, log-probabilities of their targets, and sampled ids, if any are."""
+    """Of R rows: argmax ids, log-probabilities of their targets, and sampled ids, if any are.
+
+    A row without a target has 0, or NaN where its logits are not finite.
+    """
 
     argmax: NDArray[np.int32]
     logprobs: NDArray[np.float32]
@@ -52,8 +55,8 @@ class RowReader:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Argmax ids [R] int32 of logits [R, V], and log-probabilities [R] float32 of `targets`.
 
-        These are 0 where the target is -1. Targets of kind 1 are the answer's, at the temperature
-        of the loss; others are at 1.
+        These are 0 where the target is -1, or NaN where that row is not finite. Targets of kind 1
+        are the answer's, at the temperature of the loss; others are at 1.
         """
         temperatures = self._temperatures.to(logits.dtype)[kinds.long()]
         if self._by_csrc:
@@ -62,8 +65,9 @@ class RowReader:
             read_logits(numbers, targets.numpy(), temperatures.numpy(), argmax, logprobs)
             return torch.from_numpy(argmax), torch.from_numpy(logprobs)
         values = logprobs_of(targets.clamp(min=0).long(), logits / temperatures[:, None])
-        known = values.masked_fill(targets < 0, 0).float()
-        return logits.argmax(-1).int(), known
+        peaks, ids = logits.max(-1)
+        unknown = torch.where(peaks.isfinite(), 0.0, torch.nan)
+        return ids.int(), values.float().where(targets >= 0, unknown)
 
     def read_states(
         self, states: torch.Tensor, head: Head, arrays: Mapping[str, torch.Tensor]
@@ -81,7 +85,7 @@ class RowReader:
         logprobs, argmax, sampled = target_logprob_and_sample(
             states, targets.long(), head, self._temperatures[kinds.long()], noise, "triton"
         )
-        return argmax, logprobs.masked_fill(targets < 0, 0), sampled
+        return argmax, logprobs.masked_fill((targets < 0) & ~logprobs.isnan(), 0), sampled
 
     def samples(
         self, logits: torch.Tensor, keys: torch.Tensor, places: torch.Tensor

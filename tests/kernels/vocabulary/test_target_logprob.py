@@ -138,6 +138,18 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone() -> None:
         assert torch.equal(found[others], whole[others])
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN|invalid value:RuntimeWarning")
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_unknown_target_tells_a_row_that_is_not_finite(backend: str, value: float) -> None:
+    hidden, targets, head, temperatures = problem((4, 300, 8), torch.float32)
+    targets.fill_(-1)
+    hidden[2, 3] = value
+    logprobs, _ = target_logprob(hidden, targets, head, temperatures, backend)
+    assert logprobs[2].isnan()
+    assert (logprobs[[0, 1, 3]] == -torch.inf).all()
+
+
 def test_no_log_probability_of_an_unknown_target() -> None:
     hidden, targets, head, temperatures = problem((3, 140, 8), torch.float32)
     expected, _, expected_gradient = with_gradient(hidden, targets, head, temperatures)

@@ -123,6 +123,25 @@ def test_what_generate_raises_is_put_into_a_sentence(own_lm: LM) -> None:
         choose_way(own_lm)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "settings", [{"kernels": "reference"}, {"engine": "paged"}, {"engine": "generate"}], ids=str
+)
+def test_a_text_without_a_target_is_not_written_from_logits_that_are_not_finite(
+    settings: dict[str, Any], value: float, own_lm: LM
+) -> None:
+    """Nothing is scored, as in an evaluation: without a word the text would be id 0 to the end."""
+    config = Config(max_new_tokens=8, sampling_temperature=1.0, **settings)
+    engine, _ = make_engine(own_lm, config, 128)
+    asked = [RolloutRequest(ids, 8, END, sample_key=i) for i, ids in enumerate(PROMPTS)]
+    assert len(engine.run(asked)) == len(PROMPTS)
+    own_lm.model.model.embed_tokens.weight.data[PROMPTS[2][-1]] = value
+    with pytest.raises(FloatingPointError, match="logits are not finite where text is generated"):
+        engine.run(asked)
+    own_lm.model.model.embed_tokens.weight.data[PROMPTS[2][-1]] = 0.01
+    assert len(engine.run(asked)) == len(PROMPTS)  # as good as new
+
+
 def test_ways_say_what_they_are() -> None:
     assert str(Way()) == ""
     assert str(Way(padded=False)) == "rows of one length at a time"

@@ -171,6 +171,10 @@ def test_the_first_of_equals_is_the_highest_and_nan_is_higher_still() -> None:
     read_logits(logits, np.full(4, 5, np.int32), np.ones(4, np.float32), argmax, logprobs)
     assert argmax.tolist() == [40, 8, 0, 99]
     assert np.isnan(logprobs[1:3]).all()
+    logits[0, 3] = -np.inf
+    read_logits(logits, np.full(4, -1, np.int32), np.ones(4, np.float32), argmax, logprobs)
+    assert logprobs[0] == 0
+    assert np.isnan(logprobs[1:]).all()  # no token can be written
 
 
 @pytest.mark.parametrize("dtype", TYPES)
