@@ -28,9 +28,10 @@ from greater_fast.wording import listed
 # Embeddings [B, D] of the examples' tokens at the place -> the states [R, D] that the loss reads.
 StatesOf = Callable[[torch.Tensor], torch.Tensor]
 
-# Tokens of a sequence, and before its place. Kernels take 32 keys at a time or more, and go wrong
-# at the edges if anywhere; one prefix ends in its first block of keys, the other in its second.
-_TRIED = ((34, 25), (33, 14))
+# Tokens of a sequence, before its place, and before those that are read: few, as in a step, or all
+# behind the place. Kernels take 32 keys at a time or more, and go wrong at the edges if anywhere;
+# one prefix ends in its first block of keys, the other in its second.
+_TRIED = ((34, 25, 31), (33, 14, 14))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +216,10 @@ def trial_batch(lm: LM) -> list[ExampleSequence]:
             row=number,
             ids=tuple(ids[number : number + length + 1]),  # the last one is no input
             place=place,
-            read_rows=tuple(range(place, length)),
+            read_rows=tuple(range(read, length)),
             terms=Terms((), 0.0, (ids[0],)),
         )
-        for number, (length, place) in enumerate(_TRIED)
+        for number, (length, place, read) in enumerate(_TRIED)
     ]
 
 

@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 from greater_fast.kernels.reference import HeadNorm, Turns
 from greater_fast.model.attention.call import Given, kept, read_call, recorded
 from greater_fast.model.attention.interface import TurningAttention
+from greater_fast.model.byte_sizes import is_out_of_memory
 from greater_fast.model.forwards import (
     Forward,
     inputs_like,
@@ -136,7 +137,9 @@ def _own_call(lm: LM, module: Any, product: _Product, form: Form) -> _Call | Non
     """What the module itself asks of its attention, or None where it takes no such cosines."""
     try:
         return _recorded(lm, module.forward, _arguments(product, form))
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         return None
 
 

@@ -199,3 +199,26 @@ def test_the_reason_is_logged(own_lm: LM, caplog: pytest.LogCaptureFixture) -> N
         "gradient: whole sequences, which takes longer (1 of its 2 layers use the attention "
         "interface)"
     )
+
+
+class CalledByKeyword(torch.nn.Module):
+    """The last layer's MLP, as a layer of a user's own may call it."""
+
+    def __init__(self, own: torch.nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def __call__(self, states: torch.Tensor) -> Any:
+        return super().__call__(states=states)
+
+    def forward(self, states: torch.Tensor) -> Any:
+        return self.own(states)
+
+
+def test_rows_that_a_step_reads_are_tried_too(own_lm: LM) -> None:
+    """Of the last MLP a step computes few rows, which takes one that is called as others are."""
+    layer = own_lm.decoder.layers[-1]
+    layer.mlp = CalledByKeyword(layer.mlp)
+    reason = why_not(own_lm)
+    assert reason is not None
+    assert "IndexError" in reason

@@ -201,6 +201,15 @@ def test_a_changed_module_is_left_alone(change: Any, own_lm: LM) -> None:
     assert heads_forward(own_lm, own_lm.model.get_decoder().layers[1].mlp) is None
 
 
+def test_memory_that_ends_is_no_refusal(own_lm: LM) -> None:
+    def run(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    changed(module_of(own_lm), run)
+    with pytest.raises(torch.OutOfMemoryError):
+        heads_forward(own_lm, module_of(own_lm))
+
+
 @pytest.mark.parametrize("what", ["queries", "pool"])
 def test_what_a_paged_attention_would_have_is_tried_too(
     what: str, own_lm: LM, monkeypatch: pytest.MonkeyPatch
