@@ -12,7 +12,7 @@ from greater_fast.examples.metrics import Metric
 from greater_fast.gradients.example_loss import AnswerLoss
 from greater_fast.ranks import join
 from greater_fast.runs.directory import RunDirectory, read_run
-from greater_fast.runs.input import checking_input, with_metric
+from greater_fast.runs.input import check_mapping, checking_input, with_metric
 from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks
@@ -72,6 +72,7 @@ def resume(  # noqa: PLR0913 (one entry point, all but the first by keyword)
         saved = ranks.from_first(directory.saved)
         with checking_input():
             assert saved is not None
+            check_mapping(config)
             changed = {**(config or {}), **({} if steps is None else {"steps": steps})}
             given = Config.from_mapping({**saved.run["config"], **changed})
             given = with_metric(given, metric)

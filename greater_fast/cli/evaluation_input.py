@@ -32,9 +32,11 @@ class EvaluationInput(NamedTuple):
         try:
             yield
         except InputError as error:
+            default = Config().to_dict()
             for name in self.taken:
                 if re.search(rf"\b{name}\b", str(error)):
-                    option = f"--{name.replace('_', '-')}"
+                    other = "no-" if default.get(name) is False else ""  # the run's is True
+                    option = f"--{other}{name.replace('_', '-')}"
                     error.add_note(f"the {name} is that of the run: {option} gives another one")
             raise
 
@@ -83,7 +85,7 @@ def evaluation_input(options: argparse.Namespace) -> EvaluationInput:
             print(f"greater-fast: warning: {visible(warning)}", file=sys.stderr)
         rows = _unseen(rows, run["examples"])
         if "metric" in taken:
-            rows = Examples(rows, (*rows.notes, f"the metric {config.metric} is that of the run"))
+            rows = rows.those(rows, f"the metric {config.metric} is that of the run")
     given = (("--model", model), ("--prompt", prompt))
     if missing := [name for name, value in given if not value]:
         raise ValueError(f"{' and '.join(missing)} missing: give it, or --run RUN to take it from")

@@ -186,7 +186,7 @@ def load_rows(
         rows = load_examples(source, of_run, template)
         named = ",".join(f"{role}={name}" for role, name in of_run.items())
         note = f"the columns are those of the run: {named}"
-        return Examples(rows, (*rows.notes, note), rows.readings, rows.columns)
+        return rows.those(rows, note)
     if columns is None:
         return load_examples(source, template=template)
     pairs = [[part.strip() for part in pair.partition("=")] for pair in columns.split(",")]

@@ -54,7 +54,7 @@ class Examples(list[Example]):
     """Examples with notes on how they were read: what the questions hold, what was not read.
 
     `readings` say how gold answers became letters of options, and how else they could have;
-    `columns` are those that the user named.
+    `columns` are those that the user named, `template` is what the questions were made by.
     """
 
     def __init__(
@@ -63,10 +63,16 @@ class Examples(list[Example]):
         notes: Iterable[str] = (),
         readings: Iterable[str] = (),
         columns: Mapping[str, str] | None = None,
+        template: str | None = None,
     ) -> None:
         super().__init__(examples)
         self.notes, self.readings = tuple(notes), tuple(readings)
-        self.columns = dict(columns or {})
+        self.columns, self.template = dict(columns or {}), template
+
+    def those(self, examples: Iterable[Example], *notes: str) -> Examples:
+        """Some of the examples, with more notes, and all else that is said of them."""
+        about = (self.readings, self.columns, self.template)
+        return Examples(examples, (*self.notes, *notes), *about)
 
 
 def load_examples(
@@ -91,7 +97,8 @@ def load_examples(
 
     Raises:
         ValueError: unreadable data, missing columns, an answer that is none of the options, empty
-            questions or answers, or a template that names no column, or the answer's.
+            questions or answers, or a template that names no column, or the answer's, or that
+            comes too late: the rows are examples already, which were not made by it.
     """
     if columns is not None:
         _check_columns_argument(columns)
@@ -99,7 +106,12 @@ def load_examples(
     given, sources = _without_examples(source, columns or {}, name)
     rows, notes = flat_rows(read_rows(given), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
-    template = None if sources else template
+    if sources:
+        made_by = source.template if isinstance(source, Examples) else None
+        _check_made_by(template, made_by, name)
+        template = None  # nor is there anything new to note
+    else:
+        made_by = template
     found = find_columns(names, columns or {}, template)
     questions, golds, more_notes, readings = read_questions(rows, names, found, template)
     _check_not_empty(questions, f"questions (column {quoted(found.question)})", name)
@@ -109,9 +121,10 @@ def load_examples(
     triples = zip(questions, golds, sources or [""] * len(questions), strict=True)
     return Examples(
         (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
-        (*getattr(source, "notes", ()), *notes, *more_notes),
+        (*getattr(source, "notes", ()), *notes, *(() if sources else more_notes)),
         (*getattr(source, "readings", ()), *readings),
         columns or (source.columns if isinstance(source, Examples) else None),
+        made_by,
     )
 
 
@@ -130,6 +143,18 @@ def _check_columns_argument(columns: Mapping[str, str]) -> None:
             f"the keys {quoted(list(columns))}",
             "'question' and 'answer'",
             "pass columns={'question': 'name of a column', 'answer': 'name of a column'}",
+        )
+
+
+def _check_made_by(template: str | None, made_by: str | None, name: str) -> None:
+    """Refuse a template that examples can no longer be put together by."""
+    if template is not None and template != made_by:
+        raise bad_data(
+            name,
+            f"examples, whose questions are put together already, and the template "
+            f"{quoted(template)}",
+            "rows of columns",
+            "give the template to load_examples, or leave it out of the settings",
         )
 
 

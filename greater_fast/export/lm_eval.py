@@ -95,7 +95,9 @@ def write_task(
     ]
     template = "" if rendering.messages is None else " --apply_chat_template"
     head = f"# A task of lm-evaluation-harness: lm_eval --tasks {path.name}{template}\n"
-    task = head + as_yaml(_task(path.stem, rows_path, rendering, layouts, notes))
+    # Tasks of several runs are named apart where their files are not: the harness drops one else.
+    name = Path(run_dir).resolve().name if path.stem == "lm_eval" else path.stem
+    task = head + as_yaml(_task(name, rows_path, rendering, layouts, notes))
     lines = [
         json.dumps(
             {"question": _MARK + row.example.question.strip(), "answers": own}, ensure_ascii=False

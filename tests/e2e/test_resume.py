@@ -18,6 +18,7 @@ import torch
 
 from greater_fast import optimize, resume
 from greater_fast.cli.main import main
+from greater_fast.config import Config
 from greater_fast.model.kv_cache import block_bytes
 from greater_fast.model.lm import LM, load_lm
 from greater_fast.runs.directory import RunDirectory, read_run
@@ -174,6 +175,9 @@ def test_several_models(
             ValueError, match=f"model: got {number}, the run was begun with 2: give"
         ):
             resume(tmp_path / "run", model=model, on_step=print, progress=False)
+    whole: Any = Config(steps=40)
+    with pytest.raises(ValueError, match="config: got a Config, expected a mapping of those"):
+        resume(tmp_path / "run", model=[lm, other], config=whole, progress=False)
 
 
 def test_a_stop_at_any_row_of_finals_and_test(

@@ -17,6 +17,7 @@ from greater_fast import Config, build_layouts, find_prompts, make_engine, make_
 from greater_fast.cli import main as cli
 from greater_fast.examples.data import Example
 from greater_fast.front_ends.released import Given, parse_overrides, read_config, run
+from greater_fast.front_ends.released.search import _check_prefix, _new_path
 from greater_fast.model.lm import LM
 from greater_fast.ranks import Ranks
 from greater_fast.rollouts.batch import RolloutEngine
@@ -275,6 +276,14 @@ def test_draws_of_all_rows_are_told(values: dict[str, Any]) -> None:
         if number == 5:
             prompts.append(found.prompts)
     assert prompts[0] == prompts[1]
+
+
+def test_two_runs_of_one_second_write_two_files(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "new" / "one")
+    _check_prefix(prefix)
+    paths = [_new_path(prefix) for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(path.exists() and path.suffix == ".json" for path in paths)
 
 
 def test_test_rows_choose(values: dict[str, Any], here: Path, rows: Any) -> None:

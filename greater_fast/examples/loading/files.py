@@ -40,8 +40,10 @@ def read_file(path: Path) -> list[Row]:
     """
     name = str(path)
     if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise bad_data(name, got, "a JSONL, JSON, CSV, TSV or parquet file", "check the path")
+        got, advice = "a folder" if path.is_dir() else "no such file", "check the path"
+        if path.exists() and not path.is_dir():
+            got, advice = "a pipe or a device", "save it as a file first"
+        raise bad_data(name, got, "a JSONL, JSON, CSV, TSV or parquet file", advice)
     try:
         content = path.read_bytes()
     except OSError as error:

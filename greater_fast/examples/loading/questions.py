@@ -79,8 +79,11 @@ def read_questions(
         if not is_unicode(question):  # of the options, or of the template
             got = f"half a surrogate pair in the question of row {number}"
             raise bad_data(names.source, got, "Unicode text", "correct that row, or the template")
-    if columns.more_answers and any(gold[1:] for gold in golds):
-        notes.append(f"any of the answers in {listed(columns.more_answers)} is right, too")
+    if any(gold[1:] for gold in golds):
+        if columns.more_answers:
+            notes.append(f"any of the answers in {listed(columns.more_answers)} is right, too")
+        else:
+            notes.append(f"each answer of a list in {quoted(columns.answer)} is right")
     read = {columns.answer, *columns.more_answers, *sources.values()}
     if None in read:
         read |= {*columns.options, *columns.wrong}

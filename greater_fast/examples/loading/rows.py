@@ -48,6 +48,8 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
     if isinstance(names, list) and isinstance(table, list) and not _are_rows(table):
         # pandas' orient="split"
         return [dict(zip(names, cells, strict=True)) for cells in _table(names, table, name)]
+    if any(_is_chat(value) for value in source.values()):
+        return [source]
     row_lists = {key: value for key, value in source.items() if _are_rows(value)}
     for key in (*_ROW_LIST_KEYS, *(source if len(source) == 1 else ())):
         if key in row_lists and not _are_columns(source):
@@ -129,9 +131,16 @@ def _part(feature: object, name: str) -> object:
 
 def _are_rows(value: Any) -> bool:
     """Whether a value is a list of rows, which chat messages are not."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
-        return False
-    return not value[0].keys() & _MESSAGE_KEYS
+    return _are_objects(value) and not _is_chat(value)
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages."""
+    return _are_objects(value) and bool(value[0].keys() & _MESSAGE_KEYS)
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _are_columns(source: Mapping[str, Any]) -> bool:

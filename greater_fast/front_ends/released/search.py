@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,13 +73,14 @@ def run(
                 "this command is not for several processes (torchrun, tensor_parallel): start it "
                 "as one, or search with `optimize`, which takes them"
             )
-        path = _new_path(given.result_prefix)
+        _check_prefix(given.result_prefix)
         lm = load_model(given.model_paths[0], config)
         layouts = build_layouts(lm, train, given.control, extractor, config)
         test_layouts = build_layouts(lm, test, given.control, extractor, config) if test else None
         longest = max(own.longest_sequence(config) for own in (layouts, test_layouts or layouts))
         num_sequences = config.shortlist_size * len(layouts)
         engine, engine_note = make_engine(lm, config, longest, num_sequences)
+        path = _new_path(given.result_prefix)
     log = _Log.begin(path, given, config, {"train": train, "test": test}, say)
     shared = {example.question for example in train} & {example.question for example in test}
     draws_all = "topq" in values and len(train) <= config.num_proposal_examples
@@ -107,22 +110,30 @@ def run(
     return found
 
 
-def _new_path(prefix: str) -> Path:
-    """The file of results, which is new, in a folder that can be written to.
+def _check_prefix(prefix: str) -> None:
+    """Refuse a name of results whose folder cannot be written to.
 
     Raises:
         ValueError: it cannot.
     """
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H:%M:%S")
-    path = Path(f"{prefix}_{stamp}.json").expanduser()
+    path = Path(f"{prefix}_").expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ValueError(f"config.result_prefix: no {path}: {in_one_line(error)}") from error
-    if path.exists():
-        raise ValueError(f"config.result_prefix: {path} exists already: name another")
-    return path
+
+
+def _new_path(prefix: str) -> Path:
+    """The file of results, which is empty, and of no other process: it may begin in this second."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H:%M:%S")
+    for number in itertools.count(1):
+        more = f"-{number}" if number > 1 else ""
+        path = Path(f"{prefix}_{stamp}{more}.json").expanduser()
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            return path
+    raise AssertionError
 
 
 @dataclass(slots=True)

@@ -15,10 +15,16 @@ def unseen(rows: Examples, seen: Iterable[Mapping[str, Any]]) -> Examples:
     White space in a question is no difference.
 
     Raises:
-        ValueError: the run has seen all of them.
+        ValueError: the run has seen all of them, or there is no telling which.
     """
+    seen = list(seen)
+    if not seen:
+        raise ValueError(
+            "the run's examples.jsonl is missing or empty: without it there is no telling which "
+            "rows the run has seen; copy the whole folder"
+        )
     used = {question_key(line["question"]) for line in seen if line["split"] != "test"}
     kept = [row for row in rows if question_key(row.question) not in used]
     if not kept:
         raise ValueError("the run has seen all of these rows: give it test rows")
-    return Examples(kept, rows.notes)
+    return rows.those(kept)

@@ -16,8 +16,10 @@ import pytest
 from greater_fast import evaluate
 from greater_fast.cli import commands
 from greater_fast.cli import main as cli
+from greater_fast.cli.evaluation_input import EvaluationInput
 from greater_fast.config import Config
 from greater_fast.runs.directory import read_run
+from greater_fast.runs.input import InputError
 from greater_fast.version import __version__
 from tests.tiny import PROMPT, boolean_rows
 
@@ -130,6 +132,26 @@ def test_answers_are_counted_as_in_the_run(
     refused = command(*given)
     assert refused.status == 2
     assert "data are read as numbers from 0, though numbers from 1 would fit" in refused.err
+
+
+def test_a_setting_that_is_on_is_named_by_the_option_that_turns_it_off() -> None:
+    taken = EvaluationInput({}, ("tensor_parallel",))
+    with pytest.raises(InputError) as caught, taken.explained():
+        raise InputError("tensor_parallel: got one process")
+    assert caught.value.__notes__ == [
+        "the tensor_parallel is that of the run: --no-tensor-parallel gives another one"
+    ]
+
+
+def test_a_run_without_its_examples_has_seen_who_knows_what(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "examples.jsonl").unlink()
+    refused = command("evaluate", "--run", copy, "--data", fresh)
+    assert refused.status == 2
+    assert "the run's examples.jsonl is missing or empty" in refused.err
 
 
 def test_settings_of_a_run_are_named_as_the_runs(

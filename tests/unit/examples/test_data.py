@@ -164,9 +164,30 @@ def test_loading_examples_again_changes_nothing():
     rows = [{"question": " q\r\n", "answer": ["so #### (A)", "b"], "passage": "p", "id": 1}]
     examples = load_examples(rows)
     assert examples == [Example("Passage: p\n\nQuestion: q", "A", ("b",))]
-    again = load_examples(examples, template="{passage}")
+    again = load_examples(examples)
     assert (again, again.notes) == (examples, examples.notes)
     assert load_examples(list(examples)).notes == ()
+    made = load_examples(rows, template="{passage}: {question}")
+    again = load_examples(made, template="{passage}: {question}")
+    assert (again, again.notes, again.template) == (made, made.notes, made.template)
+    assert load_examples(again).template == made.template
+
+
+def test_a_template_that_comes_too_late_is_refused():
+    """It would be written down, and put nothing together."""
+    rows = [{"question": "q", "answer": "a", "passage": "p"}]
+    plain, made = load_examples(rows), load_examples(rows, template="{passage}\n{question}")
+    for examples in (plain, made, list(plain), [Example("q", "a")]):
+        with pytest.raises(
+            ValueError, match=r"put together already, and the template .\{question\}."
+        ):
+            load_examples(examples, template="{question}")
+
+
+def test_a_note_tells_of_lists_of_answers():
+    (note,) = load_examples([{"question": "q", "answer": [1, 2]}, ROWS[0]]).notes
+    assert note == "each answer of a list in 'answer' is right"
+    assert load_examples([{"question": "q", "answer": [1]}]).notes == ()
 
 
 def test_a_note_names_the_columns_that_were_not_read():
@@ -184,6 +205,9 @@ def test_chats():
         {"role": role, "content": role[0]} for role in ("system", "user", "assistant")
     )
     assert load_examples([{"messages": [user, assistant]}]) == [Example("u", "a")]
+    assert load_examples({"messages": [user, assistant]}) == [Example("u", "a")]  # a row alone
+    alone = {"prompt": [system, user], "completion": [assistant]}
+    assert load_examples(alone) == load_examples([alone])
     chat = {"id": 1, "messages": [system, user, assistant]}
     assert load_examples([chat]) == [Example("s\n\nu", "a")]
     note, unread = load_examples([chat]).notes

@@ -1,6 +1,7 @@
 """A task of lm-evaluation-harness, as whoever reads the file has it; that harness is not needed."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ def test_messages_are_those_of_the_run(run: Any, tmp_path: Path) -> None:
                 **rendering.config.chat_template_kwargs,
             )
         assert text == rendering.before + row["question"].removeprefix("Q: ") + rendering.after
+
+
+def test_tasks_of_two_runs_have_names_of_their_own(plain: Path, tmp_path: Path) -> None:
+    """Under one name the harness keeps one of them, and says nothing."""
+    names = set()
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        shutil.copytree(plain, folder)
+        names.add(task_of(export_task(folder, NEW, folder / "lm_eval.yaml"))["task"])
+    assert names == {"greater_fast_a", "greater_fast_b"}
 
 
 def test_the_fields_are_those_of_the_run(plain: Path, tmp_path: Path) -> None:

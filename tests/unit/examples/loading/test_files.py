@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -244,6 +245,14 @@ def test_missing_files(tmp_path):
     assert f"{tmp_path}: got a folder; expected a JSONL" in message_of(tmp_path)
     pasted = json.dumps(ROWS * 100)
     assert message_of(pasted).startswith(pasted[:199] + "…: got no such file")
+
+
+def test_a_pipe_is_named_as_one(tmp_path):
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    message = message_of(str(pipe))
+    assert message.startswith(f"{pipe}: got a pipe or a device; expected a JSONL")
+    assert message.endswith("; save it as a file first")
 
 
 def test_unreadable_file(write, monkeypatch):

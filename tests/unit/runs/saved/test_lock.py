@@ -100,7 +100,7 @@ def test_who_holds_it_is_told(tmp_path: Path) -> None:
 
 def test_a_run_at_work_is_not_gone_on_with(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "run") as directory:
-        directory.begin({"model": "m"}, [])
+        directory.begin({"model": "m"}, [{"split": "train"}])
         with pytest.raises(ValueError, match=rf"process {os.getpid()} is at work on the run"):
             RunDirectory(tmp_path / "run", resume=True)
     with RunDirectory(tmp_path / "run", resume=True) as directory:

@@ -92,7 +92,7 @@ def test_a_clock_that_is_lost_says_what_the_steps_took(tmp_path: Path) -> None:
 
 def test_before_the_initial_prompt_was_scored(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
-        directory.begin(RUN, [])
+        directory.begin(RUN, [{"split": "train"}])
         directory.append_rollouts([rollouts_of(scored(1))])
     saved = read(tmp_path)
     assert (saved.state, saved.steps) == (None, ())
@@ -124,6 +124,14 @@ def test_a_beginning_that_is_cut_off_twice(tmp_path: Path, resume: bool) -> None
     with RunDirectory(tmp_path, resume=resume) as directory:
         directory.begin(RUN, [{"split": "dev"}])
     assert read(tmp_path).examples == [{"split": "dev"}]
+
+
+def test_a_beginning_of_which_a_full_disk_took_the_small_file_alone(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.begin(RUN, [{"split": "train"}])
+    (tmp_path / "examples.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"examples\.jsonl is not there, or empty"):
+        RunDirectory(tmp_path, resume=True)
 
 
 def test_a_state_that_is_lost_empties_no_logs(tmp_path: Path) -> None:
@@ -175,6 +183,7 @@ def cut_short(path: Path) -> None:
         ("state.json", cut_short, r"state\.json cannot be read"),
         ("run.json", cut_short, r"run\.json cannot be read"),
         ("examples.jsonl", damage_a_line, "1 of 1 lines are damaged"),
+        ("examples.jsonl", Path.unlink, r"examples\.jsonl is not there, or empty: put it back"),
         ("steps.jsonl", Path.unlink, r"steps\.jsonl has 0 of the 2 lines"),
     ],
 )

@@ -176,7 +176,7 @@ def test_rows_that_are_known_take_no_time_when_a_run_goes_on(tmp_path: Path) -> 
     """Three finalists and the initial prompt: whatever was evaluated stays, with no time left."""
     given = {"steps": 4, "num_finalists": 3}
     with RunDirectory(tmp_path / "whole") as directory:
-        directory.begin({}, [])
+        directory.begin({}, [{"split": "train"}])
         whole = Machine().run(None, directory=directory, **given)
     assert len(whole.finalists) == 4
     assert whole.baseline.train is not None
@@ -197,7 +197,7 @@ def test_a_stop_that_was_given_is_kept_whatever_comes_next(
         raise KeyboardInterrupt
 
     with RunDirectory(tmp_path) as directory, monkeypatch.context() as patch:
-        directory.begin({}, [])
+        directory.begin({}, [{"split": "train"}])
         patch.setattr(Pace, "add_step", interrupted)
         result = Machine().run(None, lambda _: True, directory=directory, **STEPS)
     assert (result.stopped, len(result.steps)) == ("interrupted", 1)
@@ -210,7 +210,7 @@ def test_a_stop_that_was_given_is_kept_whatever_comes_next(
 def test_few_minutes_more_are_shared_out_anew(tmp_path: Path) -> None:
     """Of time that is added half is for steps, though the finals took half of all there was."""
     with RunDirectory(tmp_path) as directory:
-        directory.begin({"config": {"minutes": 20.0}}, [])
+        directory.begin({"config": {"minutes": 20.0}}, [{"split": "train"}])
         first = Machine().run(20.0, directory=directory, **LONG)
     assert first.stopped == "out of time"
     with RunDirectory(tmp_path, resume=True) as directory:
@@ -224,7 +224,7 @@ def test_more_minutes_go_on_with_a_search_that_was_cut_off_in_its_finals(tmp_pat
         raise KeyboardInterrupt
 
     with RunDirectory(tmp_path) as directory:
-        directory.begin({}, [])
+        directory.begin({}, [{"split": "train"}])
         machine = Machine()
         machine.evaluate = interrupted  # type: ignore[assignment]
         cut_off = machine.run(30.0, directory=directory, **LONG)
@@ -244,7 +244,7 @@ def test_rows_that_are_left_take_the_time_of_theirs_alone(
     """By hand: of the third finalist two rows are left, which may take as long as five scored."""
     given = {"steps": 4, "num_finalists": 3}
     with RunDirectory(tmp_path) as directory:
-        directory.begin({}, [])
+        directory.begin({}, [{"split": "train"}])
         whole = Machine().run(None, directory=directory, **given)
     path, rows = tmp_path / "rows.jsonl", []
     for line in path.read_text().splitlines():
