@@ -47,6 +47,23 @@ def test_the_papers_rule_is_what_it_was_step_for_step(objective: str) -> None:
         assert fields_of(step, expected) == approximately(expected)
 
 
+@pytest.mark.parametrize("objective", RUNS)
+def test_the_defaults_are_another_rule(objective: str) -> None:
+    """They come to other steps: a search that ignored the paper's settings would be seen."""
+    stored = [json.loads(line) for line in STORED]
+    expected = [line["step"] for line in stored if line["objective_of"] == objective]
+    prompt, num_steps = RUNS[objective]
+    config = Config(objective=objective, steps=num_steps, **SHORT)
+    found = outcomes(answering_lm(), prompt, config)
+    differ = [
+        number
+        for number, (step, old) in enumerate(zip(found, expected, strict=False))
+        if [t["token_id"] for t in step["trials"]] != [t["token_id"] for t in old["trials"]]
+        or step["prompt_ids"] != old["prompt_ids"]
+    ]
+    assert differ
+
+
 def test_the_stored_searches_tell_rules_apart() -> None:
     """Errors differ between prompts, the objective rises, a prompt grows, and a sweep ends."""
     steps = [json.loads(line)["step"] for line in STORED]
