@@ -150,22 +150,25 @@ def _question_template(text: str) -> str:
 
 def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
     """Settings of a run, then of a file, then of the options."""
-    values = dict(base)
-    if options.config:
-        try:
-            given = json.loads(Path(options.config).read_text(encoding="utf-8"))
-            if not isinstance(given, dict):
-                raise ValueError(f"it holds a {type(given).__name__}")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"--config: cannot read {shortened(options.config, 200)} as a JSON object: "
-                f"{in_one_line(error)}"
-            ) from error
-        values |= given
+    if isinstance(options.config, str):
+        options.config = _of_file(options.config)  # read once: it may be a pipe
+    values = {**base, **(options.config or {})}
     for name, value in vars(options).items():
         if name.startswith("config."):
             values[name.removeprefix("config.")] = value
     return Config.from_mapping(values)
+
+
+def _of_file(path: str) -> dict[str, Any]:
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(given, dict):
+            raise ValueError(f"it holds a {type(given).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"--config: cannot read {shortened(path, 200)} as a JSON object: {in_one_line(error)}"
+        ) from error
+    return given
 
 
 def load_rows(

@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 import runpy
 import shutil
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,19 @@ def test_a_setting_that_is_on_is_named_by_the_option_that_turns_it_off() -> None
     assert caught.value.__notes__ == [
         "the tensor_parallel is that of the run: --no-tensor-parallel gives another one"
     ]
+
+
+def test_settings_may_come_from_a_pipe(
+    command: Any, finished: Path, fresh: Path, tmp_path: Path
+) -> None:
+    """Which is read once."""
+    pipe = tmp_path / "settings.json"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=('{"metric": "exact"}',), daemon=True)
+    writer.start()
+    done = command("evaluate", "--run", finished, "--data", fresh, "--config", pipe, "--json")
+    assert done.status == 0
+    assert any("measured by: exact" in note for note in done.values["notes"])
 
 
 def test_a_run_without_its_examples_has_seen_who_knows_what(
