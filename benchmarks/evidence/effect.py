@@ -38,6 +38,7 @@ from benchmarks.evidence.effect_table import budgets_of, estimates, gains, repor
 from benchmarks.evidence.plots import forest_plot
 from benchmarks.gpu.main import commit
 from benchmarks.harness.machine import kind_of_device, machine
+from greater_fast.examples.metrics import METRICS
 from greater_fast.examples.tasks import TASKS
 from greater_fast.model.lm import LM, load_lm
 
@@ -140,7 +141,10 @@ def main(arguments: list[str] | None = None) -> None:
     found = None
     if settings.metric != EXACT:
         found = Log(asked.out, replace(settings, metric=EXACT)).outcomes
-        cells = [cell for cell in cells if cell in found]
+        fit = [task for task in asked.tasks if settings.is_measured(task)]
+        if unfit := [task for task in asked.tasks if task not in fit]:
+            print(f"--metric {settings.metric} is not for the answers of {', '.join(unfit)}")
+        cells = [cell for cell in cells if cell in found and cell.task in fit]
     if asked.minutes > 0 and any(cell not in log.outcomes for cell in cells):
         logging.disable(logging.INFO)
         warnings.filterwarnings("ignore", "all .* training rows are", RuntimeWarning)
@@ -149,16 +153,24 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{cell.task}, seed {cell.seed}, {ARMS[cell.arm]}: {accuracy:.1%}", flush=True)
     for device in kinds_of_device(asked.out) or [settings.device]:
         own = Log(asked.out, replace(settings, device=device, metric=EXACT))
-        title = f"{settings.model}, {device}"
-        print("\n".join([*own.damage, report(own.outcomes, asked.tasks, title)]), end="\n\n")
+        print("\n".join([*own.damage, *tables(own, asked.tasks)]), end="\n\n")
         if asked.plots is not None:
-            draw(own, asked.tasks, title, asked.plots)
-        for metric in other_metrics(asked.out):
-            again = Log(asked.out, replace(own.settings, metric=metric)).outcomes
-            if again:
-                tested = [task for task in asked.tasks if task in {cell.task for cell in again}]
-                own_title = f"{title}, tested by `{metric}`"
-                print(report(again, tested, own_title, with_costs=False), end="\n\n")
+            draw(own, asked.tasks, title_of(own), asked.plots)
+
+
+def title_of(log: Log) -> str:
+    """What the tables of a kind of device are headed by."""
+    return f"{log.settings.model}, {log.settings.device}"
+
+
+def tables(log: Log, tasks: Sequence[str]) -> Iterator[str]:
+    """The tables of a log, and those of its prompts tested by other metrics, without the costs."""
+    yield report(log.outcomes, tasks, title_of(log))
+    for metric in other_metrics(log.folder):
+        again = Log(log.folder, replace(log.settings, metric=metric)).outcomes
+        if tested := [task for task in tasks if task in {cell.task for cell in again}]:
+            title = f"{title_of(log)}, tested by `{metric}`"
+            yield "\n" + report(again, tested, title, with_costs=False)
 
 
 def draw(log: Log, tasks: Sequence[str], title: str, folder: Path) -> None:
@@ -185,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, value in asdict(Settings()).items():
         if name != "device":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+            choices = list(METRICS) if name == "metric" else None
+            option = f"--{name.replace('_', '-')}"
+            parser.add_argument(option, type=type(value), default=value, choices=choices)
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.evidence.lines import append_line
 from greater_fast import Config
+from greater_fast.examples.metrics import named_metric
 from greater_fast.examples.splits import Splits, make_splits
 from greater_fast.examples.tasks import generate
 from greater_fast.model.smollm2 import SMOLLM2
@@ -76,6 +77,14 @@ class Settings:
         if arm == "random":
             shared["shortlist"] = "random"
         return Config(**shared)
+
+    def is_measured(self, task: str) -> bool:
+        """Whether the metric is for a task's answers."""
+        try:
+            named_metric(self.metric, self.splits(task, 0).test)
+        except ValueError:
+            return False
+        return True
 
     def splits(self, task: str, seed: int) -> Splits:
         """Rows of a task for a seed, no question in two of the sets.
@@ -187,7 +196,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder, self.settings = folder, settings
+        self.folder, self.settings = folder, settings
         self.damage: list[str] = []
         self.outcomes: dict[Cell, Outcome] = {}
         for path in sorted(folder.glob("*.jsonl")):
@@ -215,7 +224,7 @@ class Log:
             "config": _compared(self.settings, cell.arm),
             "outcome": asdict(outcome),
         }
-        append_line(self._folder / f"{cell.task}.{self.device}.jsonl", line)
+        append_line(self.folder / f"{cell.task}.{self.device}.jsonl", line)
         self.outcomes[cell] = outcome
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 Groups = Sequence[Sequence[float]]  # by task: a figure of each seed
 _NUM_RESAMPLES = 10_000
+_AGREE = 1e-18  # variance that differences of equal shares have by their rounding, and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def pooled_interval(groups: Groups) -> Interval | None:
         return None
     mean = fmean(fmean(group) for group in groups)
     parts = [variance(group) / len(group) for group in groups]
-    if sum(parts) == 0:
+    if sum(parts) < _AGREE:
         return None
     freedom = sum(parts) ** 2 / sum(
         v**2 / (len(group) - 1) for v, group in zip(parts, groups, strict=True)

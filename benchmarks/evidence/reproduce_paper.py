@@ -136,7 +136,7 @@ def check_rows(log: Log, tasks: Sequence[Task]) -> None:
         ValueError: it has some.
     """
     digests = {(task.benchmark, task.name): task.digest for task in tasks}
-    for cell in log.outcomes:
+    for cell in log.of_any_device:
         if cell.rows != digests.get((cell.benchmark, cell.task), cell.rows):
             raise ValueError(
                 f"{log.path} has cells of {cell.task} with other rows: name another --out, or the "
@@ -150,9 +150,9 @@ def check_transfer(log: Log, tasks: Sequence[Task]) -> None:
     Raises:
         ValueError: no task has been searched with these settings, on any kind of device.
     """
-    known = {(task.benchmark, task.name) for task in tasks}
+    known = {(task.benchmark, task.name, task.digest) for task in tasks}
     searched = [cell for cell in log.of_any_device if cell.transferred_to is None]
-    if not any((cell.benchmark, cell.task) in known for cell in searched):
+    if not any((cell.benchmark, cell.task, cell.rows) in known for cell in searched):
         raise ValueError(
             f"--transfer: {log.path} has no prompt of these tasks that was found with these "
             "settings: search first, by the same command without --transfer"

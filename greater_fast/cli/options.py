@@ -150,7 +150,7 @@ def _question_template(text: str) -> str:
 
 def settings(options: argparse.Namespace, base: dict[str, Any]) -> Config:
     """Settings of a run, then of a file, then of the options."""
-    if isinstance(options.config, str):
+    if isinstance(options.config, str) and options.config:
         options.config = _of_file(options.config)  # read once: it may be a pipe
     values = {**base, **(options.config or {})}
     for name, value in vars(options).items():

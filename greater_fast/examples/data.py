@@ -69,6 +69,11 @@ class Examples(list[Example]):
         self.notes, self.readings = tuple(notes), tuple(readings)
         self.columns, self.template = dict(columns or {}), template
 
+    def __getitem__(self, place: Any) -> Any:
+        """An example; of a slice the examples, read as these were."""
+        found = super().__getitem__(place)
+        return self.those(found) if isinstance(place, slice) else found
+
     def those(self, examples: Iterable[Example], *notes: str) -> Examples:
         """Some of the examples, with more notes, and all else that is said of them."""
         about = (self.readings, self.columns, self.template)
@@ -106,14 +111,14 @@ def load_examples(
     given, sources = _without_examples(source, columns or {}, name)
     rows, notes = flat_rows(read_rows(given), name, columns)
     names = ColumnNames(dict.fromkeys(itertools.chain.from_iterable(rows)), name)
+    made_by, late = template, None
     if sources:
         made_by = source.template if isinstance(source, Examples) else None
-        _check_made_by(template, made_by, name)
-        template = None  # nor is there anything new to note
-    else:
-        made_by = template
+        late, template = _late_template(template, source, name), None
     found = find_columns(names, columns or {}, template)
     questions, golds, more_notes, readings = read_questions(rows, names, found, template)
+    if late is not None:  # of examples nothing new is to be said
+        more_notes = late
     _check_not_empty(questions, f"questions (column {quoted(found.question)})", name)
     _check_not_empty(golds, f"answers (column {quoted(found.answer)})", name)
     if isinstance(source, str | PathLike):
@@ -121,7 +126,7 @@ def load_examples(
     triples = zip(questions, golds, sources or [""] * len(questions), strict=True)
     return Examples(
         (Example(text, gold[0], gold[1:], origin) for text, gold, origin in triples),
-        (*getattr(source, "notes", ()), *notes, *(() if sources else more_notes)),
+        (*getattr(source, "notes", ()), *notes, *more_notes),
         (*getattr(source, "readings", ()), *readings),
         columns or (source.columns if isinstance(source, Examples) else None),
         made_by,
@@ -146,16 +151,22 @@ def _check_columns_argument(columns: Mapping[str, str]) -> None:
         )
 
 
-def _check_made_by(template: str | None, made_by: str | None, name: str) -> None:
-    """Refuse a template that examples can no longer be put together by."""
-    if template is not None and template != made_by:
-        raise bad_data(
-            name,
-            f"examples, whose questions are put together already, and the template "
-            f"{quoted(template)}",
-            "rows of columns",
-            "give the template to load_examples, or leave it out of the settings",
-        )
+def _late_template(template: str | None, source: Source, name: str) -> tuple[str, ...]:
+    """A note that a template puts nothing together, where rows do not say what they were made by.
+
+    Raises:
+        ValueError: they do, and it was not this one.
+    """
+    if template is None or (isinstance(source, Examples) and source.template == template):
+        return ()
+    if not isinstance(source, Examples):
+        return ("the rows are examples, whose questions are as they are: the template is not used",)
+    raise bad_data(
+        name,
+        f"examples, whose questions are put together already, and the template {quoted(template)}",
+        "rows of columns",
+        "give the template to load_examples, or leave it out of the settings",
+    )
 
 
 def _without_examples(

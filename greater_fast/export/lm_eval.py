@@ -7,6 +7,7 @@ expression, whatever it holds: nothing in it is read as more than that.
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -95,8 +96,7 @@ def write_task(
     ]
     template = "" if rendering.messages is None else " --apply_chat_template"
     head = f"# A task of lm-evaluation-harness: lm_eval --tasks {path.name}{template}\n"
-    # Tasks of several runs are named apart where their files are not: the harness drops one else.
-    name = Path(run_dir).resolve().name if path.stem == "lm_eval" else path.stem
+    name = path.stem if path.stem != "lm_eval" else _own_name(Path(run_dir), rows)
     task = head + as_yaml(_task(name, rows_path, rendering, layouts, notes))
     lines = [
         json.dumps(
@@ -201,6 +201,13 @@ def _notes(
         given = json.dumps(rendering.config.chat_template_kwargs)
         notes.append(f"the chat template was given {given}: another model than GreaterLM needs it")
     return notes
+
+
+def _own_name(run_dir: Path, rows: Sequence[Example]) -> str:
+    """A name for the task of a file that is called as all are: of two the harness drops one."""
+    folder = run_dir.resolve()
+    about = [str(folder), *(row.question for row in rows)]
+    return f"{folder.name}_{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}"
 
 
 def _task(

@@ -30,7 +30,7 @@ from greater_fast.ranks import ALONE
 from greater_fast.rollouts.invariance import is_batch_invariant
 from greater_fast.rollouts.outcome import measured, rollout_of, stops_of
 from greater_fast.rollouts.paged import longest_of, usable_backend
-from greater_fast.rollouts.sampled_rows import SampledRows, written
+from greater_fast.rollouts.sampled_rows import SampledRows
 from greater_fast.rollouts.sampling import check_draws, decoding_of, make_sampler
 from greater_fast.rollouts.steps.again import again_without_memory
 from greater_fast.rollouts.steps.fixed_step import FixedStep
@@ -292,7 +292,7 @@ class RolloutEngine:
                 logits = self._model_step.logits(counts.num_rows)
                 collected.update(zip(keys, logits, strict=True))
         self.num_forward_tokens += counts.num_tokens
-        self._scheduler.commit(*written(answers, self._buffers))
+        self._scheduler.commit(*self._sampled.written(answers, self._buffers))
 
     def _own_layers(self) -> AbstractContextManager[None]:
         """Within, layers run by our kernels where they can, unless plain torch was asked for."""

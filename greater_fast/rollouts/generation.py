@@ -17,7 +17,6 @@ from greater_fast.model.forwards import alike
 from greater_fast.model.lm import LM
 from greater_fast.model.padding import row_groups
 from greater_fast.model.text.stop_texts import StopTexts
-from greater_fast.rollouts.sampled_rows import NOT_FINITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def generate(
     """Greedy continuations of one batch, until all have ended; what is behind an end is padding.
 
     Raises:
-        FloatingPointError: logits are not finite.
+        NotFiniteError: a row's logits are not finite.
     """
     from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -188,25 +187,34 @@ def generate(
             stopping_criteria=StoppingCriteriaList(_stopping(until, width)),
         )
     new: list[list[int]] = output[:, width:].tolist()
-    if not watch.all_finite:
-        raise FloatingPointError(NOT_FINITE)
+    watch.check([until.ended(tokens).num_tokens for tokens in new])
     return new
 
 
+class NotFiniteError(FloatingPointError):
+    """A token was written from logits that are NaN, or infinite: in this `row` of the batch."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__("logits are not finite where text is generated: try dtype float32")
+        self.row = row
+
+
 class _Watch:
-    """A processor that changes no logits, and remembers whether all rows had a finite highest."""
+    """A processor that changes no logits, and remembers which rows had a finite highest one."""
 
     def __init__(self) -> None:
         self._finite: list[torch.Tensor] = []
 
     def __call__(self, _: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        self._finite.append(logits.amax(-1).isfinite().all())
+        self._finite.append(logits.amax(-1).isfinite())
         return logits
 
-    @property
-    def all_finite(self) -> bool:
-        """Waits for the device."""
-        return bool(torch.stack(self._finite).all())
+    def check(self, num_tokens: Sequence[int]) -> None:
+        """Refuse rows of which a token was written from other logits; waits for the device."""
+        finite = torch.stack(self._finite, 1).tolist()
+        for row, (own, number) in enumerate(zip(finite, num_tokens, strict=True)):
+            if not all(own[:number]):
+                raise NotFiniteError(row)
 
 
 def _stopping(until: Until, width: int) -> list[StoppingCriterion]:

@@ -23,8 +23,16 @@ from greater_fast.model.own_layers import own_layers
 from greater_fast.model.padding import num_tokens
 from greater_fast.model.parallel.lockstep import check_alone
 from greater_fast.ranks import ALONE
-from greater_fast.rollouts.generation import LogitsProcessor, Until, Written, choose_way, generate
+from greater_fast.rollouts.generation import (
+    LogitsProcessor,
+    NotFiniteError,
+    Until,
+    Written,
+    choose_way,
+    generate,
+)
 from greater_fast.rollouts.outcome import measured
+from greater_fast.rollouts.sampled_rows import not_finite
 from greater_fast.rollouts.sampling import check_draws, decoding_of, make_sampler, sample_keys
 
 Row = TypeVar("Row")
@@ -181,7 +189,10 @@ class PlainRolloutEngine:
         for group in self.way.groups([len(ids) for ids in contexts]):
             own, own_contexts = [batch[n] for n in group], [contexts[n] for n in group]
             processors = self._noise(own, own_contexts)
-            new = generate(self.lm, own_contexts, until, self.way, processors)
+            try:
+                new = generate(self.lm, own_contexts, until, self.way, processors)
+            except NotFiniteError as error:
+                raise not_finite(own[error.row]) from error
             width, num_new = max(map(len, own_contexts)), len(new[0])
             once = width + num_new - 1
             again = 0 if self.way.cached else (num_new - 1) * (2 * width + num_new - 2) // 2

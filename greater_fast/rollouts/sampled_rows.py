@@ -12,13 +12,21 @@ from greater_fast.engine import RolloutRequest
 from greater_fast.rollouts.sampling import sample_keys
 from greater_fast.rollouts.steps.row_reader import Answers
 
-NOT_FINITE = "logits are not finite where text is generated: try dtype float32"
+
+def not_finite(request: RolloutRequest) -> FloatingPointError:
+    """The error where a token would be written from logits that are NaN, or infinite."""
+    whose = "a drawn text" if request.is_draw else f"example {request.sample_key}"
+    return FloatingPointError(
+        f"the logits of {whose} are not finite where text is generated: try dtype float32"
+    )
 
 
 class SampledRows:
     """Keys and places of the noise in a step's rows; `samples_all` where not only draws have it."""
 
     def __init__(self, requests: Sequence[RolloutRequest], *, samples_all: bool) -> None:
+        self._requests = requests
+        self._write = np.array([r.max_new_tokens + r.max_answer_tokens > 0 for r in requests], bool)
         keys = sample_keys([r.sample_key for r in requests], torch.device("cpu"))
         self._keys = keys[:, None].view(torch.int32).numpy()  # [R, 2]
         self._starts = np.array([len(r.prompt_ids) for r in requests], np.int32)
@@ -35,17 +43,18 @@ class SampledRows:
         buffers["sample_places"][:num_rows] = np.where(have_noise, places, -1)
         buffers["sample_keys"][:num_rows] = self._keys[keys]
 
+    def written(self, answers: Answers, buffers: Mapping[str, NDArray[np.int32]]) -> Answers:
+        """Answers of a step whose rows without noise write the argmax.
 
-def written(answers: Answers, buffers: Mapping[str, NDArray[np.int32]]) -> Answers:
-    """Answers whose rows without noise, as the step's buffers say, write the argmax.
-
-    Raises:
-        FloatingPointError: logits are not finite where a token is to be generated.
-    """
-    num_rows = len(answers.argmax)
-    if (np.isnan(answers.logprobs) & (buffers["targets"][:num_rows] < 0)).any():
-        raise FloatingPointError(NOT_FINITE)
-    if answers.sampled is None:
-        return answers
-    places = buffers["sample_places"][:num_rows]
-    return answers._replace(sampled=np.where(places >= 0, answers.sampled, answers.argmax))
+        Raises:
+            FloatingPointError: logits are not finite where a token is to be generated.
+        """
+        num_rows = len(answers.argmax)
+        targets, keys, places = (
+            buffers[name][:num_rows] for name in ("targets", "row_keys", "sample_places")
+        )
+        if (wrong := np.isnan(answers.logprobs) & (targets < 0) & self._write[keys]).any():
+            raise not_finite(self._requests[keys[wrong][0]])
+        if answers.sampled is None:
+            return answers
+        return answers._replace(sampled=np.where(places >= 0, answers.sampled, answers.argmax))

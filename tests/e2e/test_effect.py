@@ -262,9 +262,20 @@ def test_what_was_found_is_tested_by_another_metric_without_a_search(lm, tmp_pat
 
 
 def test_a_metric_that_is_not_for_a_task_is_refused(lm):
-    bench = Workbench(lm, replace(SETTINGS, metric="numeric"))
+    settings = replace(SETTINGS, metric="numeric")
     with pytest.raises(ValueError, match="numeric is not for answers such as"):
-        bench.place(TASK, 0, ["initial"])
+        Workbench(lm, settings).place(TASK, 0, ["initial"])
+    assert [task for task in effect.TASKS if not settings.is_measured(task)] == [TASK]
+
+
+def test_the_command_tests_again_what_a_metric_is_for(tmp_path, capsys, monkeypatch):
+    """And says what it is not for, before a model is loaded."""
+    monkeypatch.setattr(effect, "load_lm", None)
+    effect.main(["--metric", "numeric", "--out", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.startswith(f"--metric numeric is not for the answers of {TASK}\n")
+    with pytest.raises(SystemExit):
+        effect.main(["--metric", "numerical", "--out", str(tmp_path)])
 
 
 def test_a_budget_in_seconds_needs_its_seconds():

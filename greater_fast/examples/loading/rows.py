@@ -48,8 +48,6 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
     if isinstance(names, list) and isinstance(table, list) and not _are_rows(table):
         # pandas' orient="split"
         return [dict(zip(names, cells, strict=True)) for cells in _table(names, table, name)]
-    if any(_is_chat(value) for value in source.values()):
-        return [source]
     row_lists = {key: value for key, value in source.items() if _are_rows(value)}
     for key in (*_ROW_LIST_KEYS, *(source if len(source) == 1 else ())):
         if key in row_lists and not _are_columns(source):
@@ -57,6 +55,8 @@ def rows_of_object(source: Mapping[str, Any], name: str) -> list[Row]:
     if len(row_lists) == len(source) > 1:
         got = f"rows under each of {listed(row_lists)}"
         raise bad_data(name, got, "one set of rows", "pass one of them, or save it alone")
+    if any(_is_chat(value) for value in source.values()):
+        return [source]
     if source and all(isinstance(value, list | tuple) for value in source.values()):
         return _rows_of_columns(source, name)
     if source and all(isinstance(value, Mapping) for value in source.values()):

@@ -119,7 +119,7 @@ class SavedRun:
             raise _damaged(folder, f"another version of greater_fast ({version}) wrote its files")
         examples = read_lines(folder / "examples.jsonl", damage)
         if not examples and not damage:  # of a disk that took the small file alone, or of a copy
-            damage.append("examples.jsonl is not there, or empty: put it back")
+            damage.append("examples.jsonl is not there, or empty: put it back where there is one")
         values = read_object(folder / "state.json", damage)
         _refuse(folder, damage)
         rows, tested_after = _read_rows(folder / "rows.jsonl")

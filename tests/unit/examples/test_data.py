@@ -177,11 +177,29 @@ def test_a_template_that_comes_too_late_is_refused():
     """It would be written down, and put nothing together."""
     rows = [{"question": "q", "answer": "a", "passage": "p"}]
     plain, made = load_examples(rows), load_examples(rows, template="{passage}\n{question}")
-    for examples in (plain, made, list(plain), [Example("q", "a")]):
+    for examples in (plain, made, plain[:1], made[:1]):
         with pytest.raises(
             ValueError, match=r"put together already, and the template .\{question\}."
         ):
             load_examples(examples, template="{question}")
+
+
+def test_a_part_of_examples_is_read_as_they_were():
+    rows = [{"question": f"q{i}", "answer": "a", "passage": "p"} for i in range(4)]
+    made = load_examples(rows, {"question": "question"}, "{passage}: {question}")
+    part = made[1:3]
+    assert (part, part.template, part.columns) == (
+        [Example("p: q1", "a"), Example("p: q2", "a")],
+        made.template,
+        made.columns,
+    )
+    assert load_examples(part, template=made.template) == part
+    assert made[0] == Example("p: q0", "a")
+
+
+def test_plain_lists_of_examples_do_not_say_what_they_were_made_by():
+    (note,) = load_examples([Example("q", "a")], template="{question}").notes
+    assert note.endswith("questions are as they are: the template is not used")
 
 
 def test_a_note_tells_of_lists_of_answers():

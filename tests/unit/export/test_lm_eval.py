@@ -1,6 +1,7 @@
 """A task of lm-evaluation-harness, as whoever reads the file has it; that harness is not needed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,17 @@ def test_messages_are_those_of_the_run(run: Any, tmp_path: Path) -> None:
 
 def test_tasks_of_two_runs_have_names_of_their_own(plain: Path, tmp_path: Path) -> None:
     """Under one name the harness keeps one of them, and says nothing."""
-    names = set()
-    for name in ("a", "b"):
+    names = []
+    for name in ("a/run", "b/run"):
         folder = tmp_path / name
         shutil.copytree(plain, folder)
-        names.add(task_of(export_task(folder, NEW, folder / "lm_eval.yaml"))["task"])
-    assert names == {"greater_fast_a", "greater_fast_b"}
+        for part in ("some", "all"):
+            (folder / part).mkdir()
+            rows = NEW[:2] if part == "some" else NEW
+            task = task_of(export_task(folder, rows, folder / part / "lm_eval.yaml"))
+            names.append(task["task"])
+    assert len(set(names)) == 4
+    assert all(re.fullmatch(r"greater_fast_run_[0-9a-f]{6}", name) for name in names)
 
 
 def test_the_fields_are_those_of_the_run(plain: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_text_without_a_target_is_not_written_from_logits_that_are_not_finite(
     asked = [RolloutRequest(ids, 8, END, sample_key=i) for i, ids in enumerate(PROMPTS)]
     assert len(engine.run(asked)) == len(PROMPTS)
     own_lm.model.model.embed_tokens.weight.data[PROMPTS[2][-1]] = value
-    with pytest.raises(FloatingPointError, match="logits are not finite where text is generated"):
+    with pytest.raises(FloatingPointError, match="logits of example 2 are not finite where text"):
         engine.run(asked)
     own_lm.model.model.embed_tokens.weight.data[PROMPTS[2][-1]] = 0.01
     assert len(engine.run(asked)) == len(PROMPTS)  # as good as new

@@ -52,7 +52,7 @@ def test_loss_of_the_initial_prompt(
     search: Search, own_lm: LM, tmp_path: Path, value: float
 ) -> None:
     poison(own_lm, " think", value)
-    with pytest.raises(FloatingPointError, match="logits are not finite where text is generated"):
+    with pytest.raises(FloatingPointError, match=r"logits of example \d are not finite"):
         search(own_lm)
     assert read_run(tmp_path / "run")["run"]["prompt"] == PROMPT
 
@@ -77,7 +77,7 @@ def test_nan_in_a_later_step_leaves_the_state(search: Search, own_lm: LM, tmp_pa
         if step.step == 1:
             poison(own_lm, " True", float("nan"))
 
-    message = r"(loss|gradient) of example \d|logits are not finite where text is generated"
+    message = r"(loss|gradient|logits) of example \d"
     with pytest.raises(FloatingPointError, match=message) as caught:
         search(own_lm, on_step=break_model)
     run = read_run(tmp_path / "run")
