@@ -24,6 +24,7 @@ from greater_fast.runs.evaluation import cut_off_notes
 from greater_fast.runs.input import (
     checking_input,
     for_evaluation,
+    idle_settings,
     measured_by,
     metric_note,
     notes_on_texts,
@@ -33,7 +34,13 @@ from greater_fast.runs.interrupts import signals_heard
 from greater_fast.runs.models.alike import as_models, common_layouts
 from greater_fast.runs.models.mean_evaluation import compare_models, evaluate_models
 from greater_fast.runs.models.outlines import outlined
-from greater_fast.runs.models.ready import load_models, make_models, make_ready, notes_of
+from greater_fast.runs.models.ready import (
+    engines_of,
+    load_models,
+    make_models,
+    make_ready,
+    notes_of,
+)
 from greater_fast.runs.on_ranks import NoDirectory, on_all_ranks, placed
 from greater_fast.runs.prepare import (
     as_config,
@@ -275,6 +282,7 @@ def evaluate(  # noqa: PLR0913 (as optimize)
         *laid_out[0].notes,
         *metric_note(laid_out[0]),
         *idle,
+        *idle_settings(config, engines_of(models), "an evaluation"),
         note,
         *(
             line

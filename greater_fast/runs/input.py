@@ -144,7 +144,9 @@ def for_evaluation(config: Config) -> tuple[Config, tuple[str, ...]]:
     return replace(config, **idle), (f"{' and '.join(idle)}: without effect on an evaluation",)
 
 
-def idle_settings(config: Config, engines: Collection[str] = ()) -> tuple[str, ...]:
+def idle_settings(
+    config: Config, engines: Collection[str] = (), on: str = "the search"
+) -> tuple[str, ...]:
     """Settings that are not the defaults and change nothing, with the reason, a line each.
 
     `engines` are those that were made, `paged` or `generate`; by default the one of the settings.
@@ -166,7 +168,7 @@ def idle_settings(config: Config, engines: Collection[str] = ()) -> tuple[str, .
         (engines == {"paged"}, {"batch_size"}, "engine 'paged' fills its own steps"),
     )
     return tuple(
-        f"{' and '.join(sorted(idle))}: without effect on the search, as {why}"
+        f"{' and '.join(sorted(idle))}: without effect on {on}, as {why}"
         for applies, names, why in cases
         if applies and (idle := names & changed)
     )

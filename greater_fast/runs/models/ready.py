@@ -64,9 +64,8 @@ def make_ready(
         with memory_errors_explained(lms[0].device):
             found = [check_gradient(own, config.kernels) for own in members(models)]
     gradient_notes = dict.fromkeys(note for notes in found for note in notes)
-    engines = {choices_of(own)["engine"] for own in members(models)}
     notes = (
-        *(*notes_of(models), *prepared.notes, *idle_settings(config, engines)),
+        *(*notes_of(models), *prepared.notes, *idle_settings(config, engines_of(models))),
         *notes_on_texts([prepared.prompt], config),
         *(memory.verdict, engine_note, *gradient_notes),
     )
@@ -135,6 +134,11 @@ def load_model(source: Any, config: Config, tokenizer: Any = None) -> LM:
     lm = load_lm(source, config.device, config.dtype, tokenizer, sharing_ranks(config))
     check_placement(source, lm, config)
     return lm
+
+
+def engines_of(models: Models) -> set[str]:
+    """The kinds of engine that run them, "paged" or "generate"."""
+    return {choices_of(own)["engine"] for own in members(models)}
 
 
 def make_models(

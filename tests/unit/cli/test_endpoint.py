@@ -48,6 +48,7 @@ def test_a_run_of_several_models_has_no_layout_of_its_own(
     run.mkdir()
     values = {"config": {}, "extractor": "The answer is", "model": ["one", "two"], "prompt": PROMPT}
     (run / "run.json").write_text(json.dumps(values))
+    (run / "examples.jsonl").write_text('{"question": "Which?", "split": "train"}\n')
     asked = ["evaluate", "--run", str(run), "--data", data, "--endpoint", NOBODY, "--model", "m"]
     assert cli.main(asked) == 2
     assert "several models: name one of one, two (--tokenizer)" in capsys.readouterr().err

@@ -323,6 +323,13 @@ def test_settings_of_a_search_are_ignored_by_an_evaluation_and_named_once(
     told = "gradient and reasonings and minutes: without effect on an evaluation"
     assert report.notes.count(told) == 1
     assert set(report.notes) - set(plain.notes) == {told}
+    of_another_engine = {**given, "engine": "generate", "max_step_tokens": 64}
+    (note,) = (
+        note
+        for note in evaluate(lm, rows[:2], prompt=PROMPT, config=of_another_engine).notes
+        if "without effect" in note
+    )
+    assert note.startswith("max_step_tokens: without effect on an evaluation, as engine 'generate'")
 
 
 def test_rows_of_a_file_are_named_by_their_place_in_it(
