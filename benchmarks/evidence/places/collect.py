@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.evidence.chains import Chain, Ids, Outcomes, Place
+from benchmarks.evidence.places.chain_state import ChainState, rollouts_of, written_ids
 from benchmarks.evidence.places.row_scores import (
     first_order,
     reasoning_scores,
@@ -19,7 +20,6 @@ from benchmarks.evidence.places.row_scores import (
 )
 from greater_fast.api import DEFAULT_PROMPT
 from greater_fast.config import Config
-from greater_fast.engine import Rollout
 from greater_fast.examples.extractor import derive_extractor
 from greater_fast.examples.layout import Layouts, build_layouts
 from greater_fast.examples.tasks import TASKS, generate
@@ -29,7 +29,7 @@ from greater_fast.rollouts.choose import make_engine
 from greater_fast.search.gradient import example_gradients
 from greater_fast.search.nouns import TIE, Candidates, Position
 from greater_fast.search.propose import propose
-from greater_fast.search.reasonings import ReasoningStore, draw_reasonings
+from greater_fast.search.reasonings import draw_reasonings
 from greater_fast.search.score import score
 from greater_fast.search.selection import score_prompts
 
@@ -92,36 +92,6 @@ class Settings:
         )
 
 
-@dataclass(slots=True)
-class _State:
-    """Where a chain stands: all of it follows from its places and the first prompt's outcomes.
-
-    `writers` are the prompts that first wrote a reasoning, by row and written ids.
-    """
-
-    prompt_ids: Ids
-    outcomes: Outcomes  # of that prompt alone
-    end_ids: frozenset[int]
-    num_scored: int
-    noise: int  # of sampled reasonings, as `_NOISE` says
-    store: ReasoningStore = field(default_factory=ReasoningStore)
-    writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
-
-    def add(self, place: Place, config: Config) -> None:
-        """Go on behind a place."""
-        for number in range(1, len(place.outcomes.is_right)):
-            self.keep(place.prompt(number), place.outcomes.of(number), config)
-        self.prompt_ids = place.prompt(place.winner)
-        self.outcomes = place.outcomes.of(place.winner)
-
-    def keep(self, prompt_ids: Ids, outcomes: Outcomes, config: Config) -> None:
-        """Take in the reasonings of one prompt."""
-        own = rollouts_of(outcomes, self.end_ids)[: self.num_scored]
-        self.store.add(own, config.num_reasonings)
-        for row, written in enumerate(outcomes.reasonings[0][: self.num_scored]):
-            self.writers.setdefault((row, written), prompt_ids)
-
-
 class Collector:
     """Chains of one model: their rows are laid out, and the engines made, once."""
 
@@ -160,7 +130,7 @@ class Collector:
             first = self._run(layouts, [layouts.prompt_ids], config)
         end_ids = self._lm.end_ids | layouts.end_ids
         noise = int(chain.settings.get(_NOISE, 0))
-        state = _State(layouts.prompt_ids, first, end_ids, self._settings.num_scored, noise)
+        state = ChainState(layouts.prompt_ids, first, end_ids, self._settings.num_scored, noise)
         state.keep(layouts.prompt_ids, first, config)
         for place in chain.places:
             state.add(place, config)
@@ -176,14 +146,14 @@ class Collector:
         settings = asdict(self._settings) | {_NOISE: 2}
         return Chain(model, task, seed, self._settings.num_selection, (), settings, self.made_on)
 
-    def _position(self, chain: Chain, state: _State) -> Position:
+    def _position(self, chain: Chain, state: ChainState) -> Position:
         """Each seed starts where the one before it ends."""
         number = len(chain.places)
         place = chain.seed * self._settings.num_places + number
         return Position(number, place % len(state.prompt_ids), state.prompt_ids)
 
     def _place(
-        self, layouts: Layouts, state: _State, position: Position, config: Config, draws: int
+        self, layouts: Layouts, state: ChainState, position: Position, config: Config, draws: int
     ) -> Place:
         scored = replace(layouts, rows=layouts.rows[: self._settings.num_scored])
         rollouts = rollouts_of(state.outcomes, state.end_ids)
@@ -287,22 +257,6 @@ def winner_of(outcomes: Outcomes, num_selection: int, config: Config) -> int:
     """Which prompt a search keeps: the lowest, ties to the incumbent, then to the lower id."""
     values = outcomes.objectives(slice(num_selection), config)
     return int(np.flatnonzero(values <= values.min() + TIE)[0])
-
-
-def written_ids(rollout: Rollout) -> Ids:
-    """What was written, its end id included."""
-    end = () if rollout.end_id is None else (rollout.end_id,)
-    return (*rollout.reasoning_ids, *end)
-
-
-def rollouts_of(outcomes: Outcomes, end_ids: Collection[int]) -> list[Rollout]:
-    """The rollouts of outcomes of one prompt, as far as gradients and stores read them."""
-    found = []
-    for written, is_right in zip(outcomes.reasonings[0], outcomes.is_right[0], strict=True):
-        end = written[-1] if written[-1] in end_ids else None
-        ids = written if end is None else written[:-1]
-        found.append(Rollout(ids, answer_hits=(bool(is_right),), end_id=end))
-    return found
 
 
 def _joined(first: Outcomes, others: Outcomes) -> Outcomes:

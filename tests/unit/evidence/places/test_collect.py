@@ -6,7 +6,8 @@ import pytest
 from benchmarks.evidence import signals
 from benchmarks.evidence.chains import load, load_chains, save
 from benchmarks.evidence.places import collect
-from benchmarks.evidence.places.collect import Collector, Settings, lay_out, rollouts_of, winner_of
+from benchmarks.evidence.places.chain_state import rollouts_of
+from benchmarks.evidence.places.collect import Collector, Settings, lay_out, winner_of
 from benchmarks.evidence.signals import CONFIRMING
 from greater_fast.config import Config
 from greater_fast.engine import Rollout
