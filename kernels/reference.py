@@ -126,8 +126,9 @@ def _row_logprobs(
     scaled = logits / temperatures.to(logits.dtype)[:, None]
     known = (targets >= 0) & (targets < num_tokens)
     found = scaled.log_softmax(1).gather(1, targets.clamp(0, num_tokens - 1)[:, None])[:, 0]
-    unknown = torch.where(logits.amax(1).isfinite(), -torch.inf, torch.nan).to(found.dtype)
-    return found.where(known, unknown), logits.argmax(1)
+    peaks, argmax = logits.detach().max(1)
+    unknown = torch.where(peaks.isfinite(), -torch.inf, torch.nan).to(found.dtype)
+    return found.where(known, unknown), argmax
 
 
 def _logits(hidden: torch.Tensor, head: Head) -> torch.Tensor:

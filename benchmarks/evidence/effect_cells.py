@@ -230,14 +230,18 @@ class Log:
 
 def kinds_of_device(folder: Path) -> list[str]:
     """Kinds of devices that a folder has lines of."""
-    lines = [line for path in folder.glob("*.jsonl") for line in read_lines(path, [])]
-    return sorted({line["settings"]["device"] for line in lines})
+    return sorted({settings["device"] for settings in _settings_in(folder)})
 
 
 def other_metrics(folder: Path) -> list[str]:
     """Metrics beside equality that a folder has lines of."""
-    lines = [line for path in folder.glob("*.jsonl") for line in read_lines(path, [])]
-    return sorted({line["settings"].get("metric", EXACT) for line in lines} - {EXACT})
+    return sorted({settings.get("metric", EXACT) for settings in _settings_in(folder)} - {EXACT})
+
+
+def _settings_in(folder: Path) -> list[dict[str, Any]]:
+    """The settings that lines of a folder say."""
+    paths = folder.glob("*.jsonl")
+    return [line["settings"] for path in paths for line in read_lines(path, [])]
 
 
 def arms_first_to_last(arms: Iterable[str]) -> list[str]:

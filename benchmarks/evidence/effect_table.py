@@ -1,6 +1,6 @@
 """What `effect` found, as tables: accuracy by arm, paired differences over seeds, and costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from benchmarks.evidence.effect_cells import ARMS, COMPARISONS, Budget, Cell, Outcome
@@ -75,17 +75,15 @@ def gains(outcomes: Outcomes, tasks: Sequence[str], budget: Budget) -> list[Esti
 
 def report(outcomes: Outcomes, tasks: Sequence[str], title: str, *, with_costs: bool = True) -> str:
     """All tables, a part for each budget."""
-    tables = (_accuracies, _differences, _costs)[: 3 if with_costs else 2]
-    parts = [_part(outcomes, tasks, title, budget, tables) for budget in budgets_of(outcomes)]
+    parts = [
+        _part(outcomes, tasks, title, budget, with_costs=with_costs)
+        for budget in budgets_of(outcomes)
+    ]
     return "\n\n".join(parts) or f"{title}: no search is done"
 
 
 def _part(
-    outcomes: Outcomes,
-    tasks: Sequence[str],
-    title: str,
-    budget: Budget,
-    tables: Sequence[Callable[[Outcomes, Sequence[str], Budget], str]],
+    outcomes: Outcomes, tasks: Sequence[str], title: str, budget: Budget, *, with_costs: bool
 ) -> str:
     head = f"{title}, {budget}"
     counts = {
@@ -104,6 +102,7 @@ def _part(
     if few:
         named = ", ".join(f"{name} ({count})" for name, count in few.items())
         head += f"\n\nToo few seeds of a task to conclude, {LEAST_SEEDS} are the least: {named}."
+    tables = (_accuracies, _differences, *((_costs,) if with_costs else ()))
     return "\n\n".join([head, *(make(outcomes, tasks, budget) for make in tables)])
 
 

@@ -99,7 +99,7 @@ def run_cells(
     been done on another kind of device.
     """
     settings, model, longest = log.settings, None, 0.0
-    sources = log.of_any_device
+    sources = log.of_any_device if transfer else {}
     for seed in range(seeds):
         for task in tasks:
             for search in SEARCHES:

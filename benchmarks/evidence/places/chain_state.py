@@ -22,7 +22,6 @@ class ChainState:
     outcomes: Outcomes  # of that prompt alone
     end_ids: frozenset[int]
     num_scored: int
-    noise: int  # of sampled reasonings, as the chain says
     store: ReasoningStore = field(default_factory=ReasoningStore)
     writers: dict[tuple[int, Ids], Ids] = field(default_factory=dict)
 

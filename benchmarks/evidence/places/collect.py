@@ -129,14 +129,13 @@ class Collector:
         else:
             first = self._run(layouts, [layouts.prompt_ids], config)
         end_ids = self._lm.end_ids | layouts.end_ids
-        noise = int(chain.settings.get(_NOISE, 0))
-        state = ChainState(layouts.prompt_ids, first, end_ids, self._settings.num_scored, noise)
+        state = ChainState(layouts.prompt_ids, first, end_ids, self._settings.num_scored)
         state.keep(layouts.prompt_ids, first, config)
         for place in chain.places:
             state.add(place, config)
         while not self._settings.is_whole(chain):
             position = self._position(chain, state)
-            place = self._place(layouts, state, position, config, _step_of_draws(chain, position))
+            place = self._place(chain, layouts, state, position, config)
             state.add(place, config)
             chain = replace(chain, places=(*chain.places, place))
             yield chain
@@ -153,7 +152,12 @@ class Collector:
         return Position(number, place % len(state.prompt_ids), state.prompt_ids)
 
     def _place(
-        self, layouts: Layouts, state: ChainState, position: Position, config: Config, draws: int
+        self,
+        chain: Chain,
+        layouts: Layouts,
+        state: ChainState,
+        position: Position,
+        config: Config,
     ) -> Place:
         scored = replace(layouts, rows=layouts.rows[: self._settings.num_scored])
         rollouts = rollouts_of(state.outcomes, state.end_ids)
@@ -165,8 +169,9 @@ class Collector:
         drafts = [rollout.reasoning_ids for rollout in rollouts]
         outcomes = _joined(state.outcomes, self._run(layouts, prompts, config, drafts))
         stored = state.store.chosen(own, config.num_reasonings)
-        draw = draw_reasonings if state.noise else sampled_reasonings
-        sampled = draw(self._sampler, scored, replace(position, step=draws), config)
+        draw = draw_reasonings if _NOISE in chain.settings else sampled_reasonings
+        drawn_at = replace(position, step=_step_of_draws(chain, position))
+        sampled = draw(self._sampler, scored, drawn_at, config)
         by_kind = {"stored": stored, "sampled": sampled}
         by_gradient = reasoning_scores(self._engine, scored, by_kind, position, ids, config)
         read, num_effective = rescored(

@@ -40,9 +40,12 @@ def read_file(path: Path) -> list[Row]:
     """
     name = str(path)
     if not path.is_file():
-        got, advice = "a folder" if path.is_dir() else "no such file", "check the path"
-        if path.exists() and not path.is_dir():
+        if path.is_dir():
+            got, advice = "a folder", "check the path"
+        elif path.exists():
             got, advice = "a pipe or a device", "save it as a file first"
+        else:
+            got, advice = "no such file", "check the path"
         raise bad_data(name, got, "a JSONL, JSON, CSV, TSV or parquet file", advice)
     try:
         content = path.read_bytes()
